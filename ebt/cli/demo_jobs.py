@@ -1,0 +1,155 @@
+"""The trainings and evaluations of the demo. Each is a function of plain values, so that it can run in a process of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from ebt.cli.training import quiet
+from ebt.data.sudoku_module import SudokuDataModule
+from ebt.data.text import TextDataModule
+from ebt.evaluation import language_curve, sudoku_curve, to_json
+from ebt.hub import load_folder, save_folder
+from ebt.tasks import LanguageNetwork, LanguageTask, ModelTask, Optimisation, SudokuNetwork, SudokuTask
+from ebt.thinking import Recipe
+
+Report = Callable[[int, int, str], None]
+"""Called with the units of work done, all units, and a note."""
+
+GIVENS = (17, 12, 10)
+SUDOKU_STEPS = (1, 2, 3, 4, 8, 16, 32)
+TEXT_STEPS = (1, 2, 3, 4, 8, 12)
+CANDIDATES = 8
+TOLERANCE = 1e-3
+"""Boards whose probabilities change by less have converged, and leave the batch."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much the demo does. The EBTs and their rivals get the same batches, updates and optimiser."""
+
+    seed: int = 0
+    sudoku_updates: int = 1100
+    sudoku_puzzles: int = 4000
+    sudoku_tests: int = 1000
+    text_updates: int = 400
+    text_contexts: int = 400
+    """Contexts of the validation set, and of the test set, that are evaluated."""
+
+    @classmethod
+    def quick(cls, seed: int) -> Settings:
+        """Seconds instead of minutes: shows that everything runs, not that anything is learned."""
+        return cls(seed, 4, 64, 8, 4, 4)
+
+    def boards(self) -> SudokuDataModule:
+        return SudokuDataModule(
+            size=6,
+            train_count=self.sudoku_puzzles,
+            train_givens=(14, 20),
+            validation_count=1,
+            test_count=self.sudoku_tests,
+            test_givens=GIVENS,
+            batch_size=64,
+            seed=self.seed,
+        )
+
+    def text(self) -> TextDataModule:
+        return TextDataModule(context_length=128, batch_size=16, evaluation_batch_size=32, seed=self.seed)
+
+    def sudoku_task(self, kind: Any) -> SudokuTask:
+        recipe = Recipe(min_steps=2, max_steps=4) if kind != "feed_forward" else Recipe()
+        optimisation = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
+        return SudokuTask(SudokuNetwork("nano", layers=4, kind=kind), recipe, optimisation, seed=self.seed)
+
+    def text_task(self, kind: Any) -> LanguageTask:
+        recipe = Recipe(min_steps=1, max_steps=3) if kind == "ebt" else Recipe()
+        optimisation = Optimisation(lr=2e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
+        network = LanguageNetwork("nano", dim=96, kind=kind)
+        return LanguageTask(network, recipe, optimisation, sample_every=0, seed=self.seed)
+
+
+class _Beat(L.Callback):
+    """Reports each update."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        loss = trainer.callback_metrics.get("train/loss")
+        note = "" if loss is None else f"loss {float(loss):.2f}"
+        self.report(trainer.global_step, int(trainer.max_steps), note)
+
+
+def _train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report) -> dict[str, Any]:
+    """Train, save the model, and tell its size and time."""
+    quiet()
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=updates,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[_Beat(report)],
+    )
+    began = time.monotonic()
+    trainer.fit(task, datamodule=data)
+    seconds = time.monotonic() - began
+    save_folder(task.model, folder, getattr(data, "tokenizer", None))
+    return {"parameters": sum(p.numel() for p in task.model.parameters()), "train_seconds": seconds}
+
+
+def train_sudoku(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
+    """A model of boards: its size, time, and curves by number of givens, one candidate."""
+    made = _train(settings.sudoku_task(kind), settings.boards(), settings.sudoku_updates, folder, report)
+    curves = {givens: solve(settings, folder, givens, 1, report) for givens in GIVENS}
+    return {**made, "curves": curves}
+
+
+def solve(settings: Settings, folder: Path, givens: int, candidates: int, report: Report) -> dict[str, Any]:
+    """The curve of a saved model on the test boards with so many givens."""
+    data = settings.boards()
+    data.prepare()
+    boards = data.sets[f"givens_{givens}"]
+    curve = sudoku_curve(
+        load_folder(folder),
+        torch.as_tensor(boards.puzzles),
+        torch.as_tensor(boards.solutions),
+        SUDOKU_STEPS,
+        (candidates,),
+        tolerance=TOLERANCE,
+        batch_size=256,
+        seed=settings.seed,
+        progress=lambda done, total: report(done, total or done, f"{givens} givens"),
+    )
+    return to_json(curve)
+
+
+def train_text(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
+    """A language model: its size, time, and curves on validation and test text."""
+    data = settings.text()
+    made = _train(settings.text_task(kind), data, settings.text_updates, folder, report)
+    model = load_folder(folder)
+    loaders = {"validation": data.val_dataloader(), "test": data.test_dataloader()}
+    curves = {}
+    for split, loader in loaders.items():
+        wanted = -(-settings.text_contexts // 32)
+        batches = [batch for batch, _ in zip(loader, range(wanted), strict=False)]
+        total = sum(len(batch["input_ids"]) for batch in batches)
+        curve = language_curve(
+            model,
+            batches,
+            TEXT_STEPS,
+            seed=settings.seed,
+            progress=lambda done, _, total=total, split=split: report(done, total, split),
+        )
+        curves[split] = to_json(curve)
+    return {**made, "curves": curves, "data": data.statistics()}

@@ -1,0 +1,92 @@
+"""``ebt energies``: the energy of every token of a text while the model thinks."""
+
+from __future__ import annotations
+
+from matplotlib import colormaps
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ebt.cli.terminal import Options, count_from, out_folder, read_text, say_written, warn
+from ebt.evaluation import TokenEnergies, token_energies, write_json
+from ebt.hub import load_folder, load_tokenizer_of
+from ebt.plots import token_heat_map
+from ebt.plots.style import HEAT
+from ebt.plots.tokens import visible
+
+SHOWN = 10
+
+
+def _options() -> Options:
+    options = Options(
+        "energies",
+        "Energy of every token's prediction before thinking and after each step. Low energy: the model is sure.",
+        'ebt energies --checkpoint runs/text --text "The quick brown fox" --steps 4 --out energies',
+    )
+    options.checkpoint()
+    text = options.add_mutually_exclusive_group(required=True)
+    text.add_argument("--text", metavar="TEXT", help="text to read")
+    text.add_argument("--file", metavar="FILE", help="file with the text, UTF-8")
+    options.add_argument("--steps", type=count_from(1), metavar="N", help="thinking steps (default: the model's)")
+    options.seed("the random starts")
+    options.out("energies.json and energies.png (a heat map)")
+    return options
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    args, console = _options().parse_args(argv), Console()
+    text = args.text if args.text is not None else read_text(args.file)
+    model, tokenizer = load_folder(args.checkpoint, "ebt"), load_tokenizer_of(args.checkpoint)
+    folder = out_folder(args.out)
+    result = token_energies(model, tokenizer, text, args.steps or model.config.steps, args.seed)
+    _show(console, result)
+    warn(console, result.alarms)
+    if folder is not None:
+        written = [folder / "energies.json", folder / "energies.png"]
+        write_json(result, written[0])
+        token_heat_map(vars(result), written[1])
+        say_written(console, written)
+    return 0
+
+
+def _show(console: Console, result: TokenEnergies) -> None:
+    last, steps = result.energies[-1], len(result.energies) - 1
+    if console.color_system is not None:
+        console.print(_coloured(result.tokens, last))
+        console.print(
+            f"[dim]colour: energy after {steps} steps, dark {min(last):.3g} (sure) to light {max(last):.3g} (unsure)[/]"
+        )
+    means = [sum(row) / len(row) for row in result.energies]
+    fall = Table("step", *(str(step) for step in range(steps + 1)), title="mean energy per token (step 0: the random start)")
+    fall.add_row("energy", *(f"{mean:.4g}" for mean in means))
+    console.print(fall if steps <= 12 else f"mean energy per token: {means[0]:.4g} at the start, {means[-1]:.4g} in the end")
+    console.print(_surprises(result))
+    nats = sum(result.nats) / len(result.nats)
+    console.print(f"{len(result.ids)} tokens, {nats:.3f} nats per token", highlight=False)
+
+
+def _coloured(tokens: list[str], energies: list[float]) -> Text:
+    low, span = min(energies), max(energies) - min(energies) or 1.0
+    text = Text()
+    for token, energy in zip(tokens, energies, strict=True):
+        red, green, blue = (round(255 * part) for part in colormaps[HEAT]((energy - low) / span)[:3])
+        ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 130 else "white"
+        for i, line in enumerate(token.split("\n")):
+            text.append("\n" if i else "")
+            text.append(line, f"{ink} on rgb({red},{green},{blue})")
+    return text
+
+
+def _surprises(result: TokenEnergies) -> Table:
+    table = Table(title=f"the {min(SHOWN, len(result.ids))} most surprising tokens")
+    for name in ("position", "token", "most probable"):
+        table.add_column(name, justify="right" if name == "position" else "left")
+    for name in ("probability", "surprise (nats)", "energy at start", "energy at end"):
+        table.add_column(name, justify="right")
+    worst = sorted(range(len(result.ids)), key=lambda i: -result.nats[i])[:SHOWN]
+    for i in worst:
+        token, predicted = (Text(visible(word).replace(r"\$", "$")) for word in (result.tokens[i], result.predicted[i]))
+        numbers = f"{result.probability[i]:.4f}", f"{result.nats[i]:.2f}", f"{result.energies[0][i]:.4g}"
+        table.add_row(str(i + 1), token, predicted, *numbers, f"{result.energies[-1][i]:.4g}")
+    return table

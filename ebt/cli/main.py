@@ -1,0 +1,96 @@
+"""The ``ebt`` command: finds the command's module, and turns errors of users into one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+
+from ebt import __version__
+from ebt.errors import InputError
+
+COMMANDS = {
+    "fit": "train a model: text or Sudoku, EBT or a rival; resume a run",
+    "validate": "evaluate a trained run on its validation data",
+    "test": "evaluate a trained run on its test data",
+    "generate": "continue a text with a language model",
+    "think": "thinking curves: does thinking longer and self-verification help?",
+    "energies": "the energy of every token of a text while the model thinks",
+    "solve": "solve a Sudoku, step by step",
+    "tokenizer": "train a tokenizer on your own text",
+    "demo": "train, think and report in minutes",
+}
+"""Each command with what it does; its module is ``ebt.cli.NAME``, with ``main(argv) -> exit code``."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Exit codes: 0, all well; 2, bad input or numbers that are not finite; 130 and 143, interrupted by Ctrl-C and SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("ebt: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe has gone; keep the interpreter from flushing into it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (InputError, ArithmeticError) as error:
+        if debug or not (isinstance(error, InputError) or _is_non_finite(error)):
+            raise
+        print(f"ebt: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean `ebt {close[0]}`?" if close else f"choose one of {', '.join(COMMANDS)}."
+        raise InputError(f"there is no command {name!r}: {hint}")
+    code: int = importlib.import_module(f"ebt.cli.{name}").main(rest)
+    return code
+
+
+def _is_non_finite(error: ArithmeticError) -> bool:
+    from ebt.thinking import NonFiniteError  # not above: `ebt --help` shall not wait for torch
+
+    return isinstance(error, NonFiniteError)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Energy-Based Transformers: models that think by descending a learned energy.",
+            "",
+            "usage: ebt COMMAND [OPTIONS]",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`ebt COMMAND --help` explains a command with an example. --debug shows the traceback of an error.",
+            "",
+            "example:",
+            "  ebt fit --config configs/language/ebt.yaml --name text",
+            '  ebt generate --checkpoint runs/text --prompt "The function returns"',
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""What a run tells in the terminal: what starts, how far it is, what came out."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+QUIET_SECONDS = 30
+"""Without a terminal, a line about training comes at most this often."""
+
+
+class Report(ProgressBar):
+    """One bar for the whole run, a line per validation; without a terminal, lines alone."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
+        self.console = console or Console()
+        self.seconds = 0.0
+        """Spent in training, validation included, in this process."""
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._began = self._told = time.monotonic()
+        self._first = 0
+
+    @property
+    def is_enabled(self) -> bool:
+        """Lightning asks before it prints."""
+        return True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        self.console.print(*args, markup=False, highlight=False, soft_wrap=True)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.console.print(beginning(trainer, pl_module))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._first, self._began, self._told = trainer.global_step, time.monotonic(), time.monotonic()
+        total = trainer.estimated_stepping_batches
+        self._open("training", None if total == float("inf") else int(total), trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.seconds = time.monotonic() - self._began
+        text = self._pace(trainer)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.global_step, text=text)
+        elif time.monotonic() - self._told > QUIET_SECONDS and trainer.is_global_zero:
+            self._told = time.monotonic()
+            self.print(f"update {trainer.global_step}  {text}")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        self._told = time.monotonic()
+        self.seconds = time.monotonic() - self._began
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        shown = [f"val/{name} {metrics[f'val/{name}']:.4g}" for name in ("loss", "perplexity", "exact", "cells", "gain")
+                 if f"val/{name}" in metrics]  # fmt: skip
+        self.print(f"update {trainer.global_step}  {'  '.join(shown)}  {self._pace(trainer)}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._open("validation", sum(int(count) for count in trainer.num_val_batches), 0)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._open("test", sum(int(count) for count in trainer.num_test_batches), 0)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._bar is not None and trainer.state.fn != "fit":
+            self._bar.advance(self._task)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._close()
+
+    def _pace(self, trainer: L.Trainer) -> str:
+        loss = trainer.callback_metrics.get("train/loss")
+        rate = (trainer.global_step - self._first) / max(self.seconds, 1e-9)
+        left = ""
+        if self._bar is None and rate > 0 and (total := trainer.estimated_stepping_batches) != float("inf"):
+            left = f"  left {duration((total - trainer.global_step) / rate)}"
+        return ("" if loss is None else f"train/loss {loss.item():.4g}  ") + f"{rate:.3g} updates/s{left}"
+
+    def _open(self, label: str, total: int | None, completed: int) -> None:
+        self._close()
+        if self.console.is_terminal and self.trainer.is_global_zero:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(label, total=total, completed=completed, text="")
+            self._bar.start()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """``1:05`` or ``2:01:05``."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
+    """What is about to be trained, on what, where."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    network: Any = getattr(task, "network", None)
+    kind = f", {network.kind}" if hasattr(network, "kind") else ""
+    table.add_row("model", f"{type(task).__name__}{kind}, {parameters(task):,} parameters")
+    table.add_row("data", data_line(statistics(trainer)))
+    total = trainer.estimated_stepping_batches
+    done = f", {trainer.global_step:,} of them done" if trainer.global_step else ""
+    table.add_row("updates", ("until stopped" if total == float("inf") else f"{total:,}") + done)
+    table.add_row("device", f"{trainer.world_size} x {trainer.strategy.root_device}, precision {trainer.precision}")
+    return table
+
+
+def parameters(task: L.LightningModule) -> int:
+    """Trainable numbers."""
+    return sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
+
+
+def statistics(trainer: L.Trainer) -> dict[str, Any]:
+    """What the data module tells of its data."""
+    tell = getattr(trainer.datamodule, "statistics", None)
+    return tell() if callable(tell) else {}
+
+
+def data_line(data: dict[str, Any]) -> str:
+    """The sizes of the training and validation data in words."""
+    sizes = [
+        f"{data[unit]['train']:,} {unit}"
+        + (f" ({data[unit]['validation']:,} for validation)" if "validation" in data[unit] else "")
+        for unit in ("documents", "tokens", "puzzles")
+        if isinstance(data.get(unit), dict) and "train" in data[unit]
+    ]
+    return ", ".join(([str(data["source"])] if "source" in data else []) + sizes) or "of the data module"
+
+
+def results_table(metrics: dict[str, float], title: str, steps: int) -> Table:
+    """Metrics as rows, numbers of thinking steps as columns, the model's own first."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        found = re.fullmatch(r"(.*?)(?:_at_(\d+))?", name.partition("/")[2])
+        assert found is not None
+        rows.setdefault(found[1], {})[found[2] or ""] = value
+    rows.pop("alarms", None)
+    numbers = sorted({key for row in rows.values() for key in row if key}, key=int)
+    table = Table("", f"own steps ({steps})" if numbers else "", *(f"at {number}" for number in numbers), title=title)
+    for name, row in rows.items():
+        table.add_row(name, *(f"{row[key]:.4g}" if key in row else "" for key in ("", *numbers)))
+    return table

@@ -1,0 +1,136 @@
+"""What the commands share: options, tables, progress and colours in the terminal, the output folder."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ebt.errors import InputError
+from ebt.thinking import Rule
+
+RULES = get_args(Rule)
+CHECKPOINT = "model folder, or run folder of `ebt fit`"
+
+
+class Options(argparse.ArgumentParser):
+    """Options of a command, with an example below its help; a wrong one is an ``InputError``."""
+
+    def __init__(self, name: str, description: str, example: str) -> None:
+        super().__init__(
+            prog=f"ebt {name}",
+            description=description,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}. See `{self.prog} --help`.")
+
+    def checkpoint(self) -> None:
+        """Add --checkpoint."""
+        self.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT)
+
+    def out(self, what: str) -> None:
+        """Add --out."""
+        self.add_argument("--out", metavar="DIR", help=f"write {what} into this folder")
+
+    def seed(self, what: str) -> None:
+        """Add --seed."""
+        self.add_argument("--seed", type=count_from(0), default=0, metavar="N", help=f"of {what} (default: 0)")
+
+
+def count_from(least: int) -> Callable[[str], int]:
+    """The type of options that are whole numbers, at least ``least``."""
+
+    def whole(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return int(text)
+
+    return whole
+
+
+def counts(text: str) -> list[int]:
+    """Whole numbers of at least 1, separated by commas."""
+    return sorted({count_from(1)(part) for part in text.split(",")})
+
+
+def number_in(above: float, most: float = math.inf) -> Callable[[str], float]:
+    """The type of options that are numbers above ``above``, at most ``most``."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not above < value <= most or math.isinf(value):
+            bound = f"above {above:g}" + (f" and at most {most:g}" if most < math.inf else "")
+            raise argparse.ArgumentTypeError(f"{text!r} is no number {bound}")
+        return value
+
+    return number
+
+
+def read_text(path: str) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): give an existing text file in UTF-8.") from error
+
+
+def out_folder(path: str | None) -> Path | None:
+    """The folder for results, made if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    if path is None:
+        return None
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {path} cannot be made ({error}): choose another folder.") from error
+    return Path(path)
+
+
+def say_written(console: Console, paths: Sequence[Path]) -> None:
+    """One line for the files that were written."""
+    console.print(f"written: {', '.join(str(path) for path in paths)}", style="dim", highlight=False, soft_wrap=True)
+
+
+def warn(console: Console, texts: Sequence[str]) -> None:
+    """One line for each alarm."""
+    for text in texts:
+        console.print(f"[bold yellow]alarm:[/] {text}", highlight=False)
+
+
+class Bar:
+    """A progress bar that serves as the callback of the evaluations."""
+
+    def __init__(self, progress: Progress, label: str, total: int | None) -> None:
+        self.progress, self.task = progress, progress.add_task(label, total=total)
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self.progress.update(self.task, completed=done, total=total)  # None leaves the total as it is
+
+
+@contextmanager
+def progress_bar(label: str, total: int | None = None) -> Iterator[Bar]:
+    """A bar on the error stream while a terminal looks on; it disappears in the end."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Bar(progress, label, total)

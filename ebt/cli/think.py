@@ -1,0 +1,174 @@
+"""``ebt think``: what thinking longer and more candidates are worth, on text or boards that the model was not trained on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ebt.cli.held_out import HeldOut, held_out_boards, held_out_text
+from ebt.cli.terminal import RULES, Options, count_from, counts, number_in, out_folder, progress_bar, say_written, warn
+from ebt.errors import InputError
+from ebt.evaluation import Curve, LanguagePoint, SudokuPoint, language_curve, sudoku_curve, to_json
+from ebt.hub import load_folder, load_tokenizer_of
+from ebt.plots import energy_curve, thinking_curve
+
+TYPES = {"ebt": "language", "ebt_transformer_pp": "language", "ebt_sudoku": "sudoku", "ebt_sudoku_transformer": "sudoku"}
+
+
+def _options() -> Options:
+    options = Options(
+        "think",
+        "Quality of a model against thinking steps and candidates, on held-out data: a table, a picture and JSON.",
+        "ebt think --checkpoint runs/text --steps 1,2,3,4,8 --candidates 1,4 --baseline runs/twin --out think\n"
+        "  ebt think --checkpoint runs/sudoku --data test.csv --steps 1,2,4,8,16,32 --candidates 1,8 --tolerance 0.001",
+    )
+    options.checkpoint()
+    options.add_argument(
+        "--baseline", action="append", default=[], metavar="DIR", help="another model to compare with; may be repeated"
+    )
+    data = options.add_argument_group("data (default: what the run held out)")
+    data.add_argument("--data", metavar="SOURCE", help="text source, all of which is read, or a CSV file with puzzles")
+    data.add_argument(
+        "--split", choices=("validation", "test"), default="test", help="which of the run's own texts (default: test)"
+    )
+    data.add_argument(
+        "--givens", type=count_from(1), metavar="N", help="the run's test set, or new puzzles, with so many givens"
+    )
+    data.add_argument(
+        "--limit", type=count_from(1), metavar="N", help="at most so many contexts (default: 64) or boards (default: 200)"
+    )
+    options.add_argument("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="default: 1,2,3,4,8")
+    options.add_argument("--candidates", type=counts, default=[1], metavar="M,M,..", help="default: 1")
+    options.add_argument("--rule", choices=RULES, default="lowest", help="which candidate wins (default: lowest)")
+    options.add_argument(
+        "--tolerance", type=number_in(0), metavar="T", help="boards only: stop when probabilities move by less"
+    )
+    options.add_argument(
+        "--batch-size", type=count_from(1), metavar="B", help="contexts (default: 8) or boards x candidates (64) at once"
+    )
+    options.seed("the random starts and of new puzzles")
+    options.out("thinking.json, thinking.png and energy.png")
+    return options
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    args, console = _options().parse_args(argv), Console()
+    models = {folder: load_folder(folder, TYPES) for folder in [args.checkpoint, *args.baseline]}
+    tasks = {folder: TYPES[model.config.model_type] for folder, model in models.items()}
+    if len(models) != 1 + len(args.baseline) or len(set(tasks.values())) > 1:
+        raise InputError("--baseline must name other folders than --checkpoint, with models of the same task.")
+    folder = out_folder(args.out)
+    curves, data = (_language if tasks[args.checkpoint] == "language" else _sudoku)(args, models)
+    console.print(_table(curves, data))
+    _say_best(console, curves)
+    for curve in curves.values():
+        warn(console, curve.alarms)
+    if data.note:
+        console.print(f"[dim]{data.note}[/]", highlight=False)
+    if folder is not None:
+        say_written(console, _write(folder, curves, data))
+    return 0
+
+
+def _language(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str, Curve[Any]], HeldOut]:
+    if args.givens is not None or args.tolerance is not None:
+        raise InputError("--givens and --tolerance are for boards: leave them out for a language model.")
+    vocabulary = load_tokenizer_of(args.checkpoint).get_vocab()
+    for name in args.baseline:
+        if load_tokenizer_of(name).get_vocab() != vocabulary:
+            raise InputError(f"--baseline {name} has another tokeniser: nats per token can be compared for one tokeniser only.")
+    context = min(model.config.context_length for model in models.values())
+    held_out = held_out_text(args.checkpoint, context, args.data, args.split, args.limit or 64, args.batch_size or 8)
+    curves = {}
+    for (name, model), label in zip(models.items(), _names(models), strict=True):
+        with progress_bar(f"thinking: {name}", held_out.size) as bar:
+            curves[label] = language_curve(model, held_out.batches, args.steps, args.candidates, args.rule, args.seed, bar)
+    return curves, held_out
+
+
+def _sudoku(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str, Curve[Any]], HeldOut]:
+    sizes = {model.config.board for model in models.values()}
+    if len(sizes) > 1:
+        raise InputError(f"The models are for boards of different sizes ({sorted(sizes)}): compare models of one size.")
+    held_out = held_out_boards(args.checkpoint, sizes.pop(), args.data, args.givens, args.limit or 200, args.seed)
+    boards, curves = held_out.boards, {}
+    for (name, model), label in zip(models.items(), _names(models), strict=True):
+        with progress_bar(f"thinking: {name}", held_out.size) as bar:
+            curves[label] = sudoku_curve(
+                model, *boards, args.steps, args.candidates, args.rule, args.tolerance, args.batch_size or 64, args.seed, bar
+            )
+    return curves, held_out
+
+
+def _names(folders: dict[str, Any]) -> list[str]:
+    """The folders' own names, or whole paths if these are alike."""
+    short = [Path(folder).resolve().name for folder in folders]
+    return short if len(set(short)) == len(short) else list(folders)
+
+
+def _table(curves: dict[str, Curve[Any]], data: HeldOut) -> Table:
+    first = next(iter(curves.values()))
+    language = first.task == "language"
+    scored = f"{first.scored:,} tokens" if language else f"{first.rows:,} boards"
+    table = Table(
+        title=f"{data.name}: {scored}", caption=f"passes: forward + inner backward, per {'token' if language else 'board'}"
+    )
+    quality = ("nats/token", "perplexity", "right %") if language else ("boards solved %", "cells right %", "steps taken")
+    columns = [*(["model"] if len(curves) > 1 else []), "steps", "candidates", *quality, "energy", "descended", "passes"]
+    for name in columns:
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for name, curve in curves.items():
+        best = curve.best()
+        for i, point in enumerate(curve.points):
+            shown = [name if i == 0 else ""] if len(curves) > 1 else []
+            table.add_row(*shown, *_row(curve, point), style="bold green" if point is best and len(curve.points) > 1 else None)
+        table.add_section()
+    return table
+
+
+def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint) -> list[str]:
+    if isinstance(point, LanguagePoint):
+        error = "" if point.nats_error is None else f" ±{point.nats_error:.3f}"
+        quality = [f"{point.nats:.4f}{error}", f"{point.perplexity:.2f}", f"{100 * point.accuracy:.1f}"]
+    else:
+        quality = [
+            f"{100 * point.exact:.1f} ±{100 * point.exact_error:.1f}",
+            f"{100 * point.cell:.1f}",
+            f"{point.steps_taken:.1f}",
+        ]
+    thinks = curve.kind == "ebt"
+    counts = [str(point.steps) if curve.kind != "feed-forward" else "-", str(point.candidates) if thinks else "-"]
+    energy = [f"{value:.4g}" if value is not None else "-" for value in (point.energy, point.objective)]
+    return [*counts, *quality, *energy, f"{point.forward:.1f} + {point.backward:.1f}" if thinks else f"{point.forward:.0f}"]
+
+
+def _say_best(console: Console, curves: dict[str, Curve[Any]]) -> None:
+    for name, curve in curves.items():
+        best, which = curve.best(), f"{name}: " if len(curves) > 1 else ""
+        if len(curve.points) > 1:
+            quality = (
+                f"{best.nats:.4f} nats per token" if curve.task == "language" else f"{100 * best.exact:.1f} % of boards solved"
+            )
+            with_candidates = f" with {best.candidates} candidate{'s' * (best.candidates > 1)}" if curve.kind == "ebt" else ""
+            console.print(
+                f"{which}best: {best.steps} step{'s' * (best.steps > 1)}{with_candidates}, {quality}", highlight=False
+            )
+
+
+def _write(folder: Path, curves: dict[str, Curve[Any]], data: HeldOut) -> list[Path]:
+    plain = {name: to_json(curve) for name, curve in curves.items()}
+    written = [folder / "thinking.json", folder / "thinking.png"]
+    text = json.dumps({"data": data.name, "note": data.note, "curves": plain}, indent=1, allow_nan=False)
+    written[0].write_text(text + "\n", encoding="utf-8")
+    thinking_curve(plain, written[1], title=data.name)
+    first = next(iter(plain.values()))
+    if first["kind"] == "ebt":
+        written.append(folder / "energy.png")
+        energy_curve(first, written[-1], title=data.name)
+    return written

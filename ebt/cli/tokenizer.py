@@ -1,0 +1,79 @@
+"""``ebt tokenizer``: train a byte-level BPE on a corpus."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ebt.cli.terminal import Options, count_from, say_written
+from ebt.data.corpora import PYTHON_DOCS, Document, Fields, open_source, split_documents
+from ebt.data.tokenizers import encode, train_bpe
+from ebt.errors import InputError
+
+
+def _options() -> Options:
+    options = Options(
+        "tokenizer",
+        "Train a byte-level BPE on the training documents of a corpus. Use its folder as `tokenizer` of `ebt fit`.",
+        "ebt tokenizer --data python-docs --vocab-size 1024 --out tokenizers/docs-1024",
+    )
+    options.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help=f"{PYTHON_DOCS} (embedded), a text, JSONL or Parquet file, a folder, or a Hugging Face dataset",
+    )
+    options.add_argument("--vocab-size", required=True, type=count_from(1), metavar="N", help="tokens, at least 257")
+    options.add_argument("--out", required=True, metavar="DIR", help="new folder for the tokeniser")
+    options.add_argument("--text-field", default="text", metavar="NAME", help="field with the text (default: text)")
+    options.add_argument("--prompt-field", metavar="NAME", help="field with the prompt, if there is one")
+    options.add_argument(
+        "--fractions", default="0.9,0.05,0.05", metavar="A,B,C", help="shares of train, validation and test; as in fit"
+    )
+    options.seed("the split, as in fit")
+    return options
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    args, console = _options().parse_args(argv), Console()
+    folder = Path(args.out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--out {folder} exists and is not empty: choose a new folder.")
+    splits = _splits(args)
+    tokenizer = train_bpe(splits["train"], args.vocab_size)
+    try:
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise InputError(f"--out {folder} cannot be written ({error}): choose another folder.") from error
+    table = Table(
+        "documents", "number", "bytes", "tokens", "bytes per token", title=f"byte-level BPE with {len(tokenizer)} tokens"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, documents in splits.items():
+        if documents:
+            texts = [(document.prompt or "") + document.text for document in documents]
+            size, tokens = sum(len(text.encode()) for text in texts), sum(map(len, encode(tokenizer, texts)))
+            table.add_row(name, f"{len(texts):,}", f"{size:,}", f"{tokens:,}", f"{size / tokens:.3f}")
+    console.print(table)
+    say_written(console, [folder])
+    return 0
+
+
+def _splits(args: argparse.Namespace) -> dict[str, list[Document]]:
+    """The documents by split, as ``ebt fit`` splits them; the tokeniser learns from the training documents only."""
+    try:
+        fractions = [float(part) for part in args.fractions.split(",")]
+    except ValueError:
+        raise InputError(f"--fractions {args.fractions!r}: give three numbers, such as 0.9,0.05,0.05.") from None
+    sources = open_source(args.data, Fields(args.text_field, args.prompt_field))
+    documents = {name: list(source) for name, source in sources.items()}
+    shares = [0.0 if name in documents else share for name, share in zip(("validation", "test"), fractions[1:], strict=False)]
+    splits = split_documents(
+        documents.pop("train"), [1 - sum(shares), *shares] if len(fractions) == 3 else fractions, args.seed
+    )
+    return {**splits, **documents}

@@ -1,0 +1,167 @@
+"""Configurations into trainers, tasks and data: Lightning's command line with this project's defaults and errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import sys
+import warnings
+from typing import Any, Literal
+
+import lightning as L
+from jsonargparse import ArgumentError
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import ebt.data.sudoku_module
+import ebt.data.text  # noqa: F401 (configurations find both data modules by their short names)
+from ebt.cli.checkpoints import AtomicCheckpointIO, Checkpoints
+from ebt.cli.progress import Report
+from ebt.cli.run import Run
+from ebt.errors import InputError
+from ebt.tasks import ThinkingTask
+from ebt.thinking import ThinkingWarning
+
+DEFAULTS = {
+    "max_steps": 1000,
+    "val_check_interval": 200,
+    "check_val_every_n_epoch": None,
+    "devices": 1,
+    "log_every_n_steps": 10,
+    "num_sanity_val_steps": 1,
+    "inference_mode": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,  # Checkpoints does it
+}
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*You are trying to `self.log\\(\\)` but the `self.trainer` reference is not registered.*",
+)
+
+
+class TrainingCLI(LightningCLI):
+    """Reads configurations; makes the task, the data module and the trainer of a run. Runs nothing itself."""
+
+    def __init__(self, arguments: list[str], run: Run | None) -> None:
+        self.run_folder = run
+        if os.getcwd() not in sys.path:  # noqa: PTH109 (a string); own tasks beside the configuration
+            sys.path.append(os.getcwd())  # noqa: PTH109
+        super().__init__(
+            ThinkingTask,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=DEFAULTS,
+            auto_configure_optimizers=False,
+            parser_kwargs={"exit_on_error": False, "prog": "ebt fit"},
+            args=arguments,
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--checkpoint_every", type=int, default=200, help="Updates between checkpoints of the last state.")
+        parser.add_argument(
+            "--loggers",
+            type=list[Literal["csv", "tensorboard", "wandb"]],
+            default=["csv", "tensorboard"],
+            help="Where logs go.",
+        )
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        settings = {**self.config_init["trainer"], **kwargs}
+        for name in ("callbacks", "plugins"):
+            given = settings[name]
+            settings[name] = [] if given is None else list(given) if isinstance(given, list) else [given]
+        settings["plugins"].append(AtomicCheckpointIO())
+        if settings["enable_progress_bar"] is not False:
+            settings["callbacks"].append(Report())
+        if self.run_folder is None or settings["fast_dev_run"]:
+            settings["logger"] = False
+        else:
+            settings["callbacks"].append(Checkpoints(self.run_folder, self.config["checkpoint_every"]))
+            settings["default_root_dir"] = str(self.run_folder.folder)
+            if settings["logger"] is None:
+                settings["logger"] = [_logger(kind, self.run_folder) for kind in self.config["loggers"]]
+        return L.Trainer(**settings)
+
+    def saved(self) -> str:
+        """The whole configuration as YAML."""
+        return str(self.parser.dump(self.config, skip_none=False))
+
+    def callback(self, kind: type[Any]) -> Any:
+        """The trainer's callback of a class, or None."""
+        return next((callback for callback in self.trainer.callbacks if isinstance(callback, kind)), None)
+
+
+def configure(arguments: list[str], run: Run | None = None) -> TrainingCLI:
+    """Read the configuration of ``arguments`` and make everything in it.
+
+    Raises:
+        InputError: something in it is wrong.
+    """
+    quiet()
+    try:
+        return TrainingCLI(arguments, run)
+    except (ArgumentError, MisconfigurationException, ValueError) as error:
+        raise InputError(explain(error)) from error
+
+
+def quiet() -> None:
+    """Leave out what Lightning says without being asked; real warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in _NOISE:
+        warnings.filterwarnings("ignore", text)
+    warnings.showwarning = _show
+
+
+def _show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning in one line, without the place in the code."""
+    print(f"ebt: {'alarm' if issubclass(category, ThinkingWarning) else 'warning'}: {message}", file=sys.stderr)
+
+
+def explain(error: BaseException) -> str:
+    """The innermost reason of a wrong configuration, with the key, in one line or two."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, InputError):
+            return str(link)
+    keys = [key for link in chain for key in re.findall(r'Parser key "([^"]+)"', str(link))]
+    key = max(dict.fromkeys(keys), key=len, default="")
+    reason = str(chain[-1]).strip()
+    reason = re.sub(r'^Parser key "[^"]+":\s*', "", reason)
+    if unknown := re.search(r"unrecognized arguments: (.*)", reason):
+        names = re.sub(r"(^|\s)--", r"\1", unknown[1])
+        return f"there is no setting {names}. See `ebt fit --help-all`, or `ebt fit --model.help LanguageTask`."
+    reason = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", reason)
+    reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason).replace("Expected a one of", "Expected one of")
+    reason = " ".join(line.strip() for line in reason.splitlines())
+    return f"{key}: {reason}" if key and key not in reason else reason
+
+
+def _logger(kind: str, run: Run) -> Logger:
+    if kind == "csv":
+        return CSVLogger(run.logs, name="csv")
+    if kind == "tensorboard":
+        return TensorBoardLogger(run.logs, name="tensorboard", version="")
+    if importlib.util.find_spec("wandb") is None:
+        raise InputError(
+            "loggers has wandb, which is not installed: `pip install 'energy-based-transformers[wandb]'`, or leave it out."
+        )
+    return WandbLogger(name=run.folder.name, save_dir=run.folder, project="ebt")

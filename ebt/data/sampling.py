@@ -1,0 +1,107 @@
+"""A training order that is a function of the seed and the epoch, and that resumes in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sized
+from itertools import islice
+from math import inf
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+
+from ebt.errors import InputError
+
+
+class ResumableSampler(DistributedSampler[int]):
+    """A permutation of a dataset, drawn from (seed, epoch) alone; `start` leaves out what was consumed before.
+
+    A DistributedSampler by type, so that Lightning uses it as it is: process `rank` of `num_replicas` takes every
+    `num_replicas`-th index, and the remainder that does not go round is left out of that epoch.
+    """
+
+    def __init__(self, dataset: Sized, seed: int = 0, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]
+        self.start = 0  # indices of this process to leave out, once
+        self._resumed = False
+        self._ahead = 0
+
+    def resume(self, epoch: int, start: int) -> None:
+        """Go on behind `start` indices of an epoch."""
+        self.epoch, self.start, self._resumed = epoch, start, True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation, at the beginning of each epoch.
+
+        After `resume` the first call tells which number the caller gives to the resumed epoch: Lightning counts an
+        epoch that `max_steps` cut short as a whole one, and goes on within it under the next number.
+        """
+        if self._resumed:
+            self._ahead, self._resumed = epoch - self.epoch, False
+        if epoch - self._ahead != self.epoch:
+            self.epoch, self.start = epoch - self._ahead, 0
+
+    def __iter__(self) -> Iterator[int]:
+        start, self.start = self.start, 0
+        # SeedSequence mixes the pair; a sum would give (seed 0, epoch 1) the order of (seed 1, epoch 0).
+        mixed = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(mixed)
+        order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
+        return iter(order[: self.total_size][self.rank :: self.num_replicas][start:].tolist())
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader whose position is saved in checkpoints: Lightning's fit loop calls `state_dict` and
+    `load_state_dict` of any loader that has them.
+
+    The position is the number of batches trained on. They are counted here as they are handed out, which is one too
+    many where the trainer fetches ahead (a dataset without length) or fails in a step: set `progress` to a function
+    that returns the trainer's own count, and how many batches it makes an epoch. With a ResumableSampler nothing is
+    read twice; any other dataset (a stream) is read again up to the position.
+    """
+
+    progress: Callable[[], tuple[int, float]] | None = None
+    _skip = 0  # batches to leave out at the next iteration
+    _taken = 0  # batches handed out in this epoch, with those left out
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as (epoch, batches); the end of an epoch is the start of the next one."""
+        epoch = self.sampler.epoch if isinstance(self.sampler, ResumableSampler) else 0
+        length = inf if isinstance(self.dataset, IterableDataset) else len(self)
+        batches, epoch_length = self.progress() if self.progress else (self._taken, length)
+        ended = batches >= min(length, epoch_length)
+        return {"epoch": epoch + ended, "batches": 0 if ended else batches, "conditions": self._conditions()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to a saved position.
+
+        Raises:
+            InputError: the position was saved under conditions that give another order of batches.
+        """
+        if state_dict["conditions"] != self._conditions():
+            raise InputError(
+                f"The checkpoint was written in the middle of an epoch with {state_dict['conditions']}, and the data "
+                f"now have {self._conditions()}: the order of batches would differ. Resume with the same settings."
+            )
+        self._skip = self._taken = state_dict["batches"]
+        if isinstance(self.sampler, ResumableSampler):
+            self.sampler.resume(state_dict["epoch"], self._skip * (self.batch_size or 1))
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # A generator, so that workers start, and the sampler is asked, at the first batch: after `set_epoch`.
+        sampler = self.sampler if isinstance(self.sampler, ResumableSampler) else None
+        skip = sampler.start // (self.batch_size or 1) if sampler is not None else self._skip
+        self._skip, self._taken = 0, skip
+        # The sampler leaves out by itself what was consumed.
+        for batch in islice(super().__iter__(), skip if sampler is None else 0, None):
+            self._taken += 1
+            yield batch
+        if skip and self._taken == skip and sampler is None:  # it was the end of a stream, whose length nobody knew
+            yield from self
+
+    def _conditions(self) -> dict[str, int]:
+        if isinstance(self.sampler, ResumableSampler):
+            order = {"seed": self.sampler.seed, "examples": len(self.sampler.dataset)}  # type: ignore[arg-type]
+            return {"batch_size": self.batch_size or 1, "processes": self.sampler.num_replicas, **order}
+        return {"batch_size": self.batch_size or 1, "num_workers": self.num_workers}

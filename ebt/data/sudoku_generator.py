@@ -1,0 +1,394 @@
+"""Sudoku of 4x4, 6x6 and 9x9: the exact solver, puzzles with an exact number of givens, and clean splits.
+
+A board is a row-major int8 array (cells,), a set of boards (n, cells); 0 is an empty cell, digits are 1..size.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ebt.errors import InputError
+
+Boards = npt.NDArray[np.int8]
+Givens = int | tuple[int, int]
+Progress = Callable[[int, int], None]
+
+BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # rows and columns of a box
+FEWEST_GIVENS = {4: 4, 6: 8, 9: 24}  # 4 and 8 are the fewest that can be unique; 9x9 below 24 takes too long to find
+GRID_CLASSES = {4: 12, 6: 39_168, 9: 18_383_222_420_692_992}  # full grids up to relabelling of the digits
+ORDERS_PER_GRID = 50  # orders of emptying cells tried before a grid is passed over
+BARREN_GRIDS = 200  # grids passed over in a row before the generator gives up
+
+
+class SudokuSet(NamedTuple):
+    """Puzzles and their unique solutions, both int8 (n, cells)."""
+
+    puzzles: Boards
+    solutions: Boards
+
+    @property
+    def size(self) -> int:
+        """4, 6 or 9."""
+        return size_of(self.puzzles.shape[-1])
+
+
+def size_of(cells: int) -> int:
+    """The board size with that number of cells; InputError if there is none."""
+    for size in BOXES:
+        if size * size == cells:
+            return size
+    raise InputError(f"A board of {cells} cells is not supported: give one of 16 (4x4), 36 (6x6) or 81 (9x9) cells.")
+
+
+def check_size(size: int) -> int:
+    """`size` if it is 4, 6 or 9; InputError otherwise."""
+    if size not in BOXES:
+        raise InputError(f"Sudoku size {size} is not supported: give 4, 6 or 9.")
+    return size
+
+
+def check_boards(boards: npt.ArrayLike, size: int, name: str = "boards") -> Boards:
+    """`boards` (..., cells) as int8, after checking size, shape and digits; InputError otherwise."""
+    check_size(size)
+    array = np.asarray(boards)
+    if array.ndim == 0 or array.shape[-1] != size * size:
+        raise InputError(f"{name} has shape {array.shape}: the last axis of a {size}x{size} board must be {size * size}.")
+    if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > size):
+        raise InputError(f"{name} must hold integers from 0 (empty) to {size}: correct the entries outside.")
+    return array.astype(np.int8)
+
+
+def check_board(board: npt.ArrayLike, size: int, name: str = "board") -> Boards:
+    """`check_boards` for one board (cells,)."""
+    array = check_boards(board, size, name)
+    if array.ndim != 1:
+        raise InputError(f"{name} has shape {array.shape}: give one board, of shape ({size * size},).")
+    return array
+
+
+class _Solver:
+    """All candidates of a board as the bits of one Python integer: bit (digit - 1) * cells + cell.
+
+    A group is a set of candidates of which exactly one is true: the digits of a cell, the places of a digit in a row, a
+    column or a box. Shifts count the candidates of all groups of a kind at once (none, one, several), which gives naked
+    singles, hidden singles and contradictions for the whole board in some eighty operations.
+    """
+
+    def __init__(self, size: int) -> None:
+        rows, columns = BOXES[size]
+        self.size, self.cells = size, size * size
+        self.all = (1 << size**3) - 1
+        self.kinds = [
+            self._kind(columns, self.cells, rows, self.cells * columns),  # digits of a cell
+            self._kind(columns, 1, rows, columns),  # places in a row
+            self._kind(rows, size, columns, size * rows),  # places in a column
+            self._kind(columns, 1, rows, size),  # places in a box
+        ]
+        self.groups = [members << bit for *_, first, members in self.kinds for bit in _bits(first)]  # those of cells first
+        self.keep = [self._keep(bit) for bit in range(size**3)]
+
+    def _kind(self, near: int, near_stride: int, far: int, far_stride: int) -> tuple[list[int], list[int], int, int]:
+        """Shifts to the members of a group (in two levels), first members of all groups, and the members as a mask."""
+        near_shifts = [near_stride * i for i in range(1, near)]
+        far_shifts = [far_stride * i for i in range(1, far)]
+        members = sum(1 << a + b for a in [0, *near_shifts] for b in [0, *far_shifts])
+        first, rest = 0, self.all
+        while rest:  # the lowest candidate not yet in a group opens the next one
+            low = rest & -rest
+            first, rest = first | low, rest & ~(low * members)
+        return near_shifts, far_shifts, first, members
+
+    def _keep(self, bit: int) -> int:
+        """What remains possible beside candidate `bit`: all but the other members of its four groups."""
+        one = 1 << bit
+        lost = 0
+        for near_shifts, far_shifts, first, members in self.kinds:
+            start = next(s for a in [0, *near_shifts] for b in [0, *far_shifts] if (s := one >> a + b) & first)
+            lost |= start * members
+        return self.all & ~lost | one
+
+    def propagate(self, x: int, placed: int) -> tuple[int, int]:
+        """`x` after all naked and hidden singles (0 on a contradiction), and the singles applied so far."""
+        while True:
+            singles = 0
+            for near_shifts, far_shifts, first, members in self.kinds:
+                once, twice = x, 0
+                for shift in near_shifts:
+                    member = x >> shift
+                    twice |= once & member
+                    once |= member
+                near_once, near_twice = once, twice
+                for shift in far_shifts:
+                    member = near_once >> shift
+                    twice |= once & member | near_twice >> shift
+                    once |= member
+                if first & ~once:
+                    return 0, placed
+                singles |= (first & ~twice) * members & x
+            new = singles & ~placed
+            if not new:
+                return x, placed
+            placed |= new
+            while new:
+                low = new & -new
+                x &= self.keep[low.bit_length() - 1]
+                new ^= low
+
+    def search(self, x: int, placed: int, rng: random.Random | None = None) -> Iterator[int]:
+        """All solutions within the candidates `x`, again as integers; `rng` shuffles the digits tried."""
+        stack = [(x, placed)]
+        while stack:
+            x, placed = self.propagate(*stack.pop())
+            if x.bit_count() == self.cells:
+                yield x
+            elif x:
+                tries = self._branches(x)
+                if rng:
+                    rng.shuffle(tries)
+                stack.extend((x & self.keep[bit], placed | 1 << bit) for bit in tries)
+
+    def _branches(self, x: int) -> list[int]:
+        """The candidates of an open group with the fewest: a cell, or a digit in a row, column or box."""
+        best, fewest = 0, self.size + 1
+        for mask in self.groups:
+            count = (x & mask).bit_count()
+            if 1 < count < fewest:
+                best, fewest = x & mask, count
+                if count == 2:
+                    break
+        return list(_bits(best))
+
+    def candidates(self, board: list[int]) -> tuple[int, int]:
+        """The candidates that the givens of `board` leave, and the givens themselves, as bits."""
+        x, placed = self.all, 0
+        for cell, digit in enumerate(board):
+            if digit:
+                bit = (digit - 1) * self.cells + cell
+                x &= self.keep[bit]
+                placed |= 1 << bit
+        return x, placed
+
+    def board(self, x: int) -> list[int]:
+        """The digits of a solved `x`."""
+        digits = [0] * self.cells
+        for bit in _bits(x):
+            digits[bit % self.cells] = bit // self.cells + 1
+        return digits
+
+
+@cache
+def _solver(size: int) -> _Solver:
+    return _Solver(size)
+
+
+def _bits(x: int) -> Iterator[int]:
+    """The positions of the set bits, lowest first."""
+    while x:
+        low = x & -x
+        yield low.bit_length() - 1
+        x ^= low
+
+
+def solutions(board: npt.ArrayLike, size: int, limit: int | None = 2) -> Boards:
+    """Up to `limit` solutions (None = all) of one board (cells,), int8 (k, cells); k = 0 if there is none.
+
+    Exact: singles are propagated and the cell, or the digit of a unit, with the fewest candidates is tried. With limit 2,
+    k = 1 proves uniqueness. InputError if the board has another shape or digits outside 0..size, or limit < 1.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit = {limit} asks for no solution: give 1 or more, or None for all.")
+    solver, digits = _solver(check_size(size)), check_board(board, size).tolist()
+    found = [solver.board(x) for x in islice(solver.search(*solver.candidates(digits)), limit)]
+    return np.array(found, dtype=np.int8).reshape(-1, size * size)
+
+
+def canonical(grids: npt.ArrayLike, size: int) -> Boards:
+    """Full grids (..., cells) relabelled so that the first row is 1..size: equal for grids that differ in labels only.
+
+    InputError for empty cells or a first row that does not hold every digit once.
+    """
+    full = check_boards(grids, size, "grids")
+    rows = full.reshape(-1, size * size)
+    labels = np.argsort(rows[:, :size], axis=1)
+    if not rows.all() or (np.take_along_axis(rows[:, :size], labels, axis=1) != np.arange(1, size + 1)).any():
+        raise InputError("grids holds an empty cell or an invalid first row: give full, valid grids (solutions, not puzzles).")
+    relabelled = np.take_along_axis(labels + 1, rows.astype(np.int64) - 1, axis=1)
+    return relabelled.astype(np.int8).reshape(full.shape)
+
+
+@cache
+def _all_classes(size: int) -> list[list[int]]:
+    """Every canonical full grid of a 4x4 or 6x6 board."""
+    found: list[list[int]] = solutions([*range(1, size + 1)] + [0] * (size * size - size), size, limit=None).tolist()
+    return found
+
+
+def _classes(size: int, rng: random.Random, excluded: set[bytes]) -> Iterator[list[int]]:
+    """Canonical grids at random, none of `excluded`; none twice before all have come."""
+    if size == 9:
+        solver = _solver(size)
+        while True:
+            grid = solver.board(next(solver.search(*solver.candidates([*range(1, 10)] + [0] * 72), rng)))
+            if bytes(grid) not in excluded:
+                excluded.add(bytes(grid))
+                yield grid
+    pool = [grid for grid in _all_classes(size) if bytes(grid) not in excluded]
+    while pool:
+        rng.shuffle(pool)
+        yield from pool
+
+
+def _dig(grid: list[int], givens: int, size: int, rng: random.Random) -> list[int] | None:
+    """`grid` with cells emptied in random order while the solution stays unique; None if more than `givens` are left.
+
+    From a unique board a cell may go if no solution has another digit there, which is one search that mostly ends at
+    once.
+    """
+    solver = _solver(size)
+    puzzle, left = grid.copy(), solver.cells
+    order = list(range(solver.cells))
+    rng.shuffle(order)
+    for tried, cell in enumerate(order):
+        if left == givens or left - (solver.cells - tried) > givens:
+            break
+        puzzle[cell] = 0
+        x, placed = solver.candidates(puzzle)
+        other = x & ~(1 << (grid[cell] - 1) * solver.cells + cell)
+        if other & solver.groups[cell] and next(solver.search(other, placed), 0):
+            puzzle[cell] = grid[cell]
+        else:
+            left -= 1
+    return puzzle if left == givens else None
+
+
+def _check_order(size: int, givens: Givens, count: int) -> tuple[int, int]:
+    """Bounds of the givens; InputError for what cannot be made."""
+    check_size(size)
+    if count < 1:
+        raise InputError(f"count = {count} asks for no puzzle: give 1 or more.")
+    bounds = (givens, givens) if isinstance(givens, int) else tuple(givens)
+    if len(bounds) != 2 or not FEWEST_GIVENS[size] <= bounds[0] <= bounds[1] <= size * size:
+        raise InputError(
+            f"givens = {givens} cannot be made for {size}x{size} boards: give a number, or a range (low, high), from"
+            f" {FEWEST_GIVENS[size]} to {size * size}."
+        )
+    return bounds
+
+
+def generate(
+    size: int,
+    givens: Givens,
+    count: int,
+    seed: int,
+    exclude: npt.ArrayLike | None = None,
+    progress: Progress | None = None,
+) -> SudokuSet:
+    """`count` puzzles with a unique solution and exactly `givens` givens (an inclusive range is drawn from per puzzle).
+
+    Solution grids are drawn at random (4x4 and 6x6: uniformly from all grids; 9x9: by a randomised search) and differ
+    between puzzles, up to relabelling, as long as there are enough (12 for 4x4, 39,168 for 6x6). No grid of `exclude`
+    (solutions (m, cells)) is used in any labelling. The result depends on the arguments alone; a larger `count` only
+    appends. Few givens take long: thousands of 6x6 puzzles a second with 10-20 givens, some six with 8.
+    `progress(done, count)` is called after each puzzle.
+
+    InputError for a size other than 4, 6 or 9, givens below 4, 8 and 24, count < 1, or if `exclude` leaves no usable
+    grid.
+    """
+    low, high = _check_order(size, givens, count)
+    excluded = set() if exclude is None else _keys(exclude, size)
+    rng = random.Random(f"{seed}/{size}")
+    grids = _classes(size, rng, excluded)
+    puzzles: list[list[int]] = []
+    solved: list[list[int]] = []
+    while len(puzzles) < count:
+        puzzle, solution = _puzzle(grids, rng.randint(low, high), size, rng)
+        puzzles.append(puzzle)
+        solved.append(solution)
+        if progress:
+            progress(len(puzzles), count)
+    return SudokuSet(np.array(puzzles, dtype=np.int8), np.array(solved, dtype=np.int8))
+
+
+def _puzzle(grids: Iterator[list[int]], givens: int, size: int, rng: random.Random) -> tuple[list[int], list[int]]:
+    """The next grid of `grids` that yields a puzzle with `givens` givens, its digits relabelled at random."""
+    for grid in islice(grids, BARREN_GRIDS):
+        labels = [0, *rng.sample(range(1, size + 1), size)]
+        for _ in range(ORDERS_PER_GRID):
+            if puzzle := _dig(grid, givens, size, rng):
+                return [labels[digit] for digit in puzzle], [labels[digit] for digit in grid]
+    raise InputError(
+        f"No {size}x{size} puzzle with {givens} givens found in the grids that are not excluded:"
+        " exclude fewer grids or ask for more givens."
+    )
+
+
+def _keys(grids: npt.ArrayLike, size: int) -> set[bytes]:
+    return {grid.tobytes() for grid in canonical(grids, size).reshape(-1, size * size)}
+
+
+def make_splits(
+    size: int,
+    train: tuple[int, Givens],
+    tests: Mapping[str, tuple[int, Givens]],
+    seed: int,
+    validation: tuple[int, Givens] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, SudokuSet]:
+    """Sets of puzzles of which no two share a solution grid, in any labelling of the digits.
+
+    Each set is (count, givens) as for `generate`; the result has the keys of `tests`, "validation" if asked for, and
+    "train". Neither the order of `tests` nor the size of the training set changes the other sets, unless all together
+    want more puzzles than there are grids (12 for 4x4, 39,168 for 6x6): then the grids are shared out in proportion to
+    the counts, at least one each, and serve several times within their set. A rotated or mirrored grid counts as
+    another grid. `progress(done, count)` counts over all sets.
+
+    InputError as for `generate`, for a test named like another set, and if there are more sets than grids.
+    """
+    if reserved := {"train", "validation"} & set(tests):
+        raise InputError(f"A test set cannot be named {min(reserved)!r}: choose another name.")
+    wanted = {name: tests[name] for name in sorted(tests)}
+    wanted |= {"validation": validation} if validation else {}
+    wanted["train"] = train
+    for count, givens in wanted.values():
+        _check_order(size, givens, count)
+    total = sum(count for count, _ in wanted.values())
+    barred = _share_out(size, {name: count for name, (count, _) in wanted.items()}, seed)
+    sets: dict[str, SudokuSet] = {}
+    used = np.empty((0, size * size), dtype=np.int8)
+    for name, (count, givens) in wanted.items():
+        own_seed = random.Random(f"{seed}/{name}").getrandbits(62)
+        report = progress and _part_of(progress, len(used), total)
+        sets[name] = generate(size, givens, count, own_seed, barred.get(name, used), report)
+        used = np.concatenate([used, sets[name].solutions])
+    return sets
+
+
+def _part_of(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: progress(before + done, total)
+
+
+def _share_out(size: int, counts: dict[str, int], seed: int) -> dict[str, Boards]:
+    """For each set the grids that it may not use; empty if there are enough grids for all puzzles to differ."""
+    spare, total = GRID_CLASSES[size] - len(counts), sum(counts.values())
+    if spare < 0:
+        raise InputError(
+            f"{len(counts)} sets cannot be disjoint: there are only {GRID_CLASSES[size]} grids of {size}x{size}."
+            " Ask for fewer sets."
+        )
+    if total <= GRID_CLASSES[size]:
+        return {}
+    grids = np.array(_all_classes(size), dtype=np.int8)
+    order = random.Random(f"{seed}/share").sample(range(len(grids)), len(grids))
+    others, start = {}, 0
+    for name, count in counts.items():
+        stop = start + 1 + spare * count // total
+        others[name] = grids[order[:start] + order[stop:]]
+        start = stop
+    return others

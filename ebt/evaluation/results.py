@@ -1,0 +1,126 @@
+"""What evaluations return: plain dataclasses that go to JSON and back to pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+Progress = Callable[[int, int | None], None]
+"""Called after each batch with the number of rows done, and of all rows where that is known."""
+
+Kind = Literal["ebt", "feed-forward", "looped"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Quality after a number of steps (iterations of a looped model) with a number of candidates."""
+
+    steps: int
+    candidates: int
+    energy: float | None
+    """Mean energy of the winners, per token or per board; None for models without an energy."""
+    objective: float | None
+    """Mean of the function that the updates descend (``CandidateSpace.objective``), per token or per board."""
+    forward: float
+    """Forward passes of the network that the answer took, all candidates together."""
+    backward: float
+    """Inner backward passes, likewise."""
+
+
+@dataclass(frozen=True)
+class LanguagePoint(Point):
+    """Quality of next-token predictions; every mean is over all scored tokens."""
+
+    nats: float
+    """Cross entropy per token: the sum over all scored tokens, divided by their number."""
+    nats_error: float | None
+    """Standard error of ``nats`` over rows; None for a single row."""
+    perplexity: float
+    """``exp(nats)``."""
+    accuracy: float
+    auroc: float | None
+    """How well a token's energy tells wrong predictions from right ones (see ``auroc``)."""
+
+
+@dataclass(frozen=True)
+class SudokuPoint(Point):
+    """Quality of completed boards."""
+
+    exact: float
+    """Fraction of boards that are right in every cell."""
+    exact_error: float
+    """Standard error of ``exact``."""
+    cell: float
+    """Fraction of the empty cells that are right."""
+    steps_taken: float
+    """Mean number of updates that a candidate really made; fewer than ``steps`` under a tolerance."""
+    board_auroc: float | None
+    """How well a board's energy tells wrong boards from right ones."""
+    cell_auroc: float | None
+    """The same for the energies of single empty cells."""
+
+
+P = TypeVar("P", bound=Point)
+
+
+@dataclass(frozen=True)
+class Curve(Generic[P]):
+    """Quality against thinking steps, for one model on one set."""
+
+    task: Literal["language", "sudoku"]
+    kind: Kind
+    points: list[P]
+    rows: int
+    """Rows of text, or boards."""
+    scored: int
+    """Tokens, or empty cells."""
+    rule: str | None = None
+    """How the winner was chosen; None for models without an energy."""
+    tolerance: float | None = None
+    seed: int = 0
+    start_energy: float | None = None
+    """Mean energy of the random starts."""
+    alarms: tuple[str, ...] = ()
+    """What looks broken in the thinking (``ebt.thinking.alarms``), judged on the first batch."""
+
+    def best(self) -> P:
+        """The point of the best quality; among equals, the one with the fewest evaluations."""
+        return min(self.points, key=lambda point: (_cost(point), point.forward + point.backward))
+
+    def at(self, steps: int, candidates: int = 1) -> P:
+        """The point of a number of steps and candidates.
+
+        Raises:
+            KeyError: it was not measured.
+        """
+        for point in self.points:
+            if (point.steps, point.candidates) == (steps, candidates):
+                return point
+        raise KeyError(f"{steps} steps with {candidates} candidates were not measured")
+
+
+def _cost(point: Point) -> float:
+    return point.nats if isinstance(point, LanguagePoint) else -getattr(point, "exact", math.nan)
+
+
+def to_json(result: Any) -> dict[str, Any]:
+    """A result as a JSON object; numbers that are not finite become null."""
+    plain: dict[str, Any] = _finite(asdict(result))
+    return plain
+
+
+def write_json(result: Any, path: str | Path) -> None:
+    """Write a result as a JSON file."""
+    Path(path).write_text(json.dumps(to_json(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

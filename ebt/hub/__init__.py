@@ -1,0 +1,26 @@
+"""Hugging Face classes, saving and loading. Importing it makes the models known to ``transformers``' auto classes."""
+
+from ebt.hub.auto import MODELS, register
+from ebt.hub.causal_lm import EBTForCausalLM, EBTOutput
+from ebt.hub.configuration import EBTConfig, EBTSudokuConfig, SudokuTransformerConfig, TransformerPPConfig
+from ebt.hub.folder import load_folder, load_tokenizer_of, save_folder
+from ebt.hub.sudoku import EBTForSudoku, SudokuTransformer
+from ebt.hub.transformer_pp import TransformerPPForCausalLM
+
+register()
+
+__all__ = [
+    "MODELS",
+    "EBTConfig",
+    "EBTForCausalLM",
+    "EBTForSudoku",
+    "EBTOutput",
+    "EBTSudokuConfig",
+    "SudokuTransformer",
+    "SudokuTransformerConfig",
+    "TransformerPPConfig",
+    "TransformerPPForCausalLM",
+    "load_folder",
+    "load_tokenizer_of",
+    "save_folder",
+]

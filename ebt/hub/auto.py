@@ -1,0 +1,23 @@
+"""Makes the models known to ``transformers``: ``AutoConfig``, ``AutoModelForCausalLM``, ``AutoModel``."""
+
+from __future__ import annotations
+
+import transformers
+
+from ebt.hub.base import HubModel
+from ebt.hub.causal_lm import EBTForCausalLM
+from ebt.hub.sudoku import EBTForSudoku, SudokuTransformer
+from ebt.hub.transformer_pp import TransformerPPForCausalLM
+
+MODELS: dict[str, type[HubModel]] = {
+    model.config_class.model_type: model
+    for model in (EBTForCausalLM, TransformerPPForCausalLM, EBTForSudoku, SudokuTransformer)
+}
+"""All models by the ``model_type`` of their configuration."""
+
+
+def register() -> None:
+    """Register all models; done when ``ebt.hub`` is imported."""
+    for model_type, model in MODELS.items():
+        transformers.AutoConfig.register(model_type, model.config_class, exist_ok=True)
+        getattr(transformers, model.auto_class).register(model.config_class, model, exist_ok=True)

@@ -1,0 +1,78 @@
+"""What all models share: saving, loading without touching weights, thinking options."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ebt.errors import InputError
+
+MODULE = "modeling_ebt"
+"""The module that a saved folder carries: it imports this library, so that the folder itself holds no copy of the code."""
+
+
+class HubModel(PreTrainedModel):
+    """A model that Hugging Face saves and loads; a folder of it loads with ``trust_remote_code=True`` in any program."""
+
+    auto_class: ClassVar[str] = "AutoModel"
+    """The auto class that loads it."""
+
+    _built = False
+
+    def post_init(self) -> None:
+        super().post_init()
+        self._built = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Every module has initialised itself when it was built. Afterwards ``transformers`` asks for what a checkpoint lacks.
+
+        Raises:
+            InputError: weights are missing, which would otherwise be left to chance.
+        """
+        missing = [name for name, weight in module.named_parameters(recurse=False) if not hasattr(weight, "_is_hf_initialized")]
+        if self._built and missing:
+            where = next((name for name, other in self.named_modules() if other is module), "")
+            raise InputError(f"the checkpoint lacks {'.'.join((where, missing[0]))}: load a complete one of this configuration")
+
+    def save_pretrained(self, save_directory: str | PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
+        """Save configuration, weights and the module that finds the classes. ``ebt.hub.save_folder`` does it atomically."""
+        config_class, model_class = type(self.config).__name__, type(self).__name__
+        self.config.auto_map = {"AutoConfig": f"{MODULE}.{config_class}", self.auto_class: f"{MODULE}.{model_class}"}
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if is_main_process:
+            shutil.copyfile(Path(__file__).with_name(f"{MODULE}.py"), Path(save_directory) / f"{MODULE}.py")
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Nothing to do: a saved folder imports this library instead of carrying a copy of its source."""
+
+
+@contextmanager
+def leave_inference_mode() -> Iterator[None]:
+    """Thinking needs gradients, which ``torch.inference_mode`` forbids for good: step out of it, without recording a graph."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def thinking_options(config: Any, steps: int | None, candidates: int | None) -> tuple[int, int]:
+    """Steps and candidates of one call: those of the configuration unless given.
+
+    Raises:
+        InputError: fewer than one.
+    """
+    steps = config.steps if steps is None else steps
+    candidates = config.candidates if candidates is None else candidates
+    if steps < 1 or candidates < 1:
+        raise InputError(f"steps {steps}, candidates {candidates}: thinking needs at least 1 of each")
+    return steps, candidates

@@ -1,0 +1,238 @@
+"""The autoregressive EBT for Hugging Face: a language model that thinks about each token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationConfig
+from transformers.modeling_outputs import ModelOutput
+
+from ebt.hub.base import leave_inference_mode, thinking_options
+from ebt.hub.configuration import EBTConfig
+from ebt.hub.language import LanguageModel, check_context, next_token_loss, rescale
+from ebt.hub.starts import starts
+from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
+from ebt.thinking import SIMPLEX_SPACES, Descent, Rule, Simplex, StepSize, Thought, choose, supervise, think
+
+THINKING_OPTIONS = ("steps", "candidates", "rule", "tolerance", "noise", "seed", "generator")
+"""Arguments of ``forward`` that ``generate()`` and ``generation_config`` take, too."""
+
+
+@dataclass
+class EBTOutput(ModelOutput):
+    """Output of ``EBTForCausalLM``: B rows, S positions (the last ``logits_to_keep``), T steps, V words."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    """(B, S, V) of the winning candidates, constants."""
+    energies: Tensor | None = None
+    """(T + 1, B, S) of the winning candidates: before each step, and of the final state (which training leaves out)."""
+    steps: Tensor | None = None
+    """(B, S) steps really taken."""
+    past_key_values: Any = None
+
+
+class EBTForCausalLM(LanguageModel):
+    """Predicts each next token by descending its energy.
+
+    Thinking starts from random candidates. Unless a ``generator`` is given, these are a pure function of the seed
+    (``config.start_seed``), the token's position and the candidate's number, so that results are reproducible and do not depend
+    on the cache, the batch or the padding (see ``ebt.hub.starts``).
+    """
+
+    config_class = EBTConfig
+
+    def __init__(self, config: EBTConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.words = nn.Embedding(config.vocab_size, config.dim)
+        self.network = EBTDecoder(config.network(), config.step_size)
+        self.step_size = StepSize(config.step_size, config.learn_step_size)
+        for table in (self.embedding, self.words):
+            nn.init.normal_(table.weight)  # as large as what the blocks add: the slope in the candidate stays moderate
+        self.generation_config._from_model_config = False  # else thinking options saved in it would be lost on loading
+        self.post_init()
+
+    def landscape(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        predictions: int | None = None,
+    ) -> DecoderLandscape:
+        """The energy of candidates for the tokens that follow each of the last ``predictions`` tokens of (B, S)."""
+        return self.network.encode(self.embedding(input_ids), attention_mask, cache, predictions)
+
+    def space(self) -> Simplex:
+        return SIMPLEX_SPACES[self.config.space](2, self.words.weight)
+
+    def start(self, rows: int, length: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random starts (rows, length, K)."""
+        return self.space().start((rows, length), self.config.start_std, generator)
+
+    @torch.no_grad()
+    def think(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        predictions: int | None = None,
+        steps: int | None = None,
+        candidates: int | None = None,
+        noise: float = 0.0,
+        tolerance: float | None = None,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        keep_states: bool = True,
+    ) -> Thought:
+        """Think about the tokens that follow each of the last ``predictions`` of (B, S) observed ones (of all, by default).
+
+        Args:
+            input_ids, attention_mask, cache: the context, as for ``forward``.
+            steps, candidates: T and M; those of the configuration by default.
+            noise, tolerance: see ``ebt.thinking.Descent``.
+            generator: draws the starts, each row and position its own, and the noise.
+            seed: of the starts, if there is no generator; ``config.start_seed`` by default. The noise is then torch's own.
+            keep_states: record the state after every step, not the last alone.
+
+        Returns:
+            the record of all M x B rows, candidate-major, with final energies (see ``ebt.thinking.choose``). Works under
+            ``no_grad`` and ``inference_mode``.
+        """
+        check_context(input_ids, attention_mask, cache)
+        steps, candidates = thinking_options(self.config, steps, candidates)
+        descent = Descent(steps, noise=noise, tolerance=tolerance, final_energy=True, keep_states=keep_states)
+        with leave_inference_mode():
+            space = self.space()
+            if generator is not None:
+                start = self.start(candidates * input_ids.shape[0], predictions or input_ids.shape[1], generator)
+            else:
+                at = _positions(input_ids, attention_mask, cache, predictions or input_ids.shape[1])
+                start = starts(space, self.config.start_std, at, candidates, self.config.start_seed if seed is None else seed)
+            landscape = self.landscape(input_ids, attention_mask, cache, predictions)
+            return think(landscape, space, start, self.step_size(), descent, generator)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        steps: int | None = None,
+        candidates: int | None = None,
+        rule: Rule = "lowest",
+        tolerance: float | None = None,
+        noise: float = 0.0,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+    ) -> EBTOutput | tuple[Any, ...]:
+        """Think about the token after each position; in training mode with labels, the differentiable loss of the recipe.
+
+        Args:
+            input_ids: observed tokens (B, S), without those in the cache.
+            attention_mask: (B, K), 0 at padding; K counts cached tokens, too.
+            labels: (B, S), the observed tokens themselves with -100 where they are not scored; shifted here, as in all
+                Hugging Face models. In training mode the loss follows ``config.training_recipe()``; otherwise it is the cross
+                entropy of the thought's final logits.
+            past_key_values, use_cache: keys and values of the observed tokens; no candidate is ever cached. With a step token
+                in front (conditioning 'prefix') the context changes with each step, and ``use_cache`` has no effect.
+            logits_to_keep: how many of the last positions to think about; 0 is all.
+            steps, candidates, rule, tolerance, noise, seed, generator: how to think, see ``think`` and ``ebt.thinking.Rule``.
+                Of several candidates the one with the lowest final energy wins, per token, unless ``rule`` says otherwise.
+            num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
+            return_dict: False returns a tuple.
+
+        Raises:
+            InputError: fewer than 1 step or candidate, or a mask that does not fit.
+        """
+        if self.training and labels is not None:
+            output = self._train(input_ids, attention_mask, labels, num_items_in_batch, generator)
+            return output if return_dict is not False else output.to_tuple()
+        steps, candidates = thinking_options(self.config, steps, candidates)
+        cache = past_key_values
+        if cache is None and use_cache and self.config.conditioning != "prefix":
+            cache = DynamicCache(config=self.config)
+        predictions = (logits_to_keep if labels is None else 0) or None
+        context = (input_ids, attention_mask, cache, predictions)
+        thought = self.think(*context, steps, candidates, noise, tolerance, generator, seed, keep_states=False)
+        with torch.no_grad():
+            thought = choose(thought, self.space(), candidates, rule)
+            logits = self.space().logits(thought.state)
+        loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
+        output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
+        return output if return_dict is not False else output.to_tuple()
+
+    def _train(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor,
+        num_items: Tensor | int | None,
+        generator: torch.Generator | None,
+    ) -> EBTOutput:
+        """The last token predicts nothing that is known: S - 1 positions are thought about."""
+        check_context(input_ids, attention_mask, None)
+        recipe, space, target = self.config.training_recipe(), self.space(), labels[:, 1:]
+        landscape = self.landscape(input_ids[:, :-1], None if attention_mask is None else attention_mask[:, :-1])
+        start = space.start(tuple(target.shape), recipe.start_std, generator)
+        outcome = supervise(landscape, space, start, target, self.step_size, recipe, generator)
+        with torch.no_grad():
+            logits = space.logits(outcome.thought.state)
+        return EBTOutput(rescale(outcome.loss, target, num_items), logits, outcome.thought.energies, outcome.thought.steps)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """``transformers``' own ``generate`` with all its options, and the thinking options of ``forward``.
+
+        ``model.generate(ids, steps=8, candidates=4)``; options may also live in ``model.generation_config``. With
+        ``return_dict_in_generate=True`` the output has two entries more, each a tuple with one tensor per generated token as
+        ``scores`` has: ``energies`` (T + 1, rows), of the winners, and ``steps`` (rows,), those really taken.
+        """
+        record: list[tuple[Tensor, Tensor]] = []
+        if self.config.conditioning == "prefix":
+            kwargs["use_cache"] = False  # one context per step: nothing to reuse
+        output = super().generate(*args, record=record, **kwargs)
+        if isinstance(output, ModelOutput):
+            output["energies"] = tuple(energies for energies, _ in record)
+            output["steps"] = tuple(steps for _, steps in record)
+        return output
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        """Hand thinking options that live in the generation config to ``forward``."""
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        for name in THINKING_OPTIONS:
+            if getattr(generation_config, name, None) is not None:
+                model_kwargs.setdefault(name, getattr(generation_config, name))
+        return generation_config, model_kwargs
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, record: list[tuple[Tensor, Tensor]] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """What ``forward`` gets; the record of energies stays outside."""
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: EBTOutput, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1
+    ) -> dict[str, Any]:
+        """Called once per round of generation: note the energies of its new tokens, which it thought about first to last."""
+        record = model_kwargs.get("record")
+        if record is not None and outputs.energies is not None and outputs.steps is not None:
+            record += [(outputs.energies[..., i], outputs.steps[..., i]) for i in range(num_new_tokens)]
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder, num_new_tokens)
+
+
+def _positions(input_ids: Tensor, mask: Tensor | None, cache: KeyValueCache | None, predictions: int) -> Tensor:
+    """Positions (B, S) of the last observed tokens, padding not counted; before the cache takes them in."""
+    if mask is not None:
+        return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -predictions:]
+    past = cache.get_seq_length() if cache is not None else 0
+    rows, length = input_ids.shape
+    return torch.arange(past, past + length, device=input_ids.device)[-predictions:].expand(rows, -1)

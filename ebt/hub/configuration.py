@@ -1,0 +1,193 @@
+"""Model configurations, saved as ``config.json`` beside the weights."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import PretrainedConfig
+
+from ebt.errors import InputError
+from ebt.nn import NetworkConfig, network_config
+from ebt.thinking import SIMPLEX_SPACES, Recipe
+
+BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
+"""Rows and columns of a box, by board size."""
+
+
+class _NetworkFields(PretrainedConfig):
+    """Fields that describe the stack of blocks, see ``NetworkConfig``; ``size`` names a preset, any other field overrides it."""
+
+    attribute_map: ClassVar[dict[str, str]] = {
+        "num_hidden_layers": "layers",
+        "hidden_size": "dim",
+        "num_attention_heads": "heads",
+    }
+
+    def __init__(
+        self,
+        size: str = "micro",
+        layers: int | None = None,
+        dim: int | None = None,
+        heads: int | None = None,
+        ffn_dim: int | None = None,
+        conditioning: str | None = None,
+        conditioned_steps: int | None = None,
+        anchor: str | None = None,
+        head: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        given = {
+            "layers": layers,
+            "dim": dim,
+            "heads": heads,
+            "ffn_dim": ffn_dim,
+            "conditioning": conditioning,
+            "conditioned_steps": conditioned_steps,
+            "anchor": anchor,
+            "head": head,
+        }
+        try:
+            network = network_config(size, **given)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        self.size = size
+        for name in given:
+            setattr(self, name, network.hidden if name == "ffn_dim" else getattr(network, name))
+        super().__init__(**kwargs)
+
+    def network(self) -> NetworkConfig:
+        """The configuration of the blocks."""
+        return NetworkConfig(
+            layers=self.layers,
+            dim=self.dim,
+            heads=self.heads,
+            ffn_dim=self.ffn_dim,
+            conditioning=self.conditioning,
+            conditioned_steps=self.conditioned_steps,
+            anchor=self.anchor,
+            head=self.head,
+        )
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing to do: a saved folder imports this library instead of carrying a copy of its source."""
+
+
+class _ThinkingFields(_NetworkFields):
+    """Fields of a model that thinks.
+
+    space: candidate space by name (``ebt.thinking.SIMPLEX_SPACES``). step_size: alpha at the start of training.
+    start_std: standard deviation of the starting candidates. start_seed: which starts it thinks from (see ``ebt.hub.starts``).
+    steps, candidates: how it thinks unless a call says otherwise.
+    """
+
+    def __init__(
+        self,
+        space: str = "compact-restart",
+        step_size: float = 1.0,
+        learn_step_size: bool = True,
+        start_std: float = 1.0,
+        start_seed: int = 0,
+        steps: int = 3,
+        candidates: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        if space not in SIMPLEX_SPACES:
+            raise InputError(f"space is {space!r}: choose one of {', '.join(SIMPLEX_SPACES)}")
+        if steps < 1 or candidates < 1 or start_std < 0 or step_size <= 0:
+            raise InputError(
+                f"steps {steps}, candidates {candidates}, start_std {start_std}, step_size {step_size}: "
+                "steps and candidates must be at least 1, start_std at least 0, step_size positive"
+            )
+        self.space, self.step_size, self.learn_step_size, self.start_std = space, step_size, learn_step_size, start_std
+        self.start_seed, self.steps, self.candidates = start_seed, steps, candidates
+        super().__init__(**kwargs)
+
+
+class EBTConfig(_ThinkingFields):
+    """Autoregressive EBT for text: ``vocab_size`` words, trained on contexts of ``context_length`` tokens.
+
+    ``recipe`` holds fields of ``ebt.thinking.Recipe`` for training through ``forward(labels=...)``, as ``transformers.Trainer``
+    does; what it leaves out is the library's own recipe, with starts as in inference.
+    """
+
+    model_type = "ebt"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["energies", "steps", "past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {**_NetworkFields.attribute_map, "max_position_embeddings": "context_length"}
+
+    def __init__(
+        self,
+        vocab_size: int = 257,
+        context_length: int = 256,
+        recipe: dict[str, Any] | None = None,
+        anchor: str = "token",
+        head: str = "bilinear",
+        **kwargs: Any,
+    ) -> None:
+        _check_text_sizes(vocab_size, context_length)
+        self.vocab_size, self.context_length, self.recipe = vocab_size, context_length, recipe
+        super().__init__(anchor=anchor, head=head, **kwargs)
+        self.training_recipe()
+
+    def training_recipe(self) -> Recipe:
+        """The recipe of ``forward(labels=...)``.
+
+        Raises:
+            InputError: fields that a recipe does not have, or that contradict each other, or a replay buffer.
+        """
+        try:
+            recipe = Recipe(**{"start_std": self.start_std, **(self.recipe or {})})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"recipe {self.recipe}: {error}") from error
+        if recipe.replay_size:
+            raise InputError(
+                f"recipe has replay_size {recipe.replay_size}: a model alone keeps no replay buffer. Set replay_size and "
+                "replay_fraction to 0, or train with `ebt fit`."
+            )
+        return recipe
+
+
+class TransformerPPConfig(_NetworkFields):
+    """Transformer++, the feed-forward twin of ``EBTConfig``."""
+
+    model_type = "ebt_transformer_pp"
+    attribute_map = EBTConfig.attribute_map
+
+    def __init__(self, vocab_size: int = 257, context_length: int = 256, **kwargs: Any) -> None:
+        _check_text_sizes(vocab_size, context_length)
+        self.vocab_size, self.context_length = vocab_size, context_length
+        super().__init__(**kwargs)
+
+
+class EBTSudokuConfig(_ThinkingFields):
+    """Bidirectional EBT over the cells of a board of ``board`` x ``board``."""
+
+    model_type = "ebt_sudoku"
+
+    def __init__(self, board: int = 6, space: str = "restart", **kwargs: Any) -> None:
+        _check_board(board)
+        self.board = board
+        super().__init__(space=space, **kwargs)
+
+
+class SudokuTransformerConfig(_NetworkFields):
+    """The rivals of ``EBTSudokuConfig``: ``loop`` none (feed-forward), prediction (fed back) or hidden (state carried)."""
+
+    model_type = "ebt_sudoku_transformer"
+
+    def __init__(self, board: int = 6, loop: str = "none", **kwargs: Any) -> None:
+        if loop not in ("none", "prediction", "hidden"):
+            raise InputError(f"loop is {loop!r}: choose one of none, prediction, hidden")
+        _check_board(board)
+        self.board, self.loop = board, loop
+        super().__init__(**kwargs)
+
+
+def _check_text_sizes(vocab_size: int, context_length: int) -> None:
+    if vocab_size < 1 or context_length < 1:
+        raise InputError(f"vocab_size {vocab_size}, context_length {context_length}: both must be at least 1")
+
+
+def _check_board(board: int) -> None:
+    if board not in BOXES:
+        raise InputError(f"board is {board}: choose one of {', '.join(map(str, BOXES))}")

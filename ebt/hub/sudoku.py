@@ -1,0 +1,119 @@
+"""Models that complete boards: the bidirectional EBT, its feed-forward twin and the looped transformers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ebt.hub.base import HubModel, leave_inference_mode, thinking_options
+from ebt.hub.configuration import BOXES, EBTSudokuConfig, SudokuTransformerConfig
+from ebt.nn import EBTEncoder, EncoderLandscape, Transformer
+from ebt.thinking import SIMPLEX_SPACES, Descent, Rule, Simplex, StepSize, Thought, choose, think
+
+
+class BoardEmbedding(nn.Module):
+    """Givens (B, C), 0 where empty, as vectors that know their row, column and box."""
+
+    def __init__(self, board: int, dim: int) -> None:
+        super().__init__()
+        self.board = board
+        self.digit = nn.Embedding(board + 1, dim)
+        self.row, self.column, self.box = (nn.Embedding(board, dim) for _ in range(3))
+        for table in (self.digit, self.row, self.column, self.box):
+            nn.init.normal_(table.weight, std=dim**-0.5)
+
+    def forward(self, puzzle: Tensor) -> Tensor:
+        cell = torch.arange(self.board**2, device=puzzle.device)
+        row, column = cell // self.board, cell % self.board
+        high, wide = BOXES[self.board]
+        box = row // high * high + column // wide
+        return self.digit(puzzle) + self.row(row) + self.column(column) + self.box(box)
+
+
+class EBTForSudoku(HubModel):
+    """One simplex per empty cell; the energy of a board is the sum over its cells."""
+
+    config_class = EBTSudokuConfig
+
+    def __init__(self, config: EBTSudokuConfig) -> None:
+        super().__init__(config)
+        self.embedding = BoardEmbedding(config.board, config.dim)
+        self.digits = nn.Embedding(config.board, config.dim)
+        self.network = EBTEncoder(config.network(), config.step_size)
+        self.step_size = StepSize(config.step_size, config.learn_step_size)
+        self.post_init()
+
+    def landscape(self, puzzle: Tensor) -> EncoderLandscape:
+        """The energy of completions of puzzles (B, C), 0 where empty."""
+        return self.network.encode(self.embedding(puzzle), free=puzzle == 0)
+
+    def space(self) -> Simplex:
+        return SIMPLEX_SPACES[self.config.space](1, self.digits.weight)
+
+    def start(self, puzzle: Tensor, candidates: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Random starts (M x B, C, K), candidate-major."""
+        return self.space().start((candidates * puzzle.shape[0], puzzle.shape[1]), self.config.start_std, generator)
+
+    @torch.no_grad()
+    def think(
+        self,
+        puzzle: Tensor,
+        steps: int | None = None,
+        candidates: int | None = None,
+        tolerance: float | None = None,
+        noise: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Thought:
+        """Think about puzzles (B, C); returns the record of all M x B candidates (see ``ebt.thinking.choose``)."""
+        steps, candidates = thinking_options(self.config, steps, candidates)
+        descent = Descent(steps, tolerance=tolerance, noise=noise, final_energy=True)
+        with leave_inference_mode():
+            start = self.start(puzzle, candidates, generator)
+            return think(self.landscape(puzzle), self.space(), start, self.step_size(), descent, generator)
+
+    @torch.no_grad()
+    def solve(
+        self,
+        puzzle: Tensor,
+        steps: int | None = None,
+        candidates: int | None = None,
+        rule: Rule = "lowest",
+        tolerance: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Completed boards (B, C): the givens, and the winner's digits elsewhere."""
+        steps, candidates = thinking_options(self.config, steps, candidates)
+        thought = self.think(puzzle, steps, candidates, tolerance, generator=generator)
+        thought = choose(thought, self.space(), candidates, rule)
+        return fill(puzzle, self.space().decide(thought.state))
+
+
+class SudokuTransformer(HubModel):
+    """The same blocks without an energy: one pass, or a loop with tied weights that feeds back its prediction or its state."""
+
+    config_class = SudokuTransformerConfig
+
+    def __init__(self, config: SudokuTransformerConfig) -> None:
+        super().__init__(config)
+        self.embedding = BoardEmbedding(config.board, config.dim)
+        self.digits = nn.Embedding(config.board, config.dim) if config.loop == "prediction" else None
+        self.network = Transformer(config.network())
+        self.head = nn.Linear(config.dim, config.board, bias=False)
+        nn.init.zeros_(self.head.weight)
+        self.post_init()
+
+    def forward(self, puzzle: Tensor, iterations: int = 1) -> list[Tensor]:
+        """Logits (B, C, V) after each iteration; one iteration only if there is no loop."""
+        given = self.embedding(puzzle)
+        free = (puzzle == 0).unsqueeze(-1)
+        carried, logits = torch.zeros_like(given), []
+        for _ in range(iterations if self.config.loop != "none" else 1):
+            hidden = self.network(given + carried)
+            logits.append(self.head(hidden))
+            carried = hidden if self.digits is None else free * (logits[-1].softmax(-1) @ self.digits.weight)
+        return logits
+
+
+def fill(puzzle: Tensor, words: Tensor) -> Tensor:
+    """Boards (B, C) of digits from the givens and the predicted words (0 .. size - 1) of the empty cells."""
+    return torch.where(puzzle == 0, words + 1, puzzle)

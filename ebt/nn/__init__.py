@@ -1,0 +1,21 @@
+"""Layers and networks. No training code; networks see embeddings and know no text, image or puzzle."""
+
+from ebt.nn.config import SIZES, Anchor, Conditioning, Head, NetworkConfig, network_config
+from ebt.nn.decoder import CausalTransformer, DecoderLandscape, EBTDecoder, KeyValueCache
+from ebt.nn.encoder import EBTEncoder, EncoderLandscape, Transformer
+
+__all__ = [
+    "SIZES",
+    "Anchor",
+    "CausalTransformer",
+    "Conditioning",
+    "DecoderLandscape",
+    "EBTDecoder",
+    "EBTEncoder",
+    "EncoderLandscape",
+    "Head",
+    "KeyValueCache",
+    "NetworkConfig",
+    "Transformer",
+    "network_config",
+]

@@ -1,0 +1,85 @@
+"""The size of a network, and the paper's sizes by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Conditioning = Literal["none", "candidate", "prefix"]
+"""How the network learns the step index: not at all (one landscape); added to the candidate stream, which leaves the context
+shared by all steps; or as a learned token in front of the context, as the published code does: one context a step."""
+
+
+Anchor = Literal["none", "token", "hidden"]
+"""What a prediction's stream starts from besides its candidate: nothing, as in the published code, so that it must fetch even
+the last observed token by attention; that token's embedding; or the observed stream's output there."""
+
+
+Head = Literal["linear", "bilinear"]
+"""How an energy is read off the blocks' output: by a projection to one number, as in the paper, or by its agreement with the
+candidate."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A stack of transformer blocks.
+
+    Raises:
+        ValueError: sizes that contradict each other.
+    """
+
+    layers: int = 4
+    dim: int = 128
+    heads: int = 4
+    ffn_dim: int | None = None
+    """Inner width of the SwiGLU layer; 8/3 of ``dim``, rounded up to a multiple of 16, where it is not given."""
+    conditioning: Conditioning = "none"
+    conditioned_steps: int = 1
+    """Number of step indices that are told apart; later steps count as the last."""
+    anchor: Anchor = "none"
+    head: Head = "linear"
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.dim, self.heads) < 1:
+            raise ValueError(f"layers {self.layers}, dim {self.dim}, heads {self.heads}: all must be positive")
+        if self.dim % (2 * self.heads):
+            raise ValueError(f"dim {self.dim} must be a multiple of 2 x heads ({2 * self.heads}): rotary embeddings need pairs")
+        if self.ffn_dim is not None and self.ffn_dim < 1:
+            raise ValueError(f"ffn_dim is {self.ffn_dim}: give a positive width, or null for 8/3 of dim")
+        for name, choices in (("conditioning", Conditioning), ("anchor", Anchor), ("head", Head)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
+        if self.conditioned_steps < 1:
+            raise ValueError(f"conditioned_steps is {self.conditioned_steps}: at least 1")
+
+    @property
+    def hidden(self) -> int:
+        """Inner width of the feed-forward layers."""
+        return self.ffn_dim or -(-8 * self.dim // 3 // 16) * 16
+
+
+SIZES: dict[str, tuple[int, int, int]] = {
+    "nano": (3, 64, 4),
+    "micro": (4, 128, 4),
+    "xxs": (6, 384, 6),
+    "xs": (12, 384, 6),
+    "small": (12, 768, 12),
+    "medium": (24, 1024, 16),
+    "large": (24, 1536, 16),
+    "xl": (24, 2048, 32),
+}
+"""Layers, dim and heads by name: the paper's (table C.2), and two for CPUs."""
+
+
+def network_config(size: str, **overrides: object) -> NetworkConfig:
+    """The configuration of a size by name, with any field overridden (None leaves the size's own).
+
+    Raises:
+        ValueError: an unknown size.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size is {size!r}: choose one of {', '.join(SIZES)}")
+    named = dict(zip(("layers", "dim", "heads"), SIZES[size], strict=True))
+    return NetworkConfig(**{**named, **{key: value for key, value in overrides.items() if value is not None}})  # type: ignore[arg-type]

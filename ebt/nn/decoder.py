@@ -1,0 +1,208 @@
+"""Autoregressive networks: the EBT decoder and its feed-forward twin, the causal transformer."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebt.nn.blocks import Blocks, EnergyHead, Rotation, StepEmbedding, attend_context_and_self, initialise, rotation
+from ebt.nn.config import NetworkConfig
+
+
+class KeyValueCache(Protocol):
+    """Keys and values of earlier positions, as Hugging Face's caches keep them."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, /) -> tuple[Tensor, Tensor]:
+        """Append (B, H, S, d) and return all (B, H, K, d)."""
+        ...
+
+    def get_seq_length(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where S observed tokens stand among K visible ones: positions (S,) or (B, S), visibility (S, K) or (B, 1, S, K)."""
+
+    index: Tensor
+    visible: Tensor
+    plain: bool
+    """Nothing before them, nothing padded: the causal mask alone."""
+
+    @staticmethod
+    def of(length: int, past: int, mask: Tensor | None, device: torch.device) -> Positions:
+        """From the number of new and cached tokens, and an attention mask (B, past + length) with 0 at padding."""
+        index = torch.arange(past, past + length, device=device)
+        visible = index.unsqueeze(-1) >= torch.arange(past + length, device=device)
+        if mask is None or bool(mask.all()):
+            return Positions(index, visible, plain=past == 0)
+        index = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
+        own = torch.eye(length, past + length, dtype=torch.bool, device=device).roll(past, 1)
+        return Positions(index, visible & (mask.bool()[:, None, None, :] | own), plain=False)
+
+
+class CausalTransformer(nn.Module):
+    """Llama-2 style stack on embeddings: RMSNorm, SwiGLU, rotary positions, no biases. With a word head: Transformer++."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = Blocks(config)
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        initialise(self, config)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
+        """Hidden states (B, S, D) of embeddings (B, S, D); ``mask`` (B, K) is 0 at padding, ``cache`` holds earlier tokens."""
+        positions = Positions.of(x.shape[1], cache.get_seq_length() if cache is not None else 0, mask, x.device)
+        hidden, _, _ = observe(self.blocks, self.config, x, positions, cache)[-1]
+        return self.norm(hidden)
+
+
+def observe(
+    blocks: Blocks,
+    config: NetworkConfig,
+    x: Tensor,
+    positions: Positions,
+    cache: KeyValueCache | None,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The observed stream, plain causal: after each block, the stream (B, S, D) and all keys and values (B, H, K, d)."""
+    rotary = rotation(positions.index, config.dim // config.heads, config.rope_theta, x)
+    layers = []
+    for i, block in enumerate(blocks):
+        q, k, v = block.project(x, rotary)
+        if cache is not None:
+            k, v = cache.update(k, v, i)
+        if positions.plain:
+            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=positions.visible)
+        x = block.finish(x, attended)
+        layers.append((x, k, v))
+    return layers
+
+
+@dataclass(frozen=True)
+class Context:
+    """An encoded context: what a prediction may look at, and from where."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    """Keys and values (B, H, K, d) of every layer."""
+    visible: Tensor
+    rotary: Rotation
+    anchor: Tensor | None = None
+    """(B, S, D), what each prediction's stream starts from besides its candidate."""
+
+    def rows(self, index: Tensor) -> Context:
+        """The context of rows B, taken once for each entry of ``index``."""
+        batched = self.visible.dim() == 4
+        return Context(
+            [(k[index], v[index]) for k, v in self.layers],
+            self.visible[index] if batched else self.visible,
+            (self.rotary[0][index], self.rotary[1][index]) if self.rotary[0].dim() == 4 else self.rotary,
+            None if self.anchor is None else self.anchor[index],
+        )
+
+
+class EBTDecoder(nn.Module):
+    """Autoregressive EBT: prediction i attends to the observed positions 0..i and to itself, never the other way round.
+
+    So the observed stream is computed once and serves every step and candidate (with a step token in front: once a step).
+    Both streams share their weights (paper, section 3.4).
+    """
+
+    def __init__(self, config: NetworkConfig, alpha0: float = 1.0) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = Blocks(config)
+        self.head = EnergyHead(config, alpha0)
+        self.steps = StepEmbedding(config) if config.conditioning != "none" else None
+        initialise(self, config)
+
+    def encode(
+        self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None, predictions: int | None = None
+    ) -> DecoderLandscape:
+        """Bind the energy to a context.
+
+        Args:
+            x: embeddings of observed tokens (B, S, D).
+            mask: (B, K), 0 at padding; K counts cached tokens, too.
+            cache: keys and values of earlier tokens; appended to.
+            predictions: how many of the last positions predict; all S by default.
+
+        Raises:
+            ValueError: a cache together with a step token in front, whose context changes with each step; or more predictions
+                than positions.
+        """
+        predictions = x.shape[1] if predictions is None else predictions
+        if not 1 <= predictions <= x.shape[1]:
+            raise ValueError(f"predictions is {predictions}: choose from 1 to the {x.shape[1]} positions given")
+        if cache is not None and self.config.conditioning == "prefix":
+            raise ValueError("a step token in front makes one context per step: think without a cache (use_cache=False)")
+        return DecoderLandscape(self, x, mask, cache, predictions)
+
+    def context(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, step: int, predictions: int) -> Context:
+        """Keys, values and masks for the last ``predictions`` positions, at one step."""
+        if self.steps is not None and self.config.conditioning == "prefix":
+            x = torch.cat((self.steps(step).expand(x.shape[0], 1, -1), x), 1)
+            mask = None if mask is None else F.pad(mask, (1, 0), value=1)
+        positions = Positions.of(x.shape[1], cache.get_seq_length() if cache is not None else 0, mask, x.device)
+        layers = observe(self.blocks, self.config, x, positions, cache)
+        index = positions.index[..., -predictions:] + 1  # a prediction stands where the token it predicts will stand
+        rotary = rotation(index, self.config.dim // self.config.heads, self.config.rope_theta, x)
+        anchor = None
+        if self.config.anchor != "none":
+            stream = x if self.config.anchor == "token" else F.rms_norm(layers[-1][0], x.shape[-1:], eps=self.config.norm_eps)
+            anchor = stream[:, -predictions:]
+        return Context([(k, v) for _, k, v in layers], positions.visible[..., -predictions:, :], rotary, anchor)
+
+    def energy(self, candidate: Tensor, context: Context, step: int) -> Tensor:
+        """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B."""
+        view = candidate
+        if self.steps is not None and self.config.conditioning == "candidate":
+            candidate = candidate + self.steps(step)
+        repeats = candidate.shape[0] // context.layers[0][0].shape[0]
+        if context.anchor is not None:
+            candidate = candidate + context.anchor.repeat(repeats, 1, 1)
+        cos, sin = context.rotary
+        rotary = (cos.repeat(repeats, 1, 1, 1), sin.repeat(repeats, 1, 1, 1)) if cos.dim() == 4 else context.rotary
+        for block, (keys, values) in zip(self.blocks, context.layers, strict=True):
+            q, k, v = block.project(candidate, rotary)
+            candidate = block.finish(candidate, attend_context_and_self(q, k, v, keys, values, context.visible))
+        return self.head(candidate, view)
+
+
+class DecoderLandscape:
+    """The energy of candidates for the next elements of an encoded context; see ``ebt.thinking.Landscape``."""
+
+    def __init__(
+        self, network: EBTDecoder, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, predictions: int
+    ) -> None:
+        self._network, self._inputs, self._predictions = network, (x, mask), predictions
+        self._per_step = network.config.conditioning == "prefix"
+        self._learns = torch.is_grad_enabled()  # thinking enables gradients, which a context needs in training only
+        self._contexts: dict[int, Context] = {}
+        if not self._per_step:
+            self._contexts[0] = network.context(x, mask, cache, 0, predictions)
+
+    def _context(self, step: int) -> Context:
+        index = self._network.steps.index(step) if self._per_step and self._network.steps is not None else 0
+        if index not in self._contexts:
+            with torch.set_grad_enabled(self._learns):
+                self._contexts[index] = self._network.context(*self._inputs, None, index, self._predictions)
+        return self._contexts[index]
+
+    def __call__(self, candidate: Tensor, step: int) -> Tensor:
+        return self._network.energy(candidate, self._context(step), step)
+
+    def select(self, rows: Tensor) -> DecoderLandscape:
+        """The landscape of some candidate rows (indices into M x B)."""
+        x, mask = self._inputs
+        index = rows % x.shape[0]
+        part = copy(self)
+        part._inputs = (x[index], None if mask is None else mask[index])
+        part._contexts = {step: context.rows(index) for step, context in self._contexts.items()}
+        return part

@@ -1,0 +1,83 @@
+"""Bidirectional networks: the EBT encoder, its feed-forward twin, and the looped transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ebt.nn.blocks import Blocks, EnergyHead, StepEmbedding, attend, initialise
+from ebt.nn.config import NetworkConfig
+
+
+class Transformer(nn.Module):
+    """Bidirectional stack on embeddings (B, S, D) that already carry their positions; twice differentiable."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = Blocks(config)
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        initialise(self, config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(run_blocks(self.blocks, x))
+
+
+def run_blocks(blocks: Blocks, x: Tensor) -> Tensor:
+    """Everything attends to everything."""
+    for block in blocks:
+        q, k, v = block.project(x, None)
+        x = block.finish(x, attend(q, k, v))
+    return x
+
+
+class EBTEncoder(nn.Module):
+    """Bidirectional EBT: context and candidate of each part are added, all parts see each other, one energy per part."""
+
+    def __init__(self, config: NetworkConfig, alpha0: float = 1.0) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = Blocks(config)
+        self.head = EnergyHead(config, alpha0)
+        self.steps = StepEmbedding(config) if config.conditioning != "none" else None
+        initialise(self, config)
+
+    def encode(self, x: Tensor, free: Tensor | None = None) -> EncoderLandscape:
+        """Bind the energy to a context.
+
+        Args:
+            x: embeddings of the parts with their positions (B, S, D).
+            free: (B, S), True where a part is to be predicted; the candidates of other parts are not seen. All, by default.
+        """
+        return EncoderLandscape(self, x, None if free is None else free.unsqueeze(-1).to(x.dtype))
+
+    def energy(self, context: Tensor, candidate: Tensor, step: int) -> Tensor:
+        """Energies (N, S) of candidates (N, S, D) with the context at the same places (N, S, D)."""
+        x = context + candidate
+        if self.steps is None:
+            return self.head(run_blocks(self.blocks, x), candidate)
+        token = self.steps(step)
+        if self.config.conditioning == "candidate":
+            return self.head(run_blocks(self.blocks, x + token), candidate)
+        return self.head(run_blocks(self.blocks, torch.cat((token.expand(x.shape[0], 1, -1), x), 1))[:, 1:], candidate)
+
+
+@dataclass(frozen=True)
+class EncoderLandscape:
+    """The energy of candidates for the free parts of a context; see ``ebt.thinking.Landscape``."""
+
+    network: EBTEncoder
+    x: Tensor
+    free: Tensor | None
+
+    def __call__(self, candidate: Tensor, step: int) -> Tensor:
+        repeats = candidate.shape[0] // self.x.shape[0]
+        seen = candidate if self.free is None else candidate * self.free.repeat(repeats, 1, 1)
+        return self.network.energy(self.x.repeat(repeats, 1, 1), seen, step)
+
+    def select(self, rows: Tensor) -> EncoderLandscape:
+        """The landscape of some candidate rows (indices into M x B)."""
+        index = rows % self.x.shape[0]
+        return replace(self, x=self.x[index], free=None if self.free is None else self.free[index])

@@ -1,0 +1,63 @@
+"""One look for all pictures: readable at 800 pixels, colours that the colour-blind can tell apart (Okabe and Ito's)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+RIGHT, WRONG, GIVEN, GREY = "#0072B2", "#D55E00", "#000000", "#666666"
+HEAT = "viridis"
+DPI = 100
+
+_STYLE = {
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.labelsize": 12,
+    "legend.fontsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "lines.linewidth": 2,
+    "lines.markersize": 6,
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def picture(path: str | Path, width: float = 8.0, height: float = 5.0) -> Iterator[Figure]:
+    """A figure of ``width`` x ``height`` hundred pixels, saved as PNG in the end. Leaves no global state behind."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(path, format="png")
+
+
+def step_axis(axes: Axes, steps: list[int], label: str = "thinking steps") -> None:
+    """A logarithmic axis of whole steps, if they span more than a factor of 8; else a linear one."""
+    steps = sorted(set(steps))
+    if min(steps) > 0 and max(steps) > 8 * min(steps):
+        axes.set_xscale("log", base=2)
+        axes.minorticks_off()
+    elif min(steps) == 0 and max(steps) > 16:
+        axes.set_xscale("symlog", base=2, linthresh=1)
+    axes.set_xticks(_apart(steps), [str(step) for step in _apart(steps)])
+    axes.set_xlabel(label)
+
+
+def _apart(steps: list[int]) -> list[int]:
+    """At most ten ticks; the last one always."""
+    if len(steps) <= 10:
+        return steps
+    stride = -(-len(steps) // 10)
+    return sorted(set(steps[::stride]) | {steps[-1]})

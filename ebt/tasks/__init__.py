@@ -1,0 +1,23 @@
+"""Tasks: a network, a candidate space, a loss and metrics, as Lightning modules."""
+
+from ebt.tasks.base import Batch, Outcome, Sums, ThinkingTask
+from ebt.tasks.language import LanguageNetwork, LanguageTask
+from ebt.tasks.models import ModelTask, Network
+from ebt.tasks.optimisation import Optimisation
+from ebt.tasks.samples import TextSamples
+from ebt.tasks.sudoku import SudokuNetwork, SudokuTask
+
+__all__ = [
+    "Batch",
+    "LanguageNetwork",
+    "LanguageTask",
+    "ModelTask",
+    "Network",
+    "Optimisation",
+    "Outcome",
+    "SudokuNetwork",
+    "SudokuTask",
+    "Sums",
+    "TextSamples",
+    "ThinkingTask",
+]

@@ -1,0 +1,90 @@
+"""Language modelling: the next token, by thinking or by the feed-forward twin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning as L
+from torch import Tensor
+
+from ebt.hub import EBTConfig, EBTForCausalLM, TransformerPPConfig, TransformerPPForCausalLM
+from ebt.tasks.base import OPTIMISATION, RECIPE, Batch
+from ebt.tasks.models import Model, ModelTask, Network
+from ebt.tasks.optimisation import Optimisation
+from ebt.tasks.samples import TextSamples
+from ebt.thinking import Recipe
+
+
+@dataclass(frozen=True)
+class LanguageNetwork(Network):
+    """A language model: ``ebt``, or ``transformer_pp``, its feed-forward twin."""
+
+    kind: Literal["ebt", "transformer_pp"] = "ebt"
+
+    def build(self, vocab_size: int, context_length: int, recipe: Recipe, steps: int) -> Model:
+        """The model with fresh weights."""
+        sizes = {"vocab_size": vocab_size, "context_length": context_length, **self.sizes()}
+        if self.kind == "ebt":
+            return EBTForCausalLM(EBTConfig(**sizes, **self.thinking(recipe, steps)))
+        return TransformerPPForCausalLM(TransformerPPConfig(**sizes))
+
+
+NETWORK = LanguageNetwork()
+
+
+class LanguageTask(ModelTask):
+    """Predict each next token; loss in nats per token.
+
+    Batches have ``input_ids`` and ``targets`` (B, S), -100 where a token is not scored. The vocabulary and the context length
+    are those of the trainer's data module (``vocab_size``, ``context_length``).
+
+    Args:
+        network: the model.
+        recipe, optimisation, settings: see ``ThinkingTask``.
+        sample_every: validations between samples of generated text; 0 for none.
+        sample_prompt: what they continue; a new document, by default.
+        sample_tokens: their length.
+
+    Logged beside the losses: perplexity, the exponential of the mean loss over all scored tokens.
+    """
+
+    prediction_dims = 2
+
+    def __init__(
+        self,
+        network: LanguageNetwork = NETWORK,
+        recipe: Recipe = RECIPE,
+        optimisation: Optimisation = OPTIMISATION,
+        sample_every: int = 1,
+        sample_prompt: str = "",
+        sample_tokens: int = 60,
+        **settings: Any,
+    ) -> None:
+        if network.kind != "ebt":
+            network.refuse_thinking(network.kind, recipe, loops=False)
+        super().__init__(recipe=recipe, optimisation=optimisation, **settings)
+        self.network = network
+        self.samples = TextSamples(sample_every, sample_prompt, sample_tokens)
+
+    def build(self) -> Model:
+        data: Any = self.trainer.datamodule
+        return self.network.build(data.vocab_size, data.context_length, self.recipe, self.steps)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [self.samples] if self.samples.every else []
+
+    def context(self, batch: Batch) -> Tensor:
+        return batch["input_ids"]
+
+    def target(self, batch: Batch) -> Tensor:
+        return batch["targets"]
+
+    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
+        return [self.model(batch["input_ids"]).logits]
+
+    def summarise(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        perplexities = {
+            name.replace("loss", "perplexity"): value.exp() for name, value in metrics.items() if name.startswith("loss")
+        }
+        return {**super().summarise(metrics), **perplexities}

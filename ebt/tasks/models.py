@@ -1,0 +1,151 @@
+"""Tasks around the library's own models: EBTs, which think, and their twins without an energy, trained alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebt.errors import InputError
+from ebt.hub import EBTForCausalLM, EBTForSudoku, SudokuTransformer, TransformerPPForCausalLM
+from ebt.nn import Anchor, Conditioning, Head
+from ebt.tasks.base import RECIPE, Batch, Outcome, ThinkingTask
+from ebt.thinking import Landscape, Recipe, RestartSimplex, Simplex, StepSize, Thought, mean_loss
+
+Model = EBTForCausalLM | TransformerPPForCausalLM | EBTForSudoku | SudokuTransformer
+
+_THINKING = ("space", "step_size", "learn_step_size", "candidates", "conditioning", "conditioned_steps", "anchor", "head")
+_LOOPING = ("min_steps", "max_steps", "loss")
+
+
+@dataclass(frozen=True)
+class Network:
+    """Size of a network, and how an EBT thinks; what is null is the model's default."""
+
+    size: str = "micro"
+    """A preset by name: nano, micro, xxs, xs, small, medium, large, xl."""
+    layers: int | None = None
+    dim: int | None = None
+    heads: int | None = None
+    ffn_dim: int | None = None
+    space: str | None = None
+    """Candidate space by name (``ebt.thinking.SIMPLEX_SPACES``)."""
+    step_size: float | None = None
+    """alpha at the start of training."""
+    learn_step_size: bool | None = None
+    candidates: int | None = None
+    """Candidates per prediction of the finished model, unless a call says otherwise."""
+    conditioning: Conditioning | None = None
+    """How the network learns the step index."""
+    conditioned_steps: int | None = None
+    """Steps told apart; the recipe's largest number by default."""
+    anchor: Anchor | None = None
+    """What a prediction's stream starts from besides its candidate; language models only."""
+    head: Head | None = None
+    """How the energy is read off."""
+
+    def sizes(self) -> dict[str, Any]:
+        """The fields of a model configuration that say how large it is."""
+        return {name: getattr(self, name) for name in ("size", "layers", "dim", "heads", "ffn_dim")}
+
+    def thinking(self, recipe: Recipe, steps: int) -> dict[str, Any]:
+        """The fields of an EBT's configuration that say how it thinks."""
+        fields = {name: getattr(self, name) for name in _THINKING if getattr(self, name) is not None}
+        if self.conditioning not in (None, "none"):
+            fields.setdefault("conditioned_steps", recipe.max_steps)
+        return {**fields, "start_std": recipe.start_std, "steps": steps}
+
+    def refuse_thinking(self, kind: str, recipe: Recipe, loops: bool) -> None:
+        """Settings of thinking contradict a model that does not think.
+
+        Raises:
+            InputError: naming them.
+        """
+        own, default = asdict(recipe), asdict(RECIPE)
+        given = [f"network.{name}" for name in _THINKING if getattr(self, name) is not None]
+        given += [f"recipe.{name}" for name in own if own[name] != default[name] and not (loops and name in _LOOPING)]
+        if given:
+            raise InputError(
+                f"{', '.join(given)}: a model of kind {kind} does not think. Drop these settings, or choose kind ebt."
+            )
+
+
+class ModelTask(ThinkingTask):
+    """A task around a model of ``ebt.hub``, built from its settings when the data are known, or given to ``around``.
+
+    Twins train with the same optimiser on the same batches. The initial weights depend on the seed alone.
+    """
+
+    model: Any
+    prediction_dims = 1
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.model = None
+
+    @classmethod
+    def around(cls, model: Model, **settings: Any) -> Any:
+        """The task around a model of your own, ``settings`` as for the constructor without ``network``.
+
+        Raises:
+            InputError: the recipe starts elsewhere than the model thinks from.
+        """
+        if isinstance(model, EBTForCausalLM | EBTForSudoku):
+            settings.setdefault("steps", model.config.steps)
+            if (recipe := settings.get("recipe", RECIPE)).start_std != model.config.start_std:
+                raise InputError(
+                    f"recipe.start_std is {recipe.start_std} and the model's is {model.config.start_std}: make them one"
+                )
+        task = cls(**settings)
+        task.model = model
+        return task
+
+    def build(self) -> Model:
+        """The model for the data of the trainer."""
+        raise NotImplementedError(f"{type(self).__name__} must implement build()")
+
+    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
+        """Logits of a model that does not think, after each iteration."""
+        raise NotImplementedError(f"{type(self).__name__} must implement passes(batch, iterations)")
+
+    def context(self, batch: Batch) -> Tensor:
+        """What the model is given."""
+        raise NotImplementedError(f"{type(self).__name__} must implement context(batch)")
+
+    def configure_model(self) -> None:
+        if self.model is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                self.model = self.build()
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model has an energy."""
+        return isinstance(self.model, EBTForCausalLM | EBTForSudoku)
+
+    @property
+    def alpha(self) -> StepSize:  # type: ignore[override]
+        return self.model.step_size
+
+    def parts(self, batch: Batch) -> tuple[int, ...]:
+        return tuple(self.context(batch).shape)
+
+    def landscape(self, batch: Batch) -> Landscape:
+        return self.model.landscape(self.context(batch))
+
+    def space(self) -> Simplex:
+        """The model's space; without an energy, states are logits."""
+        return self.model.space() if self.thinks else RestartSimplex(self.prediction_dims, torch.empty(0, device=self.device))
+
+    def learn(self, batch: Batch, replayed: Tensor | None = None) -> Outcome:
+        if self.thinks:
+            return super().learn(batch, replayed)
+        space, target = self.space(), self.target(batch)
+        losses = torch.stack([mean_loss(space, logits, target) for logits in self.passes(batch, self.draw_steps())])
+        return Outcome(losses.mean() if self.recipe.loss == "every" else losses[-1], losses.detach())
+
+    def explore(self, batch: Batch, steps: int, generator: torch.Generator | None) -> tuple[Sequence[Tensor], Thought | None]:
+        return super().explore(batch, steps, generator) if self.thinks else (self.passes(batch, steps), None)

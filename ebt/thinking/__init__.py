@@ -1,0 +1,54 @@
+"""The engine: candidate spaces, the descent, gradients through it, verification, replay. Imports torch only."""
+
+from ebt.thinking.alarms import ThinkingWarning, alarms
+from ebt.thinking.descent import Descent, Gradients, Landscape, NonFiniteError, slope, think
+from ebt.thinking.recipe import Recipe, Supervised, mean_loss, supervise
+from ebt.thinking.record import Evaluations, Thought
+from ebt.thinking.replay import ReplayBuffer
+from ebt.thinking.spaces import (
+    IGNORED,
+    SIMPLEX_SPACES,
+    CandidateSpace,
+    CompactMirror,
+    CompactRestart,
+    Euclidean,
+    ListingSimplex,
+    MirrorSimplex,
+    ReferenceSimplex,
+    RestartSimplex,
+    Simplex,
+)
+from ebt.thinking.step_size import StepSize
+from ebt.thinking.verification import Rule, choose
+
+__all__ = [
+    "IGNORED",
+    "SIMPLEX_SPACES",
+    "CandidateSpace",
+    "CompactMirror",
+    "CompactRestart",
+    "Descent",
+    "Euclidean",
+    "Evaluations",
+    "Gradients",
+    "Landscape",
+    "ListingSimplex",
+    "MirrorSimplex",
+    "NonFiniteError",
+    "Recipe",
+    "ReferenceSimplex",
+    "ReplayBuffer",
+    "RestartSimplex",
+    "Rule",
+    "Simplex",
+    "StepSize",
+    "Supervised",
+    "ThinkingWarning",
+    "Thought",
+    "alarms",
+    "choose",
+    "mean_loss",
+    "slope",
+    "supervise",
+    "think",
+]

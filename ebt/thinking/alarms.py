@@ -1,0 +1,42 @@
+"""Alarms instead of silence: thinking that does nothing, energies that rise."""
+
+from __future__ import annotations
+
+import torch
+
+from ebt.thinking.record import Thought
+from ebt.thinking.spaces import CandidateSpace
+
+
+class ThinkingWarning(UserWarning):
+    """A model's thinking looks broken though its numbers are finite."""
+
+
+@torch.no_grad()
+def alarms(thought: Thought, space: CandidateSpace, least_change: float = 1e-4) -> list[str]:
+    """What is wrong with the thinking in a record of at least two steps with all states kept; empty if nothing is.
+
+    Energies are judged by the function that the updates descend (``CandidateSpace.objective``), on average, from the first
+    step on.
+    """
+    found: list[str] = []
+    if len(thought.states) < 2:
+        return found
+    first, last = thought.states[0], thought.states[-1]
+    change = space.change(first, last).mean().item()
+    if change < least_change:
+        found.append(
+            f"thinking changes nothing: from step 1 to step {len(thought.states)} predictions move by {change:.1e} on average. "
+            "The model ignores its candidates: raise the step size or the learning rate, or train with more steps."
+        )
+    height = [
+        space.per_prediction(space.objective(thought.energies[i + 1], state, thought.step_size)).mean().item()
+        for i, state in enumerate(thought.states)
+        if i + 1 < thought.energies.shape[0]
+    ]
+    if len(height) > 1 and height[-1] > height[0] + 1e-6 * abs(height[0]):
+        found.append(
+            f"energies rise while thinking: from {height[0]:.4g} after step 1 to {height[-1]:.4g} after step {len(height)}. "
+            "The step size is too large for this landscape: lower it, or train with random step sizes."
+        )
+    return found

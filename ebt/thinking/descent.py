@@ -1,0 +1,222 @@
+"""Thinking: the one descent loop, for training and inference, every modality, one candidate or many.
+
+y[i+1] = y[i] - alpha dE(x, y[i])/dy + noise                                        (paper, equations 2 and 5)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from ebt.thinking.record import Evaluations, Thought
+from ebt.thinking.spaces import CandidateSpace
+
+Gradients = Literal["none", "detached", "truncated", "full"]
+"""How gradients pass through the descent.
+
+none: inference, no graph; detached (S1): a candidate is a constant at the beginning of each step, each step's loss sees its own
+second-order term; truncated (S2): the energies' gradients of all steps but the last are constants; full: nothing is cut.
+"""
+
+
+class Landscape(Protocol):
+    """The energy as a function of the candidate, bound to an encoded context.
+
+    Takes what the network sees of the candidates, (N, *P, D), and the step index; returns energies per part, (N, *P). Rows are
+    candidate-major: row ``m * B + b`` is candidate m of context b. A landscape may offer ``select(rows)``, the landscape of
+    some rows only; then rows that have converged are not evaluated any more.
+    """
+
+    def __call__(self, candidate: Tensor, step: int, /) -> Tensor: ...
+
+
+class NonFiniteError(ArithmeticError):
+    """An energy, a gradient or a candidate is not finite; the message names the tensor and the step."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """How one call thinks."""
+
+    steps: int
+    """Number of updates; with a tolerance, the cap."""
+    gradients: Gradients = "none"
+    noise: float = 0.0
+    """Standard deviation of the Langevin noise added to the state before each step."""
+    clamp: float | None = None
+    """Largest absolute entry of the descent direction."""
+    tolerance: float | None = None
+    """A prediction that changes by less than this in one step has converged and stops (see ``CandidateSpace.change``)."""
+    final_energy: bool = False
+    """Evaluate the energy of the final state, too (one more forward pass, without noise)."""
+    keep_states: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}: thinking needs at least 1 step")
+        if self.noise < 0:
+            raise ValueError(f"noise is {self.noise}: a standard deviation cannot be negative; 0 turns it off")
+        if self.clamp is not None and self.clamp <= 0:
+            raise ValueError(f"clamp is {self.clamp}: give a positive bound, or null for none")
+        if self.gradients not in get_args(Gradients):
+            raise ValueError(f"gradients is {self.gradients!r}: choose one of {', '.join(get_args(Gradients))}")
+        if self.tolerance is not None and (self.tolerance < 0 or self.gradients != "none"):
+            raise ValueError("tolerance must be >= 0 and serves inference only: set gradients to none")
+
+
+def think(
+    landscape: Landscape,
+    space: CandidateSpace,
+    start: Tensor,
+    step_size: Tensor | float,
+    descent: Descent,
+    generator: torch.Generator | None = None,
+) -> Thought:
+    """Descend the landscape from ``start``.
+
+    Args:
+        landscape: energies of candidates, see ``Landscape``.
+        space: the candidate space that ``start`` lives in.
+        start: starting states (N, *P, K).
+        step_size: alpha; a number, or one per prediction (its leading dimensions are the state's).
+        descent: number of steps, gradients, noise, stopping.
+        generator: of the Langevin noise.
+
+    Raises:
+        NonFiniteError: an energy, a gradient or a candidate is not finite.
+    """
+    alpha = _broadcast_step_size(step_size, start)
+    active = _Active(landscape, space, start, descent.tolerance)
+    state, states = start, list[Tensor]()
+    energies = list[Tensor]()
+    with torch.set_grad_enabled(descent.gradients != "none"):
+        for step in range(descent.steps):
+            last = step == descent.steps - 1
+            here, energy = _update(active, state, active.rows_of(alpha), descent, step, last, generator)
+            energies.append(active.put(energies[-1] if energies else None, energy))
+            state = active.advance(state, here)
+            if descent.keep_states:
+                states.append(state)
+            if active.done:
+                break
+        if descent.final_energy:
+            with torch.no_grad():
+                energies.append(_finite(landscape(space.view(state), len(energies) - 1), "energy", len(energies)))
+    return Thought(
+        start=start,
+        states=tuple(states) if descent.keep_states else (state,),
+        energies=torch.stack(energies),
+        steps=active.steps,
+        step_size=alpha,
+        evaluations=active.count(final=descent.final_energy),
+        final_energy=descent.final_energy,
+    )
+
+
+def _update(
+    active: _Active,
+    state: Tensor,
+    alpha: Tensor,
+    descent: Descent,
+    step: int,
+    last: bool,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """One step of the rows still thinking: their next states and the energies (constants) before it."""
+    space = active.space
+    here = active.rows_of(state)
+    if descent.gradients in ("none", "detached"):
+        here = here.detach()
+    second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)
+    here = space.perturb(here, descent.noise, generator)
+    energies, gradient = slope(active.landscape, space.view(here), step, second_order)
+    direction = space.direction(here, gradient)
+    if not second_order:  # also cuts the table out of the direction: earlier states depend on no weight but alpha
+        direction = direction.detach()
+    if descent.clamp is not None:
+        direction = direction.clamp(-descent.clamp, descent.clamp)
+    return _finite(space.move(here, direction, alpha), "candidate", step), energies.detach()
+
+
+def slope(landscape: Callable[[Tensor, int], Tensor], view: Tensor, step: int, second_order: bool) -> tuple[Tensor, Tensor]:
+    """Energies per part and their gradient with respect to what the network sees, ``dE/dview``.
+
+    Works under ``no_grad``, as ``generate()`` needs.
+
+    Raises:
+        NonFiniteError: an energy or a gradient is not finite.
+    """
+    with torch.enable_grad():
+        if not (second_order and view.requires_grad):
+            view = view.detach().requires_grad_()
+        energies = landscape(view, step)
+        (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order)
+    return _finite(energies, "energy", step), _finite(gradient, "gradient of the energy", step)
+
+
+def _finite(tensor: Tensor, name: str, step: int) -> Tensor:
+    if not torch.isfinite(tensor).all():
+        raise NonFiniteError(
+            f"{name} at thinking step {step + 1} is not finite: "
+            "lower the learning rate or the step size, or clamp the direction"
+        )
+    return tensor
+
+
+def _broadcast_step_size(step_size: Tensor | float, state: Tensor) -> Tensor:
+    alpha = torch.as_tensor(step_size, dtype=state.dtype, device=state.device)
+    return alpha.reshape(*alpha.shape, *([1] * (state.dim() - alpha.dim()))) if alpha.dim() else alpha
+
+
+class _Active:
+    """Which predictions are still thinking. Without a tolerance: all of them, and nothing is copied."""
+
+    def __init__(self, landscape: Landscape, space: CandidateSpace, start: Tensor, tolerance: float | None) -> None:
+        self.whole, self.landscape, self.space, self.tolerance = landscape, landscape, space, tolerance
+        predictions = start.shape[: space.prediction_dims]
+        self.steps = torch.zeros(predictions, dtype=torch.long, device=start.device)
+        self.moving = torch.ones(predictions, dtype=torch.bool, device=start.device)
+        self.index: Tensor | None = None  # rows still evaluated, if not all
+        self.evaluated = 0
+        self.done = False
+
+    def rows_of(self, tensor: Tensor) -> Tensor:
+        shared = tensor.dim() == 0 or tensor.shape[0] == 1
+        return tensor if self.index is None or shared else tensor[self.index]
+
+    def put(self, whole: Tensor | None, part: Tensor) -> Tensor:
+        if self.index is None or whole is None:
+            return part
+        return whole.index_copy(0, self.index, part)
+
+    def advance(self, state: Tensor, here: Tensor) -> Tensor:
+        """The whole state with the rows' new values; afterwards, what has converged is out."""
+        self.evaluated += here.shape[0]
+        if self.tolerance is None:
+            self.steps += 1
+            return here
+        before, moving = self.rows_of(state), self.rows_of(self.moving)
+        here = torch.where(moving.reshape(*moving.shape, *([1] * (here.dim() - moving.dim()))), here, before)
+        self.steps += self.moving
+        state = self.put(state, here)
+        self.moving = self.put(self.moving, moving & (self.space.change(before, here) >= self.tolerance))
+        self._drop_rows()
+        return state
+
+    def _drop_rows(self) -> None:
+        rows = self.moving.flatten(1).any(1) if self.moving.dim() > 1 else self.moving
+        self.done = not bool(rows.any())
+        select = getattr(self.whole, "select", None)
+        if select is None or self.done or bool(rows.all()):
+            return
+        index = rows.nonzero().squeeze(1)
+        if self.index is None or len(index) < len(self.index):
+            self.index, self.landscape = index, select(index)
+
+    def count(self, final: bool) -> Evaluations:
+        passes = self.evaluated / self.steps.shape[0]
+        return Evaluations(forward=passes + final, backward=passes)

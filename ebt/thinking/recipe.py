@@ -1,0 +1,137 @@
+"""Recipes: how a descent is trained (paper, section 3.2), and the loss of one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ebt.thinking.descent import Descent, Gradients, Landscape, think
+from ebt.thinking.record import Thought
+from ebt.thinking.spaces import CandidateSpace
+from ebt.thinking.step_size import StepSize
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How candidates are thought during training.
+
+    The defaults are this library's own recipe: gradients through the whole descent and a loss at every step.
+    ``Recipe.s1()`` and ``Recipe.s2()`` are the paper's.
+    """
+
+    min_steps: int = 2
+    max_steps: int = 3
+    """The number of steps is drawn per batch, both ends included."""
+    gradients: Gradients = "full"
+    loss: Literal["every", "last"] = "every"
+    step_size_spread: float = 1.0
+    """alpha is drawn per prediction from [alpha / spread, alpha * spread]."""
+    noise: float = 0.0
+    """Standard deviation of the Langevin noise."""
+    start_std: float = 1.0
+    """Standard deviation of the starting candidates (of the logits, on a vocabulary)."""
+    clamp: float | None = None
+    replay_size: int = 0
+    """Records in the replay buffer; 0 is none."""
+    replay_fraction: float = 0.0
+    """Replayed rows, appended to a batch, as a fraction of it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_steps <= self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} and max_steps {self.max_steps}: need 1 <= min_steps <= max_steps")
+        if self.gradients == "none":
+            raise ValueError("gradients is 'none': training needs detached, truncated or full")
+        if self.loss not in ("every", "last"):
+            raise ValueError(f"loss is {self.loss!r}: choose every or last")
+        if self.step_size_spread < 1:
+            raise ValueError(f"step_size_spread is {self.step_size_spread}: give a factor >= 1 (1: no randomness)")
+        if self.start_std < 0:
+            raise ValueError(f"start_std is {self.start_std}: a standard deviation cannot be negative")
+        if (self.replay_size > 0) != (self.replay_fraction > 0) or self.replay_size < 0 or not 0 <= self.replay_fraction <= 1:
+            raise ValueError(
+                f"replay_size {self.replay_size} with replay_fraction {self.replay_fraction}: "
+                "set both (fraction in (0, 1]) or neither"
+            )
+        regularised = self.noise > 0 or self.replay_size > 0 or self.step_size_spread > 1
+        if self.gradients == "detached" and regularised:
+            raise ValueError(
+                "gradients: detached is the S1 recipe, which has no noise, replay buffer or random step size: "
+                "drop them, or set gradients to truncated (S2) or full"
+            )
+        self.descent(self.min_steps)
+
+    @classmethod
+    def s1(cls, steps: int = 2, **overrides: Any) -> Recipe:
+        """The paper's System 1 recipe: a fixed number of steps, detached, loss at every step, no regularisers."""
+        return cls(**{"min_steps": steps, "max_steps": steps, "gradients": "detached", **overrides})
+
+    @classmethod
+    def s2(cls, **overrides: Any) -> Recipe:
+        """The paper's System 2 recipe: random steps and step sizes, Langevin noise, replay buffer, loss at the last step."""
+        settings = {
+            "gradients": "truncated",
+            "loss": "last",
+            "step_size_spread": 2.0,
+            "noise": 0.1,
+            "replay_size": 1000,
+            "replay_fraction": 0.25,
+        }
+        return cls(**{**settings, **overrides})
+
+    def descent(self, steps: int) -> Descent:
+        """The descent of a training batch with ``steps`` steps."""
+        return Descent(steps, self.gradients, self.noise, self.clamp, keep_states=True)
+
+    def draw_steps(self, generator: torch.Generator | None = None) -> int:
+        """The number of steps for one batch."""
+        device = "cpu" if generator is None else generator.device
+        return int(torch.randint(self.min_steps, self.max_steps + 1, (), generator=generator, device=device))
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """The outcome of one training batch."""
+
+    loss: Tensor
+    """What to back-propagate: the mean over the steps that count."""
+    losses: Tensor
+    """Mean loss after each step, (T,), constants."""
+    thought: Thought
+
+
+def supervise(
+    landscape: Landscape,
+    space: CandidateSpace,
+    start: Tensor,
+    target: Tensor,
+    step_size: StepSize,
+    recipe: Recipe,
+    generator: torch.Generator | None = None,
+    steps: int | None = None,
+) -> Supervised:
+    """Think by a recipe and compare the candidates with the target; the energy itself is never supervised.
+
+    Args:
+        landscape, space, start: as for ``think``.
+        target: one target per part, (N, *P) words or (N, *P, ...) vectors.
+        step_size: alpha.
+        recipe: the training recipe.
+        generator: of every random draw.
+        steps: number of steps, if the recipe shall not draw it.
+    """
+    steps = recipe.draw_steps(generator) if steps is None else steps
+    predictions = tuple(start.shape[: space.prediction_dims])
+    alpha = step_size.draw(predictions, recipe.step_size_spread, generator)
+    thought = think(landscape, space, start, alpha, recipe.descent(steps), generator)
+    losses = torch.stack([mean_loss(space, state, target) for state in thought.states])
+    return Supervised(losses.mean() if recipe.loss == "every" else losses[-1], losses.detach(), thought)
+
+
+def mean_loss(space: CandidateSpace, state: Tensor, target: Tensor) -> Tensor:
+    """Mean loss over the parts that are scored."""
+    loss = space.loss(state, target)
+    scored = space.scored(target).expand_as(loss)
+    return (loss * scored).sum() / scored.sum().clamp(min=1)

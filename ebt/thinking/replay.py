@@ -1,0 +1,46 @@
+"""Replay buffer: where earlier descents ended, new ones may begin (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Record = dict[str, Tensor]
+
+
+class ReplayBuffer:
+    """First in, first out store of records (context, target, final state), one per row, on the CPU.
+
+    In a compact space a record's state is D numbers per part, whatever the size of the vocabulary.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"replay capacity is {capacity}: a buffer holds at least 1 record")
+        self._records: deque[Record] = deque(maxlen=capacity)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(self, records: Record) -> None:
+        """Store every row of tensors (B, ...); the oldest records make room."""
+        rows = {key: value.detach().cpu() for key, value in records.items()}
+        for i in range(len(next(iter(rows.values())))):
+            self._records.append({key: value[i].clone() for key, value in rows.items()})
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Record | None:
+        """Draw up to ``count`` records without replacement, stacked (n, ...); None from an empty buffer."""
+        count = min(count, len(self._records))
+        if count < 1:
+            return None
+        chosen = torch.randperm(len(self._records), generator=generator)[:count].tolist()
+        return {key: torch.stack([self._records[i][key] for i in chosen]) for key in self._records[0]}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"capacity": self._records.maxlen, "records": list(self._records)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._records = deque(state["records"], maxlen=state["capacity"])

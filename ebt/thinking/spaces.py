@@ -1,0 +1,268 @@
+"""Candidate spaces: where a candidate lives, what the network sees of it, and how a gradient moves it.
+
+Letters: N rows (batch x candidates), P parts of a row (tokens, cells, frames), V words, D width. A state is (N, *P, K).
+
+On a vocabulary, ``W`` (V, D) embeds the words, ``p = softmax(l)`` are the probabilities of the logits ``l``, the network sees
+``e = W^T p`` and returns ``g = dE/de``, so that ``dE/dp = W g``. The spaces differ in what they keep of that:
+
+====================  =========================  =====  ================================================
+class                 next state                 size   source
+====================  =========================  =====  ================================================
+ReferenceSimplex      l' = p - alpha W g         V      the published code
+ListingSimplex        l' = l - alpha J(l) W g    V      the paper's listing; J is the Jacobian of softmax
+MirrorSimplex         l' = l - alpha W g         V      entropic mirror descent
+RestartSimplex        l' = -alpha W g            V      the reference less its p
+CompactMirror         u' = u - alpha g           D      mirror, with l = W u
+CompactRestart        u' = -alpha g              D      restart, with l = W u
+Euclidean             y' = y - alpha g           any    images, frames, vectors (paper, equation 2)
+====================  =========================  =====  ================================================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100
+"""Target value of parts that are not scored."""
+
+
+def draw_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal draws of ``shape`` with dtype and device of ``like``, reproducible across devices of one kind."""
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateSpace(ABC):
+    """A space of candidates. Adding one means writing one such class.
+
+    ``prediction_dims`` leading dimensions of a state index independent predictions: 2 for text (row, position), 1 for a board
+    or an image (row). Parts beyond them share one prediction and one energy, the sum over the parts.
+    """
+
+    prediction_dims: int
+
+    @abstractmethod
+    def start(self, parts: tuple[int, ...], std: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Draw random starting states for parts (N, *P)."""
+
+    @abstractmethod
+    def view(self, state: Tensor) -> Tensor:
+        """What the network sees of a state."""
+
+    @abstractmethod
+    def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
+        """The descent direction in the state's own coordinates, from ``gradient = dE/dview``."""
+
+    @abstractmethod
+    def move(self, state: Tensor, direction: Tensor, step_size: Tensor | float) -> Tensor:
+        """The next state."""
+
+    @abstractmethod
+    def loss(self, state: Tensor, target: Tensor) -> Tensor:
+        """Loss of a state against a target, per part (N, *P); zero where the target is ignored."""
+
+    @abstractmethod
+    def change(self, before: Tensor, after: Tensor) -> Tensor:
+        """How far two states' predictions lie apart, per prediction."""
+
+    def decide(self, state: Tensor) -> Tensor:
+        """The discrete answer that a state stands for.
+
+        Raises:
+            ValueError: in a space whose answers cannot be counted.
+        """
+        raise ValueError(f"{type(self).__name__} has no discrete answers to count: choose another rule than 'majority'")
+
+    def scored(self, target: Tensor) -> Tensor:
+        """Which parts count in a mean loss, broadcastable to the loss (all of them, unless a space says otherwise)."""
+        return torch.ones((), dtype=torch.bool, device=target.device)
+
+    def objective(self, energies: Tensor, state: Tensor, step_size: Tensor | float) -> Tensor:
+        """The function that the updates descend, per part, given the energies (N, *P) of a state."""
+        return energies
+
+    def perturb(self, state: Tensor, std: float, generator: torch.Generator | None = None) -> Tensor:
+        """Langevin noise: the state plus normal noise of standard deviation ``std``."""
+        return state + std * draw_normal(tuple(state.shape), state, generator) if std else state
+
+    def per_prediction(self, parts: Tensor) -> Tensor:
+        """Sum a quantity per part (N, *P) to one per prediction."""
+        return parts.flatten(self.prediction_dims).sum(-1) if parts.dim() > self.prediction_dims else parts
+
+
+@dataclass(frozen=True, eq=False)
+class Euclidean(CandidateSpace):
+    """Vectors, images, frames: ``y' = y - alpha dE/dy``. A state is (N, ..., *shape) with ``shape`` that of one part."""
+
+    shape: tuple[int, ...]
+    beta: float = 1.0
+    """Where smooth L1 turns from quadratic to linear (the paper's losses use 1)."""
+    like: Tensor | None = None
+    """A tensor whose dtype and device the starts take; torch's defaults without."""
+
+    def start(self, parts: tuple[int, ...], std: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        like = torch.empty(0) if self.like is None else self.like
+        return std * draw_normal((*parts, *self.shape), like, generator)
+
+    def view(self, state: Tensor) -> Tensor:
+        return state
+
+    def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def move(self, state: Tensor, direction: Tensor, step_size: Tensor | float) -> Tensor:
+        return state - step_size * direction
+
+    def loss(self, state: Tensor, target: Tensor) -> Tensor:
+        loss = F.smooth_l1_loss(state, target, beta=self.beta, reduction="none")
+        return loss.flatten(loss.dim() - len(self.shape)).mean(-1) if self.shape else loss
+
+    def change(self, before: Tensor, after: Tensor) -> Tensor:
+        """Root mean square difference, in the data's units."""
+        square = (after - before).square()
+        return square.flatten(self.prediction_dims).mean(-1).sqrt() if square.dim() > self.prediction_dims else square.sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Simplex(CandidateSpace):
+    """Probabilities over a vocabulary; the state is V logits per part."""
+
+    table: Tensor
+    """``W`` (V, D), the embedding of the words as candidates."""
+
+    def logits(self, state: Tensor) -> Tensor:
+        """Logits (N, *P, V) of a state."""
+        return state
+
+    @property
+    def width(self) -> int:
+        """K, the size of the state of one part."""
+        return self.table.shape[0]
+
+    def spread(self, std: float) -> Tensor | float:
+        """Standard deviation of a starting state's entries that gives its logits the standard deviation ``std``."""
+        return std
+
+    def start(self, parts: tuple[int, ...], std: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Normal draws (N, *P, K) whose logits have standard deviation ``std``."""
+        return self.spread(std) * draw_normal((*parts, self.width), self.table, generator)
+
+    def view(self, state: Tensor) -> Tensor:
+        return self.logits(state).softmax(-1) @ self.table
+
+    def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
+        return gradient @ self.table.T
+
+    def loss(self, state: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy in nats."""
+        logits = self.logits(state)
+        loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=IGNORED, reduction="none")
+        return loss.view_as(target)
+
+    def scored(self, target: Tensor) -> Tensor:
+        return target != IGNORED
+
+    def change(self, before: Tensor, after: Tensor) -> Tensor:
+        """Total variation distance of the probabilities, in [0, 1]; the largest of a prediction's parts."""
+        gap = (self.logits(after).softmax(-1) - self.logits(before).softmax(-1)).abs().sum(-1) / 2
+        return gap.flatten(self.prediction_dims).amax(-1) if gap.dim() > self.prediction_dims else gap
+
+    def decide(self, state: Tensor) -> Tensor:
+        """The most probable word per part (N, *P)."""
+        return self.logits(state).argmax(-1)
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def _per_part(step_size: Tensor | float, state: Tensor) -> Tensor | float:
+    """The step size, broadcastable to the state, as one that is broadcastable to the energies."""
+    return step_size.squeeze(-1) if isinstance(step_size, Tensor) and step_size.dim() == state.dim() else step_size
+
+
+@dataclass(frozen=True, eq=False)
+class MirrorSimplex(Simplex):
+    """Entropic mirror descent: ``l' = l - alpha W g``."""
+
+    def move(self, state: Tensor, direction: Tensor, step_size: Tensor | float) -> Tensor:
+        return state - step_size * direction
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceSimplex(Simplex):
+    """The published code's update: ``l' = p - alpha W g``; the next logits start from the probabilities.
+
+    Its fixed point is stationary for ``E - (H(p) + |p|^2 / 2) / alpha``.
+    """
+
+    def move(self, state: Tensor, direction: Tensor, step_size: Tensor | float) -> Tensor:
+        return self.logits(state).softmax(-1) - step_size * direction
+
+    def objective(self, energies: Tensor, state: Tensor, step_size: Tensor | float) -> Tensor:
+        log_p = self.logits(state).log_softmax(-1)
+        return energies - (_entropy(log_p) + log_p.exp().square().sum(-1) / 2) / _per_part(step_size, state)
+
+
+@dataclass(frozen=True, eq=False)
+class ListingSimplex(MirrorSimplex):
+    """The paper's listing: ``l' = l - alpha J(l) W g`` with ``J = diag p - p p^T``."""
+
+    def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
+        p = self.logits(state).softmax(-1)
+        pull = super().direction(state, gradient)
+        return p * (pull - (p * pull).sum(-1, keepdim=True))
+
+
+@dataclass(frozen=True, eq=False)
+class RestartSimplex(Simplex):
+    """``l' = -alpha W g``. Its fixed point is stationary for ``E - H(p) / alpha``, which keeps it calibrated."""
+
+    def move(self, state: Tensor, direction: Tensor, step_size: Tensor | float) -> Tensor:
+        return -step_size * direction
+
+    def objective(self, energies: Tensor, state: Tensor, step_size: Tensor | float) -> Tensor:
+        return energies - _entropy(self.logits(state).log_softmax(-1)) / _per_part(step_size, state)
+
+
+class _Compact(Simplex):
+    """States of D numbers ``u`` that stand for the logits ``W u``; V-sized states are never needed."""
+
+    def logits(self, state: Tensor) -> Tensor:
+        return state @ self.table.T
+
+    @property
+    def width(self) -> int:
+        return self.table.shape[1]
+
+    def spread(self, std: float) -> Tensor:
+        return std / self.table.detach().square().sum(-1).mean().sqrt()
+
+    def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+@dataclass(frozen=True, eq=False)
+class CompactMirror(_Compact, MirrorSimplex):
+    """Mirror descent on D numbers: ``u' = u - alpha g``."""
+
+
+@dataclass(frozen=True, eq=False)
+class CompactRestart(_Compact, RestartSimplex):
+    """Restart on D numbers: ``u' = -alpha g``."""
+
+
+SIMPLEX_SPACES: dict[str, type[Simplex]] = {
+    "reference": ReferenceSimplex,
+    "listing": ListingSimplex,
+    "mirror": MirrorSimplex,
+    "restart": RestartSimplex,
+    "compact-mirror": CompactMirror,
+    "compact-restart": CompactRestart,
+}
+"""The spaces on a vocabulary by the names that configurations use."""

@@ -1,0 +1,75 @@
+"""Small models with random weights: fresh ones have flat energies and zero heads, which would hide most errors."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ebt.hub import (
+    EBTConfig,
+    EBTForCausalLM,
+    EBTForSudoku,
+    EBTSudokuConfig,
+    SudokuTransformer,
+    SudokuTransformerConfig,
+    TransformerPPConfig,
+    TransformerPPForCausalLM,
+)
+from ebt.hub.base import HubModel
+
+WORDS = 23
+PAD = 0
+TINY = {"layers": 2, "dim": 16, "heads": 2}
+CONDITIONINGS = {
+    "none": {},
+    "candidate": {"conditioning": "candidate", "conditioned_steps": 3},
+    "prefix": {"conditioning": "prefix", "conditioned_steps": 3},
+}
+CACHEABLE = {name: CONDITIONINGS[name] for name in ("none", "candidate")}
+
+Model = TypeVar("Model", bound=HubModel)
+
+
+def randomise(model: Model, seed: int = 0) -> Model:
+    """Double precision, evaluation mode, every matrix random."""
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                random = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.copy_(random * parameter.shape[-1] ** -0.5)
+    return model
+
+
+def make_ebt(vocab_size: int = WORDS, seed: int = 0, **config: Any) -> EBTForCausalLM:
+    return randomise(EBTForCausalLM(EBTConfig(vocab_size, context_length=32, **{**TINY, "step_size": 3.0, **config})), seed)
+
+
+def make_twin(vocab_size: int = WORDS, seed: int = 0) -> TransformerPPForCausalLM:
+    return randomise(TransformerPPForCausalLM(TransformerPPConfig(vocab_size, context_length=32, **TINY)), seed)
+
+
+def make_all() -> list[HubModel]:
+    """One model of each type."""
+    return [
+        make_ebt(conditioning="candidate", conditioned_steps=2, space="mirror"),
+        make_twin(),
+        randomise(EBTForSudoku(EBTSudokuConfig(board=4, **TINY))),
+        randomise(SudokuTransformer(SudokuTransformerConfig(board=4, loop="prediction", **TINY))),
+    ]
+
+
+def make_ids(rows: int = 2, length: int = 7, seed: int = 0) -> Tensor:
+    """Tokens (rows, length), none of them PAD."""
+    return torch.randint(1, WORDS, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def pad_left(prompts: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Prompts of unequal length as one batch with its mask."""
+    length = max(map(len, prompts))
+    ids = torch.stack([torch.cat((torch.full((length - len(p),), PAD), p)) for p in prompts])
+    mask = torch.stack([torch.arange(length) >= length - len(p) for p in prompts]).long()
+    return ids, mask

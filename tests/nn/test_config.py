@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ebt.nn import SIZES, CausalTransformer, EBTDecoder, EBTEncoder, NetworkConfig, Transformer, network_config
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"layers": 0}, "layers 0"),
+        ({"dim": -8}, "dim -8"),
+        ({"heads": 0}, "heads 0"),
+        ({"dim": 12, "heads": 4}, "dim 12 must be a multiple of 2 x heads"),
+        ({"ffn_dim": 0}, "ffn_dim is 0"),
+        ({"conditioning": "time"}, "conditioning is 'time': choose one of none, candidate, prefix"),
+        ({"anchor": "top"}, "anchor is 'top': choose one of none, token, hidden"),
+        ({"head": "cubic"}, "head is 'cubic': choose one of linear, bilinear"),
+        ({"conditioned_steps": 0}, "conditioned_steps is 0"),
+    ],
+)
+def test_contradictions_are_refused_by_name(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        NetworkConfig(**settings)
+
+
+def test_sizes_are_those_of_the_paper() -> None:
+    paper = {
+        "xxs": (6, 384, 6),
+        "xs": (12, 384, 6),
+        "small": (12, 768, 12),
+        "medium": (24, 1024, 16),
+        "large": (24, 1536, 16),
+        "xl": (24, 2048, 32),
+    }
+    assert {name: size for name, size in SIZES.items() if name not in ("nano", "micro")} == paper
+    for name, (layers, dim, heads) in SIZES.items():
+        config = network_config(name)
+        assert (config.layers, config.dim, config.heads) == (layers, dim, heads)
+
+
+def test_a_size_by_name_with_overrides() -> None:
+    config = network_config("xxs", layers=2, conditioning="candidate", heads=None)
+    assert config == NetworkConfig(2, 384, 6, conditioning="candidate")
+    with pytest.raises(ValueError, match="size is 'huge': choose one of nano, micro, xxs"):
+        network_config("huge")
+
+
+@pytest.mark.parametrize(("dim", "hidden"), [(64, 176), (128, 352), (384, 1024), (768, 2048)])
+def test_inner_width_is_eight_thirds_rounded_up_to_sixteens(dim: int, hidden: int) -> None:
+    assert NetworkConfig(dim=dim).hidden == hidden
+    assert NetworkConfig(dim=dim, ffn_dim=100).hidden == 100
+
+
+def count(*modules: nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("conditioning", ["none", "candidate", "prefix"])
+@pytest.mark.parametrize("size", ["nano", "micro", "xxs", "small"])
+def test_feed_forward_twins_are_of_one_size(size: str, conditioning: str) -> None:
+    config = network_config(size, conditioning=conditioning, conditioned_steps=3)
+    words = 512
+    with torch.device("meta"):
+        embedding, table = nn.Embedding(words, config.dim), nn.Embedding(words, config.dim)
+        head = nn.Linear(config.dim, words, bias=False)
+        ours, twin = count(EBTDecoder(config), embedding, table), count(CausalTransformer(config), embedding, head)
+        assert ours == pytest.approx(twin, rel=0.02)
+        # cells carry a digit and a position; both predict a digit
+        assert count(EBTEncoder(config)) == pytest.approx(count(Transformer(config)), rel=0.02)
+
+
+def test_the_floor_of_non_embedding_weights() -> None:
+    """4 D^2 of attention and 3 D x hidden of feed-forward a layer, and the norms."""
+    config = network_config("xxs")
+    with torch.device("meta"):
+        weights = count(CausalTransformer(config))
+    assert weights == 6 * (4 * 384**2 + 3 * 384 * 1024 + 2 * 384) + 384

@@ -1,0 +1,65 @@
+"""Tiny models with random weights in double precision, and folders of them, for the tests of evaluation and commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ebt.data.tokenizers import byte_tokenizer
+from ebt.hub import (
+    EBTConfig,
+    EBTForCausalLM,
+    EBTForSudoku,
+    EBTSudokuConfig,
+    SudokuTransformer,
+    SudokuTransformerConfig,
+    TransformerPPConfig,
+    TransformerPPForCausalLM,
+    save_folder,
+)
+
+SIZES = {"layers": 1, "dim": 16, "heads": 2}
+BYTES = 257
+CONTEXT = 24
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def scramble(model: Model, seed: int = 0) -> Model:
+    """Random matrices everywhere: fresh models have flat energies and zero heads."""
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator).double() * 2 * parameter.shape[-1] ** -0.5)
+    return model
+
+
+def language_ebt(vocab_size: int = BYTES, **config: Any) -> EBTForCausalLM:
+    return scramble(EBTForCausalLM(EBTConfig(vocab_size, CONTEXT, **{**SIZES, "step_size": 2.0, **config})))
+
+
+def language_twin(vocab_size: int = BYTES) -> TransformerPPForCausalLM:
+    return scramble(TransformerPPForCausalLM(TransformerPPConfig(vocab_size, CONTEXT, **SIZES)))
+
+
+def sudoku_ebt(board: int = 4, **config: Any) -> EBTForSudoku:
+    return scramble(EBTForSudoku(EBTSudokuConfig(board, **{**SIZES, "step_size": 2.0, **config})))
+
+
+def sudoku_rival(loop: str, board: int = 4) -> SudokuTransformer:
+    return scramble(SudokuTransformer(SudokuTransformerConfig(board, loop, **SIZES)))
+
+
+def language_folder(folder: Path, twin: bool = False) -> str:
+    """A saved language model with the tokeniser of bytes."""
+    return str(save_folder(language_twin() if twin else language_ebt(), folder, byte_tokenizer()))
+
+
+def sudoku_folder(folder: Path, board: int = 4, loop: str | None = None) -> str:
+    """A saved model of boards."""
+    return str(save_folder(sudoku_ebt(board) if loop is None else sudoku_rival(loop, board), folder))

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from toys import WIDTH, Waves, make_simplex, make_table, normal, seeded
+
+from ebt.thinking import Descent, slope, think
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 1, "noise": -0.1}, "noise is -0.1"),
+        ({"steps": 1, "clamp": 0}, "clamp is 0"),
+        ({"steps": 1, "gradients": "some"}, "gradients is 'some': choose one of none, detached, truncated, full"),
+        ({"steps": 1, "tolerance": -1}, "tolerance"),
+        ({"steps": 1, "tolerance": 0.1, "gradients": "full"}, "tolerance.*gradients to none"),
+    ],
+)
+def test_contradictions_are_refused_by_name(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Descent(**settings)
+
+
+def test_slope_works_where_gradients_are_off() -> None:
+    landscape, view = Waves(2, 3), normal(2, 3, WIDTH)
+    with torch.no_grad():
+        energies, gradient = slope(landscape, view, 0, second_order=False)
+    torch.testing.assert_close(energies, landscape(view, 0))
+    assert not gradient.requires_grad
+    nudge = 1e-6 * normal(2, 3, WIDTH, seed=1)
+    change = landscape(view + nudge, 0) - landscape(view - nudge, 0)
+    torch.testing.assert_close((gradient * nudge).sum(-1) * 2, change, rtol=1e-5, atol=1e-12)
+
+
+def test_the_step_index_counts_from_zero_and_ends_with_the_last_steps_landscape() -> None:
+    waves, seen = Waves(2, 3), list[int]()
+    space = make_simplex("restart", make_table())
+
+    def landscape(candidate: torch.Tensor, step: int) -> torch.Tensor:
+        seen.append(step)
+        return waves(candidate, step)
+
+    think(landscape, space, space.start((2, 3), generator=seeded(0)), 1.0, Descent(3, final_energy=True))
+    assert seen == [0, 1, 2, 2]

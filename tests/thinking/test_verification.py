@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from toys import (
+    CONDITIONINGS,
+    NETWORKS,
+    WIDTH,
+    WORDS,
+    Waves,
+    make_network,
+    make_simplex,
+    make_space,
+    make_table,
+    normal,
+    seeded,
+)
+
+from ebt.thinking import CandidateSpace, Descent, Euclidean, Evaluations, Thought, choose, think
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+@pytest.mark.parametrize("name", ["compact-restart", "reference", "euclidean"])
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+def test_many_candidates_are_as_many_single_runs(kind: str, variant: str, name: str) -> None:
+    rows, parts, candidates = 2, 4, 3
+    x, extra = normal(rows, parts, WIDTH, seed=1), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])  # padding, or given parts
+    landscape = make_network(kind, variant).encode(x, extra.bool())
+    space = make_space(name, make_table(), 2 if kind == "decoder" else 1)
+    starts = space.start((candidates * rows, parts), generator=seeded(0))
+    descent = Descent(3, final_energy=True)
+    together = think(landscape, space, starts, 1.0, descent)
+    for m, start in enumerate(starts.unflatten(0, (candidates, rows))):
+        alone = think(landscape, space, start, 1.0, descent)
+        own = slice(m * rows, (m + 1) * rows)
+        torch.testing.assert_close(together.state[own], alone.state)
+        torch.testing.assert_close(together.energies[:, own], alone.energies)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> tuple[Thought, int, CandidateSpace]:
+    """A record with M candidates of B rows with P parts, all energies different."""
+    m, b, p, t = (draw(st.integers(1, high)) for high in (5, 3, 3, 3))
+    seed, dims = draw(st.integers(0, 2**20)), draw(st.sampled_from([1, 2]))
+    words = draw(st.integers(2, 3))  # few, so that votes tie
+    states = tuple(normal(m * b, p, words, seed=seed + i) for i in range(t))
+    thought = Thought(
+        start=normal(m * b, p, words, seed=seed + 10),
+        states=states,
+        energies=normal(t + 1, m * b, p, seed=seed + 11),
+        steps=torch.randint(1, t + 1, (m * b, p)[:dims], generator=seeded(seed)),
+        step_size=draw(st.sampled_from([torch.tensor(2.0), normal(*(m * b, p)[:dims], *[1] * (3 - dims), seed=seed)])),
+        evaluations=Evaluations(t + 1, t),
+        final_energy=True,
+    )
+    return thought, m, make_simplex("mirror", make_table(words=words), dims)
+
+
+def plain_winner(rule: str, first: list[float], last: list[float], answers: list[tuple[int, ...]]) -> int:
+    """Which candidate of one prediction wins."""
+    everyone = range(len(last))
+    if rule == "lowest":
+        return min(everyone, key=lambda m: last[m])
+    if rule == "highest":
+        return max(everyone, key=lambda m: last[m])
+    if rule == "largest_drop":
+        return max(everyone, key=lambda m: first[m] - last[m])
+    votes = Counter(answers)
+    return min(everyone, key=lambda m: (-votes[answers[m]], last[m]))
+
+
+def same(found: Tensor, expected: Tensor) -> None:
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("rule", ["lowest", "highest", "largest_drop", "majority"])
+@given(record=records())
+def test_the_winner_is_that_of_a_plain_loop(rule: str, record: tuple[Thought, int, CandidateSpace]) -> None:
+    thought, candidates, space = record
+    rows, parts = thought.energies.shape[1] // candidates, thought.energies.shape[2]
+    chosen = choose(thought, space, candidates, rule)  # type: ignore[arg-type]
+    assert chosen.winner is not None
+    for b in range(rows):
+        groups = [[i] for i in range(parts)] if space.prediction_dims == 2 else [list(range(parts))]
+        for group in groups:
+            mine = [m * rows + b for m in range(candidates)]
+            first, last = (thought.energies[i][mine][:, group].sum(1).tolist() for i in (0, -1))
+            answers = [tuple(thought.state[row, group].argmax(-1).tolist()) for row in mine]
+            winner = plain_winner(rule, first, last, answers)
+            place = (b, group[0]) if space.prediction_dims == 2 else (b,)
+            assert chosen.winner[place] == winner
+            row = mine[winner]
+            same(chosen.start[b, group], thought.start[row, group])
+            for found, state in zip(chosen.states, thought.states, strict=True):
+                same(found[b, group], state[row, group])
+            same(chosen.energies[:, b, group], thought.energies[:, row, group])
+            same(chosen.steps[place], thought.steps[(row, *place[1:])])
+            if thought.step_size.dim():
+                same(chosen.step_size[place], thought.step_size[(row, *place[1:])])
+    assert chosen.evaluations == Evaluations(*(candidates * n for n in (len(thought.states) + 1, len(thought.states))))
+
+
+def a_thought(**settings: object) -> tuple[Thought, CandidateSpace]:
+    space = make_simplex("compact-restart", make_table())
+    descent = Descent(**{"steps": 2, "final_energy": True, **settings})  # type: ignore[arg-type]
+    return think(Waves(2, 3), space, space.start((4, 3), generator=seeded(0)), 1.0, descent), space
+
+
+@pytest.mark.parametrize("settings", [{}, {"steps": 1}, {"keep_states": False}])
+def test_the_energy_of_the_final_state_must_be_there(settings: dict[str, object]) -> None:
+    thought, space = a_thought(**settings, final_energy=False)
+    with pytest.raises(ValueError, match="energy of the final state is missing: think with final_energy=True"):
+        choose(thought, space, 2)
+    thought, space = a_thought(**settings)
+    assert choose(thought, space, 2).state.shape == (2, 3, WIDTH)
+
+
+def test_bad_input_is_named() -> None:
+    thought, space = a_thought()
+    with pytest.raises(ValueError, match="4 rows cannot be 3 candidates each"):
+        choose(thought, space, 3)
+    with pytest.raises(ValueError, match="4 rows cannot be 0 candidates each"):
+        choose(thought, space, 0)
+    with pytest.raises(ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, majority"):
+        choose(thought, space, 2, "best")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="choose another rule than 'majority'"):
+        choose(thought, Euclidean(2, (WIDTH,)), 2, "majority")
+
+
+def test_more_candidates_find_lower_energies() -> None:
+    space, landscape = make_simplex("mirror", make_table()), Waves(3, 4)
+    starts = space.start((8 * 3, 4), std=3.0, generator=seeded(0))
+    thought = think(landscape, space, starts, 1.0, Descent(2, final_energy=True))
+    best = choose(thought, space, 8)
+    assert (best.energies[-1] <= thought.energies[-1].unflatten(0, (8, 3))).all()
+    assert best.start.shape == (3, 4, WORDS)
