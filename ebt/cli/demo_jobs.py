@@ -68,7 +68,7 @@ class Settings:
         return SudokuTask(SudokuNetwork("nano", layers=4, kind=kind), recipe, optimisation, seed=self.seed)
 
     def text_task(self, kind: Any) -> LanguageTask:
-        recipe = Recipe(min_steps=1, max_steps=3) if kind == "ebt" else Recipe()
+        recipe = Recipe(min_steps=1, max_steps=3, loss="last") if kind == "ebt" else Recipe()
         optimisation = Optimisation(lr=2e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
         network = LanguageNetwork("nano", dim=96, kind=kind)
         return LanguageTask(network, recipe, optimisation, sample_every=0, seed=self.seed)
@@ -139,17 +139,16 @@ def train_text(settings: Settings, folder: Path, kind: str, report: Report) -> d
     made = _train(settings.text_task(kind), data, settings.text_updates, folder, report)
     model = load_folder(folder)
     loaders = {"validation": data.val_dataloader(), "test": data.test_dataloader()}
-    curves = {}
-    for split, loader in loaders.items():
-        wanted = -(-settings.text_contexts // 32)
-        batches = [batch for batch, _ in zip(loader, range(wanted), strict=False)]
-        total = sum(len(batch["input_ids"]) for batch in batches)
-        curve = language_curve(
-            model,
-            batches,
-            TEXT_STEPS,
-            seed=settings.seed,
-            progress=lambda done, _, total=total, split=split: report(done, total, split),
-        )
-        curves[split] = to_json(curve)
+    curves = {split: _read(settings, model, loader, split, report) for split, loader in loaders.items()}
     return {**made, "curves": curves, "data": data.statistics()}
+
+
+def _read(settings: Settings, model: Any, loader: Any, split: str, report: Report) -> dict[str, Any]:
+    """The curve of a language model on the first contexts of a split."""
+    batches = [batch for batch, _ in zip(loader, range(-(-settings.text_contexts // 32)), strict=False)]
+    total = sum(len(batch["input_ids"]) for batch in batches)
+
+    def progress(done: int, _: int | None) -> None:
+        report(done, total, split)
+
+    return to_json(language_curve(model, batches, TEXT_STEPS, seed=settings.seed, progress=progress))

@@ -46,8 +46,8 @@ def run_data(checkpoint: str) -> dict[str, Any] | None:
         if not run.config.is_file():
             continue
         try:
-            settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))["data"]
-            return dict(settings.get("init_args", settings))
+            config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+            return {"seed": config["seed_everything"], **config["data"]["init_args"]}  # `ebt fit` gives the data its own seed
         except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise InputError(
                 f"{run.config} has no data settings that can be read ({error!r}): name the data with --data."

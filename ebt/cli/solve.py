@@ -14,10 +14,9 @@ from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from ebt.cli.terminal import RULES, Options, count_from, number_in, out_folder, progress_bar, say_written
+from ebt.cli.terminal import RULES, Options, count_from, number_in, out_folder, plain_table, progress_bar, say_written
 from ebt.data.sudoku import board_errors, format_board, generate, is_solved, parse_board, read_csv, solutions
 from ebt.errors import InputError
 from ebt.evaluation import BoardThinking, sudoku_curve, to_json, watch_board, write_json
@@ -87,7 +86,8 @@ def _solve_file(args: argparse.Namespace, console: Console, model: Any, folder: 
             model, puzzles, solved, [args.steps], [args.candidates], args.rule, args.tolerance, seed=args.seed, progress=bar
         )
     point = curve.points[0]
-    table = Table(title=f"{args.csv}: {len(puzzles)} puzzles of {model.config.board} x {model.config.board}", show_header=False)
+    table = plain_table(f"{args.csv}: {len(puzzles)} puzzles of {model.config.board} x {model.config.board}")
+    table.show_header = False
     boards_right = round(point.exact * len(puzzles))
     table.add_row(
         "boards solved", f"{boards_right} of {len(puzzles)}, {100 * point.exact:.1f} ± {100 * point.exact_error:.1f} %"

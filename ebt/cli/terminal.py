@@ -7,15 +7,17 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from ebt.errors import InputError
-from ebt.thinking import Rule
 
-RULES = get_args(Rule)
+RULES = ("lowest", "highest", "largest_drop", "majority")
+"""Those of ``ebt.thinking.Rule``, written out because help and errors shall not wait for torch."""
 CHECKPOINT = "model folder, or run folder of `ebt fit`"
 
 
@@ -104,6 +106,11 @@ def out_folder(path: str | None) -> Path | None:
     except OSError as error:
         raise InputError(f"--out {path} cannot be made ({error}): choose another folder.") from error
     return Path(path)
+
+
+def plain_table(title: str, caption: str | None = None) -> Table:
+    """A table with a line under its head only."""
+    return Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
 
 
 def say_written(console: Console, paths: Sequence[Path]) -> None:

@@ -11,7 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ebt.cli.held_out import HeldOut, held_out_boards, held_out_text
-from ebt.cli.terminal import RULES, Options, count_from, counts, number_in, out_folder, progress_bar, say_written, warn
+from ebt.cli.terminal import (
+    RULES,
+    Options,
+    count_from,
+    counts,
+    number_in,
+    out_folder,
+    plain_table,
+    progress_bar,
+    say_written,
+    warn,
+)
 from ebt.errors import InputError
 from ebt.evaluation import Curve, LanguagePoint, SudokuPoint, language_curve, sudoku_curve, to_json
 from ebt.hub import load_folder, load_tokenizer_of
@@ -116,13 +127,13 @@ def _table(curves: dict[str, Curve[Any]], data: HeldOut) -> Table:
     first = next(iter(curves.values()))
     language = first.task == "language"
     scored = f"{first.scored:,} tokens" if language else f"{first.rows:,} boards"
-    table = Table(
-        title=f"{data.name}: {scored}", caption=f"passes: forward + inner backward, per {'token' if language else 'board'}"
-    )
-    quality = ("nats/token", "perplexity", "right %") if language else ("boards solved %", "cells right %", "steps taken")
-    columns = [*(["model"] if len(curves) > 1 else []), "steps", "candidates", *quality, "energy", "descended", "passes"]
+    unit = "token" if language else "board"
+    caption = f"objective: what the updates descend; passes: forward + inner backward; all per {unit}"
+    table = plain_table(f"{data.name}: {scored}", caption if any(curve.kind == "ebt" for curve in curves.values()) else None)
+    quality = ("nats per token", "perplexity", "right %") if language else ("solved %", "cells %", "taken")
+    columns = [*(["model"] if len(curves) > 1 else []), "steps", "candidates", *quality, "energy", "objective", "passes"]
     for name in columns:
-        table.add_column(name, justify="left" if name == "model" else "right")
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name != "model")
     for name, curve in curves.items():
         best = curve.best()
         for i, point in enumerate(curve.points):
@@ -135,7 +146,7 @@ def _table(curves: dict[str, Curve[Any]], data: HeldOut) -> Table:
 def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint) -> list[str]:
     if isinstance(point, LanguagePoint):
         error = "" if point.nats_error is None else f" ±{point.nats_error:.3f}"
-        quality = [f"{point.nats:.4f}{error}", f"{point.perplexity:.2f}", f"{100 * point.accuracy:.1f}"]
+        quality = [f"{point.nats:.4f}{error}", f"{point.perplexity:.4g}", f"{100 * point.accuracy:.1f}"]
     else:
         quality = [
             f"{100 * point.exact:.1f} ±{100 * point.exact_error:.1f}",
@@ -145,7 +156,7 @@ def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint) -> list[str]:
     thinks = curve.kind == "ebt"
     counts = [str(point.steps) if curve.kind != "feed-forward" else "-", str(point.candidates) if thinks else "-"]
     energy = [f"{value:.4g}" if value is not None else "-" for value in (point.energy, point.objective)]
-    return [*counts, *quality, *energy, f"{point.forward:.1f} + {point.backward:.1f}" if thinks else f"{point.forward:.0f}"]
+    return [*counts, *quality, *energy, f"{point.forward:.3g} + {point.backward:.3g}" if thinks else f"{point.forward:.0f}"]
 
 
 def _say_best(console: Console, curves: dict[str, Curve[Any]]) -> None:

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
-from ebt.cli.terminal import Options, count_from, say_written
+from ebt.cli.terminal import Options, count_from, plain_table, say_written
 from ebt.data.corpora import PYTHON_DOCS, Document, Fields, open_source, split_documents
 from ebt.data.tokenizers import encode, train_bpe
 from ebt.errors import InputError
@@ -49,11 +48,9 @@ def main(argv: list[str]) -> int:
         tokenizer.save_pretrained(folder)
     except OSError as error:
         raise InputError(f"--out {folder} cannot be written ({error}): choose another folder.") from error
-    table = Table(
-        "documents", "number", "bytes", "tokens", "bytes per token", title=f"byte-level BPE with {len(tokenizer)} tokens"
-    )
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = plain_table(f"byte-level BPE with {len(tokenizer)} tokens")
+    for name in ("split", "documents", "bytes", "tokens", "bytes per token"):
+        table.add_column(name, justify="left" if name == "split" else "right")
     for name, documents in splits.items():
         if documents:
             texts = [(document.prompt or "") + document.text for document in documents]

@@ -78,6 +78,8 @@ def descend(
     candidates: int = 1,
     tolerance: float | None = None,
     conditioned: bool = False,
+    noise: Tensor | float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> Recorded:
     """Think once, for the largest of ``steps``.
 
@@ -86,10 +88,14 @@ def descend(
         steps: the numbers of steps to record, ascending.
         candidates: M.
         tolerance: rows that have converged leave the batch and keep their last state.
+        noise, generator: Langevin noise, and what draws it.
         conditioned: the landscape changes with the step, so that the energy before a step is not that of an answer.
     """
-    shared = not conditioned and tolerance is None
-    thought = think(landscape, space, start, step_size, Descent(max(steps), tolerance=tolerance, final_energy=shared))
+    shared = (
+        not conditioned and tolerance is None and not torch.as_tensor(noise).any()
+    )  # before each step, noise moves the state that was the answer
+    descent = Descent(max(steps), tolerance=tolerance, noise=noise, final_energy=shared)
+    thought = think(landscape, space, start, step_size, descent, generator)
     if shared:
         return Recorded(thought, space, candidates, {step: thought.energies[step] for step in steps})
     return Recorded(thought, space, candidates, _energies_after(landscape, space, thought, steps))

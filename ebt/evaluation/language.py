@@ -28,7 +28,11 @@ class LanguageThinker(Protocol):
     """What is asked of a language model that thinks (``ebt.hub``: ``EBTForCausalLM``)."""
 
     config: Any
-    step_size: Any
+
+    def alpha(self) -> Tensor: ...
+
+    def noise(self, rows: int, candidates: int, /) -> Tensor: ...
+
     device: torch.device
 
     def landscape(self, input_ids: Tensor, /) -> SelectableLandscape: ...
@@ -98,7 +102,9 @@ def _think_batch(
     space, most, rows = model.space(), max(candidates), len(inputs)
     start = model.start(most * rows, inputs.shape[1], generator)
     conditioned = model.config.conditioning != "none"
-    record = descend(model.landscape(inputs), space, start, model.step_size(), steps, most, conditioned=conditioned)
+    noise = model.noise(rows, most).unsqueeze(1).expand(-1, inputs.shape[1])
+    landscape, alpha = model.landscape(inputs), model.alpha()
+    record = descend(landscape, space, start, alpha, steps, most, conditioned=conditioned, noise=noise, generator=generator)
     if not tally.rows:
         first = slice(0, rows_at_once(space, inputs.shape[1]))
         tally.alarms = alarms(record.thought.rows(torch.arange(rows, device=inputs.device)[first]), space)

@@ -24,12 +24,15 @@ class BoardThinker(Protocol):
     """What is asked of a model that completes boards by thinking (``ebt.hub``: ``EBTForSudoku``)."""
 
     config: Any
-    step_size: Any
     device: torch.device
 
     def landscape(self, puzzle: Tensor, /) -> SelectableLandscape: ...
 
     def space(self) -> Simplex: ...
+
+    def alpha(self) -> Tensor: ...
+
+    def noise(self, rows: int, candidates: int, /) -> Tensor: ...
 
     def start(self, puzzle: Tensor, candidates: int = 1, generator: torch.Generator | None = None, /) -> Tensor: ...
 
@@ -112,7 +115,10 @@ def _think_batch(
 ) -> None:
     space, most = model.space(), max(candidates)
     start, conditioned = model.start(puzzle, most, generator), model.config.conditioning != "none"
-    record = descend(model.landscape(puzzle), space, start, model.step_size(), steps, most, tolerance, conditioned)
+    noise = model.noise(len(puzzle), most)
+    record = descend(
+        model.landscape(puzzle), space, start, model.alpha(), steps, most, tolerance, conditioned, noise, generator
+    )
     if not tally.boards:
         tally.alarms = alarms(record.thought, space)
     tally.start_energy += record.thought.energies[0, : len(puzzle)].double().sum().item()

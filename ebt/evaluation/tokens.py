@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ebt.errors import InputError
 from ebt.evaluation.language import LanguageThinker
 from ebt.thinking import alarms
+
+BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
+"""The letters in which byte-level tokenisers write bytes."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class TokenEnergies:
     """Predictions of the S tokens of a text, each from the tokens before it."""
 
     tokens: list[str]
-    """As text; a token that is no whole character is shown with the replacement character."""
+    """As text; bytes that are no whole character as ``<C3>``."""
     ids: list[int]
     energies: list[list[float]]
     """(T + 1, S) energy of the prediction before each step, and of the last one."""
@@ -56,11 +60,19 @@ def token_energies(model: LanguageThinker, tokenizer: Any, text: str, steps: int
     thought, space = model.think(inputs, steps=steps, candidates=1, seed=seed), model.space()
     nats = space.loss(thought.state, torch.tensor([ids], device=model.device))[0]
     return TokenEnergies(
-        tokens=[tokenizer.decode([i]) for i in ids],
+        tokens=[_as_text(tokenizer, i) for i in ids],
         ids=list(ids),
         energies=thought.energies[:, 0].tolist(),
         probability=(-nats).exp().tolist(),
         nats=nats.tolist(),
-        predicted=[tokenizer.decode([i]) for i in space.decide(thought.state)[0].tolist()],
+        predicted=[_as_text(tokenizer, i) for i in space.decide(thought.state)[0].tolist()],
         alarms=tuple(alarms(thought, space)),
     )
+
+
+def _as_text(tokenizer: Any, token: int) -> str:
+    text: str = tokenizer.decode([token])
+    letters = tokenizer.convert_ids_to_tokens(token)
+    if "\ufffd" not in text or any(letter not in BYTES for letter in letters):
+        return text
+    return "".join(f"<{BYTES[letter]:02X}>" if BYTES[letter] > 127 else chr(BYTES[letter]) for letter in letters)

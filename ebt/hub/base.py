@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ebt.errors import InputError
+from ebt.thinking import StepSize
 
 MODULE = "modeling_ebt"
 """The module that a saved folder carries: it imports this library, so that the folder itself holds no copy of the code."""
@@ -53,6 +54,23 @@ class HubModel(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Nothing to do: a saved folder imports this library instead of carrying a copy of its source."""
+
+
+class ThinkingModel(HubModel):
+    """A model that thinks: it has a learned step size, and a configuration that says how it thinks after training."""
+
+    step_size: StepSize
+
+    def alpha(self) -> Tensor:
+        """The step size of thinking after training."""
+        return self.step_size() * self.config.step_size_scale
+
+    def noise(self, rows: int, candidates: int) -> Tensor:
+        """The Langevin noise of each of M x B rows: none for the first candidate of each context, which thinks as one alone
+        does; the configuration's for the others, which explore."""
+        noise = torch.full((candidates, rows), float(self.config.candidate_noise))
+        noise[0] = 0
+        return noise.flatten()
 
 
 @contextmanager

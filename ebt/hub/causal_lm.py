@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationConfig
 from transformers.modeling_outputs import ModelOutput
 
-from ebt.hub.base import leave_inference_mode, thinking_options
+from ebt.hub.base import ThinkingModel, leave_inference_mode, thinking_options
 from ebt.hub.configuration import EBTConfig
 from ebt.hub.language import LanguageModel, check_context, next_token_loss, rescale
 from ebt.hub.starts import starts
@@ -35,7 +35,7 @@ class EBTOutput(ModelOutput):
     past_key_values: Any = None
 
 
-class EBTForCausalLM(LanguageModel):
+class EBTForCausalLM(LanguageModel, ThinkingModel):
     """Predicts each next token by descending its energy.
 
     Thinking starts from random candidates. Unless a ``generator`` is given, these are a pure function of the seed
@@ -52,7 +52,7 @@ class EBTForCausalLM(LanguageModel):
         self.network = EBTDecoder(config.network(), config.step_size)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         for table in (self.embedding, self.words):
-            nn.init.normal_(table.weight)  # as large as what the blocks add: the slope in the candidate stays moderate
+            nn.init.normal_(table.weight, std=config.dim**-0.5)
         self.generation_config._from_model_config = False  # else thinking options saved in it would be lost on loading
         self.post_init()
 
@@ -82,7 +82,7 @@ class EBTForCausalLM(LanguageModel):
         predictions: int | None = None,
         steps: int | None = None,
         candidates: int | None = None,
-        noise: float = 0.0,
+        noise: float | None = None,
         tolerance: float | None = None,
         generator: torch.Generator | None = None,
         seed: int | None = None,
@@ -93,7 +93,8 @@ class EBTForCausalLM(LanguageModel):
         Args:
             input_ids, attention_mask, cache: the context, as for ``forward``.
             steps, candidates: T and M; those of the configuration by default.
-            noise, tolerance: see ``ebt.thinking.Descent``.
+            noise, tolerance: see ``ebt.thinking.Descent``; all candidates but the first have ``config.candidate_noise`` by
+                default.
             generator: draws the starts, each row and position its own, and the noise.
             seed: of the starts, if there is no generator; ``config.start_seed`` by default. The noise is then torch's own.
             keep_states: record the state after every step, not the last alone.
@@ -104,7 +105,8 @@ class EBTForCausalLM(LanguageModel):
         """
         check_context(input_ids, attention_mask, cache)
         steps, candidates = thinking_options(self.config, steps, candidates)
-        descent = Descent(steps, noise=noise, tolerance=tolerance, final_energy=True, keep_states=keep_states)
+        std: Tensor | float = self.noise(len(input_ids), candidates).unsqueeze(1) if noise is None else noise
+        descent = Descent(steps, noise=std, tolerance=tolerance, final_energy=True, keep_states=keep_states)
         with leave_inference_mode():
             space = self.space()
             if generator is not None:
@@ -113,7 +115,7 @@ class EBTForCausalLM(LanguageModel):
                 at = _positions(input_ids, attention_mask, cache, predictions or input_ids.shape[1])
                 start = starts(space, self.config.start_std, at, candidates, self.config.start_seed if seed is None else seed)
             landscape = self.landscape(input_ids, attention_mask, cache, predictions)
-            return think(landscape, space, start, self.step_size(), descent, generator)
+            return think(landscape, space, start, self.alpha(), descent, generator)
 
     def forward(
         self,
@@ -127,7 +129,7 @@ class EBTForCausalLM(LanguageModel):
         candidates: int | None = None,
         rule: Rule = "lowest",
         tolerance: float | None = None,
-        noise: float = 0.0,
+        noise: float | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         num_items_in_batch: Tensor | int | None = None,

@@ -15,7 +15,7 @@ BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
 
 
 class _NetworkFields(PretrainedConfig):
-    """Fields that describe the stack of blocks, see ``NetworkConfig``; ``size`` names a preset, any other field overrides it."""
+    """The fields of ``NetworkConfig``; ``size`` names a preset, any other field overrides it."""
 
     attribute_map: ClassVar[dict[str, str]] = {
         "num_hidden_layers": "layers",
@@ -34,6 +34,7 @@ class _NetworkFields(PretrainedConfig):
         conditioned_steps: int | None = None,
         anchor: str | None = None,
         head: str | None = None,
+        scale_inputs: bool | None = None,
         **kwargs: Any,
     ) -> None:
         given = {
@@ -45,6 +46,7 @@ class _NetworkFields(PretrainedConfig):
             "conditioned_steps": conditioned_steps,
             "anchor": anchor,
             "head": head,
+            "scale_inputs": scale_inputs,
         }
         try:
             network = network_config(size, **given)
@@ -66,6 +68,7 @@ class _NetworkFields(PretrainedConfig):
             conditioned_steps=self.conditioned_steps,
             anchor=self.anchor,
             head=self.head,
+            scale_inputs=self.scale_inputs,
         )
 
     @classmethod
@@ -78,7 +81,9 @@ class _ThinkingFields(_NetworkFields):
 
     space: candidate space by name (``ebt.thinking.SIMPLEX_SPACES``). step_size: alpha at the start of training.
     start_std: standard deviation of the starting candidates. start_seed: which starts it thinks from (see ``ebt.hub.starts``).
-    steps, candidates: how it thinks unless a call says otherwise.
+    steps, candidates: how it thinks unless a call says otherwise. step_size_scale: alpha of thinking as a multiple of the
+    learned one; a smaller one commits later. candidate_noise: Langevin noise of all candidates but the first, so that they
+    differ.
     """
 
     def __init__(
@@ -90,6 +95,8 @@ class _ThinkingFields(_NetworkFields):
         start_seed: int = 0,
         steps: int = 3,
         candidates: int = 1,
+        step_size_scale: float = 1.0,
+        candidate_noise: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if space not in SIMPLEX_SPACES:
@@ -99,6 +106,12 @@ class _ThinkingFields(_NetworkFields):
                 f"steps {steps}, candidates {candidates}, start_std {start_std}, step_size {step_size}: "
                 "steps and candidates must be at least 1, start_std at least 0, step_size positive"
             )
+        if step_size_scale <= 0 or candidate_noise < 0:
+            raise InputError(
+                f"step_size_scale {step_size_scale}, candidate_noise {candidate_noise}: "
+                "the scale must be positive, the noise at least 0"
+            )
+        self.step_size_scale, self.candidate_noise = step_size_scale, candidate_noise
         self.space, self.step_size, self.learn_step_size, self.start_std = space, step_size, learn_step_size, start_std
         self.start_seed, self.steps, self.candidates = start_seed, steps, candidates
         super().__init__(**kwargs)
@@ -122,11 +135,12 @@ class EBTConfig(_ThinkingFields):
         recipe: dict[str, Any] | None = None,
         anchor: str = "token",
         head: str = "bilinear",
+        scale_inputs: bool = True,
         **kwargs: Any,
     ) -> None:
         _check_text_sizes(vocab_size, context_length)
         self.vocab_size, self.context_length, self.recipe = vocab_size, context_length, recipe
-        super().__init__(anchor=anchor, head=head, **kwargs)
+        super().__init__(anchor=anchor, head=head, scale_inputs=scale_inputs, **kwargs)
         self.training_recipe()
 
     def training_recipe(self) -> Recipe:

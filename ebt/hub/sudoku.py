@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ebt.hub.base import HubModel, leave_inference_mode, thinking_options
+from ebt.hub.base import HubModel, ThinkingModel, leave_inference_mode, thinking_options
 from ebt.hub.configuration import BOXES, EBTSudokuConfig, SudokuTransformerConfig
 from ebt.nn import EBTEncoder, EncoderLandscape, Transformer
 from ebt.thinking import SIMPLEX_SPACES, Descent, Rule, Simplex, StepSize, Thought, choose, think
@@ -30,7 +30,7 @@ class BoardEmbedding(nn.Module):
         return self.digit(puzzle) + self.row(row) + self.column(column) + self.box(box)
 
 
-class EBTForSudoku(HubModel):
+class EBTForSudoku(ThinkingModel):
     """One simplex per empty cell; the energy of a board is the sum over its cells."""
 
     config_class = EBTSudokuConfig
@@ -61,15 +61,16 @@ class EBTForSudoku(HubModel):
         steps: int | None = None,
         candidates: int | None = None,
         tolerance: float | None = None,
-        noise: float = 0.0,
+        noise: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Thought:
         """Think about puzzles (B, C); returns the record of all M x B candidates (see ``ebt.thinking.choose``)."""
         steps, candidates = thinking_options(self.config, steps, candidates)
-        descent = Descent(steps, tolerance=tolerance, noise=noise, final_energy=True)
+        std = self.noise(len(puzzle), candidates) if noise is None else noise
+        descent = Descent(steps, tolerance=tolerance, noise=std, final_energy=True)
         with leave_inference_mode():
             start = self.start(puzzle, candidates, generator)
-            return think(self.landscape(puzzle), self.space(), start, self.step_size(), descent, generator)
+            return think(self.landscape(puzzle), self.space(), start, self.alpha(), descent, generator)
 
     @torch.no_grad()
     def solve(

@@ -116,7 +116,7 @@ class Blocks(nn.ModuleList):
 class EnergyHead(nn.Module):
     """The energy of each part, zero at first, so that training starts flat.
 
-    linear: ``E = h . n(x)`` as in the paper; bilinear: ``E = -e . A n(x)``, how well what the blocks make of context and
+    linear: ``E = w . n(x)`` as in the paper; bilinear: ``E = -w . (n(x) * e)``, how well what the blocks make of context and
     candidate agrees with the candidate ``e``. The energy is divided by the initial step size ``alpha0``, so that loss and
     gradients do not depend on ``alpha0``.
     """
@@ -124,14 +124,14 @@ class EnergyHead(nn.Module):
     def __init__(self, config: NetworkConfig, alpha0: float) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.projection = nn.Linear(config.dim, config.dim if config.head == "bilinear" else 1, bias=False)
-        self.bilinear, self.alpha0 = config.head == "bilinear", alpha0
+        self.projection = nn.Linear(config.dim, 1, bias=False)
+        self.bilinear = config.head == "bilinear"
+        self.scale = config.dim**0.5 / alpha0 if self.bilinear else 1 / alpha0
 
     def forward(self, x: Tensor, candidate: Tensor) -> Tensor:
         """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
-        out = self.projection(self.norm(x))
-        energy = -(out * candidate).sum(-1) if self.bilinear else out.squeeze(-1)
-        return energy / self.alpha0
+        features = -self.norm(x) * candidate if self.bilinear else self.norm(x)
+        return self.projection(features).squeeze(-1) * self.scale
 
 
 class StepEmbedding(nn.Module):

@@ -38,6 +38,9 @@ class NetworkConfig:
     """Number of step indices that are told apart; later steps count as the last."""
     anchor: Anchor = "none"
     head: Head = "linear"
+    scale_inputs: bool = False
+    """Multiply embeddings by ``sqrt(dim)`` where they enter the blocks: tables can then be as small, and learn as fast, as
+    output weights, while context and candidate are as large as what the blocks add. Autoregressive networks only."""
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
 

@@ -120,6 +120,7 @@ class EBTDecoder(nn.Module):
         self.blocks = Blocks(config)
         self.head = EnergyHead(config, alpha0)
         self.steps = StepEmbedding(config) if config.conditioning != "none" else None
+        self.scale = config.dim**0.5 if config.scale_inputs else 1.0
         initialise(self, config)
 
     def encode(
@@ -142,7 +143,7 @@ class EBTDecoder(nn.Module):
             raise ValueError(f"predictions is {predictions}: choose from 1 to the {x.shape[1]} positions given")
         if cache is not None and self.config.conditioning == "prefix":
             raise ValueError("a step token in front makes one context per step: think without a cache (use_cache=False)")
-        return DecoderLandscape(self, x, mask, cache, predictions)
+        return DecoderLandscape(self, x * self.scale, mask, cache, predictions)
 
     def context(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, step: int, predictions: int) -> Context:
         """Keys, values and masks for the last ``predictions`` positions, at one step."""
@@ -161,7 +162,7 @@ class EBTDecoder(nn.Module):
 
     def energy(self, candidate: Tensor, context: Context, step: int) -> Tensor:
         """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B."""
-        view = candidate
+        view = candidate = candidate * self.scale
         if self.steps is not None and self.config.conditioning == "candidate":
             candidate = candidate + self.steps(step)
         repeats = candidate.shape[0] // context.layers[0][0].shape[0]

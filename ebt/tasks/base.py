@@ -144,8 +144,12 @@ class ThinkingTask(L.LightningModule):
         space = self.space()
         start = space.start(self.parts(batch), self.recipe.start_std, generator)
         descent = Descent(steps, clamp=self.recipe.clamp, final_energy=True)
-        thought = think(self.landscape(batch), space, start, self.alpha(), descent, generator)
+        thought = think(self.landscape(batch), space, start, self.thinking_alpha(), descent, generator)
         return thought.states, thought
+
+    def thinking_alpha(self) -> Tensor:
+        """The step size of evaluations."""
+        return self.alpha()
 
     # Random draws
 

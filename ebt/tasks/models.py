@@ -17,7 +17,18 @@ from ebt.thinking import Landscape, Recipe, RestartSimplex, Simplex, StepSize, T
 
 Model = EBTForCausalLM | TransformerPPForCausalLM | EBTForSudoku | SudokuTransformer
 
-_THINKING = ("space", "step_size", "learn_step_size", "candidates", "conditioning", "conditioned_steps", "anchor", "head")
+_THINKING = (
+    "space",
+    "step_size",
+    "learn_step_size",
+    "candidates",
+    "step_size_scale",
+    "candidate_noise",
+    "conditioning",
+    "conditioned_steps",
+    "anchor",
+    "head",
+)
 _LOOPING = ("min_steps", "max_steps", "loss")
 
 
@@ -38,6 +49,10 @@ class Network:
     learn_step_size: bool | None = None
     candidates: int | None = None
     """Candidates per prediction of the finished model, unless a call says otherwise."""
+    step_size_scale: float | None = None
+    """alpha of thinking after training, as a multiple of the learned one."""
+    candidate_noise: float | None = None
+    """Langevin noise of thinking with several candidates."""
     conditioning: Conditioning | None = None
     """How the network learns the step index."""
     conditioned_steps: int | None = None
@@ -129,6 +144,10 @@ class ModelTask(ThinkingTask):
     @property
     def alpha(self) -> StepSize:  # type: ignore[override]
         return self.model.step_size
+
+    def thinking_alpha(self) -> Tensor:
+        alpha: Tensor = self.model.alpha()
+        return alpha
 
     def parts(self, batch: Batch) -> tuple[int, ...]:
         return tuple(self.context(batch).shape)

@@ -45,8 +45,8 @@ class Descent:
     steps: int
     """Number of updates; with a tolerance, the cap."""
     gradients: Gradients = "none"
-    noise: float = 0.0
-    """Standard deviation of the Langevin noise added to the state before each step."""
+    noise: float | Tensor = 0.0
+    """Standard deviation of the Langevin noise added to the state before each step; one for all, or one per prediction."""
     clamp: float | None = None
     """Largest absolute entry of the descent direction."""
     tolerance: float | None = None
@@ -58,7 +58,7 @@ class Descent:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}: thinking needs at least 1 step")
-        if self.noise < 0:
+        if torch.as_tensor(self.noise).lt(0).any():
             raise ValueError(f"noise is {self.noise}: a standard deviation cannot be negative; 0 turns it off")
         if self.clamp is not None and self.clamp <= 0:
             raise ValueError(f"clamp is {self.clamp}: give a positive bound, or null for none")
@@ -89,14 +89,18 @@ def think(
     Raises:
         NonFiniteError: an energy, a gradient or a candidate is not finite.
     """
-    alpha = _broadcast_step_size(step_size, start)
+    alpha, noise = _per_prediction(step_size, start), _per_prediction(descent.noise, start)
     active = _Active(landscape, space, start, descent.tolerance)
     state, states = start, list[Tensor]()
     energies = list[Tensor]()
     with torch.set_grad_enabled(descent.gradients != "none"):
         for step in range(descent.steps):
             last = step == descent.steps - 1
-            here, energy = _update(active, state, active.rows_of(alpha), descent, step, last, generator)
+            here = active.rows_of(state)
+            if descent.gradients in ("none", "detached"):
+                here = here.detach()
+            here = space.perturb(here, active.rows_of(noise), generator)
+            here, energy = _update(active, here, active.rows_of(alpha), descent, step, last)
             energies.append(active.put(energies[-1] if energies else None, energy))
             state = active.advance(state, here)
             if descent.keep_states:
@@ -117,22 +121,10 @@ def think(
     )
 
 
-def _update(
-    active: _Active,
-    state: Tensor,
-    alpha: Tensor,
-    descent: Descent,
-    step: int,
-    last: bool,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
+def _update(active: _Active, here: Tensor, alpha: Tensor, descent: Descent, step: int, last: bool) -> tuple[Tensor, Tensor]:
     """One step of the rows still thinking: their next states and the energies (constants) before it."""
     space = active.space
-    here = active.rows_of(state)
-    if descent.gradients in ("none", "detached"):
-        here = here.detach()
     second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)
-    here = space.perturb(here, descent.noise, generator)
     energies, gradient = slope(active.landscape, space.view(here), step, second_order)
     direction = space.direction(here, gradient)
     if not second_order:  # also cuts the table out of the direction: earlier states depend on no weight but alpha
@@ -167,9 +159,10 @@ def _finite(tensor: Tensor, name: str, step: int) -> Tensor:
     return tensor
 
 
-def _broadcast_step_size(step_size: Tensor | float, state: Tensor) -> Tensor:
-    alpha = torch.as_tensor(step_size, dtype=state.dtype, device=state.device)
-    return alpha.reshape(*alpha.shape, *([1] * (state.dim() - alpha.dim()))) if alpha.dim() else alpha
+def _per_prediction(value: Tensor | float, state: Tensor) -> Tensor:
+    """A number, or one per prediction, broadcastable to the states."""
+    value = torch.as_tensor(value, dtype=state.dtype, device=state.device)
+    return value.reshape(*value.shape, *([1] * (state.dim() - value.dim()))) if value.dim() else value
 
 
 class _Active:

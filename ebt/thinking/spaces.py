@@ -86,9 +86,9 @@ class CandidateSpace(ABC):
         """The function that the updates descend, per part, given the energies (N, *P) of a state."""
         return energies
 
-    def perturb(self, state: Tensor, std: float, generator: torch.Generator | None = None) -> Tensor:
-        """Langevin noise: the state plus normal noise of standard deviation ``std``."""
-        return state + std * draw_normal(tuple(state.shape), state, generator) if std else state
+    def perturb(self, state: Tensor, std: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Langevin noise: the state plus normal noise of standard deviation ``std``, broadcastable to it; 0 draws none."""
+        return state + std * draw_normal(tuple(state.shape), state, generator) if std.any() else state
 
     def per_prediction(self, parts: Tensor) -> Tensor:
         """Sum a quantity per part (N, *P) to one per prediction."""

@@ -127,7 +127,9 @@ def test_the_best_point_has_the_fewest_nats() -> None:
     assert curve.best().nats == min(point.nats for point in curve.points)
 
 
-@pytest.mark.parametrize(("steps", "candidates", "named"), [([], [1], "steps"), ([0, 1], [1], "steps"), ([1], [0], "candidates")])
+@pytest.mark.parametrize(
+    ("steps", "candidates", "named"), [([], [1], "steps"), ([0, 1], [1], "steps"), ([1], [0], "candidates")]
+)
 def test_numbers_below_one_are_refused(steps: list[int], candidates: list[int], named: str) -> None:
     with pytest.raises(InputError, match=f"{named} is .*at least 1"):
         language_curve(language_ebt(WORDS), [batch()], steps, candidates)

@@ -38,7 +38,9 @@ def known(point: SudokuPoint) -> dict[str, float]:
     return {name: value for name, value in vars(point).items() if value is not None}
 
 
-def by_hand(model: Any, puzzles: Tensor, solutions: Tensor, steps: int, count: int, tolerance: float | None) -> dict[str, float]:
+def by_hand(
+    model: Any, puzzles: Tensor, solutions: Tensor, steps: int, count: int, tolerance: float | None
+) -> dict[str, float]:
     """A descent of its own; each board's candidate with the lowest summed energy; cells compared one by one."""
     most = max(CANDIDATES)
     start = model.start(puzzles, most, torch.Generator().manual_seed(2))

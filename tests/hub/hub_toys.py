@@ -22,12 +22,16 @@ from ebt.hub.base import HubModel
 WORDS = 23
 PAD = 0
 TINY = {"layers": 2, "dim": 16, "heads": 2}
-CONDITIONINGS = {
+CONDITIONINGS: dict[str, dict[str, Any]] = {
     "none": {},
     "candidate": {"conditioning": "candidate", "conditioned_steps": 3},
     "prefix": {"conditioning": "prefix", "conditioned_steps": 3},
 }
-CACHEABLE = {name: CONDITIONINGS[name] for name in ("none", "candidate")}
+ANCHORS: dict[str, dict[str, Any]] = {
+    "unanchored": {"anchor": "none", "head": "linear"},
+    "hidden": {"anchor": "hidden", "head": "bilinear"},
+}
+CACHEABLE = {"none": {}, "candidate": CONDITIONINGS["candidate"], **ANCHORS}
 
 Model = TypeVar("Model", bound=HubModel)
 

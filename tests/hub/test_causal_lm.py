@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hub_toys import CACHEABLE, CONDITIONINGS, WORDS, make_ebt, make_ids, make_twin, pad_left
+from hub_toys import ANCHORS, CACHEABLE, CONDITIONINGS, WORDS, make_ebt, make_ids, make_twin, pad_left
 from transformers import DynamicCache, StaticCache
 
 from ebt.errors import InputError
 from ebt.hub import EBTForCausalLM, EBTOutput
 from ebt.thinking import SIMPLEX_SPACES
 
-VARIANTS = [*CONDITIONINGS.values(), *({"space": space} for space in SIMPLEX_SPACES)]
+VARIANTS = [*CONDITIONINGS.values(), *ANCHORS.values(), *({"space": space} for space in SIMPLEX_SPACES)]
 
 
 def assert_same(one: EBTOutput, other: EBTOutput) -> None:

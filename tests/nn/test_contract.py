@@ -97,13 +97,21 @@ NETWORKS = [("decoder", "plain"), ("decoder", "token"), ("decoder", "hidden")]
 NETWORKS += [("encoder", "plain"), ("encoder", "candidate"), ("encoder", "prefix"), ("encoder", "bilinear")]
 
 
-@pytest.fixture(params=[(space, *network) for space in SPACES for network in NETWORKS], ids="-".join)
+PAIRS = [(space, *network) for space in SPACES for network in NETWORKS]
+
+
+@pytest.fixture(scope="module", params=PAIRS, ids="-".join)
 def pair(request: pytest.FixtureRequest, float64: None) -> Pair:
-    return Pair(*request.param)
+    """A pair whose head has moved; not to be changed."""
+    pair = Pair(*request.param)
+    pair.move_head("full")
+    return pair
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_training_reaches_every_parameter(pair: Pair, mode: str) -> None:
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_training_reaches_every_parameter(names: tuple[str, str, str], mode: str) -> None:
+    pair = Pair(*names)
     pair.move_head(mode)
     outcome = pair.supervise(mode)
     assert outcome.losses.shape == (STEPS,)
@@ -117,7 +125,6 @@ def test_training_reaches_every_parameter(pair: Pair, mode: str) -> None:
 
 
 def test_the_record_has_the_documented_shapes(pair: Pair) -> None:
-    pair.move_head("full")
     thought = pair.infer()
     width = pair.start().shape[-1]
     assert thought.start.shape == (ROWS, PARTS, width)
@@ -137,7 +144,6 @@ def test_the_record_has_the_documented_shapes(pair: Pair) -> None:
 
 
 def test_inference_needs_no_gradients_and_follows_its_generator(pair: Pair) -> None:
-    pair.move_head("full")
     thought = pair.infer()
     with torch.no_grad():
         again = pair.infer()
@@ -149,7 +155,6 @@ def test_inference_needs_no_gradients_and_follows_its_generator(pair: Pair) -> N
 
 
 def test_one_of_many_candidates_is_kept(pair: Pair) -> None:
-    pair.move_head("full")
     rules = ["lowest", "highest", "largest_drop"] + (["majority"] if pair.name != "euclidean" else [])
     thought = pair.infer(CANDIDATES)
     for rule in rules:
@@ -162,7 +167,6 @@ def test_one_of_many_candidates_is_kept(pair: Pair) -> None:
 
 
 def test_rows_of_a_record_are_those_of_a_smaller_batch(pair: Pair) -> None:
-    pair.move_head("full")
     thought = choose(pair.infer(CANDIDATES), pair.space, CANDIDATES)
     part = thought.rows(torch.tensor([1]))
     assert thought.winner is not None
@@ -174,13 +178,12 @@ def test_rows_of_a_record_are_those_of_a_smaller_batch(pair: Pair) -> None:
 
 
 def test_alarms_are_sentences(pair: Pair) -> None:
-    found = alarms(pair.infer(), pair.space)  # the zero head: nothing but noise moves the candidates
+    found = alarms(pair.infer(), pair.space)
     assert all(isinstance(sentence, str) and sentence for sentence in found)
     assert bool(alarms(pair.infer(descent=Descent(STEPS)), pair.space, least_change=1e9))
 
 
 def test_training_follows_its_generator(pair: Pair) -> None:
-    pair.move_head("full")
     first, second = (pair.supervise("truncated") for _ in range(2))
     assert torch.equal(first.losses, second.losses)
     assert torch.equal(first.thought.state, second.thought.state)

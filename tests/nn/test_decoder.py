@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from toys import DECODERS, WIDTH, conditioning, make_network, make_simplex, make_table, normal, seeded
@@ -107,6 +107,7 @@ def test_the_step_matters_where_it_is_conditioned(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", CACHED)
+@settings(max_examples=8)
 @given(cuts=st.sets(st.integers(1, LENGTH - 1)), predictions=st.integers(1, LENGTH))
 def test_cached_pieces_equal_the_whole(variant: str, cuts: set[int], predictions: int) -> None:
     network, x, candidate = decoder(variant), context(), normal(ROWS, LENGTH, WIDTH, seed=2)
@@ -120,6 +121,7 @@ def test_cached_pieces_equal_the_whole(variant: str, cuts: set[int], predictions
     assert cache.get_seq_length() == LENGTH
 
 
+@settings(max_examples=8)
 @given(cuts=st.sets(st.integers(1, LENGTH - 1)))
 def test_cached_pieces_equal_the_whole_in_the_causal_transformer(cuts: set[int]) -> None:
     network, x, cache = causal_transformer(), context(), DynamicCache()
@@ -142,6 +144,7 @@ def padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("variant", DECODERS)
+@settings(max_examples=8)
 @given(lengths=st.lists(st.integers(1, LENGTH), min_size=2, max_size=3), boolean=st.booleans())
 def test_left_padding_changes_nothing(variant: str, lengths: list[int], boolean: bool) -> None:
     network = decoder(variant)
@@ -155,6 +158,7 @@ def test_left_padding_changes_nothing(variant: str, lengths: list[int], boolean:
     assert torch.isfinite(energies).all()
 
 
+@settings(max_examples=8)
 @given(lengths=st.lists(st.integers(1, LENGTH), min_size=2, max_size=3))
 def test_left_padding_changes_nothing_in_the_causal_transformer(lengths: list[int]) -> None:
     network = causal_transformer()

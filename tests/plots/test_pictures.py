@@ -31,11 +31,14 @@ def pixels(picture: Picture, colour: str) -> int:
     return int((np.abs(picture - np.array(to_rgb(colour))) < 0.01).all(-1).sum())
 
 
-def curve(task: str = "sudoku", kind: str = "ebt", candidates: tuple[int, ...] = (1,), steps: list[int] = STEPS) -> dict[str, Any]:
+def curve(
+    task: str = "sudoku", kind: str = "ebt", candidates: tuple[int, ...] = (1,), steps: list[int] = STEPS
+) -> dict[str, Any]:
     points = [
         {
             "steps": s, "candidates": m, "energy": -float(s), "objective": -2.0 * s,
-            "exact": s / 10, "exact_error": 0.02, "cell": 0.9, "nats": 2 + 1 / s - 0.05 * m, "nats_error": None, "accuracy": 0.5,
+            "exact": s / 10, "exact_error": 0.02, "cell": 0.9,
+            "nats": 2 + 1 / s - 0.05 * m, "nats_error": None, "accuracy": 0.5,
         }
         for s in steps
         for m in candidates

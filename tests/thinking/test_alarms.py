@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,15 @@ def test_restart_forms_are_judged_by_what_they_descend() -> None:
     thought = think(bowl, space, start, 1.0, Descent(5, final_energy=True))
     assert thought.energies[-1].mean() > thought.energies[1].mean()
     assert alarms(thought, space) == []
+
+
+@pytest.mark.parametrize(("after", "rises"), [([1.0, 2.0, 3.0], True), ([3.0, 4.0, 2.0], False)])
+def test_energies_are_judged_from_the_first_step_on(after: list[float], rises: bool) -> None:
+    """The start is noise: to have fallen from its energy is no merit."""
+    space = Euclidean(2, (WIDTH,))
+    thought = think(Bowl(normal(ROWS, PARTS, WIDTH)), space, space.start((ROWS, PARTS)), 0.5, Descent(3, final_energy=True))
+    energies = torch.tensor([5.0, *after])[:, None, None].expand(4, ROWS, PARTS)
+    assert bool(alarms(replace(thought, energies=energies), space)) == rises
 
 
 def test_short_records_say_nothing() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from toys import WIDTH, WORDS, make_network, make_simplex, make_table, make_target, normal, seeded
@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.mark.parametrize("form", ["restart", "mirror"])
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**20),
     steps=st.integers(1, 4),

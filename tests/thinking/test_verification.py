@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from toys import (
-    CONDITIONINGS,
     NETWORKS,
     WIDTH,
     WORDS,

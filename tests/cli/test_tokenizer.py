@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebt.cli.main import main
+from ebt.data.corpora import open_source, split_documents
+from ebt.data.tokenizers import encode, load_tokenizer, train_bpe
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for i in range(10):
+        (folder / f"{i}.txt").write_text(f"the naïve fox {i} sees the other fox, and the fox runs. " * 5, encoding="utf-8")
+    return folder
+
+
+def test_a_process_trains_on_the_training_documents_and_tells_bytes_per_token(corpus: Path, tmp_path: Path) -> None:
+    out, options = tmp_path / "bpe", ["--vocab-size", "290", "--fractions", "0.6,0.2,0.2", "--seed", "5"]
+    command = [sys.executable, "-m", "ebt.cli.main", "tokenizer", "--data", str(corpus), "--out", str(out), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    splits = split_documents(list(open_source(str(corpus))["train"]), (0.6, 0.2, 0.2), seed=5)
+    expected, saved = train_bpe(splits["train"], 290), load_tokenizer(str(out))
+    assert saved.get_vocab() == expected.get_vocab()
+    for name, documents in splits.items():
+        texts = [document.text for document in documents]
+        size, tokens = sum(len(text.encode()) for text in texts), sum(len(ids) for ids in encode(saved, texts))
+        (row,) = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == [name]]
+        assert row == [name, str(len(texts)), f"{size:,}", f"{tokens:,}", f"{size / tokens:.3f}"]
+
+
+def test_a_split_of_the_source_itself_is_left_out(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        text = "the training fox runs " if name == "train" else "zzzz zzzz zzzz zzzz "
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "{text * 9}"}}\n' * 5, encoding="utf-8")
+    assert main(["tokenizer", "--data", str(tmp_path), "--vocab-size", "262", "--out", str(tmp_path / "bpe")]) == 0
+    assert not any("zz" in token for token in load_tokenizer(str(tmp_path / "bpe")).get_vocab())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--vocab-size", "100"], "Give at least 257"),
+        (["--vocab-size", "100000"], "Give more text or a smaller vocab_size"),
+        (["--vocab-size", "270", "--fractions", "0.9,x"], "--fractions '0.9,x': give three numbers"),
+        (["--vocab-size", "270", "--fractions", "0.9,0.9,0.9"], "cannot split a corpus"),
+        (["--vocab-size", "270", "--fractions", "1,0"], "Give three shares"),
+        ([], "--vocab-size"),
+    ],
+)
+def test_bad_input_is_named_with_its_remedy(
+    corpus: Path, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tokenizer", "--data", str(corpus), "--out", str(tmp_path / "bpe"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "bpe").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tokenizer", "--data", str(corpus), "--vocab-size", "270", "--out", str(corpus)]) == 2
+    assert "is not empty: choose a new folder" in capsys.readouterr().err
+    assert len(list(corpus.iterdir())) == 10
