@@ -39,8 +39,8 @@ from ebt.plots.style import COLOURS, GREY, picture
 from ebt.tasks import LanguageNetwork, LanguageTask, Optimisation
 from ebt.thinking import NonFiniteError, Recipe
 
-NETWORK = {"size": "nano", "dim": 64}
-DATA = {"context_length": 64, "batch_size": 16}
+NETWORK: dict[str, Any] = {"size": "nano", "dim": 64}
+DATA: dict[str, Any] = {"context_length": 64, "batch_size": 16}
 DEMO = Demo().text_task("ebt")
 RECIPES = {"own": DEMO.recipe, "s1": Recipe.s1(), "s2": Recipe.s2()}
 """The library's own recipe as in the demo, and the paper's."""
@@ -120,7 +120,7 @@ class _Losses(L.Callback):
 
 def train(run: Run, tell: Callable[[], None]) -> Result:
     """One training; numbers that are not finite end it and belong to the result."""
-    network = LanguageNetwork(**NETWORK, step_size=run.step_size)  # type: ignore[arg-type]
+    network = LanguageNetwork(**NETWORK, step_size=run.step_size)
     task = LanguageTask(network, RECIPES[run.recipe], run.optimisation, sample_every=0, seed=run.seed)
     data, losses = TextDataModule(**DATA, seed=run.seed), _Losses(tell)
     trainer = L.Trainer(
@@ -181,7 +181,7 @@ def collect(runs: Sequence[Run], folder: Path, console: Console) -> list[Result]
             progress.update(bar, description=f"{i + 1} of {len(todo)}: {run.name}", completed=sum(r.updates for r in todo[:i]))
             made[run] = train(run, lambda: progress.advance(bar))
             save(made[run], folder)
-            console.print(_line(made[run]), highlight=False)
+            console.print(_line(made[run]), highlight=False, soft_wrap=True)
     return [made[run] if result is None else result for run, result in zip(runs, found, strict=True)]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -20,3 +22,20 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(before)
+
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Benchmark data beside the checkout, which few machines have."""
+MAY_SKIP = ("needs CUDA",) if DATA.exists() else ("needs CUDA", "needs the benchmark data")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With EBT_NO_SKIPS set, a test that is skipped though it could run fails the suite."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not os.environ.get("EBT_NO_SKIPS") or reporter is None:
+        return
+    reasons = [str(report.longrepr[2]).removeprefix("Skipped: ") for report in reporter.stats.get("skipped", [])]
+    if wrong := [reason for reason in reasons if not reason.startswith(MAY_SKIP)]:
+        reporter.write_line(f"skipped though they could run: {wrong}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -63,3 +63,14 @@ def language_folder(folder: Path, twin: bool = False) -> str:
 def sudoku_folder(folder: Path, board: int = 4, loop: str | None = None) -> str:
     """A saved model of boards."""
     return str(save_folder(sudoku_ebt(board) if loop is None else sudoku_rival(loop, board), folder))
+
+
+def close(value: Any, other: Any) -> bool:
+    """Whether two JSON values are alike up to rounding, which differs between processes."""
+    if isinstance(value, dict):
+        return value.keys() == other.keys() and all(close(value[key], other[key]) for key in value)
+    if isinstance(value, list):
+        return len(value) == len(other) and all(map(close, value, other))
+    if isinstance(value, float) and isinstance(other, float):
+        return abs(value - other) <= 1e-7 * max(1.0, abs(value))
+    return bool(value == other)

@@ -26,8 +26,8 @@ GIVENS = (17, 12, 10)
 SUDOKU_STEPS = (1, 2, 3, 4, 8, 16, 32)
 TEXT_STEPS = (1, 2, 3, 4, 8, 12)
 CANDIDATES = 8
-TOLERANCE = 1e-3
-"""Boards whose probabilities change by less have converged, and leave the batch."""
+TOLERANCE = {1: 1e-3, CANDIDATES: 5e-2}
+"""Boards whose probabilities change by less have converged, and leave the batch; candidates are moved by noise, too."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Settings:
     def sudoku_task(self, kind: Any) -> SudokuTask:
         recipe = Recipe(min_steps=2, max_steps=4) if kind != "feed_forward" else Recipe()
         optimisation = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
-        return SudokuTask(SudokuNetwork("nano", layers=4, kind=kind), recipe, optimisation, seed=self.seed)
+        thinking: dict[str, Any] = {"step_size_scale": 0.35, "candidate_noise": 0.3} if kind == "ebt" else {}
+        return SudokuTask(SudokuNetwork("nano", layers=4, kind=kind, **thinking), recipe, optimisation, seed=self.seed)
 
     def text_task(self, kind: Any) -> LanguageTask:
         recipe = Recipe(min_steps=1, max_steps=3, loss="last") if kind == "ebt" else Recipe()
@@ -125,7 +126,7 @@ def solve(settings: Settings, folder: Path, givens: int, candidates: int, report
         torch.as_tensor(boards.solutions),
         SUDOKU_STEPS,
         (candidates,),
-        tolerance=TOLERANCE,
+        tolerance=TOLERANCE[candidates],
         batch_size=256,
         seed=settings.seed,
         progress=lambda done, total: report(done, total or done, f"{givens} givens"),

@@ -96,7 +96,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             noise, tolerance: see ``ebt.thinking.Descent``; all candidates but the first have ``config.candidate_noise`` by
                 default.
             generator: draws the starts, each row and position its own, and the noise.
-            seed: of the starts, if there is no generator; ``config.start_seed`` by default. The noise is then torch's own.
+            seed: of the starts and the noise, if there is no generator; ``config.start_seed`` by default.
             keep_states: record the state after every step, not the last alone.
 
         Returns:
@@ -109,11 +109,13 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         descent = Descent(steps, noise=std, tolerance=tolerance, final_energy=True, keep_states=keep_states)
         with leave_inference_mode():
             space = self.space()
+            seed = self.config.start_seed if seed is None else seed
             if generator is not None:
                 start = self.start(candidates * input_ids.shape[0], predictions or input_ids.shape[1], generator)
             else:
                 at = _positions(input_ids, attention_mask, cache, predictions or input_ids.shape[1])
-                start = starts(space, self.config.start_std, at, candidates, self.config.start_seed if seed is None else seed)
+                start = starts(space, self.config.start_std, at, candidates, seed)
+                generator = torch.Generator(self.device).manual_seed(seed)
             landscape = self.landscape(input_ids, attention_mask, cache, predictions)
             return think(landscape, space, start, self.alpha(), descent, generator)
 

@@ -100,7 +100,7 @@ class SudokuTransformer(HubModel):
         self.digits = nn.Embedding(config.board, config.dim) if config.loop == "prediction" else None
         self.network = Transformer(config.network())
         self.head = nn.Linear(config.dim, config.board, bias=False)
-        nn.init.zeros_(self.head.weight)
+        nn.init.normal_(self.head.weight, std=config.dim**-0.5)
         self.post_init()
 
     def forward(self, puzzle: Tensor, iterations: int = 1) -> list[Tensor]:

@@ -14,7 +14,7 @@ from ebt.nn import CausalTransformer
 
 
 class TransformerPPForCausalLM(LanguageModel):
-    """Llama-2 style decoder with the EBT's blocks and a separate word head, which is zero at first."""
+    """Llama-2 style decoder with the EBT's blocks and a separate word head."""
 
     config_class = TransformerPPConfig
 
@@ -23,8 +23,8 @@ class TransformerPPForCausalLM(LanguageModel):
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.network = CausalTransformer(config.network())
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
-        nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
-        nn.init.zeros_(self.head.weight)
+        for table in (self.embedding, self.head):  # a head of zeros would start flat, but learns far slower
+            nn.init.normal_(table.weight, std=config.dim**-0.5)
         self.post_init()
 
     def forward(

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
-from small_models import language_folder, sudoku_ebt, sudoku_folder
+from small_models import close, language_folder, sudoku_ebt, sudoku_folder
 
 from ebt.cli.main import main
 from ebt.data.sudoku import board_errors, generate, parse_board, write_csv
@@ -33,7 +31,7 @@ def test_a_process_shows_boards_and_writes_the_thinking(folder: str, tmp_path: P
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     read = json.loads((tmp_path / "solve.json").read_text())
     watched = watch_board(sudoku_ebt(), torch.from_numpy(parse_board(PUZZLE, 4)), 4, 3, seed=2)
-    assert read == to_json(watched) | {"solution": SOLUTION, "solved": watched.boards[-1] == SOLUTION}
+    assert close(read, to_json(watched) | {"solution": SOLUTION, "solved": watched.boards[-1] == SOLUTION})
     assert imread(tmp_path / "board.png").shape[0] > 200
     for step in (0, 1, 2, 4):
         assert f"{'start' if step == 0 else f'step {step}'}: energy {watched.energies[step]:.4g}" in done.stdout
@@ -44,23 +42,21 @@ def test_a_process_shows_boards_and_writes_the_thinking(folder: str, tmp_path: P
     assert f"{3 * 5} forward and {3 * 4} backward passes" in done.stdout
 
 
-def test_in_a_terminal_the_board_fills_in_live(folder: str) -> None:
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-    command = [sys.executable, "-m", "ebt.cli.main", "solve", "--checkpoint", folder, PUZZLE, "--steps", "3"]
-    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    shown = b""
-    try:
-        while part := os.read(ours, 4096):
-            shown += part
-    except OSError:  # the other end was closed
-        pass
-    assert process.wait() == 0
-    text = shown.decode()
-    assert [int(step) for step in re.findall(r"step (\d):", text)] == sorted(int(s) for s in re.findall(r"step (\d):", text))
-    assert {"step 1:", "step 2:", "step 3:"} <= set(re.findall(r"step \d:", text))
-    assert "\x1b[1A" in text  # the cursor goes up: the board is drawn in place
+def test_in_a_terminal_the_board_fills_in_live(
+    folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("ebt.cli.solve.SECONDS", 0.01)
+    assert main(["solve", "--checkpoint", folder, PUZZLE, "--steps", "3"]) == 0
+    frames = capsys.readouterr().out.split("\x1b[1A")  # the cursor goes up: the board is drawn in place
+    shown = [name for frame in frames for name in re.findall(r"(start|step \d): energy", frame)]
+    assert shown[-4:] == ["start", "step 1", "step 2", "step 3"] or list(dict.fromkeys(shown)) == [
+        "start",
+        "step 1",
+        "step 2",
+        "step 3",
+    ]
 
 
 def test_a_solved_board_is_called_solved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

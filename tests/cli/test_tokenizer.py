@@ -21,11 +21,11 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_a_process_trains_on_the_training_documents_and_tells_bytes_per_token(corpus: Path, tmp_path: Path) -> None:
-    out, options = tmp_path / "bpe", ["--vocab-size", "290", "--fractions", "0.6,0.2,0.2", "--seed", "5"]
+    out, options = tmp_path / "bpe", ["--vocab-size", "270", "--fractions", "0.6,0.2,0.2", "--seed", "5"]
     command = [sys.executable, "-m", "ebt.cli.main", "tokenizer", "--data", str(corpus), "--out", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     splits = split_documents(list(open_source(str(corpus))["train"]), (0.6, 0.2, 0.2), seed=5)
-    expected, saved = train_bpe(splits["train"], 290), load_tokenizer(str(out))
+    expected, saved = train_bpe(splits["train"], 270), load_tokenizer(str(out))
     assert saved.get_vocab() == expected.get_vocab()
     for name, documents in splits.items():
         texts = [document.text for document in documents]

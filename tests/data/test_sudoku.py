@@ -392,7 +392,7 @@ def test_rules_check_takes_uniqueness_on_trust(tmp_path: Path) -> None:
     assert read_csv(tmp_path / "a.csv", check="rules").solutions.tolist() == [[int(c) for c in SOLVED_4]]
 
 
-@pytest.mark.skipif(not SEVENTEEN.exists(), reason=f"needs the 17-clue collection at {SEVENTEEN}")
+@pytest.mark.skipif(not SEVENTEEN.exists(), reason="needs the benchmark data beside the checkout")
 def test_the_17_clue_collection_reads() -> None:
     puzzles, solved = read_csv(SEVENTEEN, check="rules")
     assert puzzles.shape == solved.shape == (49_151, 81)

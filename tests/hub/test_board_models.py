@@ -97,9 +97,3 @@ def test_rivals_give_logits_after_every_iteration(loop: str, passes: int) -> Non
     torch.testing.assert_close(model(make_puzzles(6), iterations=1)[0], logits[0])
     if passes > 1:
         assert not torch.allclose(logits[0], logits[2])
-
-
-def test_fresh_rivals_start_flat() -> None:
-    for loop in ("none", "prediction", "hidden"):
-        (logits,) = SudokuTransformer(SudokuTransformerConfig(board=4, loop=loop, **TINY))(make_puzzles())
-        assert not logits.any()

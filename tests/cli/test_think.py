@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from matplotlib.image import imread
+from small_models import CONTEXT, close, language_ebt, language_folder, language_twin, sudoku_ebt, sudoku_folder, sudoku_rival
+
+from ebt.cli.main import main
+from ebt.data.packing import make_example
+from ebt.data.sudoku import generate, read_csv, write_csv
+from ebt.data.sudoku_module import SudokuDataModule
+from ebt.data.text import TextDataModule
+from ebt.evaluation import language_curve, sudoku_curve, to_json
+
+TEXT = "".join(f"The {i}th fox sees {i * i} hens.\n\n" for i in range(40))
+
+
+def run_folder(folder: Path, data: dict[str, Any], seed: int) -> str:
+    """What ``ebt fit`` leaves beside the model."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"seed_everything": seed, "data": {"init_args": data}}), encoding="utf-8"
+    )
+    return str(folder)
+
+
+def curves(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / "thinking.json").read_text())["curves"]
+    return read
+
+
+def test_a_process_compares_language_models_on_all_of_a_text(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    ebt, twin = language_folder(tmp_path / "ebt"), language_folder(tmp_path / "twin", twin=True)
+    command = [sys.executable, "-m", "ebt.cli.main", "think", "--checkpoint", ebt, "--baseline", twin, "--seed", "4"]
+    options = [
+        "--data",
+        str(tmp_path / "text.txt"),
+        "--steps",
+        "1,3",
+        "--candidates",
+        "2,1",
+        "--limit",
+        "5",
+        "--batch-size",
+        "2",
+    ]
+    done = subprocess.run([*command, *options, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=True)
+    ids = [*TEXT.encode(), 256]
+    starts = range(0, len(ids) - 1, CONTEXT)
+    rows = [make_example(ids[start : start + CONTEXT + 1], CONTEXT, 256) for start in starts]
+    spread = [rows[round(i * (len(rows) - 1) / 4)] for i in range(5)]
+    batches = [{name: torch.stack([row[name] for row in spread[i : i + 2]]) for name in spread[0]} for i in (0, 2, 4)]
+    expected = language_curve(language_ebt(), batches, [1, 3], [1, 2], seed=4), language_curve(language_twin(), batches, [1])
+    assert close(curves(tmp_path / "out"), dict(zip(("ebt", "twin"), map(to_json, expected), strict=True)))
+    assert all(imread(tmp_path / "out" / name).size for name in ("thinking.png", "energy.png"))
+    for point in (*expected[0].points, *expected[1].points):
+        assert f"{point.nats:.4f} ±{point.nats_error:.3f}" in done.stdout
+    best = expected[0].best()
+    assert re.search(f"ebt: best: {best.steps} steps? with {best.candidates} candidates?, {best.nats:.4f} nats", done.stdout)
+    assert "only if the model was trained on none of it" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_run_knows_its_held_out_text(split: str, tmp_path: Path) -> None:
+    (tmp_path / "text.jsonl").write_text(
+        "".join(json.dumps({"text": f"{i} " * 30}) + "\n" for i in range(30)), encoding="utf-8"
+    )
+    language_folder(tmp_path / "run" / "model")
+    settings = {
+        "source": str(tmp_path / "text.jsonl"),
+        "fractions": [0.6, 0.2, 0.2],
+        "tokenizer": "bytes",
+        "context_length": 99,
+    }
+    run = run_folder(tmp_path / "run", settings, seed=3)
+    assert main(["think", "--checkpoint", run, "--steps", "2", "--split", split, "--limit", "999", "--out", str(tmp_path)]) == 0
+    data = TextDataModule(**{**settings, "context_length": CONTEXT, "seed": 3, "batch_size": 8})  # type: ignore[arg-type]
+    loader = data.test_dataloader() if split == "test" else data.val_dataloader()
+    assert close(curves(tmp_path)["run"], to_json(language_curve(language_ebt(), loader, [2])))
+
+
+def test_boards_of_a_file_with_all_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv(tmp_path / "boards.csv", *generate(4, 7, 9, seed=1))
+    folders = [
+        sudoku_folder(tmp_path / "ebt"),
+        sudoku_folder(tmp_path / "loop", loop="hidden"),
+        sudoku_folder(tmp_path / "ff", loop="none"),
+    ]
+    options = [
+        "--steps",
+        "1,2,5",
+        "--candidates",
+        "1,3",
+        "--tolerance",
+        "0.05",
+        "--limit",
+        "8",
+        "--rule",
+        "highest",
+        "--seed",
+        "2",
+    ]
+    baselines = [option for folder in folders[1:] for option in ("--baseline", folder)]
+    out = ["--data", str(tmp_path / "boards.csv"), "--out", str(tmp_path)]
+    assert main(["think", "--checkpoint", folders[0], *baselines, *options, *out]) == 0
+    boards = [torch.from_numpy(array[:8]) for array in read_csv(tmp_path / "boards.csv", 4)]
+    ebt = sudoku_curve(sudoku_ebt(), *boards, [1, 2, 5], [1, 3], "highest", 0.05, seed=2)
+    rivals = {
+        name: to_json(sudoku_curve(sudoku_rival(loop), *boards, [1, 2, 5]))
+        for name, loop in (("loop", "hidden"), ("ff", "none"))
+    }
+    assert close(curves(tmp_path), {"ebt": to_json(ebt), **rivals})
+    shown = capsys.readouterr().out
+    for point in ebt.points:
+        assert f"{100 * point.exact:.1f} ±{100 * point.exact_error:.1f}" in shown
+        assert f"{point.forward:.3g} + {point.backward:.3g}" in shown
+
+
+def test_a_run_knows_its_test_boards_and_makes_new_ones_that_were_not_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sudoku_folder(tmp_path / "run" / "model")
+    settings = {
+        "size": 4,
+        "train_count": 3,
+        "train_givens": [8, 9],
+        "validation_count": 1,
+        "test_count": 4,
+        "test_givens": [7, 6],
+    }
+    run = run_folder(tmp_path / "run", settings, seed=8)
+    data = SudokuDataModule(**settings, seed=8)  # type: ignore[arg-type]
+    data.prepare()
+
+    def think(*options: str) -> dict[str, Any]:
+        assert main(["think", "--checkpoint", run, "--steps", "2", "--limit", "5", "--out", str(tmp_path), *options]) == 0
+        found: dict[str, Any] = curves(tmp_path)["run"]
+        return found
+
+    def expected(boards: Any) -> dict[str, Any]:
+        return to_json(sudoku_curve(sudoku_ebt(), *map(torch.from_numpy, boards), [2]))
+
+    assert close(think(), expected(data.sets["givens_6"]))
+    assert close(think("--givens", "7"), expected(data.sets["givens_7"]))
+    assert close(think("--givens", "10"), expected(generate(4, 10, 5, 0, exclude=data.sets["train"].solutions)))
+    assert "None of their solution grids occurs in the training set" in capsys.readouterr().out
+
+
+def test_alarms_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = sudoku_ebt(start_std=0.0)
+    torch.nn.init.zeros_(model.network.head.projection.weight)
+    model.save_pretrained(tmp_path / "flat")
+    assert main(["think", "--checkpoint", str(tmp_path / "flat"), "--givens", "8", "--limit", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "alarm: thinking changes nothing" in shown
+    assert "may occur in the model's training set" in shown
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    run_folder(folder / "broken", {}, seed=0)
+    (folder / "broken" / "config.yaml").write_text("seed_everything: 0\n")
+    sudoku_folder(folder / "broken" / "model")
+    return {
+        "text": language_folder(folder / "text"),
+        "sudoku": sudoku_folder(folder / "sudoku"),
+        "six": sudoku_folder(folder / "six", board=6),
+        "broken": str(folder / "broken"),
+        "missing": str(folder / "missing"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "options", "message"),
+    [
+        ("missing", [], "is no folder: give a model folder"),
+        ("text", [], "name them with --data"),
+        ("sudoku", [], "name a CSV file with --data, or have new puzzles made with --givens N"),
+        ("broken", [], "config.yaml has no data settings that can be read"),
+        ("text", ["--data", "nowhere.txt"], "nowhere.txt"),
+        ("sudoku", ["--data", "nowhere.csv"], "nowhere.csv cannot be read"),
+        ("sudoku", ["--data", "a.csv", "--givens", "8"], "--data and --givens both say which boards"),
+        ("text", ["--givens", "8"], "--givens and --tolerance are for boards"),
+        ("text", ["--tolerance", "0.1", "--data", "x"], "--givens and --tolerance are for boards"),
+        ("sudoku", ["--givens", "8", "--baseline", "BASE:text"], "models of the same task"),
+        ("sudoku", ["--givens", "8", "--baseline", "BASE:six"], "different sizes ([4, 6])"),
+        ("sudoku", ["--givens", "8", "--baseline", "BASE:sudoku"], "--baseline must name other folders"),
+        ("sudoku", ["--givens", "8", "--steps", "1,x"], "--steps: 'x' is no whole number of at least 1"),
+        ("sudoku", ["--givens", "8", "--candidates", "0"], "--candidates: '0' is no whole number of at least 1"),
+    ],
+)
+def test_bad_input_is_named_with_its_remedy(
+    folders: dict[str, str], checkpoint: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [folders[option.removeprefix("BASE:")] if option.startswith("BASE:") else option for option in options]
+    assert main(["think", "--checkpoint", folders[checkpoint], *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_tokens_of_different_tokenisers_are_not_compared(
+    folders: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    assert main(["tokenizer", "--data", "python-docs", "--vocab-size", "257", "--out", str(tmp_path / "bpe")]) == 0
+    from ebt.data.tokenizers import load_tokenizer
+    from ebt.hub import save_folder
+
+    other = save_folder(language_twin(), tmp_path / "other", load_tokenizer(str(tmp_path / "bpe")))
+    assert main(["think", "--checkpoint", folders["text"], "--baseline", str(other), "--data", str(tmp_path / "text.txt")]) == 2
+    assert "has another tokeniser" in capsys.readouterr().err
