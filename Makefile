@@ -31,5 +31,8 @@ format: $(INSTALLED)  ## mend the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(INSTALLED)  ## benchmarks: stability (quick)
+	$(BIN)/python benchmarks/stability.py --quick --json runs/stability.json
+
 clean:  ## remove the environment and caches; results in runs/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

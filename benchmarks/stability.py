@@ -357,6 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(results, verdicts, console)
     draw(results, written[0])
     if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text(json.dumps(summary(results, verdicts), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         written.append(Path(args.json))
     say_written(console, written)

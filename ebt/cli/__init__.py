@@ -1,0 +1,1 @@
+"""The ``ebt`` command: one module per command, each with ``main(argv) -> exit code``."""

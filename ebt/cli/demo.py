@@ -72,6 +72,7 @@ class _Board:
     progress: Progress
     messages: Any
     bars: dict[str, TaskID] = field(default_factory=dict)
+    printed: float = 0.0
 
     def read(self) -> None:
         """Show all messages that have come."""
@@ -83,6 +84,16 @@ class _Board:
             if name not in self.bars:
                 self.bars[name] = self.progress.add_task(name, note="")
             self.progress.update(self.bars[name], completed=done, total=total, note=note)
+
+    def print_now_and_then(self) -> None:
+        """Where no bars can be drawn, in a log file: a line for each job at work, twice a minute."""
+        if self.progress.console.is_terminal or time.monotonic() - self.printed < 30:
+            return
+        self.printed = time.monotonic()
+        for task in self.progress.tasks:
+            if not task.finished:
+                left = "" if task.time_remaining is None else f", {task.time_remaining:.0f} s left"
+                self.progress.console.print(f"{task.description}: {task.percentage:.0f} %{left}, {task.fields['note']}")
 
 
 def _run(settings: jobs.Settings, folder: Path, processes: int, console: Console) -> dict[str, Any]:
@@ -97,6 +108,7 @@ def _run(settings: jobs.Settings, folder: Path, processes: int, console: Console
         while running:
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             board.read()
+            board.print_now_and_then()
             for future in done:
                 name = running.pop(future)
                 made[name] = future.result()

@@ -35,11 +35,11 @@ class Settings:
     """How much the demo does. The EBTs and their rivals get the same batches, updates and optimiser."""
 
     seed: int = 0
-    sudoku_updates: int = 1100
+    sudoku_updates: int = 1000
     sudoku_puzzles: int = 4000
     sudoku_tests: int = 1000
-    text_updates: int = 400
-    text_contexts: int = 400
+    text_updates: int = 500
+    text_contexts: int = 800
     """Contexts of the validation set, and of the test set, that are evaluated."""
 
     @classmethod
@@ -60,7 +60,7 @@ class Settings:
         )
 
     def text(self) -> TextDataModule:
-        return TextDataModule(context_length=128, batch_size=16, evaluation_batch_size=32, seed=self.seed)
+        return TextDataModule(context_length=64, batch_size=16, evaluation_batch_size=32, seed=self.seed)
 
     def sudoku_task(self, kind: Any) -> SudokuTask:
         recipe = Recipe(min_steps=2, max_steps=4) if kind != "feed_forward" else Recipe()

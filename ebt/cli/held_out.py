@@ -67,7 +67,7 @@ def held_out_text(checkpoint: str, context: int, source: str | None, split: str,
     if source is not None:
         fields = {name: settings[name] for name in ("text_field", "prompt_field") if name in settings}
         data = TextDataModule(source, test_source=source, fractions=(1.0, 0.0, 0.0), **fields, **common)
-        name, split = source, "test"
+        name, split = Path(source).name, "test"
         note = f"All of {source} was read: held-out quality only if the model was trained on none of it."
     elif settings:
         data = TextDataModule(**{**settings, **common})
@@ -98,7 +98,7 @@ def held_out_boards(checkpoint: str, size: int, path: str | None, givens: int | 
     if path is not None:
         if givens is not None:
             raise InputError("--data and --givens both say which boards: give one of them.")
-        return _boards(path, read_csv(path, size), limit)
+        return _boards(Path(path).name, read_csv(path, size), limit)
     settings = run_data(checkpoint)
     if settings is None and givens is None:
         raise InputError(

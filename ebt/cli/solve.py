@@ -86,7 +86,7 @@ def _solve_file(args: argparse.Namespace, console: Console, model: Any, folder: 
             model, puzzles, solved, [args.steps], [args.candidates], args.rule, args.tolerance, seed=args.seed, progress=bar
         )
     point = curve.points[0]
-    table = plain_table(f"{args.csv}: {len(puzzles)} puzzles of {model.config.board} x {model.config.board}")
+    table = plain_table(f"{Path(args.csv).name}: {len(puzzles)} puzzles of {model.config.board} x {model.config.board}")
     table.show_header = False
     boards_right = round(point.exact * len(puzzles))
     table.add_row(

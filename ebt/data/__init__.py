@@ -1,0 +1,1 @@
+"""Data: documents, puzzles; tokenised, packed, batched, in an order that a resumed run continues."""

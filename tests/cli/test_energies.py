@@ -30,7 +30,7 @@ def test_a_process_writes_energies_and_their_heat_map(folder: str, tmp_path: Pat
     assert close(read, to_json(token_energies(language_ebt(), byte_tokenizer(), TEXT, 4, seed=3)))
     assert imread(tmp_path / "new" / "out" / "energies.png").shape[1] >= 800
     means = [sum(row) / len(row) for row in read["energies"]]
-    row = re.search(r"energy +(.*)", done.stdout)
+    row = re.search(r"^ energy +(.*)", done.stdout, re.MULTILINE)
     assert row
     assert [float(number) for number in row[1].split()] == pytest.approx(means, rel=1e-3)
     assert f"{len(TEXT.encode())} tokens, {sum(read['nats']) / len(read['nats']):.3f} nats per token" in done.stdout

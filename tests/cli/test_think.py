@@ -15,10 +15,13 @@ from small_models import CONTEXT, close, language_ebt, language_folder, language
 
 from ebt.cli.main import main
 from ebt.data.packing import make_example
+from ebt.data.corpora import Document
 from ebt.data.sudoku import generate, read_csv, write_csv
 from ebt.data.sudoku_module import SudokuDataModule
 from ebt.data.text import TextDataModule
+from ebt.data.tokenizers import train_bpe
 from ebt.evaluation import language_curve, sudoku_curve, to_json
+from ebt.hub import save_folder
 
 TEXT = "".join(f"The {i}th fox sees {i * i} hens.\n\n" for i in range(40))
 
@@ -59,7 +62,10 @@ def test_a_process_compares_language_models_on_all_of_a_text(tmp_path: Path) -> 
     rows = [make_example(ids[start : start + CONTEXT + 1], CONTEXT, 256) for start in starts]
     spread = [rows[round(i * (len(rows) - 1) / 4)] for i in range(5)]
     batches = [{name: torch.stack([row[name] for row in spread[i : i + 2]]) for name in spread[0]} for i in (0, 2, 4)]
-    expected = language_curve(language_ebt(), batches, [1, 3], [1, 2], seed=4), language_curve(language_twin(), batches, [1])
+    expected = (
+        language_curve(language_ebt(), batches, [1, 3], [1, 2], seed=4),
+        language_curve(language_twin(), batches, [1], seed=4),
+    )
     assert close(curves(tmp_path / "out"), dict(zip(("ebt", "twin"), map(to_json, expected), strict=True)))
     assert all(imread(tmp_path / "out" / name).size for name in ("thinking.png", "energy.png"))
     for point in (*expected[0].points, *expected[1].points):
@@ -88,7 +94,10 @@ def test_a_run_knows_its_held_out_text(split: str, tmp_path: Path) -> None:
     assert close(curves(tmp_path)["run"], to_json(language_curve(language_ebt(), loader, [2])))
 
 
-def test_boards_of_a_file_with_all_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_boards_of_a_file_with_all_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     write_csv(tmp_path / "boards.csv", *generate(4, 7, 9, seed=1))
     folders = [
         sudoku_folder(tmp_path / "ebt"),
@@ -211,10 +220,6 @@ def test_tokens_of_different_tokenisers_are_not_compared(
     folders: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
-    assert main(["tokenizer", "--data", "python-docs", "--vocab-size", "257", "--out", str(tmp_path / "bpe")]) == 0
-    from ebt.data.tokenizers import load_tokenizer
-    from ebt.hub import save_folder
-
-    other = save_folder(language_twin(), tmp_path / "other", load_tokenizer(str(tmp_path / "bpe")))
+    other = save_folder(language_twin(), tmp_path / "other", train_bpe([Document(TEXT)], 257))
     assert main(["think", "--checkpoint", folders["text"], "--baseline", str(other), "--data", str(tmp_path / "text.txt")]) == 2
     assert "has another tokeniser" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""What the documents show runs, and what they point to is there."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+from small_models import language_folder, sudoku_folder
+
+from ebt.cli.main import COMMANDS
+from ebt.cli.training import configure
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def run(code: str, folder: Path) -> None:
+    """Run a block as a program of its own."""
+    file = folder / "block.py"
+    file.write_text(code, encoding="utf-8")
+    runpy.run_path(str(file), run_name="block")
+
+
+PYTHON = [pytest.param(code, id=f"{path.stem}-{i + 1}") for path in DOCUMENTS for i, code in enumerate(blocks(path, "python"))]
+
+
+@pytest.fixture
+def after_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder in which the demo has left its models; tiny ones, with random weights."""
+    sudoku_folder(tmp_path / "runs/demo/models/sudoku-ebt", board=6)
+    language_folder(tmp_path / "runs/demo/models/text-ebt")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("after_the_demo")
+@pytest.mark.parametrize("code", PYTHON)
+def test_the_python_runs(code: str, tmp_path: Path) -> None:
+    run(code, tmp_path)
+
+
+@pytest.mark.usefixtures("after_the_demo")
+def test_the_readme_solves_a_board_in_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = blocks(ROOT / "README.md", "python")[0]
+    assert len(code.splitlines()) <= 10
+    run(code, tmp_path)
+    *energies, top = capsys.readouterr().out.splitlines()[:2]
+    assert len(energies[0].split(",")) == 17  # before each of 16 steps, and of the final board
+    assert top.count("[") == 2  # the givens of the first row: .5.3..
+
+
+def test_the_configuration_in_the_readme_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = blocks(ROOT / "README.md", "yaml")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "my.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    made = configure(["--config=configs/language/ebt.yaml", "--config=my.yaml"])
+    assert made.model.recipe.max_steps == 4
+    assert (made.datamodule.fields.text, made.datamodule.fields.prompt) == ("answer", "question")
+    assert made.trainer.max_steps == 2000
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    missing = [link for link in links if not link.startswith("http") and not (path.parent / link).exists()]
+    assert missing == []
+
+
+def test_the_readme_names_every_command() -> None:
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `ebt ")]
+    assert set(re.findall(r"`ebt (\w+)`", "".join(row.split(" | ")[0] for row in rows))) == set(COMMANDS)
