@@ -5,7 +5,7 @@
 Each run trains on the embedded documentation of Python, byte by byte, with the demo's settings, and keeps the training loss of
 every update. Runs that differ in the initial step size alone (the other settings, the seed and so the batches are the same)
 should train alike, because the energy head is divided by the initial step size. A finished run is one small JSON file in
-``--out``; an interrupted benchmark goes on where it stopped.
+``--out``; an interrupted benchmark goes on where it stopped. After a change of the code, start with an empty folder.
 """
 
 from __future__ import annotations

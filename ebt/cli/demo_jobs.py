@@ -35,7 +35,7 @@ class Settings:
     """How much the demo does. The EBTs and their rivals get the same batches, updates and optimiser."""
 
     seed: int = 0
-    sudoku_updates: int = 1000
+    sudoku_updates: int = 800
     sudoku_puzzles: int = 4000
     sudoku_tests: int = 1000
     text_updates: int = 500

@@ -219,11 +219,12 @@ def test_selected_rows_have_the_same_energies(variant: str, masked: bool) -> Non
 
 
 @pytest.mark.parametrize("variant", DECODERS)
-def test_the_context_is_encoded_once_for_all_steps_that_share_it(variant: str) -> None:
+def test_the_context_is_encoded_once_for_all_steps_that_share_it_and_without_a_graph_at_inference(variant: str) -> None:
     network, space = decoder(variant), make_simplex("compact-restart", make_table())
-    rows: list[int] = []  # of each pass through the network
+    passes: list[tuple[int, bool]] = []  # rows of each pass through the network, and whether it left a graph
     first = network.get_submodule("blocks.0.attention.key")
-    first.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
-    think(network.encode(context()), space, space.start((3 * ROWS, LENGTH)), 1.0, Descent(4))
+    first.register_forward_hook(lambda module, inputs, output: passes.append((len(output), output.requires_grad)))
+    with torch.no_grad():
+        think(network.encode(context()), space, space.start((3 * ROWS, LENGTH)), 1.0, Descent(4))
     contexts = 2 if conditioning(variant) == "prefix" else 1  # two steps are told apart
-    assert sorted(rows) == [ROWS] * contexts + [3 * ROWS] * 4
+    assert sorted(passes) == [(ROWS, False)] * contexts + [(3 * ROWS, True)] * 4

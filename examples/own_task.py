@@ -1,0 +1,89 @@
+"""A network and a task of your own, in R^d: reconstruct a curve from three of its coefficients, step by step.
+
+    python examples/own_task.py
+
+All that is specific to the task stands in the two classes below; training, logging, alarms and resuming come with ThinkingTask.
+"""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ebt.tasks import Optimisation, ThinkingTask
+from ebt.thinking import CandidateSpace, Descent, Euclidean, Landscape, Recipe, StepSize, think
+
+POINTS = 16
+
+
+class Energy(nn.Module):
+    """E(x, y) of coefficients x (B, 3) and candidate curves y (N, POINTS), N a multiple of B; one number per curve."""
+
+    def __init__(self, width: int = 96) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(3 + POINTS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.head = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.head.weight)  # flat at first: nothing moves until the head has learned where to
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        energies: Tensor = self.head(self.inner(torch.cat((x.repeat(len(y) // len(x), 1), y), -1)))
+        return energies.squeeze(-1)
+
+
+class Curves(ThinkingTask):
+    """Batches are dict(x=(B, 3), y=(B, POINTS))."""
+
+    def __init__(self, seed: int = 0) -> None:
+        recipe = Recipe(min_steps=2, max_steps=4, loss="last")
+        super().__init__(recipe, Optimisation(lr=5e-3, warmup_steps=20, weight_decay=0.0), (1, 2, 4, 8), seed=seed)
+        self.energy, self.alpha = Energy(), StepSize(1.0)
+
+    def landscape(self, batch: dict[str, Tensor]) -> Landscape:
+        return lambda candidate, step: self.energy(batch["x"], candidate)
+
+    def space(self) -> CandidateSpace:
+        return Euclidean(prediction_dims=1, shape=(POINTS,))
+
+    def target(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["y"]
+
+    def parts(self, batch: dict[str, Tensor]) -> tuple[int, ...]:
+        return (len(batch["x"]),)
+
+
+class Waves(Dataset[dict[str, Tensor]]):
+    """Sums of three waves: their amplitudes are the context, the curve is the target."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.x = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
+        place = torch.linspace(0, 2 * torch.pi, POINTS)
+        self.y = self.x @ torch.stack([torch.sin(k * place) for k in (1, 2, 3)])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"x": self.x[index], "y": self.y[index]}
+
+
+def main(updates: int = 400) -> dict[int, float]:
+    """Train, then think for several numbers of steps; returns the root mean square error after each."""
+    L.seed_everything(0)
+    task = Curves()
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(max_steps=updates, max_epochs=-1, accelerator="cpu", **quiet)
+    trainer.fit(task, DataLoader(Waves(4096, seed=1), batch_size=64, shuffle=True))
+
+    test, space = Waves(512, seed=2)[torch.arange(512)], task.space()
+    start = space.start((512,), generator=torch.Generator().manual_seed(3))
+    thought = think(task.landscape(test), space, start, task.alpha().detach(), Descent(steps=8, final_energy=True))
+    errors = {step: (thought.states[step - 1] - test["y"]).square().mean().sqrt().item() for step in (1, 2, 3, 4, 8)}
+    for step, error in errors.items():
+        print(f"{step} steps: error {error:.3f}, energy {thought.energies[step].mean():.4f}")
+    return errors
+
+
+if __name__ == "__main__":
+    main()
