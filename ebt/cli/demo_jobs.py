@@ -35,10 +35,10 @@ class Settings:
     """How much the demo does. The EBTs and their rivals get the same batches, updates and optimiser."""
 
     seed: int = 0
-    sudoku_updates: int = 800
+    sudoku_updates: int = 950
     sudoku_puzzles: int = 4000
     sudoku_tests: int = 1000
-    text_updates: int = 500
+    text_updates: int = 400
     text_contexts: int = 800
     """Contexts of the validation set, and of the test set, that are evaluated."""
 
@@ -70,7 +70,7 @@ class Settings:
 
     def text_task(self, kind: Any) -> LanguageTask:
         recipe = Recipe(min_steps=1, max_steps=3, loss="last") if kind == "ebt" else Recipe()
-        optimisation = Optimisation(lr=2e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
+        optimisation = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
         network = LanguageNetwork("nano", dim=96, kind=kind)
         return LanguageTask(network, recipe, optimisation, sample_every=0, seed=self.seed)
 

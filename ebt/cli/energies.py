@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ebt.cli.terminal import Options, count_from, out_folder, plain_table, read_text, say_written, warn
+from ebt.cli.terminal import Options, count_from, out_folder, plain_table, print_table, read_text, say_written, warn
 from ebt.evaluation import TokenEnergies, token_energies, write_json
 from ebt.hub import load_folder, load_tokenizer_of
 from ebt.plots import token_heat_map
@@ -59,12 +59,12 @@ def _show(console: Console, result: TokenEnergies) -> None:
         )
     means = [sum(row) / len(row) for row in result.energies]
     shown = range(steps + 1) if steps <= 8 else sorted({0, 1, 2, 4, 8, steps // 2, steps})
-    fall = plain_table("mean energy per token (step 0: the random start)")
+    fall = plain_table()
     for name in ("step", *map(str, shown)):
         fall.add_column(name, justify="right")
     fall.add_row("energy", *(f"{means[step]:.4g}" for step in shown))
-    console.print(fall)
-    console.print(_surprises(result))
+    print_table(console, "mean energy per token (step 0: the random start)", fall)
+    print_table(console, f"the {min(SHOWN, len(result.ids))} most surprising tokens", _surprises(result))
     nats = sum(result.nats) / len(result.nats)
     console.print(f"{len(result.ids)} tokens, {nats:.3f} nats per token", highlight=False)
 
@@ -82,12 +82,12 @@ def _coloured(tokens: list[str], energies: list[float]) -> Text:
 
 
 def _surprises(result: TokenEnergies) -> Table:
-    table = plain_table(f"the {min(SHOWN, len(result.ids))} most surprising tokens")
+    table = plain_table()
     for name in ("position", "token", "expected", "probability", "surprise (nats)", "energy at start", "at end"):
         table.add_column(name, justify="left" if name in ("token", "expected") else "right", no_wrap=True)
     worst = sorted(range(len(result.ids)), key=lambda i: -result.nats[i])[:SHOWN]
     for i in worst:
-        token, predicted = (Text(visible(word).replace(r"\$", "$")) for word in (result.tokens[i], result.predicted[i]))
+        token, predicted = (Text(visible(word)) for word in (result.tokens[i], result.predicted[i]))
         numbers = f"{result.probability[i]:.2g}", f"{result.nats[i]:.2f}", f"{result.energies[0][i]:.4g}"
         table.add_row(str(i + 1), token, predicted, *numbers, f"{result.energies[-1][i]:.4g}")
     return table

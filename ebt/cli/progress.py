@@ -31,7 +31,8 @@ class Report(ProgressBar):
         super().__init__()
         self.console = console or Console()
         self.seconds = 0.0
-        """Spent in training, validation included, in this process."""
+        """Spent in training, validation included, by all processes that continued the run."""
+        self._before = 0.0
         self._bar: Progress | None = None
         self._task: Any = None
         self._began = self._told = time.monotonic()
@@ -51,11 +52,13 @@ class Report(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._first, self._began, self._told = trainer.global_step, time.monotonic(), time.monotonic()
+        if trainer.global_step and trainer.is_global_zero:
+            self.print(f"continues at update {trainer.global_step}")
         total = trainer.estimated_stepping_batches
         self._open("training", None if total == float("inf") else int(total), trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self.seconds = time.monotonic() - self._began
+        self.seconds = self._before + time.monotonic() - self._began
         text = self._pace(trainer)
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.global_step, text=text)
@@ -67,7 +70,7 @@ class Report(ProgressBar):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         self._told = time.monotonic()
-        self.seconds = time.monotonic() - self._began
+        self.seconds = self._before + time.monotonic() - self._began
         metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         shown = [f"val/{name} {metrics[f'val/{name}']:.4g}" for name in ("loss", "perplexity", "exact", "cells", "gain")
                  if f"val/{name}" in metrics]  # fmt: skip
@@ -95,9 +98,15 @@ class Report(ProgressBar):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._close()
 
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.seconds = self._before = state_dict["seconds"]
+
     def _pace(self, trainer: L.Trainer) -> str:
         loss = trainer.callback_metrics.get("train/loss")
-        rate = (trainer.global_step - self._first) / max(self.seconds, 1e-9)
+        rate = (trainer.global_step - self._first) / max(self.seconds - self._before, 1e-9)
         left = ""
         if self._bar is None and rate > 0 and (total := trainer.estimated_stepping_batches) != float("inf"):
             left = f"  left {duration((total - trainer.global_step) / rate)}"
@@ -142,8 +151,7 @@ def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
     table.add_row("model", f"{type(task).__name__}{kind}, {parameters(task):,} parameters")
     table.add_row("data", data_line(statistics(trainer)))
     total = trainer.estimated_stepping_batches
-    done = f", {trainer.global_step:,} of them done" if trainer.global_step else ""
-    table.add_row("updates", ("until stopped" if total == float("inf") else f"{total:,}") + done)
+    table.add_row("updates", "until stopped" if total == float("inf") else f"{total:,}")
     table.add_row("device", f"{trainer.world_size} x {trainer.strategy.root_device}, precision {trainer.precision}")
     return table
 

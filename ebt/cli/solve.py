@@ -16,7 +16,17 @@ from rich.live import Live
 from rich.padding import Padding
 from rich.text import Text
 
-from ebt.cli.terminal import RULES, Options, count_from, number_in, out_folder, plain_table, progress_bar, say_written
+from ebt.cli.terminal import (
+    RULES,
+    Options,
+    count_from,
+    number_in,
+    out_folder,
+    plain_table,
+    print_table,
+    progress_bar,
+    say_written,
+)
 from ebt.data.sudoku import board_errors, format_board, generate, is_solved, parse_board, read_csv, solutions
 from ebt.errors import InputError
 from ebt.evaluation import BoardThinking, sudoku_curve, to_json, watch_board, write_json
@@ -86,7 +96,8 @@ def _solve_file(args: argparse.Namespace, console: Console, model: Any, folder: 
             model, puzzles, solved, [args.steps], [args.candidates], args.rule, args.tolerance, seed=args.seed, progress=bar
         )
     point = curve.points[0]
-    table = plain_table(f"{Path(args.csv).name}: {len(puzzles)} puzzles of {model.config.board} x {model.config.board}")
+    title = f"{Path(args.csv).name}: {len(puzzles)} puzzles of {model.config.board} x {model.config.board}"
+    table = plain_table()
     table.show_header = False
     boards_right = round(point.exact * len(puzzles))
     table.add_row(
@@ -99,7 +110,7 @@ def _solve_file(args: argparse.Namespace, console: Console, model: Any, folder: 
     table.add_row("evaluations per board", f"{point.forward:.1f} forward, {point.backward:.1f} backward passes")
     table.add_row("mean energy per board", f"{point.energy:.4g}")
     table.add_row("energy tells wrong boards (AUROC)", "-" if point.board_auroc is None else f"{point.board_auroc:.3f}")
-    console.print(table)
+    print_table(console, title, table)
     if folder is not None:
         write_json(curve, folder / "solve.json")
         say_written(console, [folder / "solve.json"])

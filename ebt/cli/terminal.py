@@ -108,9 +108,17 @@ def out_folder(path: str | None) -> Path | None:
     return Path(path)
 
 
-def plain_table(title: str, caption: str | None = None) -> Table:
+def plain_table() -> Table:
     """A table with a line under its head only."""
-    return Table(title=title, caption=caption, box=SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False)
+    return Table(box=SIMPLE_HEAD, pad_edge=False)
+
+
+def print_table(console: Console, title: str, table: Table, caption: str = "") -> None:
+    """A table below its title; both may be wider than the table."""
+    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    if caption:
+        console.print(caption, style="dim", markup=False, highlight=False)
 
 
 def say_written(console: Console, paths: Sequence[Path]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ebt.cli.held_out import HeldOut, held_out_boards, held_out_text
 from ebt.cli.terminal import (
@@ -19,6 +18,7 @@ from ebt.cli.terminal import (
     number_in,
     out_folder,
     plain_table,
+    print_table,
     progress_bar,
     say_written,
     warn,
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
         raise InputError("--baseline must name other folders than --checkpoint, with models of the same task.")
     folder = out_folder(args.out)
     curves, data = (_language if tasks[args.checkpoint] == "language" else _sudoku)(args, models)
-    console.print(_table(curves, data))
+    _print(console, curves, data)
     _say_best(console, curves)
     for curve in curves.values():
         warn(console, curve.alarms)
@@ -123,13 +123,11 @@ def _names(folders: dict[str, Any]) -> list[str]:
     return short if len(set(short)) == len(short) else list(folders)
 
 
-def _table(curves: dict[str, Curve[Any]], data: HeldOut) -> Table:
+def _print(console: Console, curves: dict[str, Curve[Any]], data: HeldOut) -> None:
     first = next(iter(curves.values()))
     language = first.task == "language"
     scored = f"{first.scored:,} tokens" if language else f"{first.rows:,} boards"
-    unit = "token" if language else "board"
-    caption = f"objective: what the updates descend; passes: forward + inner backward; all per {unit}"
-    table = plain_table(f"{data.name}: {scored}", caption if any(curve.kind == "ebt" for curve in curves.values()) else None)
+    table = plain_table()
     quality = ("nats per token", "perplexity", "right %") if language else ("solved %", "cells %", "taken")
     columns = [*(["model"] if len(curves) > 1 else []), "steps", "candidates", *quality, "energy", "objective", "passes"]
     for name in columns:
@@ -140,13 +138,22 @@ def _table(curves: dict[str, Curve[Any]], data: HeldOut) -> Table:
             shown = [name if i == 0 else ""] if len(curves) > 1 else []
             table.add_row(*shown, *_row(curve, point), style="bold green" if point is best and len(curve.points) > 1 else None)
         table.add_section()
-    return table
+    caption = (
+        f"objective: what the updates descend; passes: forward + inner backward; all per {'token' if language else 'board'}"
+    )
+    print_table(
+        console, f"{data.name}: {scored}", table, caption if any(curve.kind == "ebt" for curve in curves.values()) else ""
+    )
 
 
 def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint) -> list[str]:
     if isinstance(point, LanguagePoint):
         error = "" if point.nats_error is None else f" ±{point.nats_error:.3f}"
-        quality = [f"{point.nats:.4f}{error}", f"{point.perplexity:.4g}", f"{100 * point.accuracy:.1f}"]
+        quality = [
+            f"{point.nats:.4f}{error}",
+            f"{point.perplexity:.2f}" if point.perplexity < 1e5 else f"{point.perplexity:.1e}",
+            f"{100 * point.accuracy:.1f}",
+        ]
     else:
         quality = [
             f"{100 * point.exact:.1f} ±{100 * point.exact_error:.1f}",

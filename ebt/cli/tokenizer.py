@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ebt.cli.terminal import Options, count_from, plain_table, say_written
+from ebt.cli.terminal import Options, count_from, plain_table, print_table, say_written
 from ebt.data.corpora import PYTHON_DOCS, Document, Fields, open_source, split_documents
 from ebt.data.tokenizers import encode, train_bpe
 from ebt.errors import InputError
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
         tokenizer.save_pretrained(folder)
     except OSError as error:
         raise InputError(f"--out {folder} cannot be written ({error}): choose another folder.") from error
-    table = plain_table(f"byte-level BPE with {len(tokenizer)} tokens")
+    table = plain_table()
     for name in ("split", "documents", "bytes", "tokens", "bytes per token"):
         table.add_column(name, justify="left" if name == "split" else "right")
     for name, documents in splits.items():
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
             texts = [(document.prompt or "") + document.text for document in documents]
             size, tokens = sum(len(text.encode()) for text in texts), sum(map(len, encode(tokenizer, texts)))
             table.add_row(name, f"{len(texts):,}", f"{size:,}", f"{tokens:,}", f"{size / tokens:.3f}")
-    console.print(table)
+    print_table(console, f"byte-level BPE with {len(tokenizer)} tokens", table)
     say_written(console, [folder])
     return 0
 

@@ -8,7 +8,8 @@ import os
 import re
 import sys
 import warnings
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, Union, get_args
 
 import lightning as L
 from jsonargparse import ArgumentError
@@ -67,6 +68,12 @@ class TrainingCLI(LightningCLI):
             run=False,
         )
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_core_arguments_to_parser(parser)
+        for action in parser._actions:
+            if set(get_args(getattr(action, "_typehint", None))) == {int, float, NoneType}:
+                action._typehint = Union[int, float, None]  # type: ignore[attr-defined]  # noqa: UP007
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--checkpoint_every", type=int, default=200, help="Updates between checkpoints of the last state.")
         parser.add_argument(
@@ -100,7 +107,7 @@ class TrainingCLI(LightningCLI):
 
     def saved(self) -> str:
         """The whole configuration as YAML."""
-        return str(self.parser.dump(self.config, skip_none=False))
+        return str(self.parser.dump(self.config, skip_unset=False))
 
     def callback(self, kind: type[Any]) -> Any:
         """The trainer's callback of a class, or None."""

@@ -133,7 +133,7 @@ class EBTConfig(_ThinkingFields):
         vocab_size: int = 257,
         context_length: int = 256,
         recipe: dict[str, Any] | None = None,
-        anchor: str = "token",
+        anchor: str = "hidden",
         head: str = "bilinear",
         scale_inputs: bool = True,
         **kwargs: Any,

@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
 
 from ebt.plots.style import COLOURS, HEAT, picture
 
 PER_ROW = 40
-"""Tokens in one row of panels; a longer text continues below."""
+"""Most tokens in one row of panels; a longer text continues below."""
+TITLE = "Energy of every token's prediction after each thinking step (0: the start)"
+SIGNS = str.maketrans({" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"})
+
+Numbers = npt.NDArray[np.float64]
 
 
-def token_heat_map(result: Mapping[str, Any], path: str | Path, title: str | None = None) -> None:
+def token_heat_map(result: Mapping[str, Any], path: str | Path, title: str = TITLE) -> None:
     """Energies of every token's prediction across steps, above the model's surprise at the true token.
 
     Args:
@@ -23,48 +30,49 @@ def token_heat_map(result: Mapping[str, Any], path: str | Path, title: str | Non
         title: above the picture.
     """
     energies, nats = np.array(result["energies"]), np.array(result["nats"])
-    labels = [visible(token) for token in result["tokens"]]
-    per_row = min(PER_ROW, len(labels))
-    starts = range(0, len(labels), per_row)
-    longest = max(len(label.lstrip("\\")) for label in labels)
-    height = len(starts) * (1.5 + 0.24 * len(energies) + 0.9 + 0.075 * longest) + 0.5
+    labels = [visible(token).replace("$", r"\$") for token in result["tokens"]]  # $ starts a formula
+    rows = -(-len(labels) // PER_ROW)
+    per_row, longest = -(-len(labels) // rows), max(len(visible(token)) for token in result["tokens"])
+    heights = 0.24 * len(energies) + 0.2, 0.9
+    height = rows * (sum(heights) + 1.3 + 0.075 * longest) + 0.5
     with picture(path, width=max(8.0, 1.8 + 0.26 * per_row), height=height) as figure:
-        panels = figure.subplots(
-            2 * len(starts), 1, squeeze=False, height_ratios=[0.24 * len(energies) + 0.2, 0.9] * len(starts)
-        )
-        image = None
-        for row, start in enumerate(starts):
-            part = slice(start, start + per_row)
-            heat, bars = panels[2 * row, 0], panels[2 * row + 1, 0]
-            image = heat.imshow(
-                energies[:, part], aspect="auto", cmap=HEAT, vmin=energies.min(), vmax=energies.max(), interpolation="nearest"
-            )
-            heat.set_ylabel("step")
-            heat.set_yticks(_ticks(len(energies)))
-            heat.set_xticks([])
-            heat.grid(False)
-            bars.bar(range(len(nats[part])), nats[part], color=COLOURS[1])
-            bars.set_ylim(0, max(1.0, nats.max() * 1.05))
-            bars.set_ylabel("surprise\n(nats)")
-            bars.grid(axis="x", visible=False)
-            bars.set_xticks(
-                range(len(labels[part])), labels[part], rotation=90 * (longest > 1), family="monospace", fontsize=10
-            )
-            for panel in (heat, bars):
+        panels = figure.subplots(2 * rows, 1, squeeze=False, height_ratios=heights * rows)[:, 0]
+        for row in range(rows):
+            part = slice(row * per_row, (row + 1) * per_row)
+            image = _heat(panels[2 * row], energies[:, part], energies[1:])
+            _surprises(panels[2 * row + 1], nats[part], nats.max(), labels[part], longest > 1)
+            for panel in panels[2 * row : 2 * row + 2]:
                 panel.set_xlim(-0.5, per_row - 0.5)
-        assert image is not None
-        figure.colorbar(image, ax=panels[:, 0].tolist(), label="energy of the prediction (low: sure)", aspect=30, pad=0.01)
-        panels[0, 0].set_title(title or "Energy of every token's prediction after each thinking step (0: the start)")
+        label = "energy of the prediction (low: sure)"
+        figure.colorbar(image, ax=panels.tolist(), label=label, extend=_outside(energies), aspect=30, pad=0.01)
+        panels[0].set_title(title)
 
 
 def visible(token: str) -> str:
-    """A token with its white space visible, and no character that starts a formula or that fonts lack."""
-    shown = (
-        token.replace(" ", "\u2423").replace("\n", "\u21b5").replace("\t", "\u21e5").replace("\r", "\u240d").replace("$", r"\$")
-    )
+    """A token with its white space visible, and a square for each character that cannot be printed."""
+    shown = token.translate(SIGNS)
     return "".join(character if character.isprintable() else "\u25a1" for character in shown) or "\u25a1"
 
 
-def _ticks(rows: int) -> list[int]:
-    stride = -(-rows // 9)
-    return list(range(0, rows, stride))
+def _heat(axes: Axes, energies: Numbers, scale: Numbers) -> AxesImage:
+    """The colours span ``scale``, the energies after the first step: the random start lies far above."""
+    image = axes.imshow(energies, aspect="auto", cmap=HEAT, vmin=scale.min(), vmax=scale.max(), interpolation="nearest")
+    axes.set_ylabel("step")
+    axes.set_yticks(range(0, len(energies), -(-len(energies) // 9)))
+    axes.set_xticks([])
+    axes.grid(False)
+    return image
+
+
+def _outside(energies: Numbers) -> str:
+    """Where the start's energies leave the scale of colours."""
+    below, above = energies[0].min() < energies[1:].min(), energies[0].max() > energies[1:].max()
+    return "both" if below and above else "min" if below else "max" if above else "neither"
+
+
+def _surprises(axes: Axes, nats: Numbers, most: float, labels: list[str], upright: bool) -> None:
+    axes.bar(range(len(nats)), nats, color=COLOURS[1])
+    axes.set_ylim(0, max(1.0, most * 1.05))
+    axes.set_ylabel("surprise\n(nats)")
+    axes.grid(axis="x", visible=False)
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if upright else 0, family="monospace", fontsize=10)

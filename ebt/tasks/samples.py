@@ -23,7 +23,13 @@ class TextSamples(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         tokenizer = getattr(trainer.datamodule, "tokenizer", None)
-        if not self.every or tokenizer is None or trainer.sanity_checking or not trainer.is_global_zero:
+        if (
+            not self.every
+            or tokenizer is None
+            or trainer.sanity_checking
+            or trainer.state.fn != "fit"
+            or not trainer.is_global_zero
+        ):
             return
         self.validations += 1
         if (self.validations - 1) % self.every == 0:

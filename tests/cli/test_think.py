@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from matplotlib.image import imread
 from small_models import CONTEXT, close, language_ebt, language_folder, language_twin, sudoku_ebt, sudoku_folder, sudoku_rival
 
 from ebt.cli.main import main
-from ebt.data.packing import make_example
 from ebt.data.corpora import Document
+from ebt.data.packing import make_example
 from ebt.data.sudoku import generate, read_csv, write_csv
 from ebt.data.sudoku_module import SudokuDataModule
 from ebt.data.text import TextDataModule
@@ -56,7 +57,9 @@ def test_a_process_compares_language_models_on_all_of_a_text(tmp_path: Path) -> 
         "--batch-size",
         "2",
     ]
-    done = subprocess.run([*command, *options, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "COLUMNS": "100"}
+    command += [*options, "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     ids = [*TEXT.encode(), 256]
     starts = range(0, len(ids) - 1, CONTEXT)
     rows = [make_example(ids[start : start + CONTEXT + 1], CONTEXT, 256) for start in starts]

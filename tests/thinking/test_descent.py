@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("float64")
     [
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1, "noise": -0.1}, "noise is -0.1"),
+        ({"steps": 1, "noise": torch.tensor([0.1, -0.1])}, "noise is tensor.*cannot be negative"),
         ({"steps": 1, "clamp": 0}, "clamp is 0"),
         ({"steps": 1, "gradients": "some"}, "gradients is 'some': choose one of none, detached, truncated, full"),
         ({"steps": 1, "tolerance": -1}, "tolerance"),

@@ -80,15 +80,18 @@ def test_the_clamp_bounds_the_direction(name: str) -> None:
     assert not torch.allclose(state, updated(name, start, table, landscape, 2.0))
 
 
+@pytest.mark.parametrize("std", [0.3, torch.tensor([[0.3, 0.0, 1.0], [0.0, 0.2, 0.1]]), torch.tensor([0.0, 0.5])])
 @pytest.mark.parametrize("name", SPACES)
-def test_noise_comes_from_the_generator_before_each_step(name: str) -> None:
+def test_noise_comes_from_the_generator_before_each_step(name: str, std: float | Tensor) -> None:
+    """One standard deviation for all, one per prediction, or one per row."""
     table, landscape = make_table(), Waves(ROWS, PARTS)
     space = make_space(name, table)
     state = space.start((ROWS, PARTS), generator=seeded(3))
-    thought = think(landscape, space, state, 0.7, Descent(3, noise=0.3), seeded(11))
+    thought = think(landscape, space, state, 0.7, Descent(3, noise=std), seeded(11))
     generator = seeded(11)
     for i in range(3):
-        state = state + 0.3 * torch.randn(state.shape, generator=generator)
+        each = std.double().reshape(*std.shape, *[1] * (3 - std.dim())) if isinstance(std, Tensor) else std
+        state = state + each * torch.randn(state.shape, generator=generator)
         state = updated(name, state, table, landscape, 0.7)
         torch.testing.assert_close(thought.states[i], state)
 
