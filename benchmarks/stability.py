@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ebt.cli.demo_jobs import Settings as Demo
-from ebt.cli.terminal import count_from, number_in, out_folder, plain_table, say_written
+from ebt.cli.terminal import count_from, number_in, out_folder, plain_table, print_table, say_written
 from ebt.cli.training import quiet
 from ebt.data.text import TextDataModule
 from ebt.errors import InputError
@@ -235,7 +235,7 @@ def spreads(results: Sequence[Result]) -> dict[tuple[str, float, int], float]:
 
 def show(results: Sequence[Result], verdicts: Sequence[Verdict], console: Console) -> None:
     """The table, a row for the seeds of each setting, and the verdicts."""
-    table = plain_table("Training losses; the worst of the seeds, and the mean of the final ones")
+    table = plain_table()
     for name in ("recipe", "lr", "step size", "seeds", "first / ln V", "largest / ln V", "final (nats)"):
         table.add_column(name, justify="left" if name == "recipe" else "right")
     groups: dict[tuple[str, float, float], list[Result]] = {}
@@ -246,7 +246,7 @@ def show(results: Sequence[Result], verdicts: Sequence[Verdict], console: Consol
         largest, final = max(member.largest for member in members), fmean(member.final for member in members)
         numbers = (f"{first:.4f}", f"{largest:.4f}", f"{final:.4f}")
         table.add_row(recipe, f"{lr:g}", f"{step_size:g}", str(len(members)), *numbers)
-    console.print(table)
+    print_table(console, "Training losses: the worst of the seeds, and the mean of the final ones", table)
     for verdict in verdicts:
         console.print(
             f"{'[green]met   ' if verdict.met else '[bold red]MISSED'}[/] {verdict.name}: {verdict.text}", highlight=False

@@ -82,7 +82,7 @@ class Run:
             stem = "-".join(part for part in (path.parent.name, path.stem) if part and part != "configs")
             candidates = (cls(Path("runs") / (stem if i == 1 else f"{stem}-{i}")) for i in range(1, 100_000))
             run = next(candidate for candidate in candidates if not candidate.folder.exists())
-        elif run.config.exists():
+        elif run.last.exists() or run.model.exists():
             raise InputError(f"{run.folder} holds a run already: continue it with --resume, or choose another --name or --out.")
         os.environ[_ENVIRONMENT] = str(run.folder)
         return run

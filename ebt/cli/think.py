@@ -138,12 +138,9 @@ def _print(console: Console, curves: dict[str, Curve[Any]], data: HeldOut) -> No
             shown = [name if i == 0 else ""] if len(curves) > 1 else []
             table.add_row(*shown, *_row(curve, point), style="bold green" if point is best and len(curve.points) > 1 else None)
         table.add_section()
-    caption = (
-        f"objective: what the updates descend; passes: forward + inner backward; all per {'token' if language else 'board'}"
-    )
-    print_table(
-        console, f"{data.name}: {scored}", table, caption if any(curve.kind == "ebt" for curve in curves.values()) else ""
-    )
+    unit, thinking = "token" if language else "board", any(curve.kind == "ebt" for curve in curves.values())
+    caption = f"objective: what the updates descend; passes: forward + inner backward; all per {unit}"
+    print_table(console, f"{data.name}: {scored}", table, caption if thinking else "")
 
 
 def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint) -> list[str]:

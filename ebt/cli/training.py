@@ -151,15 +151,26 @@ def explain(error: BaseException) -> str:
             return str(link)
     keys = [key for link in chain for key in re.findall(r'Parser key "([^"]+)"', str(link))]
     key = max(dict.fromkeys(keys), key=len, default="")
-    reason = str(chain[-1]).strip()
-    reason = re.sub(r'^Parser key "[^"]+":\s*', "", reason)
-    if unknown := re.search(r"unrecognized arguments: (.*)", reason):
-        names = re.sub(r"(^|\s)--", r"\1", unknown[1])
-        return f"there is no setting {names}. See `ebt fit --help-all`, or `ebt fit --model.help LanguageTask`."
-    reason = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", reason)
-    reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason).replace("Expected a one of", "Expected one of")
-    reason = " ".join(line.strip() for line in reason.splitlines())
+    outer = f"{keys[0]}." if keys else ""
+    reason = " ".join(re.sub(r'^Parser key "[^"]+":\s*', "", str(chain[-1]).strip()).split())
+    for pattern, rewrite in _REASONS:
+        if found := re.search(pattern, reason):
+            return found.expand(rewrite).replace("KEY.", outer)
+    reason = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", reason).replace("Expected a one of", "Expected one of")
+    reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
     return f"{key}: {reason}" if key and key not in reason else reason
+
+
+_SETTINGS = "See `ebt fit --help-all`, or `ebt fit --model.help LanguageTask`."
+_REASONS = (
+    (r"unrecognized arguments: (?:--)?(.*)", rf"there is no setting KEY.\1. {_SETTINGS}"),
+    (r"Option '([^']*)' is not accepted", rf"there is no setting KEY.\1. {_SETTINGS}"),
+    (r"Group '([^']*)' does not accept option '([^']*)'", rf"there is no setting KEY.\1.\2. {_SETTINGS}"),
+    (r"Expected a dot import path string: (.*)", r"there is no class \1: give its name, with its module if it is your own."),
+    (r"(while (?:parsing|scanning) .*)", r"a configuration is no valid YAML: \1"),
+    (r"File does not exist: '?([^']*)'?", r"the file \1 does not exist: check the path."),
+)
+"""What jsonargparse says, and what it means; KEY is the part of the configuration."""
 
 
 def _logger(kind: str, run: Run) -> Logger:

@@ -68,8 +68,7 @@ class LanguageTask(ModelTask):
         self.samples = TextSamples(sample_every, sample_prompt, sample_tokens)
 
     def build(self) -> Model:
-        data: Any = self.trainer.datamodule
-        return self.network.build(data.vocab_size, data.context_length, self.recipe, self.steps)
+        return self.network.build(*self.of_data("vocab_size", "context_length"), self.recipe, self.steps)
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [self.samples] if self.samples.every else []

@@ -122,6 +122,20 @@ class ModelTask(ThinkingTask):
         """The model for the data of the trainer."""
         raise NotImplementedError(f"{type(self).__name__} must implement build()")
 
+    def of_data(self, *names: str) -> list[Any]:
+        """What the trainer's data module tells of its data.
+
+        Raises:
+            InputError: it is a data module for another task.
+        """
+        data = self.trainer.datamodule
+        if missing := [name for name in names if not hasattr(data, name)]:
+            raise InputError(
+                f"{type(self).__name__} needs data with {', '.join(missing)}, which {type(data).__name__} has not: "
+                "choose the data module of the task (TextDataModule, SudokuDataModule), or your own with these attributes."
+            )
+        return [getattr(data, name) for name in names]
+
     def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
         """Logits of a model that does not think, after each iteration."""
         raise NotImplementedError(f"{type(self).__name__} must implement passes(batch, iterations)")

@@ -65,8 +65,7 @@ class SudokuTask(ModelTask):
         self.network = network
 
     def build(self) -> Model:
-        data: Any = self.trainer.datamodule
-        return self.network.build(data.size, self.recipe, self.steps)
+        return self.network.build(*self.of_data("size"), self.recipe, self.steps)
 
     def context(self, batch: Batch) -> Tensor:
         return batch["puzzle"]
