@@ -72,7 +72,7 @@ class TrainingCLI(LightningCLI):
         super().add_core_arguments_to_parser(parser)
         for action in parser._actions:
             if set(get_args(getattr(action, "_typehint", None))) == {int, float, NoneType}:
-                action._typehint = Union[int, float, None]  # type: ignore[attr-defined]  # noqa: UP007
+                action._typehint = Union[int, float, None]  # noqa: UP007
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--checkpoint_every", type=int, default=200, help="Updates between checkpoints of the last state.")

@@ -68,7 +68,8 @@ class LanguageTask(ModelTask):
         self.samples = TextSamples(sample_every, sample_prompt, sample_tokens)
 
     def build(self) -> Model:
-        return self.network.build(*self.of_data("vocab_size", "context_length"), self.recipe, self.steps)
+        vocab_size, context_length = self.of_data("vocab_size", "context_length")
+        return self.network.build(vocab_size, context_length, self.recipe, self.steps)
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [self.samples] if self.samples.every else []

@@ -65,7 +65,8 @@ class SudokuTask(ModelTask):
         self.network = network
 
     def build(self) -> Model:
-        return self.network.build(*self.of_data("size"), self.recipe, self.steps)
+        (board,) = self.of_data("size")
+        return self.network.build(board, self.recipe, self.steps)
 
     def context(self, batch: Batch) -> Tensor:
         return batch["puzzle"]
