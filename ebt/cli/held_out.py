@@ -39,20 +39,25 @@ class HeldOut:
         return len(self.boards[0]) or sum(len(batch["input_ids"]) for batch in self.batches)
 
 
-def run_data(checkpoint: str) -> dict[str, Any] | None:
-    """The data settings of the run that a folder is, or belongs to; None if it is no run."""
+def run_data(checkpoint: str, module: type[Any]) -> dict[str, Any] | None:
+    """The data settings of the run that a folder is, or belongs to; None if it is no run.
+
+    Raises:
+        InputError: the run's configuration cannot be read, or its data are of another class than ``module``.
+    """
     folder = Path(checkpoint).resolve()
-    for run in (Run(folder), Run(folder.parent)):
-        if not run.config.is_file():
-            continue
-        try:
-            config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-            return {"seed": config["seed_everything"], **config["data"]["init_args"]}  # `ebt fit` gives the data its own seed
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-            raise InputError(
-                f"{run.config} has no data settings that can be read ({error!r}): name the data with --data."
-            ) from error
-    return None
+    config = next((run.config for run in (Run(folder), Run(folder.parent)) if run.config.is_file()), None)
+    if config is None:
+        return None
+    try:
+        read = yaml.safe_load(config.read_text(encoding="utf-8"))
+        kind, settings = read["data"]["class_path"].rpartition(".")[2], read["data"].get("init_args") or {}
+        settings = {"seed": read["seed_everything"], **settings}  # `ebt fit` gives the data its own seed
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise InputError(f"{config} has no data settings that can be read ({error!r}): name the data with --data.") from error
+    if kind != module.__name__:
+        raise InputError(f"{config} has data of class {kind}, not {module.__name__}: name the data with --data.")
+    return settings
 
 
 def held_out_text(checkpoint: str, context: int, source: str | None, split: str, limit: int, batch_size: int) -> HeldOut:
@@ -61,7 +66,7 @@ def held_out_text(checkpoint: str, context: int, source: str | None, split: str,
     Raises:
         InputError: no source is known, or it cannot be read.
     """
-    settings = run_data(checkpoint) or {}
+    settings = run_data(checkpoint, TextDataModule) or {}
     common: dict[str, Any] = {"tokenizer": str(find_folder(checkpoint)), "context_length": context, "num_workers": 0}
     note = ""
     if source is not None:
@@ -99,7 +104,7 @@ def held_out_boards(checkpoint: str, size: int, path: str | None, givens: int | 
         if givens is not None:
             raise InputError("--data and --givens both say which boards: give one of them.")
         return _boards(Path(path).name, read_csv(path, size), limit)
-    settings = run_data(checkpoint)
+    settings = run_data(checkpoint, SudokuDataModule)
     if settings is None and givens is None:
         raise InputError(
             f"{checkpoint} does not belong to a run folder, which would know its test sets: name a CSV file with --data, "

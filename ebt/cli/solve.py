@@ -175,7 +175,7 @@ def _verdict(thinking: BoardThinking, size: int, truth: Any, solved: bool, args:
     board = np.array(thinking.boards[-1], dtype=np.int8)
     empty = np.array(thinking.puzzle) == 0
     conflicts, right = int(board_errors(board, size).sum()), int((board == truth)[empty].sum())
-    text = Text("solved" if solved else "not solved", "bold green" if solved else "bold red")
+    text = Text().append("solved" if solved else "not solved", "bold green" if solved else "bold red")
     text.append(", a valid board that keeps every given" if solved else f": {conflicts} cells in conflict (marked !)")
     text.append(f"; {right} of {int(empty.sum())} empty cells right\n")
     text.append(f"energy {thinking.energies[0]:.4g} at the start, {thinking.energies[-1]:.4g} after {thinking.steps} steps")

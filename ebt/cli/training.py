@@ -8,11 +8,14 @@ import os
 import re
 import sys
 import warnings
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Union, get_args
 
 import lightning as L
+import yaml
 from jsonargparse import ArgumentError
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -75,7 +78,9 @@ class TrainingCLI(LightningCLI):
                 action._typehint = Union[int, float, None]  # noqa: UP007
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--checkpoint_every", type=int, default=200, help="Updates between checkpoints of the last state.")
+        parser.add_argument(
+            "--checkpoint_every", type=PositiveInt, default=200, help="Updates between checkpoints of the last state."
+        )
         parser.add_argument(
             "--loggers",
             type=list[Literal["csv", "tensorboard", "wandb"]],
@@ -90,6 +95,8 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = {**self.config_init["trainer"], **kwargs}
+        if settings["gradient_clip_val"] is not None:
+            raise InputError("trainer.gradient_clip_val is set: set model.optimisation.clip instead.")
         for name in ("callbacks", "plugins"):
             given = settings[name]
             settings[name] = [] if given is None else list(given) if isinstance(given, list) else [given]
@@ -122,9 +129,15 @@ def configure(arguments: list[str], run: Run | None = None) -> TrainingCLI:
     """
     quiet()
     try:
-        return TrainingCLI(arguments, run)
+        cli = TrainingCLI(arguments, run)
     except (ArgumentError, MisconfigurationException, ValueError) as error:
         raise InputError(explain(error)) from error
+    for path in cli.config.get("config") or []:  # the parser passes over a seed of a part without a word
+        given = yaml.safe_load(Path(path.absolute).read_text(encoding="utf-8"))
+        for part in ("model", "data"):
+            if "seed" in ((given.get(part) or {}).get("init_args") or {}):
+                raise InputError(f"{path}: {part}.init_args.seed is set, but one seed serves all: set seed_everything instead.")
+    return cli
 
 
 def quiet() -> None:
@@ -167,6 +180,7 @@ _REASONS = (
     (r"Option '([^']*)' is not accepted", rf"there is no setting KEY.\1. {_SETTINGS}"),
     (r"Group '([^']*)' does not accept option '([^']*)'", rf"there is no setting KEY.\1.\2. {_SETTINGS}"),
     (r"Expected a dot import path string: (.*)", r"there is no class \1: give its name, with its module if it is your own."),
+    (r"Unexpected config: (.*)", r"a configuration holds no settings, but: \1"),
     (r"(while (?:parsing|scanning) .*)", r"a configuration is no valid YAML: \1"),
     (r"File does not exist: '?([^']*)'?", r"the file \1 does not exist: check the path."),
 )

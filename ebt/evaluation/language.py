@@ -59,7 +59,8 @@ def language_curve(
     """Quality of next-token predictions for every number of steps and candidates, on the same tokens.
 
     One descent a batch, of the largest number of steps and candidates, serves all of them: a smaller number of candidates are
-    the first ones. Winners are chosen per token, by their energy after that number of steps.
+    the first ones. Winners are chosen per token, by their energy after that number of steps. All states are kept (D numbers, V
+    in spaces that are not compact, per token, step and candidate): let batches be small in these.
 
     Args:
         model: an ``EBTForCausalLM``, or its feed-forward twin, which gives a single point.

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.hub import EBTForCausalLM, EBTForSudoku, SudokuTransformer, TransformerPPForCausalLM
-from ebt.nn import Anchor, Conditioning, Head
+from ebt.nn import Anchor, Conditioning, Head, network_config
 from ebt.tasks.base import RECIPE, Batch, Outcome, ThinkingTask
-from ebt.thinking import Landscape, Recipe, RestartSimplex, Simplex, StepSize, Thought, mean_loss
+from ebt.thinking import SIMPLEX_SPACES, Landscape, Recipe, RestartSimplex, Simplex, StepSize, Thought, mean_loss
 
 Model = EBTForCausalLM | TransformerPPForCausalLM | EBTForSudoku | SudokuTransformer
 
@@ -61,6 +61,13 @@ class Network:
     """What a prediction's stream starts from besides its candidate; language models only."""
     head: Head | None = None
     """How the energy is read off."""
+
+    def __post_init__(self) -> None:
+        network_config(self.size, layers=self.layers, dim=self.dim, heads=self.heads, ffn_dim=self.ffn_dim)
+        if self.space is not None and self.space not in SIMPLEX_SPACES:
+            raise InputError(f"network.space is {self.space!r}: choose one of {', '.join(SIMPLEX_SPACES)}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise InputError(f"network.step_size is {self.step_size}: give a positive number")
 
     def sizes(self) -> dict[str, Any]:
         """The fields of a model configuration that say how large it is."""

@@ -27,12 +27,11 @@ from ebt.hub import save_folder
 TEXT = "".join(f"The {i}th fox sees {i * i} hens.\n\n" for i in range(40))
 
 
-def run_folder(folder: Path, data: dict[str, Any], seed: int) -> str:
+def run_folder(folder: Path, module: str, data: dict[str, Any], seed: int) -> str:
     """What ``ebt fit`` leaves beside the model."""
     folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump({"seed_everything": seed, "data": {"init_args": data}}), encoding="utf-8"
-    )
+    config = {"seed_everything": seed, "data": {"class_path": f"ebt.data.{module}", "init_args": data}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     return str(folder)
 
 
@@ -90,7 +89,7 @@ def test_a_run_knows_its_held_out_text(split: str, tmp_path: Path) -> None:
         "tokenizer": "bytes",
         "context_length": 99,
     }
-    run = run_folder(tmp_path / "run", settings, seed=3)
+    run = run_folder(tmp_path / "run", "text.TextDataModule", settings, seed=3)
     assert main(["think", "--checkpoint", run, "--steps", "2", "--split", split, "--limit", "999", "--out", str(tmp_path)]) == 0
     data = TextDataModule(**{**settings, "context_length": CONTEXT, "seed": 3, "batch_size": 8})  # type: ignore[arg-type]
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
@@ -149,7 +148,7 @@ def test_a_run_knows_its_test_boards_and_makes_new_ones_that_were_not_trained_on
         "test_count": 4,
         "test_givens": [7, 6],
     }
-    run = run_folder(tmp_path / "run", settings, seed=8)
+    run = run_folder(tmp_path / "run", "sudoku_module.SudokuDataModule", settings, seed=8)
     data = SudokuDataModule(**settings, seed=8)  # type: ignore[arg-type]
     data.prepare()
 
@@ -180,14 +179,17 @@ def test_alarms_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("models")
-    run_folder(folder / "broken", {}, seed=0)
+    run_folder(folder / "broken", "", {}, seed=0)
     (folder / "broken" / "config.yaml").write_text("seed_everything: 0\n")
-    sudoku_folder(folder / "broken" / "model")
+    run_folder(folder / "own", "my.BoardModule", {}, seed=0)
+    for run in ("broken", "own"):
+        sudoku_folder(folder / run / "model")
     return {
         "text": language_folder(folder / "text"),
         "sudoku": sudoku_folder(folder / "sudoku"),
         "six": sudoku_folder(folder / "six", board=6),
         "broken": str(folder / "broken"),
+        "own": str(folder / "own"),
         "missing": str(folder / "missing"),
     }
 
@@ -199,7 +201,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("text", [], "name them with --data"),
         ("sudoku", [], "name a CSV file with --data, or have new puzzles made with --givens N"),
         ("broken", [], "config.yaml has no data settings that can be read"),
-        ("text", ["--data", "nowhere.txt"], "nowhere.txt"),
+        ("own", [], "config.yaml has data of class BoardModule, not SudokuDataModule: name the data with --data"),
         ("sudoku", ["--data", "nowhere.csv"], "nowhere.csv cannot be read"),
         ("sudoku", ["--data", "a.csv", "--givens", "8"], "--data and --givens both say which boards"),
         ("text", ["--givens", "8"], "--givens and --tolerance are for boards"),

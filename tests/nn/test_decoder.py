@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 from toys import DECODERS, WIDTH, conditioning, make_network, make_simplex, make_table, normal, seeded
 from transformers import DynamicCache
 
-from ebt.nn import CausalTransformer, EBTDecoder, NetworkConfig
+from ebt.nn import Anchor, CausalTransformer, EBTDecoder, NetworkConfig
 from ebt.thinking import Descent, think
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -96,6 +97,28 @@ def test_prediction_and_observation_share_the_network(variant: str) -> None:
     stack.norm.load_state_dict(network.head.norm.state_dict())
     expected = network.head.projection(stack(whole)).squeeze(-1)[:, start + 1 :]
     torch.testing.assert_close(network.encode(x[:, :-1])(candidate, 0), expected)
+
+
+@pytest.mark.parametrize("anchor", ["token", "hidden"])
+def test_an_anchor_is_added_to_the_candidate(anchor: Anchor) -> None:
+    plain, x, candidate = decoder(), context(), normal(ROWS, LENGTH, WIDTH, seed=2)
+    anchored = EBTDecoder(replace(plain.config, anchor=anchor))
+    anchored.load_state_dict(plain.state_dict())
+    stack = CausalTransformer(plain.config)
+    stack.blocks.load_state_dict(plain.blocks.state_dict())
+    base = x if anchor == "token" else stack(x)
+    torch.testing.assert_close(anchored.encode(x)(candidate, 0), plain.encode(x)(candidate + base, 0))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_the_bilinear_head_measures_agreement_with_the_candidate(kind: str) -> None:
+    """``E = -w . (n * e) sqrt(D) / alpha0``: for one fixed candidate e, a linear head with the weights ``-w * e sqrt(D)``."""
+    bilinear, linear = (make_network(kind, variant, alpha0=3.0) for variant in ("bilinear", "plain"))
+    x, candidate = context(1, 1), normal(1, 1, WIDTH, seed=2)
+    linear.load_state_dict(bilinear.state_dict())
+    linear.head.projection.weight.data = -bilinear.head.projection.weight.data * candidate[0] * WIDTH**0.5
+    torch.testing.assert_close(bilinear.encode(x)(candidate, 0), linear.encode(x)(candidate, 0))
+    assert linear.encode(x)(candidate, 0).abs() > 1e-3
 
 
 @pytest.mark.parametrize("variant", DECODERS)
