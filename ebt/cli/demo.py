@@ -33,7 +33,7 @@ def _options() -> Options:
     options = Options(
         "demo",
         "Train an Energy-Based Transformer and its rivals on 6x6 Sudokus and on the documentation of Python, let them think,\n"
-        "and write what came of it: report.html, pictures, results.json and the models. About a quarter of an hour on two cores.",
+        "and write what came of it: report.html, pictures, results.json and the models. A quarter of an hour on two cores.",
         "ebt demo --out runs/demo",
     )
     options.add_argument("--out", metavar="DIR", default="runs/demo", help="folder of the results (default: runs/demo)")

@@ -127,7 +127,7 @@ def solve(settings: Settings, folder: Path, givens: int, candidates: int, report
         SUDOKU_STEPS,
         (candidates,),
         tolerance=TOLERANCE[candidates],
-        batch_size=256,
+        batch_size=64,
         seed=settings.seed,
         progress=lambda done, total: report(done, total or done, f"{givens} givens"),
     )

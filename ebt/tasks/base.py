@@ -180,7 +180,7 @@ class ThinkingTask(L.LightningModule):
             self.replay.add({**batch, "state": outcome.thought.state[: _rows(batch)]})
         self._log_training(outcome)
         if outcome.thought is not None and (batch_idx + 1) % self.alarm_every == 0 and self._warm:
-            self._look_for_alarms(outcome.thought, "train")
+            self.log("train/alarms", float(self._look_for_alarms(outcome.thought)), batch_size=1)
         return outcome.loss
 
     def _with_replay(self, batch: Batch) -> tuple[Batch, Tensor | None]:
@@ -278,7 +278,8 @@ class ThinkingTask(L.LightningModule):
             if thought is not None:
                 self._count_energies(prefix, thought)
                 if batch_idx == 0 and (self._warm or self.trainer.state.fn != "fit"):
-                    self._look_for_alarms(thought, stage)
+                    found = torch.tensor(float(self._look_for_alarms(thought)))
+                    self._count(prefix, {"alarms": (found, torch.tensor(1))}, "")
 
     def _count_energies(self, prefix: str, thought: Thought) -> None:
         for name, index in (("energy_first", 0), ("energy_last", self.steps)):
@@ -312,14 +313,15 @@ class ThinkingTask(L.LightningModule):
     def _warm(self) -> bool:
         return self.global_step >= max(self.optimisation.warmup_steps, 1) and not self.trainer.sanity_checking
 
-    def _look_for_alarms(self, thought: Thought, stage: str) -> None:
+    def _look_for_alarms(self, thought: Thought) -> int:
+        """Warn of each kind of alarm once; returns how many there are."""
         found = alarms(thought, self.space())
-        self.log(f"{stage}/alarms", float(len(found)), batch_size=1, sync_dist=True, add_dataloader_idx=False)
         for text in found:
             kind = text.partition(":")[0]
             if kind not in self._alarmed:
                 self._alarmed.add(kind)
                 warnings.warn(text, ThinkingWarning, stacklevel=3)
+        return len(found)
 
     # Checkpoints
 

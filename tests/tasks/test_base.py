@@ -97,6 +97,7 @@ def test_validation_does_not_depend_on_the_training_generator() -> None:
     assert trainer.validate(task, Points(), verbose=False) == first
 
 
+@pytest.mark.filterwarnings("ignore::ebt.thinking.ThinkingWarning")
 def test_means_weigh_parts_and_not_batches() -> None:
     """Perplexity is the exponential of nats per scored token: rows with few tokens count little."""
     model = EBTForCausalLM(EBTConfig(11, 6, **TINY))
@@ -135,6 +136,7 @@ def test_the_twin_has_one_loss_and_its_perplexity() -> None:
 
 def test_thinking_that_does_nothing_is_told_once() -> None:
     task = Bowl(weight=0.0, alarm_every=1)
+    task.weight.requires_grad_(False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = fit(task, Points(), steps=6, limit_val_batches=0)
