@@ -1,121 +1,232 @@
-"""``ebt fit``, ``validate`` and ``test`` as a user runs them."""
+"""`ebt fit`, `ebt validate` and `ebt test`: a run from its configuration to its results; stopped, resumed, misconfigured."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ebt.cli.main import main
-from ebt.hub import load_folder
+from ebt.hub import EBTForCausalLM, load_folder, load_tokenizer_of
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-EBT = (sys.executable, "-m", "ebt.cli.main")
-TINY = (
-    *("--model.network.size", "nano", "--model.network.layers", "1", "--model.network.dim", "16"),
-    *("--data.size", "4", "--data.train_count", "24", "--data.train_givens", "[6, 9]"),
-    *("--data.test_givens", "[6]", "--data.test_count", "4", "--data.validation_count", "4", "--data.batch_size", "8"),
-)
-SUDOKU = ("--config", str(ROOT / "configs/sudoku/ebt.yaml"), *TINY)
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*EBT, *map(str, arguments)], capture_output=True, text=True, timeout=200)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a finished run, and what it printed."""
-    folder = tmp_path_factory.mktemp("run") / "tiny"
-    done = run("fit", *SUDOKU, "--out", folder, "--trainer.max_steps", "6", "--trainer.val_check_interval", "3", "--seed", "5")
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
+NETWORK = ["--model.network.size=nano", "--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2"]
+SUDOKU = [
+    f"--config={ROOT / 'configs' / 'sudoku' / 'ebt-s2.yaml'}",
+    *NETWORK,
+    "--data.size=4",
+    "--data.train_count=20",
+    "--data.train_givens=[6,9]",
+    "--data.validation_count=4",
+    "--data.test_count=2",
+    "--data.test_givens=[6,8]",
+    "--data.batch_size=3",
+    "--model.recipe.replay_size=12",
+]
+Captured = pytest.CaptureFixture[str]
 
 
-def test_a_run_leaves_a_model_and_results(trained: tuple[Path, str]) -> None:
-    folder, printed = trained
-    assert load_folder(folder).config.board == 4
-    results = json.loads((folder / "results.json").read_text())
-    assert (results["updates"], results["seed"], results["task"]) == (6, 5, "SudokuTask")
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert list((folder / "logs").rglob("metrics.csv"))
-    assert "parameters" in printed
-    assert "val" in printed
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options for a tiny language model on a tiny text; runs go into an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EBT_RUN_FOLDER", raising=False)
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{i} quick brown foxes jump over {i * i} lazy dogs." for i in range(400)))
+    data = ["--data.source=text.txt", "--data.context_length=16", "--data.batch_size=2", "--data.evaluation_batch_size=4"]
+    return [*NETWORK, *data, "--model.sample_tokens=4", "--trainer.limit_val_batches=2"]
 
 
-@pytest.mark.parametrize("command", ["validate", "test"])
-def test_a_run_is_evaluated(trained: tuple[Path, str], command: str) -> None:
-    done = run(command, "--checkpoint", trained[0])
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((trained[0] / "results.json").read_text())["validation" if command == "validate" else "test"][
-        "metrics"
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EBT_RUN_FOLDER", raising=False)
+    return tmp_path
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def test_a_run_from_configuration_to_results(text: list[str], tmp_path: Path, capsys: Captured) -> None:
+    config = ROOT / "configs" / "language" / "ebt.yaml"
+    trained = ["--trainer.max_steps=6", "--trainer.val_check_interval=3", "--seed=5"]
+    assert main(["fit", f"--config={config}", *text, *trained]) == 0
+    told, warned = capsys.readouterr()
+    assert "arning" not in warned
+    assert "parameters" in told
+    assert "text.txt" in told
+    assert told.count("val/loss") == 2
+    assert told.count("sample: ") == 2
+    run = tmp_path / "runs" / "language-ebt"
+    results = json.loads((run / "results.json").read_text())
+    assert (results["updates"], results["seed"], results["data"]["source"]) == (6, 5, "text.txt")
+    best = results["best"]["metrics"]["val/loss"]
+    assert isinstance(load_folder(run, EBTForCausalLM), EBTForCausalLM)
+    assert len(load_tokenizer_of(run)) == 257
+    (metrics,) = (run / "logs").glob("csv/*/metrics.csv")
+    assert "val/loss_at_8" in metrics.read_text()
+    assert list((run / "logs" / "tensorboard").glob("events*"))
+
+    assert main(["validate", "--checkpoint", str(run)]) == 0
+    assert main(["test", "--checkpoint", str(run), "--model.validation_steps=[1,6]"]) == 0
+    assert "at 6" in capsys.readouterr().out
+    results = json.loads((run / "results.json").read_text())
+    assert results["validation"]["metrics"]["val/loss"] == best
+    assert results["test"]["metrics"].keys() >= {"test/loss", "test/perplexity_at_6"}
+
+    assert main(["fit", f"--config={config}", *text, "--name=language-ebt"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert main(["fit", "--resume", "--name=language-ebt", "--trainer.max_steps=8"]) == 0
+    assert json.loads((run / "results.json").read_text())["updates"] == 8
+    assert "continues at update 6" in capsys.readouterr().out
+    assert main(["fit", "--resume", "--name=language-ebt", "--model.network.dim=16"]) == 2
+    assert "does not fit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_run_that_resumes_exactly(number: signal.Signals, empty: Path, capsys: Captured) -> None:
+    settings = [
+        *SUDOKU,
+        "--trainer.max_steps=120",
+        "--trainer.val_check_interval=50",
+        "--checkpoint_every=4",
+        "--loggers=[csv]",
     ]
-    exact = [value for name, value in metrics.items() if "exact" in name]
-    assert exact
-    assert all(0 <= value <= 1 for value in exact)
+    command = [sys.executable, "-m", "ebt.cli.main", "fit", *settings, "--out=part"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=empty, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    last = empty / "part" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, error
+    assert "To continue: ebt fit --resume --out part" in error
+    assert "Traceback" not in error
+    stopped = torch.load(last, weights_only=True)["global_step"]
+    assert 4 <= stopped < 120
+
+    assert main(["fit", "--resume", "--out=part"]) == 0
+    assert f"continues at update {stopped}" in capsys.readouterr().out
+    assert main(["fit", *settings, "--out=whole"]) == 0
+    whole, resumed = weights(empty / "whole"), weights(empty / "part")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_run_that_is_told_to_stop_can_be_resumed(tmp_path: Path) -> None:
-    folder = tmp_path / "stopped"
-    command = [*EBT, "fit", *SUDOKU, "--out", str(folder), "--trainer.max_steps", "100000", "--trainer.val_check_interval", "3"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 150
-    while not (folder / "checkpoints" / "best.ckpt").is_file() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=100)
-    assert process.returncode == 143
-    assert f"ebt fit --resume --out {folder}" in said
-    assert "Traceback" not in said
-    assert (folder / "checkpoints" / "last.ckpt").is_file()
-    again = run("fit", "--resume", "--out", folder, "--trainer.max_epochs", "1")  # more than one epoch is done already
-    assert again.returncode == 0, again.stderr
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_configuration_trains(config: Path, text: list[str], capsys: Captured) -> None:
+    settings = text if config.parent.name == "language" else SUDOKU[1:-1]
+    assert main(["fit", f"--config={config}", *settings, "--trainer.fast_dev_run=2"]) == 0
+    assert "val/loss" in capsys.readouterr().out
+    assert not Path("runs").exists()
+
+
+WRONG: dict[str, tuple[list[str], list[str]]] = {
+    "unknown key": (["--model.recipe.max_stepz=5"], ["no setting model.recipe.max_stepz"]),
+    "unknown group": (["--trainer.max_stepz=5"], ["no setting trainer.max_stepz"]),
+    "wrong type": (["--model.recipe.max_steps=many"], ["recipe.max_steps", "int", "many"]),
+    "wrong choice": (["--model.recipe.gradients=some"], ["recipe.gradients", "truncated", "some"]),
+    "contradiction": (["--model.recipe.max_steps=1"], ["min_steps 2 and max_steps 1"]),
+    "S1 with noise": (["--model.recipe.gradients=detached"], ["S1", "noise"]),
+    "unknown size": (["--model.network.size=huge"], ["'huge'", "micro"]),
+    "unknown space": (["--model.network.space=cube"], ["'cube'", "restart"]),
+    "no energy": (["--model.network.kind=feed_forward"], ["feed_forward", "network.space"]),
+    "unknown class": (["--model.class_path=Nope"], ["no class Nope"]),
+    "no file": (["--config=nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
+    "no data": (["--data.train_file=a.csv", "--data.validation_file=a.csv"], ["a.csv"]),
+    "two clippings": (["--trainer.gradient_clip_val=1"], ["optimisation.clip"]),
+    "two folders": (["--out=x", "--name=y"], ["--out", "--name"]),
+    "bad seed": (["--seed=-1"], ["--seed"]),
+    "nothing to resume": (["--resume", "--name=nothing"], ["runs/nothing", "no checkpoint"]),
+    "unnamed resume": (["--resume"], ["--name"]),
+    "unknown logger": (["--loggers=[paper]"], ["loggers", "wandb", "paper"]),
+    "folder": (["--out=/proc/run"], ["/proc/run"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_settings_are_told_in_a_line(case: str, empty: Path, capsys: Captured) -> None:
+    arguments, words = WRONG[case]
+    assert main(["fit", *SUDOKU[:-1], *arguments]) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith("ebt: error: ")
+    assert error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert "usage" not in out + error
+    assert not (empty / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("written", "words"),
     [
-        ((*SUDOKU, "--model.recipe.nonsense", "3"), "nonsense"),
-        ((*SUDOKU, "--model.recipe.min_steps", "0"), "min_steps"),
-        ((*SUDOKU, "--model.recipe.noise", "-1"), "noise"),
-        (
-            (
-                *SUDOKU,
-                "--model.recipe.gradients",
-                "detached",
-                "--model.recipe.replay_size",
-                "9",
-                "--model.recipe.replay_fraction",
-                "1",
-            ),
-            "S1",
-        ),
-        ((*SUDOKU, "--data.train_file", "nowhere.csv", "--data.validation_file", "nowhere.csv"), "nowhere.csv"),
-        (("--config", "missing.yaml"), "missing.yaml"),
-        (("--config", str(ROOT / "configs/language/ebt.yaml"), "--data.source", "no-such-file.txt"), "no-such-file.txt"),
-        (("--resume",), "resume"),
+        ("model: {init_args: {recip: {max_steps: 3}}}", ["no setting model.recip"]),
+        ("model: {init_args: {recipe: {max_stepz: 3}}}", ["no setting model.recipe.max_stepz"]),
+        ("trainer: {max_stepz: 3}", ["no setting trainer.max_stepz"]),
+        ("trainr: {max_steps: 3}", ["no setting trainr"]),
+        ("model: [1, 2", ["no valid YAML"]),
+        ("only words", ["no settings"]),
+        ("data: {init_args: {seed: 3}}", ["data.init_args.seed", "seed_everything"]),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bad_input_is_named_before_work_starts(
-    arguments: tuple[str, ...], named: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["fit", *arguments, "--out", str(tmp_path / "run")]) == 2
-    said = capfd.readouterr().err
-    assert named in said
-    assert "Traceback" not in said
-    assert not (tmp_path / "run").exists()
+def test_wrong_files_are_told_in_a_line(written: str, words: list[str], empty: Path, capsys: Captured) -> None:
+    (empty / "mine.yaml").write_text(written)
+    assert main(["fit", *SUDOKU, "--config=mine.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words), error
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_config_trains(config: Path, tmp_path: Path) -> None:
-    own = TINY if config.parent.name == "sudoku" else (*TINY[:6], "--data.context_length", "16", "--data.batch_size", "2")
-    arguments = ["--config", str(config), *own, "--out", str(tmp_path / "run"), "--trainer.fast_dev_run", "2"]
-    assert main(["fit", *arguments]) == 0
+def test_wandb_is_asked_for_by_name(empty: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["fit", *SUDOKU, "--loggers=[wandb]"]) == 2
+    assert "pip install 'energy-based-transformers[wandb]'" in capsys.readouterr().err
+
+
+def test_data_of_another_task_is_refused_without_blocking_the_name(empty: Path, capsys: Captured) -> None:
+    (empty / "text.txt").write_text("words " * 400)
+    wrong = ["--data=TextDataModule", "--data.source=text.txt", "--data.fractions=[1,0,0]", "--data.context_length=8"]
+    for _ in range(2):
+        assert main(["fit", SUDOKU[0], *NETWORK, *wrong, "--name=mixed"]) == 2
+        assert "SudokuTask needs data with size" in capsys.readouterr().err
+
+
+def test_whole_numbers_stay_whole(empty: Path, capsys: Captured) -> None:
+    """1 batch is not 1.0, all batches, whatever was imported before."""
+    program = "from ebt.cli.main import main; main(['fit', *__import__('sys').argv[1:]])"
+    command = [sys.executable, "-c", program, *SUDOKU, "--trainer.limit_val_batches=1", "--print_config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert "  limit_val_batches: 1\n" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_evaluation_needs_a_run(command: str, empty: Path, capsys: Captured) -> None:
+    assert main([command, "--checkpoint", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    assert f"ebt {command} --checkpoint runs/text" in capsys.readouterr().out
+
+
+def test_help_has_an_example_and_leads_on(capsys: Captured, empty: Path) -> None:
+    for arguments, words in (
+        (["--help"], ["ebt fit --config configs/language/ebt.yaml --name text", "--resume", "--model.help"]),
+        (["--model.help", "SudokuTask"], ["recipe.max_steps", "network.kind", "optimisation.lr"]),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main(["fit", *arguments])
+        assert done.value.code == 0
+        out: Any = capsys.readouterr().out
+        assert all(word in out for word in words), out
