@@ -144,6 +144,7 @@ def quiet() -> None:
     """Leave out what Lightning says without being asked; real warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's calls, not the user's
     for text in _NOISE:
         warnings.filterwarnings("ignore", text)
     warnings.showwarning = _show
