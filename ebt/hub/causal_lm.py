@@ -48,11 +48,12 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
     def __init__(self, config: EBTConfig) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.words = nn.Embedding(config.vocab_size, config.dim)
+        self.words = None if config.tied_candidates else nn.Embedding(config.vocab_size, config.dim)
         self.network = EBTDecoder(config.network(), config.step_size)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         for table in (self.embedding, self.words):
-            nn.init.normal_(table.weight, std=config.dim**-0.5)
+            if table is not None:
+                nn.init.normal_(table.weight, std=config.dim**-0.5)
         self.generation_config._from_model_config = False  # else thinking options saved in it would be lost on loading
         self.post_init()
 
@@ -67,7 +68,8 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         return self.network.encode(self.embedding(input_ids), attention_mask, cache, predictions)
 
     def space(self) -> Simplex:
-        return SIMPLEX_SPACES[self.config.space](2, self.words.weight)
+        table = self.embedding if self.words is None else self.words
+        return SIMPLEX_SPACES[self.config.space](2, table.weight)
 
     def start(self, rows: int, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Random starts (rows, length, K)."""
@@ -106,7 +108,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         check_context(input_ids, attention_mask, cache)
         steps, candidates = thinking_options(self.config, steps, candidates)
         std: Tensor | float = self.noise(len(input_ids), candidates).unsqueeze(1) if noise is None else noise
-        descent = Descent(steps, noise=std, tolerance=tolerance, final_energy=True, keep_states=keep_states)
+        clamp = self.config.clamp
+        descent = Descent(
+            steps, noise=std, clamp=clamp, tolerance=tolerance, final_energy=True, keep_states=keep_states
+        )
         with leave_inference_mode():
             space = self.space()
             seed = self.config.start_seed if seed is None else seed
@@ -145,8 +150,9 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             labels: (B, S), the observed tokens themselves with -100 where they are not scored; shifted here, as in all
                 Hugging Face models. In training mode the loss follows ``config.training_recipe()``; otherwise it is the cross
                 entropy of the thought's final logits.
-            past_key_values, use_cache: keys and values of the observed tokens; no candidate is ever cached. With a step token
-                in front (conditioning 'prefix') the context changes with each step, and ``use_cache`` has no effect.
+            past_key_values, use_cache: keys and values of the observed tokens; no candidate is ever cached. Where each step
+                has its own context (conditioning 'prefix' or 'modulation'), it needs a ``DynamicCache()`` without a
+                configuration, which grows to as many contexts.
             logits_to_keep: how many of the last positions to think about; 0 is all.
             steps, candidates, rule, tolerance, noise, seed, generator: how to think, see ``think`` and ``ebt.thinking.Rule``.
                 Of several candidates the one with the lowest final energy wins, per token, unless ``rule`` says otherwise.
@@ -161,8 +167,8 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             return output if return_dict is not False else output.to_tuple()
         steps, candidates = thinking_options(self.config, steps, candidates)
         cache = past_key_values
-        if cache is None and use_cache and self.config.conditioning != "prefix":
-            cache = DynamicCache(config=self.config)
+        if cache is None and use_cache:
+            cache = DynamicCache()
         predictions = (logits_to_keep if labels is None else 0) or None
         context = (input_ids, attention_mask, cache, predictions)
         thought = self.think(*context, steps, candidates, noise, tolerance, generator, seed, keep_states=False)
@@ -199,8 +205,9 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         ``scores`` has: ``energies`` (T + 1, rows), of the winners, and ``steps`` (rows,), those really taken.
         """
         record: list[tuple[Tensor, Tensor]] = []
-        if self.config.conditioning == "prefix":
-            kwargs["use_cache"] = False  # one context per step: nothing to reuse
+        cached = kwargs.get("use_cache") is not False and kwargs.get("past_key_values") is None
+        if cached and self.config.network().context_per_step:
+            kwargs["past_key_values"] = DynamicCache()  # generate()'s own has as many layers as the network, enough for one step
         output = super().generate(*args, record=record, **kwargs)
         if isinstance(output, ModelOutput):
             output["energies"] = tuple(energies for energies, _ in record)

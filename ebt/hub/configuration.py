@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from transformers import PretrainedConfig
@@ -29,47 +30,43 @@ class _NetworkFields(PretrainedConfig):
         layers: int | None = None,
         dim: int | None = None,
         heads: int | None = None,
+        block: str | None = None,
         ffn_dim: int | None = None,
         conditioning: str | None = None,
         conditioned_steps: int | None = None,
         anchor: str | None = None,
         head: str | None = None,
         scale_inputs: bool | None = None,
+        norm_eps: float | None = None,
+        rope_theta: float | None = None,
         **kwargs: Any,
     ) -> None:
         given = {
             "layers": layers,
             "dim": dim,
             "heads": heads,
+            "block": block,
             "ffn_dim": ffn_dim,
             "conditioning": conditioning,
             "conditioned_steps": conditioned_steps,
             "anchor": anchor,
             "head": head,
             "scale_inputs": scale_inputs,
+            "norm_eps": norm_eps,
+            "rope_theta": rope_theta,
         }
         try:
             network = network_config(size, **given)
         except ValueError as error:
             raise InputError(str(error)) from error
         self.size = size
-        for name in given:
-            setattr(self, name, network.hidden if name == "ffn_dim" else getattr(network, name))
+        for field in fields(NetworkConfig):
+            setattr(self, field.name, network.hidden if field.name == "ffn_dim" else getattr(network, field.name))
         super().__init__(**kwargs)
 
     def network(self) -> NetworkConfig:
         """The configuration of the blocks."""
-        return NetworkConfig(
-            layers=self.layers,
-            dim=self.dim,
-            heads=self.heads,
-            ffn_dim=self.ffn_dim,
-            conditioning=self.conditioning,
-            conditioned_steps=self.conditioned_steps,
-            anchor=self.anchor,
-            head=self.head,
-            scale_inputs=self.scale_inputs,
-        )
+        return NetworkConfig(**{field.name: getattr(self, field.name) for field in fields(NetworkConfig)})
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
@@ -83,7 +80,7 @@ class _ThinkingFields(_NetworkFields):
     start_std: standard deviation of the starting candidates. start_seed: which starts it thinks from (see ``ebt.hub.starts``).
     steps, candidates: how it thinks unless a call says otherwise. step_size_scale: alpha of thinking as a multiple of the
     learned one; a smaller one commits later. candidate_noise: Langevin noise of all candidates but the first, so that they
-    differ.
+    differ. clamp: largest absolute entry of the descent direction.
     """
 
     def __init__(
@@ -97,6 +94,7 @@ class _ThinkingFields(_NetworkFields):
         candidates: int = 1,
         step_size_scale: float = 1.0,
         candidate_noise: float = 0.0,
+        clamp: float | None = None,
         **kwargs: Any,
     ) -> None:
         if space not in SIMPLEX_SPACES:
@@ -111,7 +109,9 @@ class _ThinkingFields(_NetworkFields):
                 f"step_size_scale {step_size_scale}, candidate_noise {candidate_noise}: "
                 "the scale must be positive, the noise at least 0"
             )
-        self.step_size_scale, self.candidate_noise = step_size_scale, candidate_noise
+        if clamp is not None and clamp <= 0:
+            raise InputError(f"clamp is {clamp}: give a positive bound, or null for none")
+        self.step_size_scale, self.candidate_noise, self.clamp = step_size_scale, candidate_noise, clamp
         self.space, self.step_size, self.learn_step_size, self.start_std = space, step_size, learn_step_size, start_std
         self.start_seed, self.steps, self.candidates = start_seed, steps, candidates
         super().__init__(**kwargs)
@@ -120,7 +120,8 @@ class _ThinkingFields(_NetworkFields):
 class EBTConfig(_ThinkingFields):
     """Autoregressive EBT for text: ``vocab_size`` words, trained on contexts of ``context_length`` tokens.
 
-    ``recipe`` holds fields of ``ebt.thinking.Recipe`` for training through ``forward(labels=...)``, as ``transformers.Trainer``
+    ``tied_candidates``: candidates are embedded by the table of the observed tokens, not by one of their own. ``recipe`` holds
+    fields of ``ebt.thinking.Recipe`` for training through ``forward(labels=...)``, as ``transformers.Trainer``
     does; what it leaves out is the library's own recipe, with starts as in inference.
     """
 
@@ -133,6 +134,7 @@ class EBTConfig(_ThinkingFields):
         vocab_size: int = 257,
         context_length: int = 256,
         recipe: dict[str, Any] | None = None,
+        tied_candidates: bool = False,
         anchor: str = "hidden",
         head: str = "bilinear",
         scale_inputs: bool = True,
@@ -140,6 +142,7 @@ class EBTConfig(_ThinkingFields):
     ) -> None:
         _check_text_sizes(vocab_size, context_length)
         self.vocab_size, self.context_length, self.recipe = vocab_size, context_length, recipe
+        self.tied_candidates = tied_candidates
         super().__init__(anchor=anchor, head=head, scale_inputs=scale_inputs, **kwargs)
         self.training_recipe()
 

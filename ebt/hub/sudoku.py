@@ -67,7 +67,7 @@ class EBTForSudoku(ThinkingModel):
         """Think about puzzles (B, C); returns the record of all M x B candidates (see ``ebt.thinking.choose``)."""
         steps, candidates = thinking_options(self.config, steps, candidates)
         std = self.noise(len(puzzle), candidates) if noise is None else noise
-        descent = Descent(steps, tolerance=tolerance, noise=std, final_energy=True)
+        descent = Descent(steps, clamp=self.config.clamp, tolerance=tolerance, noise=std, final_energy=True)
         with leave_inference_mode():
             start = self.start(puzzle, candidates, generator)
             return think(self.landscape(puzzle), self.space(), start, self.alpha(), descent, generator)

@@ -34,15 +34,16 @@ def rotate(x: Tensor, rotary: Rotation) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases; one set of weights for context and candidates."""
+    """Multi-head attention; one set of weights for context and candidates."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.heads, config.dim // config.heads
-        self.query = nn.Linear(config.dim, config.dim, bias=False)
-        self.key = nn.Linear(config.dim, config.dim, bias=False)
-        self.value = nn.Linear(config.dim, config.dim, bias=False)
-        self.output = nn.Linear(config.dim, config.dim, bias=False)
+        biased = config.block == "dit"
+        self.query = nn.Linear(config.dim, config.dim, bias=biased)
+        self.key = nn.Linear(config.dim, config.dim, bias=biased)
+        self.value = nn.Linear(config.dim, config.dim, bias=biased)
+        self.output = nn.Linear(config.dim, config.dim, bias=biased)
 
     def project(self, x: Tensor, rotary: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, S, d) of x (B, S, D)."""
@@ -80,27 +81,72 @@ def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, value
     return seen + weights[..., :1].permute(2, 0, 1, 3, 4).reshape(n, heads, length, 1) * v
 
 
+def norm(config: NetworkConfig) -> nn.Module:
+    """The normalisation of a network's style."""
+    if config.block == "dit":
+        return nn.LayerNorm(config.dim, eps=config.norm_eps, elementwise_affine=False)
+    return nn.RMSNorm(config.dim, eps=config.norm_eps)
+
+
+class Modulation(nn.Module):
+    """Adaptive norm, zero at first (adaLN-Zero; Peebles & Xie 2023): a condition shifts, scales and gates."""
+
+    def __init__(self, config: NetworkConfig, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.projection = nn.Linear(config.dim, parts * config.dim)
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """``parts`` tensors (..., 1, D) of a condition (..., D)."""
+        return self.projection(F.silu(condition)).unsqueeze(-2).chunk(self.parts, -1)
+
+
+def adapt(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """A normalised input, shifted and scaled by a condition."""
+    return x * (1 + scale) + shift
+
+
 class Block(nn.Module):
-    """Pre-norm block: attention and SwiGLU, each added to its input (Llama-2 style)."""
+    """Pre-norm block: attention and a feed-forward layer, each added to its input.
+
+    ``condition`` (D,) or (B, D) goes to the adaptive norms of modulated networks; others have none.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        swiglu = config.block == "llama"
+        self.attention_norm = norm(config)
         self.attention = Attention(config)
-        self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.gate = nn.Linear(config.dim, config.hidden, bias=False)
-        self.up = nn.Linear(config.dim, config.hidden, bias=False)
-        self.down = nn.Linear(config.hidden, config.dim, bias=False)
+        self.ffn_norm = norm(config)
+        self.gate = nn.Linear(config.dim, config.hidden, bias=False) if swiglu else None
+        self.up = nn.Linear(config.dim, config.hidden, bias=not swiglu)
+        self.down = nn.Linear(config.hidden, config.dim, bias=not swiglu)
+        self.modulation = Modulation(config, 6) if config.conditioning == "modulation" else None
 
-    def project(self, x: Tensor, rotary: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def adapt(self, condition: Tensor | None) -> tuple[Tensor, ...] | None:
+        """What ``project`` and ``finish`` need of the condition."""
+        return None if self.modulation is None or condition is None else self.modulation(condition)
+
+    def project(
+        self, x: Tensor, rotary: Rotation | None, adapted: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the normalised input."""
-        return self.attention.project(self.attention_norm(x), rotary)
+        normed = self.attention_norm(x)
+        return self.attention.project(normed if adapted is None else adapt(normed, *adapted[:2]), rotary)
 
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, x: Tensor, attended: Tensor, adapted: tuple[Tensor, ...] | None = None) -> Tensor:
         """The rest of the block, given the heads' outputs (B, H, S, d)."""
-        x = x + self.attention.merge(attended)
-        normed = self.ffn_norm(x)
-        return x + self.down(F.silu(self.gate(normed)) * self.up(normed))
+        if adapted is None:
+            x = x + self.attention.merge(attended)
+            return x + self._feed_forward(self.ffn_norm(x))
+        _, _, gate, shift, scale, ffn_gate = adapted
+        x = x + gate * self.attention.merge(attended)
+        return x + ffn_gate * self._feed_forward(adapt(self.ffn_norm(x), shift, scale))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Blocks(nn.ModuleList):
@@ -113,6 +159,19 @@ class Blocks(nn.ModuleList):
         return cast(Iterator[Block], super().__iter__())
 
 
+class OutputNorm(nn.Module):
+    """The norm after the last block; adaptive in modulated networks."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.norm = norm(config)
+        self.modulation = Modulation(config, 2) if config.conditioning == "modulation" else None
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        normed = self.norm(x)
+        return normed if self.modulation is None or condition is None else adapt(normed, *self.modulation(condition))
+
+
 class EnergyHead(nn.Module):
     """The energy of each part, zero at first, so that training starts flat.
 
@@ -123,15 +182,15 @@ class EnergyHead(nn.Module):
 
     def __init__(self, config: NetworkConfig, alpha0: float) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = OutputNorm(config)
         self.projection = nn.Linear(config.dim, 1, bias=False)
         self.bilinear = config.head == "bilinear"
         self.scale = config.dim**0.5 / alpha0 if self.bilinear else 1 / alpha0
 
-    def forward(self, x: Tensor, candidate: Tensor) -> Tensor:
+    def forward(self, x: Tensor, candidate: Tensor, condition: Tensor | None = None) -> Tensor:
         """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
-        features = -self.norm(x) * candidate if self.bilinear else self.norm(x)
-        return self.projection(features).squeeze(-1) * self.scale
+        normed = self.norm(x, condition)
+        return self.projection(-normed * candidate if self.bilinear else normed).squeeze(-1) * self.scale
 
 
 class StepEmbedding(nn.Module):
@@ -149,13 +208,15 @@ class StepEmbedding(nn.Module):
 
 
 def initialise(network: nn.Module, config: NetworkConfig) -> None:
-    """The one place for initial weights: normal with std 1 / sqrt(fan in), residual outputs smaller, the energy head zero."""
+    """The one place for initial weights: normal with std 1 / sqrt(fan in), residual outputs smaller, energy head and gates zero."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
             residual = name.endswith(("attention.output", "down"))
             nn.init.normal_(module.weight, std=module.in_features**-0.5 * ((2 * config.layers) ** -0.5 if residual else 1.0))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=config.dim**-0.5)
     for module in network.modules():
-        if isinstance(module, EnergyHead):
+        if isinstance(module, (EnergyHead, Modulation)):
             nn.init.zeros_(module.projection.weight)

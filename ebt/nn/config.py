@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Conditioning = Literal["none", "candidate", "prefix"]
+Conditioning = Literal["none", "candidate", "prefix", "modulation"]
 """How the network learns the step index: not at all (one landscape); added to the candidate stream, which leaves the context
-shared by all steps; or as a learned token in front of the context, as the published code does: one context a step."""
+shared by all steps; as a learned token in front of the context (the published code's ``time_embed``); or by adaptive norms
+in every block (its ``adaln``). The last two make one context a step."""
+
+
+BlockStyle = Literal["llama", "dit"]
+"""RMSNorm, SwiGLU, no biases, as in Llama 2; or LayerNorm without weights, GELU, biases, as in Diffusion Transformers."""
 
 
 Anchor = Literal["none", "token", "hidden"]
@@ -31,8 +36,10 @@ class NetworkConfig:
     layers: int = 4
     dim: int = 128
     heads: int = 4
+    block: BlockStyle = "llama"
     ffn_dim: int | None = None
-    """Inner width of the SwiGLU layer; 8/3 of ``dim``, rounded up to a multiple of 16, where it is not given."""
+    """Inner width of the feed-forward layers, where it is given; else 8/3 of ``dim``, rounded up to a multiple of 16, for
+    SwiGLU, and 4 x ``dim`` for GELU."""
     conditioning: Conditioning = "none"
     conditioned_steps: int = 1
     """Number of step indices that are told apart; later steps count as the last."""
@@ -51,7 +58,8 @@ class NetworkConfig:
             raise ValueError(f"dim {self.dim} must be a multiple of 2 x heads ({2 * self.heads}): rotary embeddings need pairs")
         if self.ffn_dim is not None and self.ffn_dim < 1:
             raise ValueError(f"ffn_dim is {self.ffn_dim}: give a positive width, or null for 8/3 of dim")
-        for name, choices in (("conditioning", Conditioning), ("anchor", Anchor), ("head", Head)):
+        kinds = (("block", BlockStyle), ("conditioning", Conditioning), ("anchor", Anchor), ("head", Head))
+        for name, choices in kinds:
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
         if self.conditioned_steps < 1:
@@ -60,7 +68,12 @@ class NetworkConfig:
     @property
     def hidden(self) -> int:
         """Inner width of the feed-forward layers."""
-        return self.ffn_dim or -(-8 * self.dim // 3 // 16) * 16
+        return self.ffn_dim or (4 * self.dim if self.block == "dit" else -(-8 * self.dim // 3 // 16) * 16)
+
+    @property
+    def context_per_step(self) -> bool:
+        """Whether what the network makes of the context depends on the step index."""
+        return self.conditioning in ("prefix", "modulation")
 
 
 SIZES: dict[str, tuple[int, int, int]] = {

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebt.nn.blocks import Blocks, EnergyHead, Rotation, StepEmbedding, attend_context_and_self, initialise, rotation
+from ebt.nn.blocks import (
+    Blocks,
+    EnergyHead,
+    OutputNorm,
+    Rotation,
+    StepEmbedding,
+    attend_context_and_self,
+    initialise,
+    rotation,
+)
 from ebt.nn.config import NetworkConfig
 
 
@@ -21,7 +30,7 @@ class KeyValueCache(Protocol):
         """Append (B, H, S, d) and return all (B, H, K, d)."""
         ...
 
-    def get_seq_length(self) -> int: ...
+    def get_seq_length(self, layer_idx: int = 0, /) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -44,16 +53,20 @@ class Positions:
         own = torch.eye(length, past + length, dtype=torch.bool, device=device).roll(past, 1)
         return Positions(index, visible & (mask.bool()[:, None, None, :] | own), plain=False)
 
+    def behind(self, token: bool) -> Positions:
+        """The same positions, behind a token in front that all of them see, if there is one."""
+        return Positions(self.index + 1, F.pad(self.visible, (1, 0), value=True), plain=False) if token else self
+
 
 class CausalTransformer(nn.Module):
     """Llama-2 style stack on embeddings: RMSNorm, SwiGLU, rotary positions, no biases. With a word head: Transformer++."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.config = config
-        self.blocks = Blocks(config)
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        initialise(self, config)
+        self.config = replace(config, conditioning="none")
+        self.blocks = Blocks(self.config)
+        self.norm = OutputNorm(self.config)
+        initialise(self, self.config)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Hidden states (B, S, D) of embeddings (B, S, D); ``mask`` (B, K) is 0 at padding, ``cache`` holds earlier tokens."""
@@ -62,25 +75,43 @@ class CausalTransformer(nn.Module):
         return self.norm(hidden)
 
 
+Layer = tuple[Tensor, Tensor, Tensor]
+"""The stream after a block (B, S, D), with the block's keys and values (B, H, K, d) of all visible positions."""
+
+
 def observe(
     blocks: Blocks,
     config: NetworkConfig,
     x: Tensor,
     positions: Positions,
     cache: KeyValueCache | None,
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The observed stream, plain causal: after each block, the stream (B, S, D) and all keys and values (B, H, K, d)."""
+    first_layer: int = 0,
+    condition: Tensor | None = None,
+    front: list[Layer] | None = None,
+) -> list[Layer]:
+    """The observed stream, plain causal.
+
+    Args:
+        blocks, config: the network.
+        x: embeddings (B, S, D) at ``positions``.
+        cache: appended to, from its layer ``first_layer`` on.
+        condition: of the adaptive norms.
+        front: the layers of a token in front, which is no part of the cache.
+    """
     rotary = rotation(positions.index, config.dim // config.heads, config.rope_theta, x)
     layers = []
     for i, block in enumerate(blocks):
-        q, k, v = block.project(x, rotary)
+        adapted = block.adapt(condition)
+        q, k, v = block.project(x, rotary, adapted)
         if cache is not None:
-            k, v = cache.update(k, v, i)
+            k, v = cache.update(k, v, first_layer + i)
+        if front is not None:
+            k, v = (torch.cat((token.expand(len(x), -1, -1, -1), rest), 2) for token, rest in zip(front[i][1:], (k, v), strict=True))
         if positions.plain:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=positions.visible)
-        x = block.finish(x, attended)
+        x = block.finish(x, attended, adapted)
         layers.append((x, k, v))
     return layers
 
@@ -95,6 +126,8 @@ class Context:
     rotary: Rotation
     anchor: Tensor | None = None
     """(B, S, D), what each prediction's stream starts from besides its candidate."""
+    condition: Tensor | None = None
+    """(D,), of the adaptive norms."""
 
     def rows(self, index: Tensor) -> Context:
         """The context of rows B, taken once for each entry of ``index``."""
@@ -104,6 +137,7 @@ class Context:
             self.visible[index] if batched else self.visible,
             (self.rotary[0][index], self.rotary[1][index]) if self.rotary[0].dim() == 4 else self.rotary,
             None if self.anchor is None else self.anchor[index],
+            self.condition,
         )
 
 
@@ -131,34 +165,38 @@ class EBTDecoder(nn.Module):
         Args:
             x: embeddings of observed tokens (B, S, D).
             mask: (B, K), 0 at padding; K counts cached tokens, too.
-            cache: keys and values of earlier tokens; appended to.
+            cache: keys and values of earlier tokens; appended to. Where each step has its own context, it holds one after
+                another, ``conditioned_steps`` x ``layers`` layers.
             predictions: how many of the last positions predict; all S by default.
 
         Raises:
-            ValueError: a cache together with a step token in front, whose context changes with each step; or more predictions
-                than positions.
+            ValueError: more predictions than positions, or none.
         """
         predictions = x.shape[1] if predictions is None else predictions
         if not 1 <= predictions <= x.shape[1]:
             raise ValueError(f"predictions is {predictions}: choose from 1 to the {x.shape[1]} positions given")
-        if cache is not None and self.config.conditioning == "prefix":
-            raise ValueError("a step token in front makes one context per step: think without a cache (use_cache=False)")
         return DecoderLandscape(self, x * self.scale, mask, cache, predictions)
 
     def context(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, step: int, predictions: int) -> Context:
         """Keys, values and masks for the last ``predictions`` positions, at one step."""
-        if self.steps is not None and self.config.conditioning == "prefix":
-            x = torch.cat((self.steps(step).expand(x.shape[0], 1, -1), x), 1)
-            mask = None if mask is None else F.pad(mask, (1, 0), value=1)
-        positions = Positions.of(x.shape[1], cache.get_seq_length() if cache is not None else 0, mask, x.device)
-        layers = observe(self.blocks, self.config, x, positions, cache)
+        token = self.steps(step) if self.steps is not None else None
+        condition = token if self.config.conditioning == "modulation" else None
+        front, first_layer = None, 0
+        if self.config.context_per_step and self.steps is not None:
+            first_layer = self.steps.index(step) * self.config.layers
+        if token is not None and self.config.conditioning == "prefix":
+            alone = Positions.of(1, 0, None, x.device)
+            front = observe(self.blocks, self.config, token.expand(1, 1, -1), alone, None)
+        past = cache.get_seq_length(first_layer) if cache is not None else 0
+        positions = Positions.of(x.shape[1], past, mask, x.device).behind(token=front is not None)
+        layers = observe(self.blocks, self.config, x, positions, cache, first_layer, condition, front)
         index = positions.index[..., -predictions:] + 1  # a prediction stands where the token it predicts will stand
         rotary = rotation(index, self.config.dim // self.config.heads, self.config.rope_theta, x)
         anchor = None
         if self.config.anchor != "none":
             stream = x if self.config.anchor == "token" else F.rms_norm(layers[-1][0], x.shape[-1:], eps=self.config.norm_eps)
             anchor = stream[:, -predictions:]
-        return Context([(k, v) for _, k, v in layers], positions.visible[..., -predictions:, :], rotary, anchor)
+        return Context([(k, v) for _, k, v in layers], positions.visible[..., -predictions:, :], rotary, anchor, condition)
 
     def energy(self, candidate: Tensor, context: Context, step: int) -> Tensor:
         """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B."""
@@ -171,9 +209,11 @@ class EBTDecoder(nn.Module):
         cos, sin = context.rotary
         rotary = (cos.repeat(repeats, 1, 1, 1), sin.repeat(repeats, 1, 1, 1)) if cos.dim() == 4 else context.rotary
         for block, (keys, values) in zip(self.blocks, context.layers, strict=True):
-            q, k, v = block.project(candidate, rotary)
-            candidate = block.finish(candidate, attend_context_and_self(q, k, v, keys, values, context.visible))
-        return self.head(candidate, view)
+            adapted = block.adapt(context.condition)
+            q, k, v = block.project(candidate, rotary, adapted)
+            attended = attend_context_and_self(q, k, v, keys, values, context.visible)
+            candidate = block.finish(candidate, attended, adapted)
+        return self.head(candidate, view, context.condition)
 
 
 class DecoderLandscape:
@@ -183,11 +223,12 @@ class DecoderLandscape:
         self, network: EBTDecoder, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, predictions: int
     ) -> None:
         self._network, self._inputs, self._predictions = network, (x, mask), predictions
-        self._per_step = network.config.conditioning == "prefix"
+        self._per_step = network.config.context_per_step
         self._learns = torch.is_grad_enabled()  # thinking enables gradients, which a context needs in training only
         self._contexts: dict[int, Context] = {}
-        if not self._per_step:
-            self._contexts[0] = network.context(x, mask, cache, 0, predictions)
+        steps = network.config.conditioned_steps if self._per_step else 1
+        for step in range(steps if cache is not None else 1):  # a cache must take in every token at every step, used or not
+            self._contexts[step] = network.context(x, mask, cache, step, predictions)
 
     def _context(self, step: int) -> Context:
         index = self._network.steps.index(step) if self._per_step and self._network.steps is not None else 0

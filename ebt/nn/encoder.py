@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ebt.nn.blocks import Blocks, EnergyHead, StepEmbedding, attend, initialise
+from ebt.nn.blocks import Blocks, EnergyHead, OutputNorm, StepEmbedding, attend, initialise
 from ebt.nn.config import NetworkConfig
 
 
@@ -18,18 +18,20 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = Blocks(config)
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = OutputNorm(config)
         initialise(self, config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(run_blocks(self.blocks, x))
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Hidden states (B, S, D); ``condition`` (D,) or (B, D) is for the adaptive norms of a modulated network."""
+        return self.norm(run_blocks(self.blocks, x, condition), condition)
 
 
-def run_blocks(blocks: Blocks, x: Tensor) -> Tensor:
+def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None = None) -> Tensor:
     """Everything attends to everything."""
     for block in blocks:
-        q, k, v = block.project(x, None)
-        x = block.finish(x, attend(q, k, v))
+        adapted = block.adapt(condition)
+        q, k, v = block.project(x, None, adapted)
+        x = block.finish(x, attend(q, k, v), adapted)
     return x
 
 
@@ -59,6 +61,8 @@ class EBTEncoder(nn.Module):
         if self.steps is None:
             return self.head(run_blocks(self.blocks, x), candidate)
         token = self.steps(step)
+        if self.config.conditioning == "modulation":
+            return self.head(run_blocks(self.blocks, x, token), candidate, token)
         if self.config.conditioning == "candidate":
             return self.head(run_blocks(self.blocks, x + token), candidate)
         return self.head(run_blocks(self.blocks, torch.cat((token.expand(x.shape[0], 1, -1), x), 1))[:, 1:], candidate)

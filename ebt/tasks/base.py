@@ -90,7 +90,7 @@ class ThinkingTask(L.LightningModule):
                 "numbers of steps and alarm_every must be at least 1, the seed at least 0"
             )
         self.recipe, self.optimisation, self.seed, self.alarm_every = recipe, optimisation, seed, alarm_every
-        self.steps = recipe.max_steps if steps is None else steps
+        self.steps = recipe.own_steps if steps is None else steps
         self.validation_steps = tuple(sorted({1, self.steps, *validation_steps}))
         self.replay = ReplayBuffer(recipe.replay_size) if recipe.replay_size else None
         self._generators: dict[str, torch.Generator] = {}
@@ -135,7 +135,7 @@ class ThinkingTask(L.LightningModule):
         if replayed is not None:
             start = torch.cat((start, replayed.to(start)))
         outcome = supervise(
-            self.landscape(batch), space, start, self.target(batch), self.alpha, self.recipe, generator, self.draw_steps()
+            self.landscape(batch), space, start, self.target(batch), self.alpha, self.recipe, generator, self.draw_schedule()
         )
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 
@@ -161,9 +161,9 @@ class ThinkingTask(L.LightningModule):
             self._generators[kind] = torch.Generator(device).manual_seed(mixed)
         return self._generators[kind]
 
-    def draw_steps(self) -> int:
-        """The number of steps for one training batch."""
-        return self.recipe.draw_steps(self.generator("cpu"))
+    def draw_schedule(self) -> tuple[int, ...]:
+        """The steps of one training batch, each with the index that the network is told."""
+        return self.recipe.draw_schedule(self.generator("cpu"))
 
     # Training
 

@@ -77,8 +77,8 @@ class Network:
         """The fields of an EBT's configuration that say how it thinks."""
         fields = {name: getattr(self, name) for name in _THINKING if getattr(self, name) is not None}
         if self.conditioning not in (None, "none"):
-            fields.setdefault("conditioned_steps", recipe.max_steps)
-        return {**fields, "start_std": recipe.start_std, "steps": steps}
+            fields.setdefault("conditioned_steps", recipe.told_steps)
+        return {**fields, "start_std": recipe.start_std, "clamp": recipe.clamp, "steps": steps}
 
     def refuse_thinking(self, kind: str, recipe: Recipe, loops: bool) -> None:
         """Settings of thinking contradict a model that does not think.
@@ -184,7 +184,7 @@ class ModelTask(ThinkingTask):
         if self.thinks:
             return super().learn(batch, replayed)
         space, target = self.space(), self.target(batch)
-        losses = torch.stack([mean_loss(space, logits, target) for logits in self.passes(batch, self.draw_steps())])
+        losses = torch.stack([mean_loss(space, logits, target) for logits in self.passes(batch, len(self.draw_schedule()))])
         return Outcome(losses.mean() if self.recipe.loss == "every" else losses[-1], losses.detach())
 
     def explore(self, batch: Batch, steps: int, generator: torch.Generator | None) -> tuple[Sequence[Tensor], Thought | None]:

@@ -44,6 +44,8 @@ class Descent:
 
     steps: int
     """Number of updates; with a tolerance, the cap."""
+    schedule: tuple[int, ...] | None = None
+    """The step index that the network is told at each step, for conditioned networks; 0, 1, 2, ... by default."""
     gradients: Gradients = "none"
     noise: float | Tensor = 0.0
     """Standard deviation of the Langevin noise added to the state before each step; one for all, or one per prediction."""
@@ -58,6 +60,8 @@ class Descent:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}: thinking needs at least 1 step")
+        if self.schedule is not None and len(self.schedule) != self.steps:
+            raise ValueError(f"schedule has {len(self.schedule)} entries for {self.steps} steps: give one step index a step")
         if torch.as_tensor(self.noise).lt(0).any():
             raise ValueError(f"noise is {self.noise}: a standard deviation cannot be negative; 0 turns it off")
         if self.clamp is not None and self.clamp <= 0:
@@ -66,6 +70,10 @@ class Descent:
             raise ValueError(f"gradients is {self.gradients!r}: choose one of {', '.join(get_args(Gradients))}")
         if self.tolerance is not None and (self.tolerance < 0 or self.gradients != "none"):
             raise ValueError("tolerance must be >= 0 and serves inference only: set gradients to none")
+
+    def told(self, step: int) -> int:
+        """The step index that the network is told at a step."""
+        return step if self.schedule is None else self.schedule[step]
 
 
 def think(
@@ -95,12 +103,11 @@ def think(
     energies = list[Tensor]()
     with torch.set_grad_enabled(descent.gradients != "none"):
         for step in range(descent.steps):
-            last = step == descent.steps - 1
             here = active.rows_of(state)
             if descent.gradients in ("none", "detached"):
                 here = here.detach()
-            here = space.perturb(here, active.rows_of(noise), generator)
-            here, energy = _update(active, here, active.rows_of(alpha), descent, step, last)
+            here, view = space.look(here, active.rows_of(noise), generator)
+            here, energy = _update(active, here, view, active.rows_of(alpha), descent, step)
             energies.append(active.put(energies[-1] if energies else None, energy))
             state = active.advance(state, here)
             if descent.keep_states:
@@ -109,7 +116,8 @@ def think(
                 break
         if descent.final_energy:
             with torch.no_grad():
-                energies.append(_finite(landscape(space.view(state), len(energies) - 1), "energy", len(energies)))
+                told = descent.told(len(energies) - 1)
+                energies.append(_finite(landscape(space.view(state), told), "energy", len(energies)))
     return Thought(
         start=start,
         states=tuple(states) if descent.keep_states else (state,),
@@ -121,11 +129,13 @@ def think(
     )
 
 
-def _update(active: _Active, here: Tensor, alpha: Tensor, descent: Descent, step: int, last: bool) -> tuple[Tensor, Tensor]:
+def _update(
+    active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent: Descent, step: int
+) -> tuple[Tensor, Tensor]:
     """One step of the rows still thinking: their next states and the energies (constants) before it."""
-    space = active.space
+    space, last = active.space, step == descent.steps - 1
     second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)
-    energies, gradient = slope(active.landscape, space.view(here), step, second_order)
+    energies, gradient = slope(active.landscape, view, step, second_order, descent.told(step))
     direction = space.direction(here, gradient)
     if not second_order:  # also cuts the table out of the direction: earlier states depend on no weight but alpha
         direction = direction.detach()
@@ -134,10 +144,12 @@ def _update(active: _Active, here: Tensor, alpha: Tensor, descent: Descent, step
     return _finite(space.move(here, direction, alpha), "candidate", step), energies.detach()
 
 
-def slope(landscape: Callable[[Tensor, int], Tensor], view: Tensor, step: int, second_order: bool) -> tuple[Tensor, Tensor]:
+def slope(
+    landscape: Callable[[Tensor, int], Tensor], view: Tensor, step: int, second_order: bool, told: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Energies per part and their gradient with respect to what the network sees, ``dE/dview``.
 
-    Works under ``no_grad``, as ``generate()`` needs.
+    ``told`` is the step index that the network is told, where it is not ``step`` itself. Works under ``no_grad``, as ``generate()`` needs.
 
     Raises:
         NonFiniteError: an energy or a gradient is not finite.
@@ -145,7 +157,7 @@ def slope(landscape: Callable[[Tensor, int], Tensor], view: Tensor, step: int, s
     with torch.enable_grad():
         if not (second_order and view.requires_grad):
             view = view.detach().requires_grad_()
-        energies = landscape(view, step)
+        energies = landscape(view, step if told is None else told)
         (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order)
     return _finite(energies, "energy", step), _finite(gradient, "gradient of the energy", step)
 

@@ -25,6 +25,11 @@ class Recipe:
     min_steps: int = 2
     max_steps: int = 3
     """The number of steps is drawn per batch, both ends included."""
+    landscapes: int | None = None
+    """For conditioned networks, step indices of which each one gets its own number of steps, as in the published code; None:
+    every step has its own index."""
+    repeated: Literal["all", "last"] = "all"
+    """Whether every landscape is stepped on repeatedly, or the last only."""
     gradients: Gradients = "full"
     loss: Literal["every", "last"] = "every"
     step_size_spread: float = 1.0
@@ -42,6 +47,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 1 <= self.min_steps <= self.max_steps:
             raise ValueError(f"min_steps {self.min_steps} and max_steps {self.max_steps}: need 1 <= min_steps <= max_steps")
+        if self.landscapes is not None and self.landscapes < 1:
+            raise ValueError(f"landscapes is {self.landscapes}: at least 1, or null for an index of its own for every step")
+        if self.repeated not in ("all", "last"):
+            raise ValueError(f"repeated is {self.repeated!r}: choose all or last")
         if self.gradients == "none":
             raise ValueError("gradients is 'none': training needs detached, truncated or full")
         if self.loss not in ("every", "last"):
@@ -61,7 +70,7 @@ class Recipe:
                 "gradients: detached is the S1 recipe, which has no noise, replay buffer or random step size: "
                 "drop them, or set gradients to truncated (S2) or full"
             )
-        self.descent(self.min_steps)
+        self.descent((0,))
 
     @classmethod
     def s1(cls, steps: int = 2, **overrides: Any) -> Recipe:
@@ -81,12 +90,29 @@ class Recipe:
         }
         return cls(**{**settings, **overrides})
 
-    def descent(self, steps: int) -> Descent:
-        """The descent of a training batch with ``steps`` steps."""
-        return Descent(steps, self.gradients, self.noise, self.clamp, keep_states=True)
+    @property
+    def told_steps(self) -> int:
+        """How many step indices a conditioned network is told."""
+        return self.max_steps if self.landscapes is None else self.landscapes
 
-    def draw_steps(self, generator: torch.Generator | None = None) -> int:
-        """The number of steps for one batch."""
+    @property
+    def own_steps(self) -> int:
+        """The number of steps of evaluations: the largest; of several landscapes only the last is stepped on repeatedly."""
+        return self.max_steps if self.landscapes is None else self.landscapes - 1 + self.max_steps
+
+    def descent(self, schedule: tuple[int, ...]) -> Descent:
+        """The descent of a training batch, with the step index of each step."""
+        return Descent(len(schedule), schedule, self.gradients, self.noise, self.clamp, keep_states=True)
+
+    def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
+        """The steps of one batch, each with the index that the network is told."""
+        if self.landscapes is None:
+            return tuple(range(self._draw_steps(generator)))
+        last = self.landscapes - 1
+        repeats = [self._draw_steps(generator) if self.repeated == "all" or i == last else 1 for i in range(self.landscapes)]
+        return tuple(i for i, count in enumerate(repeats) for _ in range(count))
+
+    def _draw_steps(self, generator: torch.Generator | None) -> int:
         device = "cpu" if generator is None else generator.device
         return int(torch.randint(self.min_steps, self.max_steps + 1, (), generator=generator, device=device))
 
@@ -110,7 +136,7 @@ def supervise(
     step_size: StepSize,
     recipe: Recipe,
     generator: torch.Generator | None = None,
-    steps: int | None = None,
+    schedule: tuple[int, ...] | None = None,
 ) -> Supervised:
     """Think by a recipe and compare the candidates with the target; the energy itself is never supervised.
 
@@ -120,12 +146,12 @@ def supervise(
         step_size: alpha.
         recipe: the training recipe.
         generator: of every random draw.
-        steps: number of steps, if the recipe shall not draw it.
+        schedule: the steps with their indices, if the recipe shall not draw them.
     """
-    steps = recipe.draw_steps(generator) if steps is None else steps
+    schedule = recipe.draw_schedule(generator) if schedule is None else schedule
     predictions = tuple(start.shape[: space.prediction_dims])
     alpha = step_size.draw(predictions, recipe.step_size_spread, generator)
-    thought = think(landscape, space, start, alpha, recipe.descent(steps), generator)
+    thought = think(landscape, space, start, alpha, recipe.descent(schedule), generator)
     losses = torch.stack([mean_loss(space, state, target) for state in thought.states])
     return Supervised(losses.mean() if recipe.loss == "every" else losses[-1], losses.detach(), thought)
 

@@ -14,7 +14,9 @@ MirrorSimplex         l' = l - alpha W g         V      entropic mirror descent
 RestartSimplex        l' = -alpha W g            V      the reference less its p
 CompactMirror         u' = u - alpha g           D      mirror, with l = W u
 CompactRestart        u' = -alpha g              D      restart, with l = W u
+FreeVector            l' = l - alpha W g         V      mirror, seen as ``e = W^T l``: no softmax
 Euclidean             y' = y - alpha g           any    images, frames, vectors (paper, equation 2)
+Projected             y' = y - alpha P^T g       any    seen as ``e = P y + b``
 ====================  =========================  =====  ================================================
 """
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +93,11 @@ class CandidateSpace(ABC):
         """Langevin noise: the state plus normal noise of standard deviation ``std``, broadcastable to it; 0 draws none."""
         return state + std * draw_normal(tuple(state.shape), state, generator) if std.any() else state
 
+    def look(self, state: Tensor, std: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The state with Langevin noise, and what the network sees of it."""
+        state = self.perturb(state, std, generator)
+        return state, self.view(state)
+
     def per_prediction(self, parts: Tensor) -> Tensor:
         """Sum a quantity per part (N, *P) to one per prediction."""
         return parts.flatten(self.prediction_dims).sum(-1) if parts.dim() > self.prediction_dims else parts
@@ -126,6 +134,29 @@ class Euclidean(CandidateSpace):
         """Root mean square difference, in the data's units."""
         square = (after - before).square()
         return square.flatten(self.prediction_dims).mean(-1).sqrt() if square.dim() > self.prediction_dims else square.sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Projected(Euclidean):
+    """Vectors that the network sees through a linear map ``e = P y + b``, as the published video models see an encoder's."""
+
+    weight: Tensor | None = None
+    """``P`` (D, E); None for the identity."""
+    bias: Tensor | None = None
+    """``b`` (D,)."""
+    noise_in: Literal["state", "view"] = "view"
+    """Whether Langevin noise moves the state, or only what the network sees of it (the published video models)."""
+
+    def view(self, state: Tensor) -> Tensor:
+        return state if self.weight is None else F.linear(state, self.weight, self.bias)
+
+    def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
+        return gradient if self.weight is None else gradient @ self.weight
+
+    def look(self, state: Tensor, std: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        if self.noise_in == "state":
+            return super().look(state, std, generator)
+        return state, self.perturb(self.view(state), std, generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +223,14 @@ class MirrorSimplex(Simplex):
 
     def move(self, state: Tensor, direction: Tensor, step_size: Tensor | float) -> Tensor:
         return state - step_size * direction
+
+
+@dataclass(frozen=True, eq=False)
+class FreeVector(MirrorSimplex):
+    """The network sees the logits themselves, ``e = W^T l`` (the published code without ``normalize_initial_condition``)."""
+
+    def view(self, state: Tensor) -> Tensor:
+        return state @ self.table
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,5 +303,6 @@ SIMPLEX_SPACES: dict[str, type[Simplex]] = {
     "restart": RestartSimplex,
     "compact-mirror": CompactMirror,
     "compact-restart": CompactRestart,
+    "free": FreeVector,
 }
 """The spaces on a vocabulary by the names that configurations use."""
