@@ -2,10 +2,18 @@
 
 from ebt.hub.auto import MODELS, register
 from ebt.hub.causal_lm import EBTForCausalLM, EBTOutput
-from ebt.hub.configuration import EBTConfig, EBTSudokuConfig, SudokuTransformerConfig, TransformerPPConfig
+from ebt.hub.configuration import (
+    EBTConfig,
+    EBTSudokuConfig,
+    EBTVideoConfig,
+    SudokuTransformerConfig,
+    TransformerPPConfig,
+    VideoTransformerConfig,
+)
 from ebt.hub.folder import load_folder, load_tokenizer_of, save_folder
 from ebt.hub.sudoku import EBTForSudoku, SudokuTransformer
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
+from ebt.hub.video import EBTForVideo, VideoTransformer
 
 register()
 
@@ -14,12 +22,16 @@ __all__ = [
     "EBTConfig",
     "EBTForCausalLM",
     "EBTForSudoku",
+    "EBTForVideo",
     "EBTOutput",
     "EBTSudokuConfig",
+    "EBTVideoConfig",
     "SudokuTransformer",
     "SudokuTransformerConfig",
     "TransformerPPConfig",
     "TransformerPPForCausalLM",
+    "VideoTransformer",
+    "VideoTransformerConfig",
     "load_folder",
     "load_tokenizer_of",
     "save_folder",

@@ -200,6 +200,39 @@ class SudokuTransformerConfig(_NetworkFields):
         super().__init__(**kwargs)
 
 
+class EBTVideoConfig(_ThinkingFields):
+    """Continuous autoregressive EBT over frames of ``frame_dim`` numbers, those of a frozen encoder.
+
+    Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network. ``noise_in``: whether Langevin noise moves the
+    candidate (state) or only what the network sees of it (view, as in the published code).
+    """
+
+    model_type = "ebt_video"
+
+    def __init__(self, frame_dim: int = 768, context_length: int = 16, noise_in: str = "state", **kwargs: Any) -> None:
+        _check_frames(frame_dim, context_length)
+        if noise_in not in ("state", "view"):
+            raise InputError(f"noise_in is {noise_in!r}: choose state or view")
+        self.frame_dim, self.context_length, self.noise_in = frame_dim, context_length, noise_in
+        super().__init__(**kwargs)
+
+
+class VideoTransformerConfig(_NetworkFields):
+    """Transformer++ over frames, the feed-forward twin of ``EBTVideoConfig``."""
+
+    model_type = "ebt_video_transformer"
+
+    def __init__(self, frame_dim: int = 768, context_length: int = 16, **kwargs: Any) -> None:
+        _check_frames(frame_dim, context_length)
+        self.frame_dim, self.context_length = frame_dim, context_length
+        super().__init__(**kwargs)
+
+
+def _check_frames(frame_dim: int, context_length: int) -> None:
+    if frame_dim < 1 or context_length < 1:
+        raise InputError(f"frame_dim {frame_dim}, context_length {context_length}: both must be at least 1")
+
+
 def _check_text_sizes(vocab_size: int, context_length: int) -> None:
     if vocab_size < 1 or context_length < 1:
         raise InputError(f"vocab_size {vocab_size}, context_length {context_length}: both must be at least 1")

@@ -5,11 +5,15 @@ try:
         EBTConfig,
         EBTForCausalLM,
         EBTForSudoku,
+        EBTForVideo,
         EBTSudokuConfig,
+        EBTVideoConfig,
         SudokuTransformer,
         SudokuTransformerConfig,
         TransformerPPConfig,
         TransformerPPForCausalLM,
+        VideoTransformer,
+        VideoTransformerConfig,
     )
 except ImportError as error:
     raise ImportError(
@@ -21,9 +25,13 @@ __all__ = [
     "EBTConfig",
     "EBTForCausalLM",
     "EBTForSudoku",
+    "EBTForVideo",
     "EBTSudokuConfig",
+    "EBTVideoConfig",
     "SudokuTransformer",
     "SudokuTransformerConfig",
     "TransformerPPConfig",
     "TransformerPPForCausalLM",
+    "VideoTransformer",
+    "VideoTransformerConfig",
 ]
