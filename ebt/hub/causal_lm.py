@@ -49,7 +49,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.words = None if config.tied_candidates else nn.Embedding(config.vocab_size, config.dim)
-        self.network = EBTDecoder(config.network(), config.step_size)
+        self.network = EBTDecoder(config.network(), config.energy_scale)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         for table in (self.embedding, self.words):
             if table is not None:

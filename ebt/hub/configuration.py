@@ -80,7 +80,8 @@ class _ThinkingFields(_NetworkFields):
     start_std: standard deviation of the starting candidates. start_seed: which starts it thinks from (see ``ebt.hub.starts``).
     steps, candidates: how it thinks unless a call says otherwise. step_size_scale: alpha of thinking as a multiple of the
     learned one; a smaller one commits later. candidate_noise: Langevin noise of all candidates but the first, so that they
-    differ. clamp: largest absolute entry of the descent direction.
+    differ. clamp: largest absolute entry of the descent direction. energy_scale: what energies are divided by, the initial step
+    size by default, so that training does not depend on it; 1 leaves imported energies as they are.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class _ThinkingFields(_NetworkFields):
         step_size_scale: float = 1.0,
         candidate_noise: float = 0.0,
         clamp: float | None = None,
+        energy_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
         if space not in SIMPLEX_SPACES:
@@ -109,11 +111,12 @@ class _ThinkingFields(_NetworkFields):
                 f"step_size_scale {step_size_scale}, candidate_noise {candidate_noise}: "
                 "the scale must be positive, the noise at least 0"
             )
-        if clamp is not None and clamp <= 0:
-            raise InputError(f"clamp is {clamp}: give a positive bound, or null for none")
+        if (clamp is not None and clamp <= 0) or (energy_scale is not None and energy_scale <= 0):
+            raise InputError(f"clamp {clamp}, energy_scale {energy_scale}: give positive numbers, or null")
         self.step_size_scale, self.candidate_noise, self.clamp = step_size_scale, candidate_noise, clamp
         self.space, self.step_size, self.learn_step_size, self.start_std = space, step_size, learn_step_size, start_std
         self.start_seed, self.steps, self.candidates = start_seed, steps, candidates
+        self.energy_scale = step_size if energy_scale is None else energy_scale
         super().__init__(**kwargs)
 
 
