@@ -2,8 +2,17 @@
 
 from ebt.hub.auto import MODELS, register
 from ebt.hub.causal_lm import EBTForCausalLM, EBTOutput
-from ebt.hub.configuration import EBTConfig, EBTSudokuConfig, SudokuTransformerConfig, TransformerPPConfig
+from ebt.hub.configuration import (
+    DiTImagesConfig,
+    EBTConfig,
+    EBTImagesConfig,
+    EBTSudokuConfig,
+    SudokuTransformerConfig,
+    TransformerPPConfig,
+)
+from ebt.hub.diffusion import NoiseSchedule
 from ebt.hub.folder import load_folder, load_tokenizer_of, save_folder
+from ebt.hub.images import DiTForImages, EBTForImages
 from ebt.hub.sudoku import EBTForSudoku, SudokuTransformer
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
 
@@ -11,11 +20,16 @@ register()
 
 __all__ = [
     "MODELS",
+    "DiTForImages",
+    "DiTImagesConfig",
     "EBTConfig",
     "EBTForCausalLM",
+    "EBTForImages",
     "EBTForSudoku",
+    "EBTImagesConfig",
     "EBTOutput",
     "EBTSudokuConfig",
+    "NoiseSchedule",
     "SudokuTransformer",
     "SudokuTransformerConfig",
     "TransformerPPConfig",

@@ -2,9 +2,13 @@
 
 try:
     from ebt.hub import (
+        DiTForImages,
+        DiTImagesConfig,
         EBTConfig,
         EBTForCausalLM,
+        EBTForImages,
         EBTForSudoku,
+        EBTImagesConfig,
         EBTSudokuConfig,
         SudokuTransformer,
         SudokuTransformerConfig,
@@ -18,9 +22,13 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "DiTForImages",
+    "DiTImagesConfig",
     "EBTConfig",
     "EBTForCausalLM",
+    "EBTForImages",
     "EBTForSudoku",
+    "EBTImagesConfig",
     "EBTSudokuConfig",
     "SudokuTransformer",
     "SudokuTransformerConfig",
