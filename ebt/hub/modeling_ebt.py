@@ -2,10 +2,14 @@
 
 try:
     from ebt.hub import (
+        DiTForImages,
+        DiTImagesConfig,
         EBTConfig,
         EBTForCausalLM,
+        EBTForImages,
         EBTForSudoku,
         EBTForVideo,
+        EBTImagesConfig,
         EBTSudokuConfig,
         EBTVideoConfig,
         SudokuTransformer,
@@ -22,10 +26,14 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "DiTForImages",
+    "DiTImagesConfig",
     "EBTConfig",
     "EBTForCausalLM",
+    "EBTForImages",
     "EBTForSudoku",
     "EBTForVideo",
+    "EBTImagesConfig",
     "EBTSudokuConfig",
     "EBTVideoConfig",
     "SudokuTransformer",

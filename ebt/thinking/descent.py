@@ -129,9 +129,7 @@ def think(
     )
 
 
-def _update(
-    active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent: Descent, step: int
-) -> tuple[Tensor, Tensor]:
+def _update(active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent: Descent, step: int) -> tuple[Tensor, Tensor]:
     """One step of the rows still thinking: their next states and the energies (constants) before it."""
     space, last = active.space, step == descent.steps - 1
     second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)

@@ -1,0 +1,305 @@
+"""The published image models: their checkpoints, and their recorded runs computed by ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from ebt.errors import InputError
+from ebt.hub.base import HubModel
+from ebt.hub.configuration import DiTImagesConfig, EBTImagesConfig
+from ebt.hub.diffusion import NoiseSchedule
+from ebt.hub.images import DiTForImages, EBTForImages
+from ebt.thinking import Euclidean, Recipe, StepSize, supervise
+
+Hparams = Mapping[str, Any]
+Tensors = Mapping[str, Tensor]
+
+_BLOCK = {
+    "attn.qkv": ("attention.query", "attention.key", "attention.value"),
+    "attn.proj": ("attention.output",),
+    "mlp.fc1": ("up",),
+    "mlp.fc2": ("down",),
+    "adaLN_modulation.1": ("modulation.projection",),
+}
+_EBT = {
+    "transformer.x_embedder.proj": ("patches.projection",),
+    "transformer.final_layer.adaLN_modulation.1": ("network.head.norm.modulation.projection",),
+}
+_DIT = {
+    "diffusion_transformer.x_embedder.proj": ("patches.projection",),
+    "diffusion_transformer.t_embedder.mlp.0": ("level.first",),
+    "diffusion_transformer.t_embedder.mlp.2": ("level.second",),
+    "diffusion_transformer.final_layer.adaLN_modulation.1": ("network.norm.modulation.projection",),
+    "diffusion_transformer.final_layer.linear": ("head",),
+}
+ALPHA, NOISE = "alpha", "langevin_dynamics_noise_std"
+SMALLEST_ALPHA = 1e-4
+"""The published code never takes a smaller step."""
+
+
+def convert(hparams: Hparams, state: Tensors) -> HubModel:
+    """The published image EBT or DiT as one of our models, in the dtype of its weights.
+
+    An EBT's initial step size becomes the number of patches, which leaves its head as it is.
+
+    Args:
+        hparams: the hyper-parameters of the checkpoint.
+        state: its weights by their published names, without the prefix of the trainer.
+
+    Raises:
+        InputError: missing, foreign or misshapen weights, or settings that we do not have.
+    """
+    thinks = not any(name.startswith("diffusion_transformer.") for name in state)
+    names = _names(hparams, thinks)
+    known = {*names, *((ALPHA, NOISE) if thinks else ())}
+    for problem, found in (("lacks", known - set(state)), ("has the unknown", set(state) - known)):
+        if found:
+            raise InputError(f"the checkpoint {problem} {sorted(found)[0]}: it is no image model of the form its settings name")
+    model = _model(hparams, state, thinks)
+    model.load_state_dict(_ours(names, state, model))
+    return model.eval()
+
+
+def _names(hparams: Hparams, thinks: bool) -> dict[str, tuple[str, ...]]:
+    """Our names, several where they share one tensor, by the published name."""
+    prefix = "transformer" if thinks else "diffusion_transformer"
+    layers = {
+        f"{prefix}.blocks.{i}.{theirs}": tuple(f"network.blocks.{i}.{name}" for name in ours)
+        for i in range(_of(hparams, "num_transformer_blocks"))
+        for theirs, ours in _BLOCK.items()
+    }
+    layers |= _EBT if thinks else _DIT
+    names = {f"{prefix}.pos_embed": ("patches.positions",)}
+    for kind in ("weight", "bias"):
+        names |= {f"{theirs}.{kind}": tuple(f"{name}.{kind}" for name in ours) for theirs, ours in layers.items()}
+    if thinks:
+        names["transformer.final_layer.linear.weight"] = ("network.head.projection.weight",)
+        names["learned_adaln_condition.weight"] = ("network.steps.vectors.weight",)
+    return names
+
+
+def _of(hparams: Hparams, name: str) -> Any:
+    if name not in hparams:
+        raise InputError(f"the checkpoint's hyper-parameters lack {name}: it is no image model of the published code")
+    return hparams[name]
+
+
+def _model(hparams: Hparams, state: Tensors, thinks: bool) -> EBTForImages | DiTForImages:
+    prefix = "transformer" if thinks else "diffusion_transformer"
+    patch, share = _of(hparams, "patch_size"), _of(hparams, "denoise_images_noise_level")
+    size = {int(side) for side in _of(hparams, "image_dims")}
+    if len(size) > 1:
+        raise InputError(f"image_dims is {hparams['image_dims']}: only square images can be converted")
+    settings: dict[str, Any] = {
+        "num_channels": state[f"{prefix}.x_embedder.proj.weight"].shape[1],
+        "image_size": size.pop(),
+        "patch_size": patch,
+        "layers": _of(hparams, "num_transformer_blocks"),
+        "dim": _of(hparams, "embedding_dim"),
+        "heads": _of(hparams, "multiheaded_attention_heads"),
+        "ffn_dim": state[f"{prefix}.blocks.0.mlp.fc1.weight"].shape[0],
+        "noise_level": share,
+    }
+    dtype = state[f"{prefix}.pos_embed"].dtype
+    if not thinks:
+        return DiTForImages(DiTImagesConfig(**settings, noise_levels=_levels(hparams))).to(dtype)
+    settings["step_size"] = float((settings["image_size"] // patch) ** 2)
+    learnable, noise = _of(hparams, "mcmc_step_size_learnable"), float(state[NOISE])
+    steps = _of(hparams, "mcmc_num_steps")
+    return EBTForImages(EBTImagesConfig(**settings, learn_step_size=learnable, steps=steps, candidate_noise=noise)).to(dtype)
+
+
+def _levels(hparams: Hparams) -> int:
+    """Noise levels in all, of which the first ``diffusion_steps`` are used."""
+    return int(_of(hparams, "diffusion_steps") / _of(hparams, "denoise_images_noise_level"))
+
+
+def _ours(names: Mapping[str, tuple[str, ...]], state: Tensors, model: HubModel) -> dict[str, Tensor]:
+    """The weights by our names."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found: dict[str, Tensor] = {}
+    for theirs, ours in names.items():
+        if state[theirs].numel() != sum(shapes[name].numel() for name in ours):
+            raise InputError(f"{theirs} has the shape {tuple(state[theirs].shape)}, which its settings do not give it")
+        for name, part in zip(ours, state[theirs].chunk(len(ours)), strict=True):
+            found[name] = part.reshape(shapes[name])
+    if isinstance(model, EBTForImages):
+        found["step_size.log_scale"] = (state[ALPHA].clamp(min=SMALLEST_ALPHA) / model.config.step_size).log()
+    return found
+
+
+def recompute(
+    case: str,
+    run: str,
+    hparams: Hparams,
+    weights: Tensors,
+    inputs: Tensors,
+    draws: list[Tensor],
+    extra: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> dict[str, Tensor]:
+    """What a recorded run of the published code holds, computed by our networks, descent and schedules.
+
+    Args:
+        case, run: names of the case and of its run.
+        hparams: hyper-parameters, those of the run included.
+        weights: by their published names.
+        inputs: what the run was given.
+        draws: random numbers in the order in which the run drew them.
+        extra: what else is recorded of the case: ``noise_timestep`` or ``timestep_start``, ``total_diffusion_steps``.
+        dtype: to compute in.
+
+    Raises:
+        InputError: a case that is no image model.
+    """
+    compute = {"img_ebt": _recompute_ebt, "img_dit": _recompute_dit}.get(case)
+    if compute is None:
+        raise InputError(f"{case} is no recorded image model: choose img_ebt or img_dit")
+
+    def cast(tensors: Tensors) -> dict[str, Tensor]:
+        return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+    given = [draw.to(dtype) if draw.is_floating_point() else draw for draw in draws]
+    schedule = NoiseSchedule.linear(extra.get("total_diffusion_steps", _levels(hparams)))
+    return compute(hparams, cast(weights), cast(inputs), given, schedule)
+
+
+@dataclass(frozen=True, eq=False)
+class _Recorded(Euclidean):
+    """Images whose Langevin noise was drawn before."""
+
+    noise: Iterator[Tensor] = field(default_factory=lambda: iter(()))
+
+    def perturb(self, state: Tensor, std: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return state + std * next(self.noise) if std.any() else state
+
+
+class _RecordedStepSize(StepSize):
+    """A step size whose place in its range was drawn before."""
+
+    def __init__(self, step_size: StepSize, uniform: Tensor) -> None:
+        super().__init__(step_size.initial)
+        self.log_scale, self.uniform = step_size.log_scale, uniform
+
+    def draw(self, predictions: tuple[int, ...], spread: float, generator: torch.Generator | None = None) -> Tensor:
+        alpha = self()
+        return alpha / spread + self.uniform.flatten() * (alpha * spread - alpha / spread)
+
+
+def _recompute_ebt(
+    hparams: Hparams, weights: Tensors, inputs: Tensors, draws: list[Tensor], schedule: NoiseSchedule
+) -> dict[str, Tensor]:
+    model = convert(hparams, weights)
+    assert isinstance(model, EBTForImages)
+    image, left = inputs["image"], list(draws)
+    step_size: StepSize = model.step_size
+    if hparams["randomize_mcmc_step_size_scale"] > 1:
+        step_size = _RecordedStepSize(step_size, left.pop(0))
+    steps = _steps(hparams, [draw for draw in left if not draw.is_floating_point()])
+    normals = [draw for draw in left if draw.is_floating_point()]
+    fresh = len(normals) > (steps if hparams["langevin_dynamics_noise"] else 0)
+    q_noise = normals.pop(0) if fresh else inputs["q_noise"]
+    t = torch.full((len(image),), hparams["diffusion_steps"] - 1)
+    start = schedule.noised(image, q_noise, t)
+    space = _Recorded(1, tuple(image.shape[1:]), noise=iter(normals))
+    outcome = supervise(model.landscape(), space, start, image, step_size, _recipe(hparams), schedule=(0,) * steps)
+    outcome.loss.backward()
+    energies = outcome.thought.energies * model.config.patches
+    states = outcome.thought.states
+    found = {f"prediction.{i}": state for i, state in enumerate(states)}
+    found |= {f"patch_energy.{i}": energy for i, energy in enumerate(energies)}
+    found |= {f"energy.{i}": energy.mean(-1) for i, energy in enumerate(energies)}
+    gap = energies[0].mean() - energies[-1].mean()
+    found |= {"noised_image": start, "loss": outcome.loss, "energy_gap": gap}
+    found |= {"initial_loss": outcome.losses[0], "final_step_loss": outcome.losses[-1]}
+    found["l1_loss"] = (states[-1] - image).abs().mean()
+    assert model.step_size.log_scale.grad is not None
+    found["grad.alpha"] = model.step_size.log_scale.grad / model.step_size()
+    return {name: tensor.detach() for name, tensor in (found | _gradients(hparams, weights, model)).items()}
+
+
+def _recipe(hparams: Hparams) -> Recipe:
+    truncated = hparams["truncate_mcmc"]
+    gradients = "truncated" if truncated else "full" if hparams["no_mcmc_detach"] else "detached"
+    return Recipe(
+        gradients=gradients,  # type: ignore[arg-type]
+        loss="last" if truncated else "every",
+        step_size_spread=hparams["randomize_mcmc_step_size_scale"],
+        noise=hparams["langevin_dynamics_noise"],
+        clamp=hparams["clamp_futures_grad_max_change"] if hparams["clamp_futures_grad"] else None,
+    )
+
+
+def _steps(hparams: Hparams, repeats: list[Tensor]) -> int:
+    """Steps of a run: one for each landscape, or as many as were drawn for it."""
+    landscapes: int = hparams["mcmc_num_steps"]
+    return landscapes - len(repeats) + int(sum(int(count) for count in repeats))
+
+
+def _recompute_dit(
+    hparams: Hparams, weights: Tensors, inputs: Tensors, draws: list[Tensor], schedule: NoiseSchedule
+) -> dict[str, Tensor]:
+    model = convert(hparams, weights)
+    assert isinstance(model, DiTForImages)
+    found = {"schedule.betas": schedule.betas, "schedule.alphas_cumprod": schedule.kept}
+    found["schedule.posterior_log_variance_clipped"] = schedule.least_log_variance
+    found["forward"] = model(inputs["x"], inputs["t"])
+    found |= _losses(model, schedule, inputs, torch.zeros_like(inputs["train_t"]), "t0.")
+    found |= _losses(model, schedule, inputs, inputs["train_t"], "")
+    found["loss"].backward()
+    found |= _gradients(hparams, weights, model)
+    with torch.no_grad():
+        found |= _trajectories(model, schedule, inputs, hparams["diffusion_steps"])
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _losses(model: DiTForImages, schedule: NoiseSchedule, inputs: Tensors, t: Tensor, prefix: str) -> dict[str, Tensor]:
+    image, noise = inputs["image"], inputs["train_noise"]
+    square, bound = schedule.loss(model(schedule.noised(image, noise, t), t), image, noise, t)
+    return {
+        f"{prefix}loss": (square + bound).mean(),
+        f"{prefix}mse_loss": square.mean(),
+        f"{prefix}vb_loss": bound.mean(),
+    }
+
+
+def _trajectories(model: DiTForImages, schedule: NoiseSchedule, inputs: Tensors, steps: int) -> dict[str, Tensor]:
+    """Samples by DDIM without noise, and by DDPM with the recorded noise, from the recorded start."""
+    import diffusers.schedulers.scheduling_ddpm as ddpm
+
+    found: dict[str, Tensor] = {}
+    ddim_sampler, ddpm_sampler = schedule.sampler("ddim"), schedule.sampler("ddpm")
+    x = y = inputs["sample_noise"]
+    for i, level in enumerate(reversed(range(steps))):
+        t = torch.full((len(x),), level)
+        step = ddim_sampler.step(model(x, t).chunk(2, 1)[0], level, x, use_clipped_model_output=True)
+        x = found[f"ddim.sample.{i}"] = step.prev_sample
+        found[f"ddim.pred_xstart.{i}"] = step.pred_original_sample
+        with mock.patch.object(ddpm, "randn_tensor", _always(inputs["ddpm_noise"][i])):
+            y = found[f"ddpm.sample.{i}"] = ddpm_sampler.step(model(y, t), level, y).prev_sample
+    return found
+
+
+def _always(noise: Tensor) -> Callable[..., Tensor]:
+    def draw(*_: Any, **__: Any) -> Tensor:
+        return noise
+
+    return draw
+
+
+def _gradients(hparams: Hparams, weights: Tensors, model: HubModel) -> dict[str, Tensor]:
+    """Gradients by the published names of the weights."""
+    parameters = dict(model.named_parameters())
+    found: dict[str, Tensor] = {}
+    for theirs, ours in _names(hparams, isinstance(model, EBTForImages)).items():
+        parts = [parameters[name].grad for name in ours if name in parameters]
+        given = [part for part in parts if part is not None]
+        if given:
+            found[f"grad.{theirs}"] = torch.cat(given).reshape(weights[theirs].shape)
+    return found
