@@ -147,7 +147,8 @@ def slope(
 ) -> tuple[Tensor, Tensor]:
     """Energies per part and their gradient with respect to what the network sees, ``dE/dview``.
 
-    ``told`` is the step index that the network is told, where it is not ``step`` itself. Works under ``no_grad``, as ``generate()`` needs.
+    ``told`` is the step index that the network is told, where it is not ``step`` itself. Works under ``no_grad``, as
+    ``generate()`` needs.
 
     Raises:
         NonFiniteError: an energy or a gradient is not finite.

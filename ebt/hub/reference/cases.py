@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.hub.reference import text, video
-from ebt.hub.reference.recorded import Draws
-from ebt.hub.reference.text import Case, Tensors
+from ebt.hub.reference import images, text, video
+from ebt.hub.reference.recorded import Case, Draws, Tensors
 
 RUNS = ("s1", "s2", "nodetach", "s2rand", "s2replay", "s2eval", "infer", "s1_probdist", "train")
 """The runs that can be recomputed."""
@@ -30,9 +29,10 @@ F32_RESOLUTION = 2.0**-21
 """Four units in the last place: below it float32 says nothing, and a recorded deviation is luck."""
 F32_SOURCES = {
     "energy_gap": "energy",
+    "energy": "patch_energy",
     **dict.fromkeys(("loss", "initial_loss", "final_step_loss", "perplexity", "l1_loss"), "logits prediction"),
 }
-"""Numbers made of whole tensors, and these: whose rounding they inherit, however close the record happens to lie to the truth."""
+"""What is computed from other tensors inherits their rounding, however close to the truth the record happens to lie."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ def _recompute(
         yield from text.recompute(subject, run, draws, recorded)
     elif kind == "vid":
         yield from video.recompute(subject, run, draws)
+    elif kind == "img":
+        yield images.recompute(subject, draws, info)
     else:
         raise InputError(f"the case {case} is not known: its name must begin with text_, vid_ or img_")
 

@@ -129,7 +129,7 @@ def load(model: nn.Module, state: Mapping[str, Tensor], weights: Iterable[Weight
         unused: names that may be there and are not needed.
 
     Raises:
-        InputError: naming a weight that is missing, that is unknown, or that has another shape than the hyper-parameters ask for.
+        InputError: naming a weight that is missing, unknown, or of another shape than the hyper-parameters ask for.
     """
     own, ours = model.state_dict(), dict[str, Tensor]()
     weights = list(weights)
@@ -142,8 +142,8 @@ def load(model: nn.Module, state: Mapping[str, Tensor], weights: Iterable[Weight
         value = weight.turn(state[weight.theirs])
         if value.shape != own[weight.ours].shape:
             raise InputError(
-                f"the weight {weight.theirs} has the shape {tuple(state[weight.theirs].shape)}, but the hyper-parameters ask for "
-                f"{tuple(weight.turn(own[weight.ours]).shape)}: give the checkpoint's own hyper-parameters"
+                f"the weight {weight.theirs} has the shape {tuple(state[weight.theirs].shape)}, but the hyper-parameters ask "
+                f"for {tuple(weight.turn(own[weight.ours]).shape)}: give the checkpoint's own hyper-parameters"
             )
         ours[weight.ours] = value.contiguous()
     model.load_state_dict(ours, assign=True)

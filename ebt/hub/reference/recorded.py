@@ -1,4 +1,4 @@
-"""Recorded random draws, where thinking would draw its own."""
+"""What was recorded of a run: what went in, random draws included, and the names of what came out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,30 @@ import torch
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.thinking import CandidateSpace, StepSize
+from ebt.hub.reference.settings import Settings
+from ebt.thinking import CandidateSpace, StepSize, Supervised
 
 Draw = tuple[str, Tensor]
 """Kind (rand, randint, randn) and values."""
 
+Tensors = dict[str, Tensor]
+
 Space = TypeVar("Space", bound=CandidateSpace)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recorded case with the hyper-parameters of one run: weights and inputs by their recorded names."""
+
+    hparams: Settings
+    weights: Tensors
+    inputs: Tensors
+    dtype: torch.dtype
+    """To compute in."""
+
+    def cast(self, tensors: Tensors) -> Tensors:
+        """Tensors in that precision; whole numbers stay."""
+        return {name: value.to(self.dtype) if value.is_floating_point() else value for name, value in tensors.items()}
 
 
 @dataclass
@@ -72,7 +90,20 @@ def with_recorded_noise(space: Space, noise: Draws) -> Space:
     return Recorded(**fields)
 
 
-def schedule(draws: Draws, landscapes: int, last_only: bool) -> tuple[int, ...]:
-    """The steps of a batch, from the recorded repeats of each landscape."""
+def training_steps(hparams: Settings, draws: Draws) -> tuple[int, ...]:
+    """The steps of a training batch: the recorded repeats of each landscape, or every landscape once."""
+    landscapes, last_only = hparams["mcmc_num_steps"], hparams["randomize_mcmc_num_steps_final_landscape"]
+    if not hparams["randomize_mcmc_num_steps"]:
+        return tuple(range(landscapes))
     repeats = [int(draws.take("randint")) if i == landscapes - 1 or not last_only else 1 for i in range(landscapes)]
     return tuple(i for i, count in enumerate(repeats) for _ in range(count))
+
+
+def report(outcome: Supervised, state_name: str) -> Tensors:
+    """What the published code reports of a batch, with its names."""
+    thought, losses = outcome.thought, outcome.losses
+    found = {f"energy.{i}": energy for i, energy in enumerate(thought.energies)}
+    found |= {f"{state_name}.{i}": state for i, state in enumerate(thought.states)}
+    gap = thought.energies[0].mean() - thought.energies[-1].mean()
+    scalars = {"loss": outcome.loss, "initial_loss": losses[0], "final_step_loss": losses[-1], "energy_gap": gap}
+    return {**found, **scalars}

@@ -28,7 +28,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Settings that change what a model computes or how it is trained, with the values that this library has an equal for."""
 
 CONDITIONING = {"default": "none", "time_embed": "prefix", "adaln": "modulation", "adaln_zero": "modulation"}
-"""``ebt_type`` and how the step index gets into the network; ``adaln`` and ``adaln_zero`` differ in their first weights only."""
+"""``ebt_type``: how the step index gets into the network. ``adaln`` and ``adaln_zero`` differ in their first weights only."""
 
 RULES = {"min": "lowest", "max": "highest", "max_gap": "largest_drop"}
 """``infer_energy_sampling_technique`` as a rule of self-verification."""
@@ -46,18 +46,19 @@ class Inference:
 
 
 def require(settings: Settings, names: Iterable[str]) -> None:
-    """Raises InputError unless the hyper-parameters hold all names, none that is foreign, and nothing that has no equal here."""
+    """Raises InputError if the hyper-parameters lack one of these names, or hold what has no equal here."""
     if missing := [name for name in names if name not in settings]:
         raise InputError(f"the hyper-parameter {missing[0]} is missing: give a checkpoint of the published code, unchanged")
     if foreign := [name for name, value in settings.items() if name not in KNOWN and value not in (None, False, 0, "")]:
         raise InputError(
-            f"the hyper-parameter {foreign[0]} = {settings[foreign[0]]!r} is not one of the published code: what it changes is not "
-            "known here. Remove it from hyper_parameters if it changes nothing in the model"
+            f"the hyper-parameter {foreign[0]} = {settings[foreign[0]]!r} is not one of the published code: what it changes is "
+            "not known here. Remove it from hyper_parameters if it changes nothing in the model"
         )
     for name, allowed in NEUTRAL.items():
         if settings.get(name, allowed[0]) not in allowed:
             raise InputError(
-                f"the hyper-parameter {name} = {settings[name]!r} has no equal here: only {' or '.join(map(repr, allowed))} converts"
+                f"the hyper-parameter {name} = {settings[name]!r} has no equal here: only "
+                f"{' or '.join(map(repr, allowed))} converts"
             )
 
 
@@ -65,8 +66,8 @@ def network(settings: Settings, layers: int, ffn_dim: int) -> dict[str, Any]:
     """Size and blocks of an autoregressive network, as fields of a model's configuration."""
     if settings["num_transformer_blocks"] != layers:
         raise InputError(
-            f"the hyper-parameter num_transformer_blocks is {settings['num_transformer_blocks']}, but the weights have {layers} "
-            "blocks: give the checkpoint's own hyper-parameters"
+            f"the hyper-parameter num_transformer_blocks is {settings['num_transformer_blocks']}, but the weights have "
+            f"{layers} blocks: give the checkpoint's own hyper-parameters"
         )
     kind = settings.get("ebt_type", "default")
     if kind == "time_embed" and (settings.get("ebt_norm", "rms"), settings.get("ebt_act_func", "silu")) != ("rms", "silu"):
@@ -146,7 +147,8 @@ def _start_std(settings: Settings) -> float:
         return 0.0
     if start != "random_noise":
         raise InputError(
-            f"the hyper-parameter denoising_initial_condition = {start!r} has no equal here: only 'random_noise' or 'zeros' converts"
+            f"the hyper-parameter denoising_initial_condition = {start!r} has no equal here: only 'random_noise' or 'zeros' "
+            "converts"
         )
     return float(settings["gaussian_random_noise_scaling"]) if settings["modality"] == "NLP" else 1.0
 

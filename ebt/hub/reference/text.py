@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -14,11 +14,10 @@ from ebt.hub.causal_lm import EBTForCausalLM
 from ebt.hub.configuration import EBTConfig, TransformerPPConfig
 from ebt.hub.language import next_token_loss
 from ebt.hub.reference import names, settings
-from ebt.hub.reference.recorded import Draws, RecordedStepSize, schedule, with_recorded_noise
+from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, Tensors, report, training_steps, with_recorded_noise
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
 from ebt.thinking import IGNORED, Descent, Recipe, Supervised, choose, supervise, think
 
-Tensors = dict[str, Tensor]
 PAD = 0
 """The published code's padding and end-of-text token, which is never a target."""
 
@@ -70,25 +69,6 @@ def thinking(hparams: settings.Settings, state: Mapping[str, Tensor]) -> dict[st
     }
 
 
-@dataclass(frozen=True)
-class Case:
-    """A recorded case with the settings of one run: a model, and what was put in."""
-
-    hparams: settings.Settings
-    weights: Tensors
-    inputs: Tensors
-    dtype: torch.dtype
-
-    def model(self) -> Any:
-        """A fresh one, with trainable step size, as all runs were recorded."""
-        model = convert(self.hparams, {name: value.to(self.dtype) for name, value in self.weights.items()})
-        model.requires_grad_()
-        return model
-
-    def start(self) -> Tensor:
-        return self.inputs["initial_logits"].to(self.dtype)
-
-
 def recompute(case: Case, run: str, draws: Draws, wanted: Collection[str]) -> Iterator[Tensors]:
     """All that a run recorded, by its recorded names; several times where the record leaves open how it was made."""
     if case.hparams["model_name"] == "baseline_transformer":
@@ -103,8 +83,17 @@ def recompute(case: Case, run: str, draws: Draws, wanted: Collection[str]) -> It
         yield _training(case, draws)
 
 
+def _model(case: Case) -> Any:
+    """A fresh one, with a trainable step size, as all runs were recorded."""
+    return convert(case.hparams, case.cast(case.weights)).requires_grad_()
+
+
+def _start(case: Case) -> Tensor:
+    return case.inputs["initial_logits"].to(case.dtype)
+
+
 def _baseline(case: Case) -> Tensors:
-    model, ids = case.model(), case.inputs["input_ids"]
+    model, ids = _model(case), case.inputs["input_ids"]
     logits = model(ids[:, :-1]).logits
     labels = torch.cat((ids[:, :1], _targets(ids)), 1)
     loss = next_token_loss(torch.cat((logits, logits[:, -1:]), 1), labels, None)
@@ -127,32 +116,14 @@ def _think(model: Any, ids: Tensor, start: Tensor, recipe: Recipe, steps: tuple[
     return supervise(model.landscape(ids[:, :-1]), space, start, _targets(ids), step_size, recipe, schedule=steps)
 
 
-def report(outcome: Supervised, state_name: str) -> Tensors:
-    """What the published code reports of a batch, with its names."""
-    thought, losses = outcome.thought, outcome.losses
-    found = {f"energy.{i}": energy for i, energy in enumerate(thought.energies)}
-    found |= {f"{state_name}.{i}": state for i, state in enumerate(thought.states)}
-    gap = thought.energies[0].mean() - thought.energies[-1].mean()
-    scalars = {"loss": outcome.loss, "initial_loss": losses[0], "final_step_loss": losses[-1], "energy_gap": gap}
-    return {**found, **scalars}
-
-
-def training_steps(hparams: settings.Settings, draws: Draws) -> tuple[int, ...]:
-    """The steps of a training batch: as recorded, or every landscape once."""
-    landscapes = hparams["mcmc_num_steps"]
-    if not hparams["randomize_mcmc_num_steps"]:
-        return tuple(range(landscapes))
-    return schedule(draws, landscapes, hparams["randomize_mcmc_num_steps_final_landscape"])
-
-
 def _report(outcome: Supervised) -> Tensors:
     return {**report(outcome, "logits"), "perplexity": outcome.losses[-1].exp()}
 
 
 def _training(case: Case, draws: Draws) -> Tensors:
-    model, ids = case.model(), case.inputs["input_ids"]
+    model, ids = _model(case), case.inputs["input_ids"]
     steps = training_steps(case.hparams, draws)
-    start = draws.take("randn") if len(draws.left("randn")) > len(steps) else case.start()
+    start = draws.take("randn") if len(draws.left("randn")) > len(steps) else _start(case)
     outcome = _think(model, ids, start, recipe_of(case.hparams, case.weights), steps, draws)
     outcome.loss.backward()
     return {**_report(outcome), **_gradients(model)}
@@ -161,8 +132,8 @@ def _training(case: Case, draws: Draws) -> Tensors:
 def _evaluation(case: Case, draws: Draws) -> Tensors:
     steps = settings.evaluation_schedule(case.hparams)
     recipe = replace(recipe_of(case.hparams, case.weights), step_size_spread=1.0)
-    start = draws.take("randn") if len(draws.left("randn")) > len(steps) else case.start()
-    return _report(_think(case.model(), case.inputs["input_ids"], start, recipe, steps, draws))
+    start = draws.take("randn") if len(draws.left("randn")) > len(steps) else _start(case)
+    return _report(_think(_model(case), case.inputs["input_ids"], start, recipe, steps, draws))
 
 
 def _replays(case: Case, draws: Draws) -> Iterator[Tensors]:
@@ -177,16 +148,16 @@ def _replays(case: Case, draws: Draws) -> Iterator[Tensors]:
 
 
 def _replay(case: Case, first: Tensor, second: Tensor, chosen: list[int], draws: Draws) -> Tensors:
-    model, recipe = case.model(), recipe_of(case.hparams, case.weights)
+    model, recipe = _model(case), recipe_of(case.hparams, case.weights)
     found: Tensors = {}
-    replayed = case.start()[:0]
+    replayed = _start(case)[:0]
     repeats = [int(value) for value in draws.left("randint")] or [2 * case.hparams["mcmc_num_steps"]]
     ids, spare = first, len(draws.left("randn")) - sum(repeats)
     for call in (1, 2):
         model.zero_grad()
         steps = training_steps(case.hparams, draws)
         drawn = spare >= 2 or (spare == 1 and call == 2)
-        start = draws.take("randn")[: len(first)] if drawn else case.start()
+        start = draws.take("randn")[: len(first)] if drawn else _start(case)
         outcome = _think(model, ids, torch.cat((start, replayed)), recipe, steps, draws)
         outcome.loss.backward()
         found |= {f"call{call}.{name}": value for name, value in {**_report(outcome), **_gradients(model)}.items()}
@@ -196,14 +167,14 @@ def _replay(case: Case, first: Tensor, second: Tensor, chosen: list[int], draws:
 
 def _inference(case: Case, draws: Draws, wanted: Collection[str]) -> Tensors:
     """Rows are ordered context by context there, candidate by candidate here; and were drawn in chunks of one batch."""
-    model, ids = case.model(), case.inputs["input_ids"]
-    ids = ids[:, : case.start().shape[1]]
+    model, ids = _model(case), case.inputs["input_ids"]
+    ids = ids[:, : _start(case).shape[1]]
     alpha, trained_noise = (names.number(case.weights, name) for name in (names.ALPHA, names.NOISE_STD))
     how = settings.inference(case.hparams, alpha, trained_noise)
     rows, count = len(ids), how.candidates
     drawn = [value.to(case.dtype) for value in draws.left("randn")]
     first = next((i for i, value in enumerate(drawn) if count > 1 and len(value) == rows * count), None)
-    start = case.start() if first is None else drawn[first]
+    start = _start(case) if first is None else drawn[first]
     noise = _by_step(drawn[0 if first is None else first + 1 :], len(how.schedule), rows, count)
     space = with_recorded_noise(model.space(), Draws([("randn", value) for value in noise], case.dtype))
     descent = Descent(len(how.schedule), how.schedule, noise=how.noise, final_energy=True)

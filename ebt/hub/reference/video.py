@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ebt.hub.configuration import EBTVideoConfig, VideoTransformerConfig
 from ebt.hub.reference import names, settings
-from ebt.hub.reference.recorded import Draws, RecordedStepSize, with_recorded_noise
-from ebt.hub.reference.text import Case, Tensors, recipe_of, report, thinking, training_steps
+from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, Tensors, report, training_steps, with_recorded_noise
+from ebt.hub.reference.text import recipe_of, thinking
 from ebt.hub.video import EBTForVideo, VideoTransformer
 from ebt.thinking import Recipe, Supervised, supervise
 
@@ -73,9 +73,7 @@ def recompute(case: Case, run: str, draws: Draws) -> Iterator[Tensors]:
 
 
 def _model(case: Case) -> Any:
-    model = convert(case.hparams, {name: value.to(case.dtype) for name, value in case.weights.items()})
-    model.requires_grad_()
-    return model
+    return convert(case.hparams, case.cast(case.weights)).requires_grad_()
 
 
 def _think(
