@@ -71,7 +71,7 @@ def _names(hparams: Settings, thinks: bool) -> dict[str, tuple[str, ...]]:
         for theirs, ours in _BLOCK.items()
     }
     layers |= _EBT if thinks else _DIT
-    names = {f"{prefix}.pos_embed": ("patches.positions",)}
+    names: dict[str, tuple[str, ...]] = {f"{prefix}.pos_embed": ("patches.positions",)}
     for kind in ("weight", "bias"):
         names |= {f"{theirs}.{kind}": tuple(f"{name}.{kind}" for name in ours) for theirs, ours in layers.items()}
     if thinks:
