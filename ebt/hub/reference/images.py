@@ -150,7 +150,7 @@ def _recompute_ebt(
     q_noise = draws.take("randn") if len(draws.left("randn")) > needed else inputs["q_noise"]
     start = schedule.noised(image, q_noise, torch.full((len(image),), hparams["diffusion_steps"] - 1))
     space, step_size = with_recorded_noise(model.space(), draws), RecordedStepSize(model.step_size, draws)
-    outcome = supervise(model.landscape(), space, start, image, step_size, _recipe(hparams), schedule=steps)
+    outcome = supervise(model.landscape(), space, start, image, step_size, _recipe(hparams), steps=steps)
     outcome.loss.backward()
     found = report(outcome, "prediction")
     for i, contribution in enumerate(outcome.thought.energies):

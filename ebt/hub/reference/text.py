@@ -113,7 +113,7 @@ def _gradients(model: Any) -> Tensors:
 def _think(model: Any, ids: Tensor, start: Tensor, recipe: Recipe, steps: tuple[int, ...], draws: Draws) -> Supervised:
     space = with_recorded_noise(model.space(), draws)
     step_size = RecordedStepSize(model.step_size, draws)
-    return supervise(model.landscape(ids[:, :-1]), space, start, _targets(ids), step_size, recipe, schedule=steps)
+    return supervise(model.landscape(ids[:, :-1]), space, start, _targets(ids), step_size, recipe, steps=steps)
 
 
 def _report(outcome: Supervised) -> Tensors:

@@ -81,7 +81,7 @@ def _think(
 ) -> Supervised:
     space = with_recorded_noise(model.space(), draws)
     step_size = RecordedStepSize(model.step_size, draws)
-    return supervise(model.landscape(frames[:, :-1]), space, start, frames[:, 1:], step_size, recipe, schedule=steps)
+    return supervise(model.landscape(frames[:, :-1]), space, start, frames[:, 1:], step_size, recipe, steps=steps)
 
 
 def _baseline(model: VideoTransformer, frames: Tensor) -> Tensors:
