@@ -34,8 +34,8 @@ class Draws:
             found, value = self.waiting.pop(0)
             assert (found, tuple(value.shape)) == (kind, shape), f"asked for {kind} {shape}, recorded {found} {value.shape}"
             return value
-        make = {"rand": torch.rand, "randn": torch.randn, "randint": partial(torch.randint, low, high)}[kind]
-        value = make(shape, generator=self.generator)
+        makers: dict[str, Any] = {"rand": torch.rand, "randn": torch.randn, "randint": partial(torch.randint, low, high)}
+        value = makers[kind](shape, generator=self.generator)
         self.record[f"draw.{len(self.record):02d}.{kind}"] = value
         return value
 

@@ -28,7 +28,7 @@ REAL = [
 REAL += [("text_time_embed", run) for run in ("s1", "s2", "nodetach", "s2rand")]
 
 LAST_STEPS = {"randomize_mcmc_num_steps": 2, "randomize_mcmc_num_steps_final_landscape": True}
-WIDE = {"vocab_to_embed_uses_prob_dist": False, "clamp_futures_grad": True, "clamp_futures_grad_max_change": 0.2}
+CLAMPED = {"clamp_futures_grad": True, "clamp_futures_grad_max_change": 0.2}
 CASES: dict[str, dict[str, Any]] = {
     "text_default": {},
     "text_time_embed": {"overrides": {"ebt_type": "time_embed"}, "single": True, "habits": Habits((True, True), seed=1)},
@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
         "overrides": {"ebt_type": "time_embed", "normalize_initial_condition": False, "mcmc_step_size": 2.0},
         "runs": {name: RUNS[name] for name in ("s1", "s2rand", "infer")},
     },
-    "text_clamped": {"overrides": WIDE, "runs": {name: RUNS[name] for name in ("s1", "s2rand", "infer")}},
+    "text_clamped": {"overrides": CLAMPED, "runs": {name: RUNS[name] for name in ("s1", "s2rand", "infer")}},
     "text_gap": {
         "overrides": {"ebt_type": "time_embed", "mcmc_num_steps": 3},
         "runs": {
