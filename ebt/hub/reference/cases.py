@@ -22,17 +22,12 @@ RUNS = ("s1", "s2", "nodetach", "s2rand", "s2replay", "s2eval", "infer", "s1_pro
 """The runs that can be recomputed."""
 DTYPES = {"f64": torch.float64, "f32": torch.float32}
 F64_TOLERANCE = 1e-9
-F32_FACTOR = 3.0
-"""How much further than the record itself a float32 tensor may lie from the truth."""
+F32_FACTOR = 10.0
+"""How much further than the record itself a float32 tensor may lie from it: how well the record is rounded is luck, and two
+equally good computations differ by up to nine times as much. The same runs in float64 are the exact test."""
 F32_LIMIT = 1e-3
 F32_RESOLUTION = 2.0**-21
-"""Four units in the last place: below it float32 says nothing, and a recorded deviation is luck."""
-F32_SOURCES = {
-    "energy_gap": "energy",
-    "energy": "patch_energy",
-    **dict.fromkeys(("loss", "initial_loss", "final_step_loss", "perplexity", "l1_loss"), "logits prediction"),
-}
-"""What is computed from other tensors inherits their rounding, however close to the truth the record happens to lie."""
+"""Four units in the last place: below it float32 says nothing."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +81,19 @@ def check(folder: Path, case: str, run: str) -> list[Row]:
         recorded = _tensors(folder / f"{case}.{run}.safetensors")
         tolerances = _tolerances(info, name, precision, recorded)
         attempts = _recompute(folder, case, name, info, DTYPES[precision], recorded)
-        rows = [_compare(case, run, recorded, found, tolerances) for found in attempts]
-    except (InputError, ValueError, ArithmeticError, KeyError, RuntimeError) as error:
+        return _best(_compare(case, run, recorded, found, tolerances) for found in attempts)
+    except (ValueError, ArithmeticError, LookupError, TypeError, RuntimeError) as error:
         return [Row(case, run, "run", 0, float("inf"), 0.0, f"{type(error).__name__}: {error}")]
-    return min(rows, key=lambda attempt: max(row.deviation for row in attempt))
+
+
+def _best(attempts: Iterator[list[Row]]) -> list[Row]:
+    """The first attempt that holds, or else the one that comes nearest."""
+    missed = []
+    for rows in attempts:
+        if all(row.ok for row in rows):
+            return rows
+        missed.append(rows)
+    return min(missed, key=lambda rows: max(row.deviation for row in rows))
 
 
 def _info(folder: Path, case: str) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def _recompute(
         weights.pop("vocab_to_embed.weight", None)
     path = folder / f"{case}.{run}_draws.safetensors"
     drawn = _tensors(path) if path.is_file() else {}
-    draws = Draws([(name.split(".")[2], drawn[name]) for name in sorted(drawn)], dtype)
+    draws = Draws([(name.rpartition(".")[2], drawn[name]) for name in sorted(drawn)], dtype)
     if run.endswith("rand") and not drawn:
         raise InputError(f"{path} is missing: the run's random draws must be there")
     subject = Case(hparams, weights, inputs, dtype)
@@ -145,8 +149,9 @@ def _tolerances(info: Mapping[str, Any], run: str, precision: str, recorded: Ten
     return {group: _f32_tolerance(own, group) for group in groups}
 
 
-def _f32_tolerance(own: Mapping[str, float], group: str) -> float:
-    known = [own[name] for name in (group, *F32_SOURCES.get(group, "").split()) if name in own]
+def _f32_tolerance(own: Mapping[str, float | None], group: str) -> float:
+    """Steps follow from each other, so that the worst rounding of a run is every tensor's; gradients are rounded after them."""
+    known = [own[name] or 0.0 for name in own if group == "grad" or name != "grad"]
     return min(F32_LIMIT, max(F32_FACTOR * max(known, default=F32_LIMIT), F32_RESOLUTION))
 
 

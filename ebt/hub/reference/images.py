@@ -15,7 +15,7 @@ from ebt.hub.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.hub.diffusion import NoiseSchedule
 from ebt.hub.images import DiTForImages, EBTForImages
 from ebt.hub.reference.names import ALPHA, NOISE_STD, alpha
-from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, report, training_steps, with_recorded_noise
+from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, report, start_of, training_steps, with_recorded_noise
 from ebt.hub.reference.settings import Settings
 from ebt.thinking import Recipe, supervise
 
@@ -146,8 +146,7 @@ def _recompute_ebt(
     model: EBTForImages, hparams: Settings, inputs: Tensors, draws: Draws, schedule: NoiseSchedule
 ) -> dict[str, Tensor]:
     image, steps = inputs["image"], training_steps(hparams, draws)
-    needed = len(steps) if hparams["langevin_dynamics_noise"] else 0
-    q_noise = draws.take("randn") if len(draws.left("randn")) > needed else inputs["q_noise"]
+    q_noise = start_of(inputs["q_noise"], draws, steps, hparams["langevin_dynamics_noise"])
     start = schedule.noised(image, q_noise, torch.full((len(image),), hparams["diffusion_steps"] - 1))
     space, step_size = with_recorded_noise(model.space(), draws), RecordedStepSize(model.step_size, draws)
     outcome = supervise(model.landscape(), space, start, image, step_size, _recipe(hparams), steps=steps)

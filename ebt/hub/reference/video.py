@@ -11,7 +11,16 @@ from torch import Tensor
 
 from ebt.hub.configuration import EBTVideoConfig, VideoTransformerConfig
 from ebt.hub.reference import names, settings
-from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, Tensors, report, training_steps, with_recorded_noise
+from ebt.hub.reference.recorded import (
+    Case,
+    Draws,
+    RecordedStepSize,
+    Tensors,
+    report,
+    start_of,
+    training_steps,
+    with_recorded_noise,
+)
 from ebt.hub.reference.text import recipe_of, thinking
 from ebt.hub.video import EBTForVideo, VideoTransformer
 from ebt.thinking import Recipe, Supervised, supervise
@@ -62,8 +71,7 @@ def recompute(case: Case, run: str, draws: Draws) -> Iterator[Tensors]:
         steps, recipe = settings.evaluation_schedule(case.hparams), replace(recipe, step_size_spread=1.0)
     else:
         steps = training_steps(case.hparams, draws)
-    recorded = len(draws.left("randn")) <= len(steps)
-    start = case.inputs["initial_prediction"].to(case.dtype) if recorded else draws.take("randn")
+    start = start_of(case.inputs["initial_prediction"].to(case.dtype), draws, steps, recipe.noise)
     outcome = _think(model, frames, start, recipe, steps, draws)
     if evaluates:
         yield report(outcome, "prediction")
@@ -88,7 +96,7 @@ def _baseline(model: VideoTransformer, frames: Tensor) -> Tensors:
     prediction = model(frames[:, :-1])
     loss = F.smooth_l1_loss(prediction, frames[:, 1:])
     loss.backward()
-    return {"prediction": prediction, "loss": loss, **_gradients(model)}
+    return {"prediction": prediction, "logits": prediction, "loss": loss, **_gradients(model)}  # whichever was recorded
 
 
 def _gradients(model: EBTForVideo | VideoTransformer) -> Tensors:
