@@ -186,7 +186,7 @@ def _inference(case: Case, draws: Draws, wanted: Collection[str]) -> Iterator[Te
     if first is None and count > 1:
         raise InputError(f"the initial candidates of {count} samples were not recorded: the run's random draws must hold them")
     start = _start(case) if first is None else drawn[first]
-    descent = Descent(len(how.schedule), how.schedule, noise=how.noise, clamp=model.config.clamp, final_energy=True)
+    descent = Descent(len(how.schedule), schedule=how.schedule, noise=how.noise, clamp=model.config.clamp, final_energy=True)
     for noise in _noises(drawn[0 if first is None else first + 1 :], len(how.schedule), count):
         space = with_recorded_noise(model.space(), Draws([("randn", value) for value in noise], case.dtype))
         with torch.no_grad():
