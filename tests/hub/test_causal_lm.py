@@ -125,7 +125,7 @@ def test_loss_is_the_cross_entropy_of_the_next_tokens() -> None:
         labels = ids.clone()
         labels[0, :3] = -100
         output = model(ids, labels=labels)
-        nats = F.cross_entropy(output.logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), reduction="none")
+        nats = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
         scored = labels[:, 1:].flatten() != -100
         torch.testing.assert_close(output.loss, nats[scored].mean())
         torch.testing.assert_close(model(ids, labels=labels, num_items_in_batch=5).loss, nats[scored].sum() / 5)
