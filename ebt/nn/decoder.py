@@ -21,6 +21,7 @@ from ebt.nn.blocks import (
     rotation,
 )
 from ebt.nn.config import NetworkConfig
+from ebt.thinking.adjoint import Separated
 
 
 class KeyValueCache(Protocol):
@@ -129,7 +130,16 @@ class Context:
     condition: Tensor | None = None
     """(D,), of the adaptive norms."""
 
-    def rows(self, index: Tensor) -> Context:
+    def tensors(self) -> list[Tensor]:
+        """Everything in it that may learn."""
+        return [tensor for layer in self.layers for tensor in layer] + ([] if self.anchor is None else [self.anchor])
+
+    def on(self, tensors: list[Tensor]) -> Context:
+        """The same context with others in the place of ``tensors()``."""
+        layers = [(tensors[i], tensors[i + 1]) for i in range(0, 2 * len(self.layers), 2)]
+        return replace(self, layers=layers, anchor=None if self.anchor is None else tensors[-1])
+
+    def rows(self, index: Tensor | slice) -> Context:
         """The context of rows B, taken once for each entry of ``index``."""
         batched = self.visible.dim() == 4
         return Context(
@@ -226,9 +236,9 @@ class DecoderLandscape:
         self._per_step = network.config.context_per_step
         self._learns = torch.is_grad_enabled()  # thinking enables gradients, which a context needs in training only
         self._contexts: dict[int, Context] = {}
-        steps = network.config.conditioned_steps if self._per_step else 1
-        for step in range(steps if cache is not None else 1):  # a cache must take in every token at every step, used or not
-            self._contexts[step] = network.context(x, mask, cache, step, predictions)
+        if cache is not None:  # it must take in every token at every step, used or not
+            for step in range(network.config.conditioned_steps if self._per_step else 1):
+                self._contexts[step] = network.context(x, mask, cache, step, predictions)
 
     def _context(self, step: int) -> Context:
         index = self._network.steps.index(step) if self._per_step and self._network.steps is not None else 0
@@ -239,6 +249,27 @@ class DecoderLandscape:
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
         return self._network.energy(candidate, self._context(step), step)
+
+    def roots(self) -> list[Tensor] | None:
+        """Inputs and weights; None where each step has a context of its own."""
+        if self._per_step or not self._learns:
+            return None
+        return [self._inputs[0], *self._network.parameters()]
+
+    def separate(self, rows: slice) -> Separated:
+        """The landscape of some rows, with the context as leaves."""
+        context = self._contexts[0].rows(rows) if self._contexts else self._rows(rows)._context(0)
+        sources = context.tensors()
+        leaves = [source.detach().requires_grad_(source.requires_grad) for source in sources]
+        part = self._rows(rows)
+        part._contexts = {0: context.on(leaves)}
+        return Separated(part, sources, leaves)
+
+    def _rows(self, rows: slice) -> DecoderLandscape:
+        x, mask = self._inputs
+        part = copy(self)
+        part._inputs, part._contexts = (x[rows], None if mask is None else mask[rows]), {}
+        return part
 
     def select(self, rows: Tensor) -> DecoderLandscape:
         """The landscape of some candidate rows (indices into M x B)."""
