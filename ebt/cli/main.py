@@ -19,6 +19,7 @@ COMMANDS = {
     "energies": "the energy of every token of a text while the model thinks",
     "solve": "solve a Sudoku, step by step",
     "tokenizer": "train a tokenizer on your own text",
+    "convert": "make a model folder of a published checkpoint",
     "demo": "train, think and report in minutes",
 }
 """Each command with what it does; its module is ``ebt.cli.NAME``, with ``main(argv) -> exit code``."""

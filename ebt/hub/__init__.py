@@ -2,24 +2,45 @@
 
 from ebt.hub.auto import MODELS, register
 from ebt.hub.causal_lm import EBTForCausalLM, EBTOutput
-from ebt.hub.configuration import EBTConfig, EBTSudokuConfig, SudokuTransformerConfig, TransformerPPConfig
+from ebt.hub.configuration import (
+    DiTImagesConfig,
+    EBTConfig,
+    EBTImagesConfig,
+    EBTSudokuConfig,
+    EBTVideoConfig,
+    SudokuTransformerConfig,
+    TransformerPPConfig,
+    VideoTransformerConfig,
+)
+from ebt.hub.diffusion import NoiseSchedule
 from ebt.hub.folder import load_folder, load_tokenizer_of, save_folder
+from ebt.hub.images import DiTForImages, EBTForImages
 from ebt.hub.sudoku import EBTForSudoku, SudokuTransformer
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
+from ebt.hub.video import EBTForVideo, VideoTransformer
 
 register()
 
 __all__ = [
     "MODELS",
+    "DiTForImages",
+    "DiTImagesConfig",
     "EBTConfig",
     "EBTForCausalLM",
+    "EBTForImages",
     "EBTForSudoku",
+    "EBTForVideo",
     "EBTOutput",
     "EBTSudokuConfig",
+    "EBTVideoConfig",
+    "EBTImagesConfig",
+    "NoiseSchedule",
     "SudokuTransformer",
     "SudokuTransformerConfig",
     "TransformerPPConfig",
     "TransformerPPForCausalLM",
+    "VideoTransformer",
+    "VideoTransformerConfig",
     "load_folder",
     "load_tokenizer_of",
     "save_folder",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -80,8 +81,11 @@ class _ThinkingFields(_NetworkFields):
     start_std: standard deviation of the starting candidates. start_seed: which starts it thinks from (see ``ebt.hub.starts``).
     steps, candidates: how it thinks unless a call says otherwise. step_size_scale: alpha of thinking as a multiple of the
     learned one; a smaller one commits later. candidate_noise: Langevin noise of all candidates but the first, so that they
-    differ. clamp: largest absolute entry of the descent direction.
+    differ. clamp: largest absolute entry of the descent direction. energy_scale: what energies are divided by, the initial step
+    size by default, so that training does not depend on it; 1 leaves imported energies as they are.
     """
+
+    spaces: ClassVar[Collection[str]] = tuple(SIMPLEX_SPACES)
 
     def __init__(
         self,
@@ -95,10 +99,11 @@ class _ThinkingFields(_NetworkFields):
         step_size_scale: float = 1.0,
         candidate_noise: float = 0.0,
         clamp: float | None = None,
+        energy_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
-        if space not in SIMPLEX_SPACES:
-            raise InputError(f"space is {space!r}: choose one of {', '.join(SIMPLEX_SPACES)}")
+        if space not in self.spaces:
+            raise InputError(f"space is {space!r}: choose one of {', '.join(self.spaces)}")
         if steps < 1 or candidates < 1 or start_std < 0 or step_size <= 0:
             raise InputError(
                 f"steps {steps}, candidates {candidates}, start_std {start_std}, step_size {step_size}: "
@@ -109,11 +114,12 @@ class _ThinkingFields(_NetworkFields):
                 f"step_size_scale {step_size_scale}, candidate_noise {candidate_noise}: "
                 "the scale must be positive, the noise at least 0"
             )
-        if clamp is not None and clamp <= 0:
-            raise InputError(f"clamp is {clamp}: give a positive bound, or null for none")
+        if (clamp is not None and clamp <= 0) or (energy_scale is not None and energy_scale <= 0):
+            raise InputError(f"clamp {clamp}, energy_scale {energy_scale}: give positive numbers, or null")
         self.step_size_scale, self.candidate_noise, self.clamp = step_size_scale, candidate_noise, clamp
         self.space, self.step_size, self.learn_step_size, self.start_std = space, step_size, learn_step_size, start_std
         self.start_seed, self.steps, self.candidates = start_seed, steps, candidates
+        self.energy_scale = step_size if energy_scale is None else energy_scale
         super().__init__(**kwargs)
 
 
@@ -198,6 +204,112 @@ class SudokuTransformerConfig(_NetworkFields):
         _check_board(board)
         self.board, self.loop = board, loop
         super().__init__(**kwargs)
+
+
+class EBTVideoConfig(_ThinkingFields):
+    """Continuous autoregressive EBT over frames of ``frame_dim`` numbers, those of a frozen encoder.
+
+    Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network. ``noise_in``: whether Langevin noise moves the
+    candidate (state) or only what the network sees of it (view, as in the published code).
+    """
+
+    model_type = "ebt_video"
+    spaces = ("euclidean",)
+
+    def __init__(
+        self,
+        frame_dim: int = 768,
+        context_length: int = 16,
+        noise_in: str = "state",
+        space: str = "euclidean",
+        **kwargs: Any,
+    ) -> None:
+        _check_frames(frame_dim, context_length)
+        if noise_in not in ("state", "view"):
+            raise InputError(f"noise_in is {noise_in!r}: choose state or view")
+        self.frame_dim, self.context_length, self.noise_in = frame_dim, context_length, noise_in
+        super().__init__(space=space, **kwargs)
+
+
+class VideoTransformerConfig(_NetworkFields):
+    """Transformer++ over frames, the feed-forward twin of ``EBTVideoConfig``."""
+
+    model_type = "ebt_video_transformer"
+
+    def __init__(self, frame_dim: int = 768, context_length: int = 16, **kwargs: Any) -> None:
+        _check_frames(frame_dim, context_length)
+        self.frame_dim, self.context_length = frame_dim, context_length
+        super().__init__(**kwargs)
+
+
+def _check_frames(frame_dim: int, context_length: int) -> None:
+    if frame_dim < 1 or context_length < 1:
+        raise InputError(f"frame_dim {frame_dim}, context_length {context_length}: both must be at least 1")
+
+
+class _ImageFields(PretrainedConfig):
+    """Fields of a model of square images, cut into patches, with the blocks of Diffusion Transformers."""
+
+    def __init__(
+        self,
+        num_channels: int = 3,
+        image_size: int = 64,
+        patch_size: int = 8,
+        block: str = "dit",
+        conditioning: str = "modulation",
+        norm_eps: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
+        if num_channels not in (1, 3) or patch_size < 1 or image_size < patch_size or image_size % patch_size:
+            raise InputError(
+                f"num_channels {num_channels}, image_size {image_size}, patch_size {patch_size}: "
+                "images have 1 or 3 channels and a size that patches divide"
+            )
+        self.num_channels, self.image_size, self.patch_size = num_channels, image_size, patch_size
+        super().__init__(block=block, conditioning=conditioning, norm_eps=norm_eps, **kwargs)
+        if self.dim % 4:
+            raise InputError(f"dim {self.dim} must be a multiple of 4: positions are sines and cosines of rows and columns")
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class EBTImagesConfig(_ImageFields, _ThinkingFields):
+    """Bidirectional EBT over images of ``image_size`` x ``image_size`` pixels.
+
+    ``noise_level``: the share of the noise schedule that it was trained to remove.
+    """
+
+    model_type = "ebt_images"
+    spaces = ("euclidean",)
+
+    def __init__(self, noise_level: float = 0.1, space: str = "euclidean", **kwargs: Any) -> None:
+        _check_noise_level(noise_level)
+        self.noise_level = noise_level
+        super().__init__(space=space, **kwargs)
+
+
+class DiTImagesConfig(_ImageFields, _NetworkFields):
+    """Diffusion Transformer, the rival of ``EBTImagesConfig``, over ``noise_levels`` levels of a linear schedule.
+
+    ``noise_level``: it was trained on the levels up to this share of the schedule.
+    """
+
+    model_type = "ebt_dit_images"
+
+    def __init__(self, noise_level: float = 0.1, noise_levels: int = 1000, **kwargs: Any) -> None:
+        _check_noise_level(noise_level)
+        if noise_levels < 21:
+            raise InputError(f"noise_levels {noise_levels}: the linear schedule needs at least 21")
+        self.noise_level, self.noise_levels = noise_level, noise_levels
+        super().__init__(**kwargs)
+
+
+def _check_noise_level(noise_level: float) -> None:
+    if not 0 < noise_level <= 1:
+        raise InputError(f"noise_level is {noise_level}: give a share of the noise schedule, above 0 and at most 1")
 
 
 def _check_text_sizes(vocab_size: int, context_length: int) -> None:

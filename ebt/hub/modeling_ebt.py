@@ -2,14 +2,22 @@
 
 try:
     from ebt.hub import (
+        DiTForImages,
+        DiTImagesConfig,
         EBTConfig,
         EBTForCausalLM,
+        EBTForImages,
         EBTForSudoku,
+        EBTForVideo,
+        EBTImagesConfig,
         EBTSudokuConfig,
+        EBTVideoConfig,
         SudokuTransformer,
         SudokuTransformerConfig,
         TransformerPPConfig,
         TransformerPPForCausalLM,
+        VideoTransformer,
+        VideoTransformerConfig,
     )
 except ImportError as error:
     raise ImportError(
@@ -18,12 +26,20 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "DiTForImages",
+    "DiTImagesConfig",
     "EBTConfig",
     "EBTForCausalLM",
+    "EBTForImages",
     "EBTForSudoku",
+    "EBTForVideo",
+    "EBTImagesConfig",
     "EBTSudokuConfig",
+    "EBTVideoConfig",
     "SudokuTransformer",
     "SudokuTransformerConfig",
     "TransformerPPConfig",
     "TransformerPPForCausalLM",
+    "VideoTransformer",
+    "VideoTransformerConfig",
 ]

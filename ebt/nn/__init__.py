@@ -3,6 +3,7 @@
 from ebt.nn.config import SIZES, Anchor, Conditioning, Head, NetworkConfig, network_config
 from ebt.nn.decoder import CausalTransformer, DecoderLandscape, EBTDecoder, KeyValueCache
 from ebt.nn.encoder import EBTEncoder, EncoderLandscape, Transformer
+from ebt.nn.patches import PatchEmbedding, fixed_positions, patchify, unpatchify
 
 __all__ = [
     "SIZES",
@@ -16,6 +17,10 @@ __all__ = [
     "Head",
     "KeyValueCache",
     "NetworkConfig",
+    "PatchEmbedding",
     "Transformer",
+    "fixed_positions",
     "network_config",
+    "patchify",
+    "unpatchify",
 ]

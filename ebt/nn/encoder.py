@@ -24,7 +24,11 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Hidden states (B, S, D); ``condition`` (D,) or (B, D) is for the adaptive norms of a modulated network."""
-        return self.norm(run_blocks(self.blocks, x, condition), condition)
+        return self.norm(self.hidden(x, condition), condition)
+
+    def hidden(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the last block makes of embeddings, (B, S, D), before the norm."""
+        return run_blocks(self.blocks, x, condition)
 
 
 def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -56,17 +60,22 @@ class EBTEncoder(nn.Module):
         """
         return EncoderLandscape(self, x, None if free is None else free.unsqueeze(-1).to(x.dtype))
 
-    def energy(self, context: Tensor, candidate: Tensor, step: int) -> Tensor:
-        """Energies (N, S) of candidates (N, S, D) with the context at the same places (N, S, D)."""
+    def hidden(self, context: Tensor, candidate: Tensor, step: int = 0) -> Tensor:
+        """What the last block makes of candidates (N, S, D) in a context, (N, S, D), before norm and head."""
         x = context + candidate
         if self.steps is None:
-            return self.head(run_blocks(self.blocks, x), candidate)
+            return run_blocks(self.blocks, x)
         token = self.steps(step)
         if self.config.conditioning == "modulation":
-            return self.head(run_blocks(self.blocks, x, token), candidate, token)
+            return run_blocks(self.blocks, x, token)
         if self.config.conditioning == "candidate":
-            return self.head(run_blocks(self.blocks, x + token), candidate)
-        return self.head(run_blocks(self.blocks, torch.cat((token.expand(x.shape[0], 1, -1), x), 1))[:, 1:], candidate)
+            return run_blocks(self.blocks, x + token)
+        return run_blocks(self.blocks, torch.cat((token.expand(x.shape[0], 1, -1), x), 1))[:, 1:]
+
+    def energy(self, context: Tensor, candidate: Tensor, step: int) -> Tensor:
+        """Energies (N, S) of candidates (N, S, D) with the context at the same places (N, S, D)."""
+        token = self.steps(step) if self.steps is not None and self.config.conditioning == "modulation" else None
+        return self.head(self.hidden(context, candidate, step), candidate, token)
 
 
 @dataclass(frozen=True)

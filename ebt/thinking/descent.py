@@ -137,9 +137,7 @@ def think(
     )
 
 
-def _update(
-    active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent: Descent, step: int
-) -> tuple[Tensor, Tensor]:
+def _update(active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent: Descent, step: int) -> tuple[Tensor, Tensor]:
     """One step of the rows still thinking: their next states and the energies (constants) before it."""
     space, last = active.space, step == descent.steps - 1
     second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)
@@ -158,7 +156,8 @@ def slope(
 ) -> tuple[Tensor, Tensor]:
     """Energies per part and their gradient with respect to what the network sees, ``dE/dview``.
 
-    ``told`` is the step index that the network is told, where it is not ``step`` itself. Works under ``no_grad``, as ``generate()`` needs.
+    ``told`` is the step index that the network is told, where it is not ``step`` itself. Works under ``no_grad``, as
+    ``generate()`` needs.
 
     Raises:
         NonFiniteError: an energy or a gradient is not finite.

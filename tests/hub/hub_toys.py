@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from ebt.hub import (
+    DiTForImages,
+    DiTImagesConfig,
     EBTConfig,
     EBTForCausalLM,
+    EBTForImages,
     EBTForSudoku,
+    EBTImagesConfig,
     EBTSudokuConfig,
     SudokuTransformer,
     SudokuTransformerConfig,
@@ -56,6 +60,16 @@ def make_twin(vocab_size: int = WORDS, seed: int = 0) -> TransformerPPForCausalL
     return randomise(TransformerPPForCausalLM(TransformerPPConfig(vocab_size, context_length=32, **TINY)), seed)
 
 
+def make_image_ebt(seed: int = 0, **config: Any) -> EBTForImages:
+    """Of grey images of 8 x 8 pixels, in patches of 4 x 4."""
+    small = {"num_channels": 1, "image_size": 8, "patch_size": 4, "step_size": 2.0}
+    return randomise(EBTForImages(EBTImagesConfig(**{**TINY, **small, **config})), seed)
+
+
+def make_dit(seed: int = 0, **config: Any) -> DiTForImages:
+    return randomise(DiTForImages(DiTImagesConfig(num_channels=1, image_size=8, patch_size=4, **TINY, **config)), seed)
+
+
 def make_all() -> list[HubModel]:
     """One model of each type."""
     return [
@@ -63,6 +77,8 @@ def make_all() -> list[HubModel]:
         make_twin(),
         randomise(EBTForSudoku(EBTSudokuConfig(board=4, **TINY))),
         randomise(SudokuTransformer(SudokuTransformerConfig(board=4, loop="prediction", **TINY))),
+        make_image_ebt(),
+        make_dit(),
     ]
 
 

@@ -46,7 +46,7 @@ def run(script: str, *arguments: object, folder: Path, **environment: str) -> su
     )
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(6))
 def test_auto_classes_know_every_model(index: int, tmp_path: Path) -> None:
     model = make_all()[index]
     save_folder(model, tmp_path / "model")
@@ -100,7 +100,7 @@ def test_registered_classes_need_no_code_of_the_folder(tmp_path: Path) -> None:
     assert model(make_ids()).logits.shape == (2, 7, 23)
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(6))
 def test_saved_folders_carry_no_copy_of_the_source(index: int, tmp_path: Path) -> None:
     """Auto classes mark the classes that they find through a folder, whose source would then be copied into each new folder."""
     model = make_all()[index]

@@ -6,13 +6,22 @@ from typing import Any
 import pytest
 
 from ebt.errors import InputError
-from ebt.hub import EBTConfig, EBTSudokuConfig, SudokuTransformerConfig, TransformerPPConfig
+from ebt.hub import (
+    DiTImagesConfig,
+    EBTConfig,
+    EBTImagesConfig,
+    EBTSudokuConfig,
+    SudokuTransformerConfig,
+    TransformerPPConfig,
+)
 
 CONFIGS: list[tuple[type, dict[str, Any]]] = [
     (EBTConfig, {"vocab_size": 9, "size": "nano", "heads": 2, "space": "mirror", "recipe": {"max_steps": 5}, "start_seed": 3}),
     (TransformerPPConfig, {"size": "xxs", "context_length": 12}),
     (EBTSudokuConfig, {"board": 9, "conditioning": "prefix", "conditioned_steps": 2, "step_size": 7.0}),
     (SudokuTransformerConfig, {"board": 4, "loop": "hidden"}),
+    (EBTImagesConfig, {"image_size": 32, "patch_size": 4, "num_channels": 1, "noise_level": 0.2, "step_size": 9.0}),
+    (DiTImagesConfig, {"image_size": 32, "noise_levels": 50, "block": "llama"}),
 ]
 
 
@@ -54,6 +63,13 @@ def test_names_that_other_libraries_read() -> None:
         (EBTSudokuConfig, {"board": 5}, "board is 5: choose one of 4, 6, 9"),
         (SudokuTransformerConfig, {"board": 16}, "board is 16: choose one of"),
         (SudokuTransformerConfig, {"loop": "twice"}, "loop is 'twice': choose one of"),
+        (EBTImagesConfig, {"image_size": 30, "patch_size": 8}, "image_size 30, patch_size 8.*that patches divide"),
+        (DiTImagesConfig, {"num_channels": 4}, "num_channels 4.*1 or 3 channels"),
+        (EBTImagesConfig, {"space": "mirror"}, "space is 'mirror': choose one of euclidean"),
+        (EBTImagesConfig, {"noise_level": 0}, "noise_level is 0: give a share"),
+        (DiTImagesConfig, {"noise_level": 1.5}, "noise_level is 1.5: give a share"),
+        (DiTImagesConfig, {"noise_levels": 5}, "noise_levels 5.*at least 21"),
+        (DiTImagesConfig, {"dim": 6, "heads": 1}, "dim 6 must be a multiple of 4"),
     ],
 )
 def test_bad_fields_are_named(config_class: type, fields: dict[str, Any], message: str) -> None:

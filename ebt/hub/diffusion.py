@@ -1,0 +1,138 @@
+"""Noise schedules, and the training loss of a diffusion model that learns its variance; samplers are those of ``diffusers``.
+
+Letters: T noise levels, B rows, C channels, H x W pixels. ``kept`` is the share of the signal's power that noise level t leaves
+(alpha bar), ``t`` a level (B,) from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebt.errors import InputError
+
+
+class NoiseSchedule:
+    """Noise levels: ``x[t] = sqrt(kept[t]) x + sqrt(1 - kept[t]) noise``, in double precision.
+
+    Args:
+        betas: the power of the noise that each level adds, (T,).
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        self.betas = betas.double()
+
+    @classmethod
+    def linear(cls, levels: int = 1000) -> NoiseSchedule:
+        """The linear schedule (Ho et al. 2020), for any number of levels the same noise in all.
+
+        Raises:
+            InputError: too few levels for it.
+        """
+        if levels < 21:
+            raise InputError(f"noise levels {levels}: the linear schedule needs at least 21")
+        scale = 1000 / levels
+        return cls(torch.linspace(scale * 1e-4, scale * 0.02, levels, dtype=torch.float64))
+
+    def level(self, share: float) -> int:
+        """The level t of a share of the schedule: 0.1 of 1000 levels is level 99.
+
+        Raises:
+            InputError: a share outside of (0, 1].
+        """
+        if not 0 < share <= 1:
+            raise InputError(f"noise level {share}: give a share of the schedule, above 0 and at most 1, such as 0.1")
+        return max(0, round(share * len(self.betas)) - 1)
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """Alpha bar (T,)."""
+        return (1 - self.betas).cumprod(0)
+
+    @cached_property
+    def _before(self) -> Tensor:
+        return torch.cat((self.kept.new_ones(1), self.kept[:-1]))
+
+    @cached_property
+    def least_log_variance(self) -> Tensor:
+        """Logarithm of the variance of x[t-1] given x[t] and x, (T,); at the first level, where it is zero, the second's."""
+        variance = self.betas * (1 - self._before) / (1 - self.kept)
+        return torch.cat((variance[1:2], variance[1:])).log()
+
+    def respaced(self, levels: Tensor) -> NoiseSchedule:
+        """The schedule that visits only some ``levels`` (n,), in ascending order, with the same noise at each."""
+        kept = self.kept[levels]
+        return NoiseSchedule(1 - kept / torch.cat((kept.new_ones(1), kept[:-1])))
+
+    def noised(self, image: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Images (B, C, H, W) at noise levels t (B,)."""
+        return _at(self.kept.sqrt(), t, image) * image + _at((1 - self.kept).sqrt(), t, image) * noise
+
+    def clean(self, noisy: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """The images (B, C, H, W) that a predicted noise implies."""
+        return _at((1 / self.kept).sqrt(), t, noisy) * noisy - _at((1 / self.kept - 1).sqrt(), t, noisy) * noise
+
+    def loss(self, output: Tensor, image: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Square error of the predicted noise, and the variational bound that trains the variance alone, in bits; both (B,).
+
+        Nichol and Dhariwal (2021), section 3.1: at the first level the likelihood of the 8-bit image, at others the divergence
+        of the step's two normal distributions.
+
+        Args:
+            output: predicted noise and variance (B, 2C, H, W) at ``noised(image, noise, t)``; the variance is a place
+                between the least (-1) and the largest one (1) on the logarithmic scale.
+        """
+        predicted, place = output.chunk(2, 1)
+        noisy, share = self.noised(image, noise, t), (place + 1) / 2
+        least = _at(self.least_log_variance, t, image)
+        log_variance = share * _at(self.betas.log(), t, image) + (1 - share) * least
+        mean = self._step(self.clean(noisy, predicted.detach(), t), noisy, t)
+        divergence = _divergence(self._step(image, noisy, t), least, mean, log_variance)
+        first = (t == 0).view(-1, 1, 1, 1)
+        bound = torch.where(first, -_pixel_log_likelihood(image, mean, log_variance), divergence)
+        return (noise - predicted).square().flatten(1).mean(1), bound.flatten(1).mean(1) / math.log(2)
+
+    def _step(self, image: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """The mean of x[t-1] given x[t] and x."""
+        clean = self.betas * self._before.sqrt() / (1 - self.kept)
+        rest = (1 - self._before) * (1 - self.betas).sqrt() / (1 - self.kept)
+        return _at(clean, t, image) * image + _at(rest, t, image) * noisy
+
+    def sampler(self, kind: str = "ddim") -> Any:
+        """``diffusers``' DDIM or DDPM scheduler for this schedule, step by step through all levels; images are clipped."""
+        from diffusers import DDIMScheduler, DDPMScheduler  # not above: it takes a second
+
+        options = {"num_train_timesteps": len(self.betas), "trained_betas": self.betas.tolist(), "clip_sample": True}
+        scheduler: Any = DDIMScheduler(**options) if kind == "ddim" else DDPMScheduler(**options, variance_type="learned_range")
+        scheduler.set_timesteps(len(self.betas))
+        # it has rounded the schedule to float32
+        scheduler.betas, scheduler.alphas, scheduler.alphas_cumprod = self.betas, 1 - self.betas, self.kept
+        return scheduler
+
+
+def _at(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
+    """Values (T,) at levels t (B,), broadcastable to images."""
+    return values.to(t.device)[t].to(like.dtype).view(-1, 1, 1, 1)
+
+
+def _divergence(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of a normal distribution from another, in nats."""
+    gap = log_variance - other_log_variance
+    return (gap.exp() - gap - 1 + (mean - other_mean).square() * (-other_log_variance).exp()) / 2
+
+
+def _pixel_log_likelihood(image: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Log-likelihood of 8-bit pixels in [-1, 1] under a normal distribution, whose tails belong to black and white."""
+    off, precision = image - mean, (-log_variance / 2).exp()
+    upper, lower = (_normal_cdf(precision * (off + sign / 255)) for sign in (1, -1))
+    mass = torch.where(image < -0.999, upper, torch.where(image > 0.999, 1 - lower, upper - lower))
+    return mass.clamp(min=1e-12).log()
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    """The approximation that published diffusion models use."""
+    return (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
