@@ -1,7 +1,7 @@
 """Gradients of a whole batch, taken while it thinks: a few rows at a time, one step after the other.
 
-Plain back-propagation keeps the graphs of all steps of all rows until ``backward()``. But a step of thinking needs little of its
-past, its state alone; so the adjoint goes back step by step, ``lambda[i] = (d state[i+1] / d state[i])^T lambda[i+1]`` plus the
+Plain back-propagation keeps the graphs of all steps of all rows until ``backward()``. But a step of thinking needs little of
+its past, its state alone; so the adjoint goes back step by step, ``lambda[i] = (d state[i+1] / d state[i])^T lambda[i+1]`` plus the
 slope of that state's own loss, and each graph is dropped when it has been used. The losses of states hand over the next views
 (see ``ebt.thinking.vocabulary``). What is left in the end is one number and its gradients, which ``backward()`` hands out.
 
@@ -47,7 +47,7 @@ class Separable(Protocol):
     def __call__(self, candidate: Tensor, step: int, /) -> Tensor: ...
 
     def roots(self) -> list[Tensor] | None:
-        """What its energies depend on besides candidates: weights, and what it was made from; None if it cannot be separated."""
+        """What its energies depend on besides candidates: weights, and what it was made from; None: it cannot be separated."""
         ...
 
     def separate(self, rows: slice) -> Separated:
@@ -138,7 +138,7 @@ def train(
         for first in range(0, len(start), size)
     ]
     count = max(1, sum(group.count for group in groups))
-    losses = torch.stack([group.losses for group in groups]).sum(0) / count
+    losses = torch.stack([torch.stack(group.losses) for group in groups]).sum(0) / count
     tensors = [alpha if tensor is step_size else tensor for tensor in sums.tensors]
     factor = 1 / count / (descent.steps if every else 1)
     loss: Tensor = _Known.apply(losses.mean() if every else losses[-1], factor, sums.sums, *tensors)
@@ -179,7 +179,7 @@ class _Rows:
         self.descent, self.every, self.generator = descent, every, generator
         self.sums, self.leaves = sums, _Sums(self.part.leaves)
         self.states, self.energies = list[Tensor](), list[Tensor]()
-        self.losses = torch.zeros(descent.steps, device=target.device)
+        self.losses: list[Tensor] = []
         self.count = 0
 
     def run(self, start: Tensor) -> _Rows:
@@ -260,7 +260,8 @@ class _Rows:
         into = [self.sums.place(table) for table in self.space.weights()] if counts else []
         found = self.space.assess(state.detach(), self.target, scored.to(state.dtype) if counts else None, into)
         scored = scored.expand_as(found.losses)
-        self.losses[index], self.count = (found.losses * scored).sum(), int(scored.sum())
+        self.losses.append((found.losses * scored).sum())
+        self.count = int(scored.sum())
         return found.slope, found.view
 
     def _differentiate(self, pairs: Iterable[tuple[Tensor, Tensor | None]], before: Tensor | None = None) -> Tensor | None:

@@ -145,8 +145,8 @@ def supervise(
 ) -> Supervised:
     """Think by a recipe and compare the candidates with the target; the energy itself is never supervised.
 
-    Landscapes that are ``Separable`` have their gradients taken on the way (see ``ebt.thinking.adjoint``); through others, plain
-    back-propagation goes.
+    Landscapes that are ``Separable`` have their gradients taken on the way (see ``ebt.thinking.adjoint``); others have them by
+    plain back-propagation.
 
     Args:
         landscape, space, start: as for ``think``.

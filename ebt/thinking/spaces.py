@@ -191,6 +191,9 @@ class Projected(Euclidean):
     noise_in: Literal["state", "view"] = "view"
     """Whether Langevin noise moves the state, or only what the network sees of it (the published video models)."""
 
+    def weights(self) -> list[Tensor]:
+        return [tensor for tensor in (self.weight, self.bias) if tensor is not None]
+
     def view(self, state: Tensor) -> Tensor:
         return state if self.weight is None else F.linear(state, self.weight, self.bias)
 

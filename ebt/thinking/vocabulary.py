@@ -3,8 +3,8 @@
 Letters: N states (all parts of all rows), V words, D width. ``W`` (V, D) is the table, ``u`` (N, D) a compact state that stands
 for the logits ``W u``, ``p`` their softmax, ``e = W^T p`` what the network sees.
 
-The cross entropy of word y is ``log sum exp(W u) - w_y . u``; its slope with respect to ``u`` is ``e - w_y``. So one pass over the
-vocabulary gives a loss, its gradients and the next candidate's view: three V x D products, as many as an output head needs.
+The cross entropy of word y is ``log sum exp(W u) - w_y . u``; its slope with respect to ``u`` is ``e - w_y``. So one pass over
+the vocabulary gives a loss, its gradients and the next view: three V x D products, as many as an output head needs.
 """
 
 from __future__ import annotations
