@@ -20,6 +20,7 @@ from ebt.nn.blocks import (
     initialise,
     rotation,
 )
+from ebt.nn.causal import attend_causally
 from ebt.nn.config import NetworkConfig
 from ebt.thinking.adjoint import Separated
 
@@ -42,6 +43,7 @@ class Positions:
     visible: Tensor
     plain: bool
     """Nothing before them, nothing padded: the causal mask alone."""
+    padded: bool = False
 
     @staticmethod
     def of(length: int, past: int, mask: Tensor | None, device: torch.device) -> Positions:
@@ -52,11 +54,13 @@ class Positions:
             return Positions(index, visible, plain=past == 0)
         index = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
         own = torch.eye(length, past + length, dtype=torch.bool, device=device).roll(past, 1)
-        return Positions(index, visible & (mask.bool()[:, None, None, :] | own), plain=False)
+        return Positions(index, visible & (mask.bool()[:, None, None, :] | own), plain=False, padded=True)
 
     def behind(self, token: bool) -> Positions:
         """The same positions, behind a token in front that all of them see, if there is one."""
-        return Positions(self.index + 1, F.pad(self.visible, (1, 0), value=True), plain=False) if token else self
+        return (
+            replace(self, index=self.index + 1, visible=F.pad(self.visible, (1, 0), value=True), plain=False) if token else self
+        )
 
 
 class CausalTransformer(nn.Module):
@@ -131,6 +135,8 @@ class Context:
     """(B, S, D), what each prediction's stream starts from besides its candidate."""
     condition: Tensor | None = None
     """(D,), of the adaptive norms."""
+    horizon: int | None = None
+    """How many positions the first prediction sees, if each next one sees one more; None where there is padding."""
 
     def tensors(self) -> list[Tensor]:
         """Everything in it that may learn."""
@@ -150,6 +156,7 @@ class Context:
             (self.rotary[0][index], self.rotary[1][index]) if self.rotary[0].dim() == 4 else self.rotary,
             None if self.anchor is None else self.anchor[index],
             self.condition,
+            self.horizon,
         )
 
 
@@ -208,7 +215,9 @@ class EBTDecoder(nn.Module):
         if self.config.anchor != "none":
             stream = x if self.config.anchor == "token" else F.rms_norm(layers[-1][0], x.shape[-1:], eps=self.config.norm_eps)
             anchor = stream[:, -predictions:]
-        return Context([(k, v) for _, k, v in layers], positions.visible[..., -predictions:, :], rotary, anchor, condition)
+        visible = positions.visible[..., -predictions:, :]
+        horizon = None if positions.padded else visible.shape[-1] - predictions + 1
+        return Context([(k, v) for _, k, v in layers], visible, rotary, anchor, condition, horizon)
 
     def energy(self, candidate: Tensor, context: Context, step: int) -> Tensor:
         """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B."""
@@ -220,10 +229,14 @@ class EBTDecoder(nn.Module):
             candidate = candidate + context.anchor.repeat(repeats, 1, 1)
         cos, sin = context.rotary
         rotary = (cos.repeat(repeats, 1, 1, 1), sin.repeat(repeats, 1, 1, 1)) if cos.dim() == 4 else context.rotary
+        alone = repeats == 1 and candidate.shape[1] > 1 and candidate.device.type == "cpu"
         for block, (keys, values) in zip(self.blocks, context.layers, strict=True):
             adapted = block.adapt(context.condition)
             q, k, v = block.project(candidate, rotary, adapted)
-            attended = attend_context_and_self(q, k, v, keys, values, context.visible)
+            if alone and context.horizon is not None:
+                attended = attend_causally(q, k, v, keys, values, context.horizon)
+            else:
+                attended = attend_context_and_self(q, k, v, keys, values, context.visible)
             candidate = block.finish(candidate, attended, adapted)
         return self.head(candidate, view, context.condition)
 

@@ -1,9 +1,10 @@
 """Gradients of a whole batch, taken while it thinks: a few rows at a time, one step after the other.
 
 Plain back-propagation keeps the graphs of all steps of all rows until ``backward()``. But a step of thinking needs little of
-its past, its state alone; so the adjoint goes back step by step, ``lambda[i] = (d state[i+1] / d state[i])^T lambda[i+1]`` plus the
-slope of that state's own loss, and each graph is dropped when it has been used. The losses of states hand over the next views
-(see ``ebt.thinking.vocabulary``). What is left in the end is one number and its gradients, which ``backward()`` hands out.
+its past, its state alone; so the adjoint goes back step by step: ``lambda[i] = (d state[i+1] / d state[i])^T lambda[i+1]``
+plus the slope of that state's own loss, and each graph is dropped when it has been used. The losses of states hand over the
+next views (see ``ebt.thinking.vocabulary``). What is left in the end is one number and its gradients, which ``backward()``
+hands out.
 
 Memory then depends neither on the number of rows nor on that of steps, nor on the size of a vocabulary. The last ``KEPT`` steps
 keep the graph of their first run; earlier ones run again when their turn comes, a third of their work on top.
