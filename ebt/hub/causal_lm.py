@@ -69,7 +69,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
 
     def space(self) -> Simplex:
         table = self.embedding if self.words is None else self.words
-        return SIMPLEX_SPACES[self.config.space](2, table.weight)
+        return SIMPLEX_SPACES[self.config.space](2, table.weight, self.config.input_gradient)
 
     def start(self, rows: int, length: int, generator: torch.Generator | None = None) -> Tensor:
         """Random starts (rows, length, K)."""

@@ -82,7 +82,8 @@ class _ThinkingFields(_NetworkFields):
     steps, candidates: how it thinks unless a call says otherwise. step_size_scale: alpha of thinking as a multiple of the
     learned one; a smaller one commits later. candidate_noise: Langevin noise of all candidates but the first, so that they
     differ. clamp: largest absolute entry of the descent direction. energy_scale: what energies are divided by, the initial step
-    size by default, so that training does not depend on it; 1 leaves imported energies as they are.
+    size by default, so that training does not depend on it; 1 leaves imported energies as they are. input_gradient: whether the
+    candidates' table learns from what the network sees of candidates, too, not from losses alone.
     """
 
     spaces: ClassVar[Collection[str]] = tuple(SIMPLEX_SPACES)
@@ -100,6 +101,7 @@ class _ThinkingFields(_NetworkFields):
         candidate_noise: float = 0.0,
         clamp: float | None = None,
         energy_scale: float | None = None,
+        input_gradient: bool = True,
         **kwargs: Any,
     ) -> None:
         if space not in self.spaces:
@@ -117,6 +119,7 @@ class _ThinkingFields(_NetworkFields):
         if (clamp is not None and clamp <= 0) or (energy_scale is not None and energy_scale <= 0):
             raise InputError(f"clamp {clamp}, energy_scale {energy_scale}: give positive numbers, or null")
         self.step_size_scale, self.candidate_noise, self.clamp = step_size_scale, candidate_noise, clamp
+        self.input_gradient = input_gradient
         self.space, self.step_size, self.learn_step_size, self.start_std = space, step_size, learn_step_size, start_std
         self.start_seed, self.steps, self.candidates = start_seed, steps, candidates
         self.energy_scale = step_size if energy_scale is None else energy_scale

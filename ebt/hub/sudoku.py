@@ -48,7 +48,7 @@ class EBTForSudoku(ThinkingModel):
         return self.network.encode(self.embedding(puzzle), free=puzzle == 0)
 
     def space(self) -> Simplex:
-        return SIMPLEX_SPACES[self.config.space](1, self.digits.weight)
+        return SIMPLEX_SPACES[self.config.space](1, self.digits.weight, self.config.input_gradient)
 
     def start(self, puzzle: Tensor, candidates: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Random starts (M x B, C, K), candidate-major."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebt.nn.config import NetworkConfig
+from ebt.nn.second_order import rms_norm, swiglu
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -85,7 +86,14 @@ def norm(config: NetworkConfig) -> nn.Module:
     """The normalisation of a network's style."""
     if config.block == "dit":
         return nn.LayerNorm(config.dim, eps=config.norm_eps, elementwise_affine=False)
-    return nn.RMSNorm(config.dim, eps=config.norm_eps)
+    return RMSNorm(config.dim, eps=config.norm_eps)
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root mean square norm; its second derivatives are written out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps or 0.0)
 
 
 class Modulation(nn.Module):
@@ -146,7 +154,7 @@ class Block(nn.Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
             return self.down(F.gelu(self.up(x), approximate="tanh"))
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(swiglu(self.gate(x), self.up(x)))
 
 
 class Blocks(nn.ModuleList):

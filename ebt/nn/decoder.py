@@ -20,7 +20,9 @@ from ebt.nn.blocks import (
     initialise,
     rotation,
 )
+from ebt.nn.causal import attend_causally
 from ebt.nn.config import NetworkConfig
+from ebt.thinking.adjoint import Separated
 
 
 class KeyValueCache(Protocol):
@@ -41,6 +43,7 @@ class Positions:
     visible: Tensor
     plain: bool
     """Nothing before them, nothing padded: the causal mask alone."""
+    padded: bool = False
 
     @staticmethod
     def of(length: int, past: int, mask: Tensor | None, device: torch.device) -> Positions:
@@ -51,11 +54,13 @@ class Positions:
             return Positions(index, visible, plain=past == 0)
         index = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
         own = torch.eye(length, past + length, dtype=torch.bool, device=device).roll(past, 1)
-        return Positions(index, visible & (mask.bool()[:, None, None, :] | own), plain=False)
+        return Positions(index, visible & (mask.bool()[:, None, None, :] | own), plain=False, padded=True)
 
     def behind(self, token: bool) -> Positions:
         """The same positions, behind a token in front that all of them see, if there is one."""
-        return Positions(self.index + 1, F.pad(self.visible, (1, 0), value=True), plain=False) if token else self
+        return (
+            replace(self, index=self.index + 1, visible=F.pad(self.visible, (1, 0), value=True), plain=False) if token else self
+        )
 
 
 class CausalTransformer(nn.Module):
@@ -130,8 +135,19 @@ class Context:
     """(B, S, D), what each prediction's stream starts from besides its candidate."""
     condition: Tensor | None = None
     """(D,), of the adaptive norms."""
+    horizon: int | None = None
+    """How many positions the first prediction sees, if each next one sees one more; None where there is padding."""
 
-    def rows(self, index: Tensor) -> Context:
+    def tensors(self) -> list[Tensor]:
+        """Everything in it that may learn."""
+        return [tensor for layer in self.layers for tensor in layer] + ([] if self.anchor is None else [self.anchor])
+
+    def on(self, tensors: list[Tensor]) -> Context:
+        """The same context with others in the place of ``tensors()``."""
+        layers = [(tensors[i], tensors[i + 1]) for i in range(0, 2 * len(self.layers), 2)]
+        return replace(self, layers=layers, anchor=None if self.anchor is None else tensors[-1])
+
+    def rows(self, index: Tensor | slice) -> Context:
         """The context of rows B, taken once for each entry of ``index``."""
         batched = self.visible.dim() == 4
         return Context(
@@ -140,6 +156,7 @@ class Context:
             (self.rotary[0][index], self.rotary[1][index]) if self.rotary[0].dim() == 4 else self.rotary,
             None if self.anchor is None else self.anchor[index],
             self.condition,
+            self.horizon,
         )
 
 
@@ -198,7 +215,9 @@ class EBTDecoder(nn.Module):
         if self.config.anchor != "none":
             stream = x if self.config.anchor == "token" else F.rms_norm(layers[-1][0], x.shape[-1:], eps=self.config.norm_eps)
             anchor = stream[:, -predictions:]
-        return Context([(k, v) for _, k, v in layers], positions.visible[..., -predictions:, :], rotary, anchor, condition)
+        visible = positions.visible[..., -predictions:, :]
+        horizon = None if positions.padded else visible.shape[-1] - predictions + 1
+        return Context([(k, v) for _, k, v in layers], visible, rotary, anchor, condition, horizon)
 
     def energy(self, candidate: Tensor, context: Context, step: int) -> Tensor:
         """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B."""
@@ -210,10 +229,14 @@ class EBTDecoder(nn.Module):
             candidate = candidate + context.anchor.repeat(repeats, 1, 1)
         cos, sin = context.rotary
         rotary = (cos.repeat(repeats, 1, 1, 1), sin.repeat(repeats, 1, 1, 1)) if cos.dim() == 4 else context.rotary
+        alone = repeats == 1 and candidate.shape[1] > 1 and candidate.device.type == "cpu"
         for block, (keys, values) in zip(self.blocks, context.layers, strict=True):
             adapted = block.adapt(context.condition)
             q, k, v = block.project(candidate, rotary, adapted)
-            attended = attend_context_and_self(q, k, v, keys, values, context.visible)
+            if alone and context.horizon is not None:
+                attended = attend_causally(q, k, v, keys, values, context.horizon)
+            else:
+                attended = attend_context_and_self(q, k, v, keys, values, context.visible)
             candidate = block.finish(candidate, attended, adapted)
         return self.head(candidate, view, context.condition)
 
@@ -228,9 +251,9 @@ class DecoderLandscape:
         self._per_step = network.config.context_per_step
         self._learns = torch.is_grad_enabled()  # thinking enables gradients, which a context needs in training only
         self._contexts: dict[int, Context] = {}
-        steps = network.config.conditioned_steps if self._per_step else 1
-        for step in range(steps if cache is not None else 1):  # a cache must take in every token at every step, used or not
-            self._contexts[step] = network.context(x, mask, cache, step, predictions)
+        if cache is not None:  # it must take in every token at every step, used or not
+            for step in range(network.config.conditioned_steps if self._per_step else 1):
+                self._contexts[step] = network.context(x, mask, cache, step, predictions)
 
     def _context(self, step: int) -> Context:
         index = self._network.steps.index(step) if self._per_step and self._network.steps is not None else 0
@@ -241,6 +264,27 @@ class DecoderLandscape:
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
         return self._network.energy(candidate, self._context(step), step)
+
+    def roots(self) -> list[Tensor] | None:
+        """Inputs and weights; None where each step has a context of its own."""
+        if self._per_step or not self._learns:
+            return None
+        return [self._inputs[0], *self._network.parameters()]
+
+    def separate(self, rows: slice) -> Separated:
+        """The landscape of some rows, with the context as leaves."""
+        context = self._contexts[0].rows(rows) if self._contexts else self._rows(rows)._context(0)
+        sources = context.tensors()
+        leaves = [source.detach().requires_grad_(source.requires_grad) for source in sources]
+        part = self._rows(rows)
+        part._contexts = {0: context.on(leaves)}
+        return Separated(part, sources, leaves)
+
+    def _rows(self, rows: slice) -> DecoderLandscape:
+        x, mask = self._inputs
+        part = copy(self)
+        part._inputs, part._contexts = (x[rows], None if mask is None else mask[rows]), {}
+        return part
 
     def select(self, rows: Tensor) -> DecoderLandscape:
         """The landscape of some candidate rows (indices into M x B)."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ebt.nn.blocks import Blocks, EnergyHead, OutputNorm, StepEmbedding, attend, initialise
 from ebt.nn.config import NetworkConfig
+from ebt.thinking.adjoint import Separated
 
 
 class Transformer(nn.Module):
@@ -89,6 +90,17 @@ class EncoderLandscape:
         repeats = candidate.shape[0] // self.x.shape[0]
         seen = candidate if self.free is None else candidate * self.free.repeat(repeats, 1, 1)
         return self.network.energy(self.x.repeat(repeats, 1, 1), seen, step)
+
+    def roots(self) -> list[Tensor]:
+        """The input and the weights."""
+        return [self.x, *self.network.parameters()]
+
+    def separate(self, rows: slice) -> Separated:
+        """The landscape of some rows, with the input as a leaf."""
+        x = self.x[rows]
+        leaf = x.detach().requires_grad_(x.requires_grad)
+        part = replace(self, x=leaf, free=None if self.free is None else self.free[rows])
+        return Separated(part, [x], [leaf])
 
     def select(self, rows: Tensor) -> EncoderLandscape:
         """The landscape of some candidate rows (indices into M x B)."""

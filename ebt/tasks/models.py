@@ -24,6 +24,7 @@ _THINKING = (
     "candidates",
     "step_size_scale",
     "candidate_noise",
+    "input_gradient",
     "conditioning",
     "conditioned_steps",
     "anchor",
@@ -53,6 +54,8 @@ class Network:
     """alpha of thinking after training, as a multiple of the learned one."""
     candidate_noise: float | None = None
     """Langevin noise of thinking with several candidates."""
+    input_gradient: bool | None = None
+    """Whether the candidates' table learns from what the network sees of candidates, too."""
     conditioning: Conditioning | None = None
     """How the network learns the step index."""
     conditioned_steps: int | None = None

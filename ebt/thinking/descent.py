@@ -56,6 +56,8 @@ class Descent:
     keep_states: bool = True
     schedule: tuple[int, ...] | None = None
     """The step index that the network is told at each step, for conditioned networks; 0, 1, 2, ... by default."""
+    first: int = 0
+    """Steps taken before this call, where a longer descent goes on: its errors name the step counted from the beginning."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -83,6 +85,7 @@ def think(
     step_size: Tensor | float,
     descent: Descent,
     generator: torch.Generator | None = None,
+    view: Tensor | None = None,
 ) -> Thought:
     """Descend the landscape from ``start``.
 
@@ -93,11 +96,13 @@ def think(
         step_size: alpha; a number, or one per prediction (its leading dimensions are the state's).
         descent: number of steps, gradients, noise, stopping.
         generator: of the Langevin noise.
+        view: what the network sees of ``start``, where that is known; noise makes it useless.
 
     Raises:
         NonFiniteError: an energy, a gradient or a candidate is not finite.
     """
-    alpha, noise = _per_prediction(step_size, start), _per_prediction(descent.noise, start)
+    alpha, noise = per_prediction(step_size, start), per_prediction(descent.noise, start)
+    known = None if view is None or noise.any() else view
     active = _Active(landscape, space, start, descent.tolerance)
     state, states = start, list[Tensor]()
     energies = list[Tensor]()
@@ -106,7 +111,10 @@ def think(
             here = active.rows_of(state)
             if descent.gradients in ("none", "detached"):
                 here = here.detach()
-            here, view = space.look(here, active.rows_of(noise), generator)
+            if known is None:
+                here, view = space.look(here, active.rows_of(noise), generator)
+            else:
+                view, known = space.attach(here, known), None
             here, energy = _update(active, here, view, active.rows_of(alpha), descent, step)
             energies.append(active.put(energies[-1] if energies else None, energy))
             state = active.advance(state, here)
@@ -117,7 +125,7 @@ def think(
         if descent.final_energy:
             with torch.no_grad():
                 told = descent.told(len(energies) - 1)
-                energies.append(_finite(landscape(space.view(state), told), "energy", len(energies)))
+                energies.append(_finite(landscape(space.view(state), told), "energy", descent.first + len(energies)))
     return Thought(
         start=start,
         states=tuple(states) if descent.keep_states else (state,),
@@ -133,13 +141,14 @@ def _update(active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent:
     """One step of the rows still thinking: their next states and the energies (constants) before it."""
     space, last = active.space, step == descent.steps - 1
     second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)
-    energies, gradient = slope(active.landscape, view, step, second_order, descent.told(step))
+    number = descent.first + step
+    energies, gradient = slope(active.landscape, view, number, second_order, descent.told(step))
     direction = space.direction(here, gradient)
     if not second_order:  # also cuts the table out of the direction: earlier states depend on no weight but alpha
         direction = direction.detach()
     if descent.clamp is not None:
         direction = direction.clamp(-descent.clamp, descent.clamp)
-    return _finite(space.move(here, direction, alpha), "candidate", step), energies.detach()
+    return _finite(space.move(here, direction, alpha), "candidate", number), energies.detach()
 
 
 def slope(
@@ -170,7 +179,7 @@ def _finite(tensor: Tensor, name: str, step: int) -> Tensor:
     return tensor
 
 
-def _per_prediction(value: Tensor | float, state: Tensor) -> Tensor:
+def per_prediction(value: Tensor | float, state: Tensor) -> Tensor:
     """A number, or one per prediction, broadcastable to the states."""
     value = torch.as_tensor(value, dtype=state.dtype, device=state.device)
     return value.reshape(*value.shape, *([1] * (state.dim() - value.dim()))) if value.dim() else value

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ebt.thinking.adjoint import Separable, train
 from ebt.thinking.descent import Descent, Gradients, Landscape, think
 from ebt.thinking.record import Thought
 from ebt.thinking.spaces import CandidateSpace
@@ -43,6 +44,8 @@ class Recipe:
     """Records in the replay buffer; 0 is none."""
     replay_fraction: float = 0.0
     """Replayed rows, appended to a batch, as a fraction of it."""
+    rows_at_once: int | None = None
+    """Rows whose gradients are computed at once: fewer need less memory. By default a few on CPUs, else all of a batch."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_steps <= self.max_steps:
@@ -64,6 +67,8 @@ class Recipe:
                 f"replay_size {self.replay_size} with replay_fraction {self.replay_fraction}: "
                 "set both (fraction in (0, 1]) or neither"
             )
+        if self.rows_at_once is not None and self.rows_at_once < 1:
+            raise ValueError(f"rows_at_once is {self.rows_at_once}: at least 1, or null to leave it to the library")
         regularised = self.noise > 0 or self.replay_size > 0 or self.step_size_spread > 1
         if self.gradients == "detached" and regularised:
             raise ValueError(
@@ -140,6 +145,9 @@ def supervise(
 ) -> Supervised:
     """Think by a recipe and compare the candidates with the target; the energy itself is never supervised.
 
+    Landscapes that are ``Separable`` have their gradients taken on the way (see ``ebt.thinking.adjoint``); others have them by
+    plain back-propagation.
+
     Args:
         landscape, space, start: as for ``think``.
         target: one target per part, (N, *P) words or (N, *P, ...) vectors.
@@ -151,9 +159,13 @@ def supervise(
     schedule = recipe.draw_schedule(generator) if steps is None else tuple(range(steps)) if isinstance(steps, int) else steps
     predictions = tuple(start.shape[: space.prediction_dims])
     alpha = step_size.draw(predictions, recipe.step_size_spread, generator)
-    thought = think(landscape, space, start, alpha, recipe.descent(schedule), generator)
+    descent, every = recipe.descent(schedule), recipe.loss == "every"
+    if torch.is_grad_enabled() and isinstance(landscape, Separable) and landscape.roots() is not None:
+        trained = train(landscape, space, start, target, alpha, descent, every, generator, recipe.rows_at_once)
+        return Supervised(trained.loss, trained.losses, trained.thought)
+    thought = think(landscape, space, start, alpha, descent, generator)
     losses = torch.stack([mean_loss(space, state, target) for state in thought.states])
-    return Supervised(losses.mean() if recipe.loss == "every" else losses[-1], losses.detach(), thought)
+    return Supervised(losses.mean() if every else losses[-1], losses.detach(), thought)
 
 
 def mean_loss(space: CandidateSpace, state: Tensor, target: Tensor) -> Tensor:

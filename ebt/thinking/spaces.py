@@ -30,6 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ebt.thinking import vocabulary
+
 IGNORED = -100
 """Target value of parts that are not scored."""
 
@@ -37,6 +39,18 @@ IGNORED = -100
 def draw_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal draws of ``shape`` with dtype and device of ``like``, reproducible across devices of one kind."""
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Losses of states, and what comes with them for the adjoint (see ``ebt.thinking.adjoint``); all constants."""
+
+    losses: Tensor
+    """Per part, (N, *P)."""
+    slope: Tensor | None
+    """Gradient of the weighted sum of the losses with respect to the states, where weights were given."""
+    view: Tensor | None = None
+    """What the network sees of the states, where the loss hands it over for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +86,36 @@ class CandidateSpace(ABC):
     @abstractmethod
     def change(self, before: Tensor, after: Tensor) -> Tensor:
         """How far two states' predictions lie apart, per prediction."""
+
+    def weights(self) -> list[Tensor]:
+        """Tensors of the space that may learn."""
+        return []
+
+    def attach(self, state: Tensor, view: Tensor) -> Tensor:
+        """``view(state)`` as a function of the state, where its value is known already."""
+        return self.view(state)
+
+    def assess(self, state: Tensor, target: Tensor, weight: Tensor | None, into: list[Tensor | None]) -> Assessment:
+        """Losses of states as constants, with the slope of their weighted sum.
+
+        Args:
+            state, target: as for ``loss``.
+            weight: of each part's loss in the sum, broadcastable to the losses; None if no slope is wanted.
+            into: for each of ``weights()`` a tensor to which the gradient of the sum is added, or None.
+        """
+        if weight is None:
+            with torch.no_grad():
+                return Assessment(self.loss(state, target), None)
+        with torch.enable_grad():
+            leaf = state.detach().requires_grad_()
+            losses = self.loss(leaf, target)
+            learning = [(table, place) for table, place in zip(self.weights(), into, strict=True) if place is not None]
+            inputs = [leaf, *(table for table, _ in learning)]
+            slope, *gradients = torch.autograd.grad((losses * weight).sum(), inputs, allow_unused=True)
+        for (_, place), gradient in zip(learning, gradients, strict=True):
+            if gradient is not None:
+                place.add_(gradient)
+        return Assessment(losses.detach(), slope)
 
     def decide(self, state: Tensor) -> Tensor:
         """The discrete answer that a state stands for.
@@ -147,6 +191,9 @@ class Projected(Euclidean):
     noise_in: Literal["state", "view"] = "state"
     """Whether Langevin noise moves the state, or only what the network sees of it (the published video models)."""
 
+    def weights(self) -> list[Tensor]:
+        return [tensor for tensor in (self.weight, self.bias) if tensor is not None]
+
     def view(self, state: Tensor) -> Tensor:
         return state if self.weight is None else F.linear(state, self.weight, self.bias)
 
@@ -165,6 +212,16 @@ class Simplex(CandidateSpace):
 
     table: Tensor
     """``W`` (V, D), the embedding of the words as candidates."""
+    input_gradient: bool = True
+    """Whether the table learns from what the network sees of candidates, too, or from losses and directions alone."""
+
+    def weights(self) -> list[Tensor]:
+        return [self.table]
+
+    @property
+    def seen(self) -> Tensor:
+        """The table as views use it."""
+        return self.table if self.input_gradient else self.table.detach()
 
     def logits(self, state: Tensor) -> Tensor:
         """Logits (N, *P, V) of a state."""
@@ -184,7 +241,7 @@ class Simplex(CandidateSpace):
         return self.spread(std) * draw_normal((*parts, self.width), self.table, generator)
 
     def view(self, state: Tensor) -> Tensor:
-        return self.logits(state).softmax(-1) @ self.table
+        return self.logits(state).softmax(-1) @ self.seen
 
     def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
         return gradient @ self.table.T
@@ -200,12 +257,19 @@ class Simplex(CandidateSpace):
 
     def change(self, before: Tensor, after: Tensor) -> Tensor:
         """Total variation distance of the probabilities, in [0, 1]; the largest of a prediction's parts."""
-        gap = (self.logits(after).softmax(-1) - self.logits(before).softmax(-1)).abs().sum(-1) / 2
+        first, last = before.flatten(0, -2), after.flatten(0, -2)
+        gaps = [
+            (self.logits(last[part]).softmax(-1) - self.logits(first[part]).softmax(-1)).abs().sum(-1) / 2
+            for part in vocabulary.chunks(len(first), self.table.shape[0])
+        ]
+        gap = torch.cat(gaps).view(before.shape[:-1])
         return gap.flatten(self.prediction_dims).amax(-1) if gap.dim() > self.prediction_dims else gap
 
     def decide(self, state: Tensor) -> Tensor:
         """The most probable word per part (N, *P)."""
-        return self.logits(state).argmax(-1)
+        flat = state.flatten(0, -2)
+        found = [self.logits(flat[part]).argmax(-1) for part in vocabulary.chunks(len(flat), self.table.shape[0])]
+        return torch.cat(found).view(state.shape[:-1])
 
 
 def _entropy(log_p: Tensor) -> Tensor:
@@ -265,12 +329,16 @@ class RestartSimplex(Simplex):
     def move(self, state: Tensor, direction: Tensor, step_size: Tensor | float) -> Tensor:
         return -step_size * direction
 
+    def entropy(self, state: Tensor) -> Tensor:
+        """H(p) in nats, per part."""
+        return _entropy(self.logits(state).log_softmax(-1))
+
     def objective(self, energies: Tensor, state: Tensor, step_size: Tensor | float) -> Tensor:
-        return energies - _entropy(self.logits(state).log_softmax(-1)) / _per_part(step_size, state)
+        return energies - self.entropy(state) / _per_part(step_size, state)
 
 
 class _Compact(Simplex):
-    """States of D numbers ``u`` that stand for the logits ``W u``; V-sized states are never needed."""
+    """States of D numbers ``u`` that stand for the logits ``W u``; more than a chunk of the logits never exists."""
 
     def logits(self, state: Tensor) -> Tensor:
         return state @ self.table.T
@@ -282,8 +350,42 @@ class _Compact(Simplex):
     def spread(self, std: float) -> Tensor:
         return std / self.table.detach().square().sum(-1).mean().sqrt()
 
+    def view(self, state: Tensor) -> Tensor:
+        return self._view(state, None)
+
+    def attach(self, state: Tensor, view: Tensor) -> Tensor:
+        return self._view(state, view)
+
+    def _view(self, state: Tensor, known: Tensor | None) -> Tensor:
+        flat = None if known is None else known.flatten(0, -2)
+        seen: Tensor = vocabulary.View.apply(state.flatten(0, -2), self.seen, flat)
+        return seen.view(*state.shape[:-1], -1)
+
     def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
         return gradient
+
+    def loss(self, state: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy in nats."""
+        words, scored = target.flatten().clamp(min=0), self.scored(target)
+        losses: Tensor = vocabulary.CrossEntropy.apply(state.flatten(0, -2), self.table, words)
+        return losses.view_as(target) * scored
+
+    def assess(self, state: Tensor, target: Tensor, weight: Tensor | None, into: list[Tensor | None]) -> Assessment:
+        """One pass gives everything, and the view besides."""
+        if weight is None:
+            return super().assess(state, target, weight, into)
+        scored = self.scored(target)
+        weight, words = (weight * scored).expand_as(target).flatten(), target.flatten().clamp(min=0)
+        with torch.no_grad():
+            found = vocabulary.assess(state.detach().flatten(0, -2), self.table.detach(), words, weight, into[0])
+        losses, slope, view = (tensor.view(*state.shape[:-1], *tensor.shape[1:]) for tensor in found)
+        return Assessment(losses * scored, slope, view)
+
+    def entropy(self, state: Tensor) -> Tensor:
+        """``H(p) = log sum exp(W u) - u . e``."""
+        zero = torch.zeros(state.shape[:-1], dtype=torch.long, device=state.device)
+        log_sum = self.loss(state, zero) + state @ self.table[0]
+        return log_sum - (state * self.view(state)).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,51 @@
+"""The plain way, to compare with: how an EBT is written down at first, as the published code has it.
+
+Observed tokens and predictions go through the blocks as one sequence of twice the length, anew at every step, so that the
+context is computed as often, and gradients of gradients pass through all of it; states are V logits; ordinary back-propagation
+keeps everything. Same weights, same losses and same gradients as the library's way (see tests/benchmarks).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebt.hub import EBTForCausalLM
+from ebt.nn.blocks import Block, Rotation, attend_context_and_self, rotation
+from ebt.thinking import Recipe, RestartSimplex, Supervised, supervise
+
+
+class OneSequence:
+    """The energy of predictions of the tokens after each of (B, S), for networks without anchor and conditioning."""
+
+    def __init__(self, model: EBTForCausalLM, ids: Tensor) -> None:
+        self.model, self.ids = model, ids
+
+    def __call__(self, candidate: Tensor, step: int) -> Tensor:
+        network, length = self.model.network, self.ids.shape[1]
+        x = torch.cat((self.model.embedding(self.ids), candidate), 1) * network.scale
+        index = torch.arange(length, device=x.device)
+        rotary = rotation(torch.cat((index, index + 1)), x.shape[-1] // network.config.heads, network.config.rope_theta, x)
+        for block in network.blocks:
+            x = _run(block, x, rotary, length)
+        return network.head(x[:, length:], candidate * network.scale)
+
+
+def _run(block: Block, x: Tensor, rotary: Rotation, length: int) -> Tensor:
+    """Predictions see what they see of the observed tokens, and themselves; observed tokens see no prediction."""
+    observed, predicted = zip(*(part.split(length, 2) for part in block.project(x, rotary)), strict=True)
+    earlier = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+    scores = observed[0] @ observed[1].transpose(-1, -2) * observed[0].shape[-1] ** -0.5
+    seen = scores.masked_fill(~earlier, float("-inf")).softmax(-1) @ observed[2]
+    return block.finish(x, torch.cat((seen, attend_context_and_self(*predicted, *observed[1:], earlier)), 2))
+
+
+def supervise_plainly(
+    model: EBTForCausalLM, ids: Tensor, target: Tensor, recipe: Recipe, steps: int, generator: torch.Generator
+) -> Supervised:
+    """One training batch, with a restart on V logits."""
+    table = model.space().table
+    space = RestartSimplex(2, table)
+    start = space.start(tuple(ids.shape), recipe.start_std, generator)
+    schedule = tuple(range(steps))
+    return supervise(OneSequence(model, ids), space, start, target, model.step_size, recipe, generator, schedule)

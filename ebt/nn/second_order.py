@@ -1,0 +1,123 @@
+"""Parts of a block with their second derivatives written out: fewer and larger operations than taking them apart.
+
+Thinking differentiates energies twice: first with respect to the candidate, then that gradient with respect to everything. Each
+function here has a class for its value, whose ``backward`` is another class for the first derivative, whose ``backward`` is the
+second. Third derivatives are refused. Everything equals the plain formulas (see tests/nn/test_second_order.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def wide(x: Tensor) -> Tensor:
+    """In 32 bits at least."""
+    return x if x.dtype.itemsize >= 4 else x.float()
+
+
+def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of an autograd function (context and tensors) that chooses its own precision."""
+
+    @wraps(function)
+    def run(ctx: Any, *args: Any) -> Any:
+        with torch.autocast(args[0].device.type, enabled=False):
+            return function(ctx, *args)
+
+    return run
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over the last dimension, kept."""
+    return (x * y).sum(-1, keepdim=True)
+
+
+class _Normalise(torch.autograd.Function):
+    """``n = r x`` with ``r = 1 / sqrt(mean x^2 + eps)``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        scale = (wide(x).square().mean(-1, keepdim=True) + eps).rsqrt_()
+        normed = wide(x) * scale
+        ctx.save_for_backward(x, normed, scale)
+        return normed.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _NormaliseSlope.apply(gradient, *ctx.saved_tensors), None
+
+
+class _NormaliseSlope(torch.autograd.Function):
+    """``r (g - n mean(g n))``."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, x: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+        gradient = wide(gradient)
+        mean = _dot(gradient, normed) / x.shape[-1]
+        ctx.save_for_backward(gradient, normed, scale, mean)
+        return torch.addcmul(gradient, normed, mean, value=-1).mul_(scale).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, other: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, normed, scale, mean = ctx.saved_tensors
+        dtype, other, width = other.dtype, wide(other), normed.shape[-1]
+        along, cross = _dot(other, normed) / width, _dot(other, gradient) / width
+        first = torch.addcmul(other, normed, along, value=-1).mul_(scale)
+        second = (normed * (3 * mean * along - cross)).addcmul_(gradient, along, value=-1).addcmul_(other, mean, value=-1)
+        return first.to(dtype), second.mul_(scale.square()).to(dtype), None, None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root mean square norm of (..., D) with weights (D,)."""
+    return _Normalise.apply(x, eps) * weight
+
+
+class _SwiGLU(torch.autograd.Function):
+    """``silu(a) b``."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a.sigmoid().mul_(a).mul_(b)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = _SwiGLUSlope.apply(gradient, *ctx.saved_tensors)
+        return found
+
+
+class _SwiGLUSlope(torch.autograd.Function):
+    """``(g b f'(a), g f(a))`` with ``f = silu``, ``f' = s (1 + a (1 - s))``, ``f'' = s (1 - s) (2 + a (1 - 2 s))``."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(gradient, a, b)
+        s = a.sigmoid()
+        value = a * s
+        slope = torch.addcmul(s, value, 1 - s)  # s + a s (1 - s)
+        return slope.mul_(b).mul_(gradient), value.mul_(gradient)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, za: Tensor, zb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gradient, a, b = ctx.saved_tensors
+        s = a.sigmoid()
+        value, rest = a * s, 1 - s
+        slope = torch.addcmul(s, value, rest)
+        zab = za * b
+        to_gradient = (zab * slope).addcmul_(zb, value)
+        curve = torch.addcmul(slope, slope, s, value=-1).addcmul_(s, rest).addcmul_(value * s, rest, value=-1)
+        to_a = zab.mul_(curve).addcmul_(zb, slope).mul_(gradient)
+        return to_gradient, to_a, slope.mul_(za).mul_(gradient)
+
+
+def swiglu(a: Tensor, b: Tensor) -> Tensor:
+    """``silu(a) b``."""
+    product: Tensor = _SwiGLU.apply(a, b)
+    return product

@@ -1,0 +1,131 @@
+"""Gradients taken while thinking are those of plain back-propagation, in every space, for every recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import SPACES, WIDTH, make_network, make_space, make_table, make_target, normal, seeded
+
+from ebt.thinking import IGNORED, SIMPLEX_SPACES, Landscape, Recipe, StepSize, Supervised, adjoint, supervise
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+ROWS, PARTS = 3, 4
+RECIPES: dict[str, dict[str, Any]] = {
+    "detached": {"gradients": "detached"},
+    "detached, last": {"gradients": "detached", "loss": "last"},
+    "truncated": {"gradients": "truncated", "step_size_spread": 2.0, "clamp": 0.5},
+    "truncated, last": {"gradients": "truncated", "loss": "last", "noise": 0.1},
+    "full": {"gradients": "full", "step_size_spread": 2.0},
+    "full, last": {"gradients": "full", "loss": "last", "noise": 0.1},
+}
+
+
+def plain(landscape: Landscape) -> Landscape:
+    """The same landscape, which cannot be separated."""
+    return lambda candidate, step: landscape(candidate, step)
+
+
+class Trial:
+    """A network with a context, a space, and everything that learns."""
+
+    def __init__(self, kind: str, name: str, **settings: Any) -> None:
+        self.network, self.table, self.step_size = make_network(kind, "bilinear"), make_table(), StepSize(0.9)
+        self.x = nn.Parameter(normal(ROWS, PARTS, WIDTH, seed=7))
+        dims = 2 if kind == "decoder" else 1
+        self.space = SIMPLEX_SPACES[name](dims, self.table, **settings) if settings else make_space(name, self.table, dims)
+        self.target = make_target(name, ROWS, PARTS)
+        if name in SIMPLEX_SPACES:
+            self.target[0, :2] = IGNORED
+        self.learning = [*self.network.parameters(), self.x, self.step_size.log_scale]
+        self.learning += [] if name == "euclidean" else [self.table]
+
+    def supervise(self, recipe: Recipe, steps: int, bind: Callable[[Landscape], Landscape]) -> Supervised:
+        start = self.space.start((ROWS, PARTS), generator=seeded(3))
+        landscape = bind(self.network.encode(self.x * 1.5))  # not a leaf, as embeddings are not
+        schedule = tuple(range(steps))
+        return supervise(landscape, self.space, start, self.target, self.step_size, recipe, seeded(4), schedule)
+
+    def compare(self, recipe: Recipe, steps: int) -> None:
+        expected, found = (self.supervise(recipe, steps, bind) for bind in (plain, lambda landscape: landscape))
+        torch.testing.assert_close(found.loss, expected.loss)
+        torch.testing.assert_close(found.losses, expected.losses)
+        for name in ("energies", "steps", "step_size", "state"):
+            torch.testing.assert_close(getattr(found.thought, name), getattr(expected.thought, name).detach())
+        gradients = [torch.autograd.grad(2 * each.loss, self.learning, allow_unused=True) for each in (expected, found)]
+        for one, other in zip(*gradients, strict=True):
+            other = torch.zeros_like(one) if other is None and one is not None else other
+            torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
+
+
+def rows_for(recipe: str, rows: int | None) -> int | None:
+    return ROWS if "noise" in RECIPES[recipe] else rows  # groups of rows draw noise of their own
+
+
+@pytest.mark.parametrize("rows", [1, 2, None])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", SPACES)
+def test_every_recipe_in_every_space(name: str, recipe: str, rows: int | None) -> None:
+    Trial("decoder", name).compare(Recipe(**RECIPES[recipe], rows_at_once=rows_for(recipe, rows)), 2)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", ["compact-mirror", "restart", "euclidean"])
+def test_few_and_many_steps(name: str, recipe: str, steps: int) -> None:
+    """More steps than graphs are kept: the first of them run again."""
+    Trial("encoder", name).compare(Recipe(**RECIPES[recipe], rows_at_once=rows_for(recipe, 2)), steps)
+
+
+@pytest.mark.parametrize("recipe", ["detached", "truncated", "full"])
+@pytest.mark.parametrize("name", ["compact-restart", "compact-mirror", "restart", "reference"])
+def test_a_table_that_does_not_learn_from_views(name: str, recipe: str) -> None:
+    Trial("decoder", name, input_gradient=False).compare(Recipe(**RECIPES[recipe], rows_at_once=2), 2)
+
+
+def test_what_does_not_learn_gets_no_gradient() -> None:
+    trial = Trial("decoder", "compact-restart")
+    frozen = [trial.table, trial.network.head.projection.weight]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    trial.supervise(Recipe(), 2, lambda landscape: landscape).loss.backward()
+    assert all(parameter.grad is None for parameter in frozen)
+    assert trial.x.grad is not None
+
+
+def test_nothing_is_kept_under_no_grad_and_gradients_are_handed_out_once() -> None:
+    trial = Trial("decoder", "compact-restart")
+    with torch.no_grad():
+        assert not trial.supervise(Recipe(), 2, lambda landscape: landscape).loss.requires_grad
+    loss = trial.supervise(Recipe(), 2, lambda landscape: landscape).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="handed out: compute the loss again"):
+        loss.backward()
+
+
+def test_graphs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts the tensors that autograd saves and has not freed: 12 steps need no more than 4."""
+    trial, peaks = Trial("decoder", "compact-restart"), []
+
+    for steps in (4, 12):
+        alive, peak = 0, 0
+
+        class Saved:
+            def __init__(self, tensor: Tensor) -> None:
+                nonlocal alive, peak
+                self.tensor, alive = tensor, alive + tensor.numel()
+                peak = max(peak, alive)
+
+            def __del__(self) -> None:
+                nonlocal alive
+                alive -= self.tensor.numel()
+
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+            trial.supervise(Recipe(rows_at_once=1), steps, lambda landscape: landscape)
+        peaks.append(peak)
+    assert peaks[1] <= 1.02 * peaks[0]
+    assert adjoint.KEPT < 4
