@@ -14,12 +14,12 @@ from ebt.hub.diffusion import NoiseSchedule
 from ebt.hub.folder import load_folder, load_tokenizer_of, save_folder
 from ebt.hub.images import DiTForImages, EBTForImages
 from ebt.hub.sudoku import EBTForSudoku, SudokuTransformer
+from ebt.hub.tiles import by_tiles
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
 
 register()
 
 __all__ = [
-    "MODELS",
     "DiTForImages",
     "DiTImagesConfig",
     "EBTConfig",
@@ -29,11 +29,13 @@ __all__ = [
     "EBTImagesConfig",
     "EBTOutput",
     "EBTSudokuConfig",
+    "MODELS",
     "NoiseSchedule",
     "SudokuTransformer",
     "SudokuTransformerConfig",
     "TransformerPPConfig",
     "TransformerPPForCausalLM",
+    "by_tiles",
     "load_folder",
     "load_tokenizer_of",
     "save_folder",
