@@ -21,6 +21,7 @@ COMMANDS = {
     "denoise": "take the noise out of images, or fill in what a mask leaves open",
     "probe": "what the features of an image model know",
     "tokenizer": "train a tokenizer on your own text",
+    "convert": "make a model folder of a published checkpoint",
     "demo": "train, think and report in minutes",
 }
 """Each command with what it does; its module is ``ebt.cli.NAME``, with ``main(argv) -> exit code``."""

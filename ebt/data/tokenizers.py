@@ -51,10 +51,11 @@ def train_bpe(documents: Iterable[Document], vocab_size: int) -> PreTrainedToken
     return _wrap(tokenizer, use_regex=True)
 
 
-def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(spec: str, download: bool = True) -> PreTrainedTokenizerFast:
     """The tokeniser named by `spec`: `bytes`, a folder, a `tokenizer.json` file, or an id of the Hugging Face hub.
 
-    A tokeniser without an end-of-text token gets `<|endoftext|>` as such if that is in its vocabulary.
+    Without ``download``, an id of the hub is looked for in the cache alone. A tokeniser without an end-of-text token gets
+    `<|endoftext|>` as such if that is in its vocabulary.
 
     Raises:
         InputError: there is no such tokeniser, it has no fast form, or no end-of-text token to separate documents.
@@ -65,7 +66,7 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
         if Path(spec).is_file():
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=spec)
         else:  # what is no id of the hub is looked for on disk alone
-            local = Path(spec).is_dir() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", spec)
+            local = not download or Path(spec).is_dir() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", spec)
             tokenizer = AutoTokenizer.from_pretrained(spec, local_files_only=local)
     except Exception as error:  # the Rust side raises plain Exception on a malformed file
         raise InputError(

@@ -7,8 +7,10 @@ from ebt.hub.configuration import (
     EBTConfig,
     EBTImagesConfig,
     EBTSudokuConfig,
+    EBTVideoConfig,
     SudokuTransformerConfig,
     TransformerPPConfig,
+    VideoTransformerConfig,
 )
 from ebt.hub.diffusion import NoiseSchedule
 from ebt.hub.folder import load_folder, load_tokenizer_of, save_folder
@@ -16,25 +18,30 @@ from ebt.hub.images import DiTForImages, EBTForImages
 from ebt.hub.sudoku import EBTForSudoku, SudokuTransformer
 from ebt.hub.tiles import by_tiles
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
+from ebt.hub.video import EBTForVideo, VideoTransformer
 
 register()
 
 __all__ = [
+    "MODELS",
     "DiTForImages",
     "DiTImagesConfig",
     "EBTConfig",
     "EBTForCausalLM",
     "EBTForImages",
     "EBTForSudoku",
+    "EBTForVideo",
     "EBTImagesConfig",
     "EBTOutput",
     "EBTSudokuConfig",
-    "MODELS",
+    "EBTVideoConfig",
     "NoiseSchedule",
     "SudokuTransformer",
     "SudokuTransformerConfig",
     "TransformerPPConfig",
     "TransformerPPForCausalLM",
+    "VideoTransformer",
+    "VideoTransformerConfig",
     "by_tiles",
     "load_folder",
     "load_tokenizer_of",

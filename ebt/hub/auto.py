@@ -9,10 +9,20 @@ from ebt.hub.causal_lm import EBTForCausalLM
 from ebt.hub.images import DiTForImages, EBTForImages
 from ebt.hub.sudoku import EBTForSudoku, SudokuTransformer
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
+from ebt.hub.video import EBTForVideo, VideoTransformer
 
 MODELS: dict[str, type[HubModel]] = {
     model.config_class.model_type: model
-    for model in (EBTForCausalLM, TransformerPPForCausalLM, EBTForSudoku, SudokuTransformer, EBTForImages, DiTForImages)
+    for model in (
+        EBTForCausalLM,
+        TransformerPPForCausalLM,
+        EBTForSudoku,
+        SudokuTransformer,
+        EBTForImages,
+        DiTForImages,
+        EBTForVideo,
+        VideoTransformer,
+    )
 }
 """All models by the ``model_type`` of their configuration."""
 

@@ -49,7 +49,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.words = None if config.tied_candidates else nn.Embedding(config.vocab_size, config.dim)
-        self.network = EBTDecoder(config.network(), config.step_size)
+        self.network = EBTDecoder(config.network(), config.energy_scale)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         for table in (self.embedding, self.words):
             if table is not None:
@@ -109,9 +109,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         steps, candidates = thinking_options(self.config, steps, candidates)
         std: Tensor | float = self.noise(len(input_ids), candidates).unsqueeze(1) if noise is None else noise
         clamp = self.config.clamp
-        descent = Descent(
-            steps, noise=std, clamp=clamp, tolerance=tolerance, final_energy=True, keep_states=keep_states
-        )
+        descent = Descent(steps, noise=std, clamp=clamp, tolerance=tolerance, final_energy=True, keep_states=keep_states)
         with leave_inference_mode():
             space = self.space()
             seed = self.config.start_seed if seed is None else seed
@@ -207,7 +205,9 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         record: list[tuple[Tensor, Tensor]] = []
         cached = kwargs.get("use_cache") is not False and kwargs.get("past_key_values") is None
         if cached and self.config.network().context_per_step:
-            kwargs["past_key_values"] = DynamicCache()  # generate()'s own has as many layers as the network, enough for one step
+            kwargs["past_key_values"] = (
+                DynamicCache()
+            )  # generate()'s own has as many layers as the network, enough for one step
         output = super().generate(*args, record=record, **kwargs)
         if isinstance(output, ModelOutput):
             output["energies"] = tuple(energies for energies, _ in record)

@@ -81,7 +81,8 @@ class _ThinkingFields(_NetworkFields):
     start_std: standard deviation of the starting candidates. start_seed: which starts it thinks from (see ``ebt.hub.starts``).
     steps, candidates: how it thinks unless a call says otherwise. step_size_scale: alpha of thinking as a multiple of the
     learned one; a smaller one commits later. candidate_noise: Langevin noise of all candidates but the first, so that they
-    differ. clamp: largest absolute entry of the descent direction.
+    differ. clamp: largest absolute entry of the descent direction. energy_scale: what energies are divided by, the initial step
+    size by default, so that training does not depend on it; 1 leaves imported energies as they are.
     """
 
     spaces: ClassVar[Collection[str]] = tuple(SIMPLEX_SPACES)
@@ -98,6 +99,7 @@ class _ThinkingFields(_NetworkFields):
         step_size_scale: float = 1.0,
         candidate_noise: float = 0.0,
         clamp: float | None = None,
+        energy_scale: float | None = None,
         **kwargs: Any,
     ) -> None:
         if space not in self.spaces:
@@ -112,11 +114,12 @@ class _ThinkingFields(_NetworkFields):
                 f"step_size_scale {step_size_scale}, candidate_noise {candidate_noise}: "
                 "the scale must be positive, the noise at least 0"
             )
-        if clamp is not None and clamp <= 0:
-            raise InputError(f"clamp is {clamp}: give a positive bound, or null for none")
+        if (clamp is not None and clamp <= 0) or (energy_scale is not None and energy_scale <= 0):
+            raise InputError(f"clamp {clamp}, energy_scale {energy_scale}: give positive numbers, or null")
         self.step_size_scale, self.candidate_noise, self.clamp = step_size_scale, candidate_noise, clamp
         self.space, self.step_size, self.learn_step_size, self.start_std = space, step_size, learn_step_size, start_std
         self.start_seed, self.steps, self.candidates = start_seed, steps, candidates
+        self.energy_scale = step_size if energy_scale is None else energy_scale
         super().__init__(**kwargs)
 
 
@@ -201,6 +204,47 @@ class SudokuTransformerConfig(_NetworkFields):
         _check_board(board)
         self.board, self.loop = board, loop
         super().__init__(**kwargs)
+
+
+class EBTVideoConfig(_ThinkingFields):
+    """Continuous autoregressive EBT over frames of ``frame_dim`` numbers, those of a frozen encoder.
+
+    Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network. ``noise_in``: whether Langevin noise moves the
+    candidate (state) or only what the network sees of it (view, as in the published code).
+    """
+
+    model_type = "ebt_video"
+    spaces = ("euclidean",)
+
+    def __init__(
+        self,
+        frame_dim: int = 768,
+        context_length: int = 16,
+        noise_in: str = "state",
+        space: str = "euclidean",
+        **kwargs: Any,
+    ) -> None:
+        _check_frames(frame_dim, context_length)
+        if noise_in not in ("state", "view"):
+            raise InputError(f"noise_in is {noise_in!r}: choose state or view")
+        self.frame_dim, self.context_length, self.noise_in = frame_dim, context_length, noise_in
+        super().__init__(space=space, **kwargs)
+
+
+class VideoTransformerConfig(_NetworkFields):
+    """Transformer++ over frames, the feed-forward twin of ``EBTVideoConfig``."""
+
+    model_type = "ebt_video_transformer"
+
+    def __init__(self, frame_dim: int = 768, context_length: int = 16, **kwargs: Any) -> None:
+        _check_frames(frame_dim, context_length)
+        self.frame_dim, self.context_length = frame_dim, context_length
+        super().__init__(**kwargs)
+
+
+def _check_frames(frame_dim: int, context_length: int) -> None:
+    if frame_dim < 1 or context_length < 1:
+        raise InputError(f"frame_dim {frame_dim}, context_length {context_length}: both must be at least 1")
 
 
 class _ImageFields(PretrainedConfig):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -28,11 +28,17 @@ SHOWN = 3
 """So many names are written out in an error."""
 
 
-def save_folder(model: HubModel, directory: str | PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
+def save_folder(
+    model: HubModel,
+    directory: str | PathLike[str],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> Path:
     """Save a model, and its tokenizer, so that a reader finds either the complete new folder or the complete old one.
 
     Everything is written beside the folder first, which then takes its place; whatever fails before leaves the old one alone.
-    With a tokenizer, the generation configuration gets its end-of-text and padding tokens where it has none.
+    With a tokenizer, the generation configuration gets its end-of-text and padding tokens where it has none. ``extra``: texts
+    of further files by their names.
 
     Raises:
         InputError: the directory holds something else than a model, cannot be written, or the tokenizer's vocabulary is not the
@@ -51,6 +57,8 @@ def save_folder(model: HubModel, directory: str | PathLike[str], tokenizer: PreT
             model.save_pretrained(fresh)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
+        for name, text in (extra or {}).items():
+            (fresh / name).write_text(text, encoding="utf-8")
         _replace(target, fresh)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error}): check its permissions and free space") from error
@@ -92,7 +100,10 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
     """
     folder = find_folder(directory)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise InputError(f"{folder} has no tokenizer: save the model with one, `save_folder(model, directory, tokenizer)`")
+        named = _read_config(folder).get("tokenizer_reference")
+        known = f" It was trained with {named}: convert it again with --tokenizer FOLDER." if named else ""
+        remedy = "save the model with one, `save_folder(model, directory, tokenizer)`."
+        raise InputError(f"{folder} has no tokenizer: {remedy}{known}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the Rust side raises plain Exception on a malformed file

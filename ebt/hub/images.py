@@ -32,7 +32,7 @@ class EBTForImages(ThinkingModel):
     def __init__(self, config: EBTImagesConfig) -> None:
         super().__init__(config)
         self.patches = PatchEmbedding(config.num_channels, config.image_size, config.patch_size, config.dim)
-        self.network = EBTEncoder(config.network(), config.step_size / config.patches)
+        self.network = EBTEncoder(config.network(), config.energy_scale / config.patches)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         self.post_init()
 

@@ -46,7 +46,8 @@ def check_context(input_ids: Tensor, mask: Tensor | None, cache: Any) -> None:
 def next_token_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
     """Cross entropy of logits (B, S, V) with the following labels (B, S), per scored token or divided by ``num_items``."""
     target = labels[:, 1:].to(logits.device)
-    total = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), target.flatten(), ignore_index=IGNORED, reduction="sum")
+    precise = logits[:, :-1].flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
+    total = F.cross_entropy(precise, target.flatten(), ignore_index=IGNORED, reduction="sum")
     return rescale(total / _scored(target), target, num_items)
 
 

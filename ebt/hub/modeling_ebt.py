@@ -8,12 +8,16 @@ try:
         EBTForCausalLM,
         EBTForImages,
         EBTForSudoku,
+        EBTForVideo,
         EBTImagesConfig,
         EBTSudokuConfig,
+        EBTVideoConfig,
         SudokuTransformer,
         SudokuTransformerConfig,
         TransformerPPConfig,
         TransformerPPForCausalLM,
+        VideoTransformer,
+        VideoTransformerConfig,
     )
 except ImportError as error:
     raise ImportError(
@@ -28,10 +32,14 @@ __all__ = [
     "EBTForCausalLM",
     "EBTForImages",
     "EBTForSudoku",
+    "EBTForVideo",
     "EBTImagesConfig",
     "EBTSudokuConfig",
+    "EBTVideoConfig",
     "SudokuTransformer",
     "SudokuTransformerConfig",
     "TransformerPPConfig",
     "TransformerPPForCausalLM",
+    "VideoTransformer",
+    "VideoTransformerConfig",
 ]

@@ -39,7 +39,7 @@ class EBTForSudoku(ThinkingModel):
         super().__init__(config)
         self.embedding = BoardEmbedding(config.board, config.dim)
         self.digits = nn.Embedding(config.board, config.dim)
-        self.network = EBTEncoder(config.network(), config.step_size)
+        self.network = EBTEncoder(config.network(), config.energy_scale)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         self.post_init()
 

@@ -208,7 +208,7 @@ class StepEmbedding(nn.Module):
 
 
 def initialise(network: nn.Module, config: NetworkConfig) -> None:
-    """The one place for initial weights: normal with std 1 / sqrt(fan in), residual outputs smaller, energy head and gates zero."""
+    """The one place for initial weights: normal, std 1 / sqrt(fan in), residual outputs smaller, energy head and gates zero."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
             residual = name.endswith(("attention.output", "down"))

@@ -106,7 +106,9 @@ def observe(
         if cache is not None:
             k, v = cache.update(k, v, first_layer + i)
         if front is not None:
-            k, v = (torch.cat((token.expand(len(x), -1, -1, -1), rest), 2) for token, rest in zip(front[i][1:], (k, v), strict=True))
+            k, v = (
+                torch.cat((token.expand(len(x), -1, -1, -1), rest), 2) for token, rest in zip(front[i][1:], (k, v), strict=True)
+            )
         if positions.plain:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:

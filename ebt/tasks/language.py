@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import lightning as L
 from torch import Tensor
 
-from ebt.hub import EBTConfig, EBTForCausalLM, TransformerPPConfig, TransformerPPForCausalLM
+from ebt.errors import InputError
+from ebt.hub import EBTConfig, EBTForCausalLM, TransformerPPConfig, TransformerPPForCausalLM, load_folder
 from ebt.tasks.base import OPTIMISATION, RECIPE, Batch
 from ebt.tasks.models import Model, ModelTask, Network
 from ebt.tasks.optimisation import Optimisation
@@ -21,13 +22,39 @@ class LanguageNetwork(Network):
     """A language model: ``ebt``, or ``transformer_pp``, its feed-forward twin."""
 
     kind: Literal["ebt", "transformer_pp"] = "ebt"
+    pretrained: str | None = None
+    """A model folder to start from, instead of fresh weights; it says what everything else here shall be."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [f"network.{field.name}" for field in fields(self) if getattr(self, field.name) != field.default]
+        if self.pretrained is not None and (extra := [name for name in given if name != "network.pretrained"]):
+            raise InputError(f"network.pretrained is given, which says what {', '.join(extra)} shall be: leave that out")
 
     def build(self, vocab_size: int, context_length: int, recipe: Recipe, steps: int) -> Model:
-        """The model with fresh weights."""
+        """The model, with fresh weights unless it is a pretrained one.
+
+        Raises:
+            InputError: a pretrained model of another vocabulary, a shorter context, or other starts than the recipe's.
+        """
+        if self.pretrained is not None:
+            return self._load(vocab_size, context_length, recipe)
         sizes = {"vocab_size": vocab_size, "context_length": context_length, **self.sizes()}
         if self.kind == "ebt":
             return EBTForCausalLM(EBTConfig(**sizes, **self.thinking(recipe, steps)))
         return TransformerPPForCausalLM(TransformerPPConfig(**sizes))
+
+    def _load(self, vocab_size: int, context_length: int, recipe: Recipe) -> Model:
+        model: Model = load_folder(self.pretrained or "", ("ebt", "ebt_transformer_pp"))
+        config = model.config
+        if config.vocab_size != vocab_size or config.context_length < context_length:
+            raise InputError(
+                f"network.pretrained {self.pretrained} has {config.vocab_size} words and contexts of {config.context_length}, "
+                f"the data {vocab_size} and {context_length}: use its tokenizer, and contexts no longer than its own"
+            )
+        if isinstance(model, EBTForCausalLM) and recipe.start_std != config.start_std:
+            raise InputError(f"recipe.start_std is {recipe.start_std} and the model's is {config.start_std}: make them one")
+        return model.train()
 
 
 NETWORK = LanguageNetwork()

@@ -44,8 +44,6 @@ class Descent:
 
     steps: int
     """Number of updates; with a tolerance, the cap."""
-    schedule: tuple[int, ...] | None = None
-    """The step index that the network is told at each step, for conditioned networks; 0, 1, 2, ... by default."""
     gradients: Gradients = "none"
     noise: float | Tensor = 0.0
     """Standard deviation of the Langevin noise added to the state before each step; one for all, or one per prediction."""
@@ -56,6 +54,8 @@ class Descent:
     final_energy: bool = False
     """Evaluate the energy of the final state, too (one more forward pass, without noise)."""
     keep_states: bool = True
+    schedule: tuple[int, ...] | None = None
+    """The step index that the network is told at each step, for conditioned networks; 0, 1, 2, ... by default."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -129,9 +129,7 @@ def think(
     )
 
 
-def _update(
-    active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent: Descent, step: int
-) -> tuple[Tensor, Tensor]:
+def _update(active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent: Descent, step: int) -> tuple[Tensor, Tensor]:
     """One step of the rows still thinking: their next states and the energies (constants) before it."""
     space, last = active.space, step == descent.steps - 1
     second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)
@@ -149,7 +147,8 @@ def slope(
 ) -> tuple[Tensor, Tensor]:
     """Energies per part and their gradient with respect to what the network sees, ``dE/dview``.
 
-    ``told`` is the step index that the network is told, where it is not ``step`` itself. Works under ``no_grad``, as ``generate()`` needs.
+    ``told`` is the step index that the network is told, where it is not ``step`` itself. Works under ``no_grad``, as
+    ``generate()`` needs.
 
     Raises:
         NonFiniteError: an energy or a gradient is not finite.

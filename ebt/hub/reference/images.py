@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
@@ -15,9 +14,12 @@ from ebt.hub.base import HubModel
 from ebt.hub.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.hub.diffusion import NoiseSchedule
 from ebt.hub.images import DiTForImages, EBTForImages
-from ebt.thinking import Euclidean, Recipe, StepSize, supervise
+from ebt.hub.reference import settings
+from ebt.hub.reference.names import ALPHA, NOISE_STD, alpha
+from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, report, start_of, training_steps, with_recorded_noise
+from ebt.hub.reference.settings import Settings
+from ebt.thinking import supervise
 
-Hparams = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
 _BLOCK = {
@@ -38,15 +40,10 @@ _DIT = {
     "diffusion_transformer.final_layer.adaLN_modulation.1": ("network.norm.modulation.projection",),
     "diffusion_transformer.final_layer.linear": ("head",),
 }
-ALPHA, NOISE = "alpha", "langevin_dynamics_noise_std"
-SMALLEST_ALPHA = 1e-4
-"""The published code never takes a smaller step."""
 
 
-def convert(hparams: Hparams, state: Tensors) -> HubModel:
+def convert(hparams: Settings, state: Tensors) -> EBTForImages | DiTForImages:
     """The published image EBT or DiT as one of our models, in the dtype of its weights.
-
-    An EBT's initial step size becomes the number of patches, which leaves its head as it is.
 
     Args:
         hparams: the hyper-parameters of the checkpoint.
@@ -57,7 +54,7 @@ def convert(hparams: Hparams, state: Tensors) -> HubModel:
     """
     thinks = not any(name.startswith("diffusion_transformer.") for name in state)
     names = _names(hparams, thinks)
-    known = {*names, *((ALPHA, NOISE) if thinks else ())}
+    known = {*names, *((ALPHA, NOISE_STD) if thinks else ())}
     for problem, found in (("lacks", known - set(state)), ("has the unknown", set(state) - known)):
         if found:
             raise InputError(f"the checkpoint {problem} {sorted(found)[0]}: it is no image model of the form its settings name")
@@ -66,16 +63,16 @@ def convert(hparams: Hparams, state: Tensors) -> HubModel:
     return model.eval()
 
 
-def _names(hparams: Hparams, thinks: bool) -> dict[str, tuple[str, ...]]:
+def _names(hparams: Settings, thinks: bool) -> dict[str, tuple[str, ...]]:
     """Our names, several where they share one tensor, by the published name."""
     prefix = "transformer" if thinks else "diffusion_transformer"
-    layers = {
+    layers: dict[str, tuple[str, ...]] = {
         f"{prefix}.blocks.{i}.{theirs}": tuple(f"network.blocks.{i}.{name}" for name in ours)
         for i in range(_of(hparams, "num_transformer_blocks"))
         for theirs, ours in _BLOCK.items()
     }
     layers |= _EBT if thinks else _DIT
-    names = {f"{prefix}.pos_embed": ("patches.positions",)}
+    names: dict[str, tuple[str, ...]] = {f"{prefix}.pos_embed": ("patches.positions",)}
     for kind in ("weight", "bias"):
         names |= {f"{theirs}.{kind}": tuple(f"{name}.{kind}" for name in ours) for theirs, ours in layers.items()}
     if thinks:
@@ -84,13 +81,13 @@ def _names(hparams: Hparams, thinks: bool) -> dict[str, tuple[str, ...]]:
     return names
 
 
-def _of(hparams: Hparams, name: str) -> Any:
+def _of(hparams: Settings, name: str) -> Any:
     if name not in hparams:
         raise InputError(f"the checkpoint's hyper-parameters lack {name}: it is no image model of the published code")
     return hparams[name]
 
 
-def _model(hparams: Hparams, state: Tensors, thinks: bool) -> EBTForImages | DiTForImages:
+def _model(hparams: Settings, state: Tensors, thinks: bool) -> EBTForImages | DiTForImages:
     prefix = "transformer" if thinks else "diffusion_transformer"
     patch, share = _of(hparams, "patch_size"), _of(hparams, "denoise_images_noise_level")
     size = {int(side) for side in _of(hparams, "image_dims")}
@@ -109,13 +106,13 @@ def _model(hparams: Hparams, state: Tensors, thinks: bool) -> EBTForImages | DiT
     dtype = state[f"{prefix}.pos_embed"].dtype
     if not thinks:
         return DiTForImages(DiTImagesConfig(**settings, noise_levels=_levels(hparams))).to(dtype)
-    settings["step_size"] = float((settings["image_size"] // patch) ** 2)
-    learnable, noise = _of(hparams, "mcmc_step_size_learnable"), float(state[NOISE])
+    settings |= {"step_size": alpha(state), "energy_scale": float((settings["image_size"] // patch) ** 2)}
+    learnable, noise = _of(hparams, "mcmc_step_size_learnable"), float(state[NOISE_STD])
     steps = _of(hparams, "mcmc_num_steps")
     return EBTForImages(EBTImagesConfig(**settings, learn_step_size=learnable, steps=steps, candidate_noise=noise)).to(dtype)
 
 
-def _levels(hparams: Hparams) -> int:
+def _levels(hparams: Settings) -> int:
     """Noise levels in all, of which the first ``diffusion_steps`` are used."""
     return int(_of(hparams, "diffusion_steps") / _of(hparams, "denoise_images_noise_level"))
 
@@ -130,133 +127,49 @@ def _ours(names: Mapping[str, tuple[str, ...]], state: Tensors, model: HubModel)
         for name, part in zip(ours, state[theirs].chunk(len(ours)), strict=True):
             found[name] = part.reshape(shapes[name])
     if isinstance(model, EBTForImages):
-        found["step_size.log_scale"] = (state[ALPHA].clamp(min=SMALLEST_ALPHA) / model.config.step_size).log()
+        found["step_size.log_scale"] = torch.zeros_like(state[ALPHA])  # the configuration's step size is the trained one
     return found
 
 
-def recompute(
-    case: str,
-    run: str,
-    hparams: Hparams,
-    weights: Tensors,
-    inputs: Tensors,
-    draws: list[Tensor],
-    extra: Mapping[str, Any],
-    dtype: torch.dtype,
-) -> dict[str, Tensor]:
-    """What a recorded run of the published code holds, computed by our networks, descent and schedules.
-
-    Args:
-        case, run: names of the case and of its run.
-        hparams: hyper-parameters, those of the run included.
-        weights: by their published names.
-        inputs: what the run was given.
-        draws: random numbers in the order in which the run drew them.
-        extra: what else is recorded of the case: ``noise_timestep`` or ``timestep_start``, ``total_diffusion_steps``.
-        dtype: to compute in.
-
-    Raises:
-        InputError: a case that is no image model.
-    """
-    compute = {"img_ebt": _recompute_ebt, "img_dit": _recompute_dit}.get(case)
-    if compute is None:
-        raise InputError(f"{case} is no recorded image model: choose img_ebt or img_dit")
-
-    def cast(tensors: Tensors) -> dict[str, Tensor]:
-        return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-
-    given = [draw.to(dtype) if draw.is_floating_point() else draw for draw in draws]
+def recompute(subject: Case, draws: Draws, extra: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All that a run recorded, by its recorded names. ``extra``: what else is recorded (``total_diffusion_steps``)."""
+    hparams, inputs = subject.hparams, subject.cast(subject.inputs)
+    model = convert(hparams, subject.cast(subject.weights))
     schedule = NoiseSchedule.linear(extra.get("total_diffusion_steps", _levels(hparams)))
-    return compute(hparams, cast(weights), cast(inputs), given, schedule)
-
-
-@dataclass(frozen=True, eq=False)
-class _Recorded(Euclidean):
-    """Images whose Langevin noise was drawn before."""
-
-    noise: Iterator[Tensor] = field(default_factory=lambda: iter(()))
-
-    def perturb(self, state: Tensor, std: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return state + std * next(self.noise) if std.any() else state
-
-
-class _RecordedStepSize(StepSize):
-    """A step size whose place in its range was drawn before."""
-
-    def __init__(self, step_size: StepSize, uniform: Tensor) -> None:
-        super().__init__(step_size.initial)
-        self.log_scale, self.uniform = step_size.log_scale, uniform
-
-    def draw(self, predictions: tuple[int, ...], spread: float, generator: torch.Generator | None = None) -> Tensor:
-        alpha = self()
-        return alpha / spread + self.uniform.flatten() * (alpha * spread - alpha / spread)
+    if isinstance(model, EBTForImages):
+        found = _recompute_ebt(model, hparams, inputs, draws, schedule)
+    else:
+        found = _recompute_dit(model, hparams, inputs, schedule)
+    return {name: tensor.detach() for name, tensor in {**found, **_gradients(hparams, subject.weights, model)}.items()}
 
 
 def _recompute_ebt(
-    hparams: Hparams, weights: Tensors, inputs: Tensors, draws: list[Tensor], schedule: NoiseSchedule
+    model: EBTForImages, hparams: Settings, inputs: Tensors, draws: Draws, schedule: NoiseSchedule
 ) -> dict[str, Tensor]:
-    model = convert(hparams, weights)
-    assert isinstance(model, EBTForImages)
-    image, left = inputs["image"], list(draws)
-    step_size: StepSize = model.step_size
-    if hparams["randomize_mcmc_step_size_scale"] > 1:
-        step_size = _RecordedStepSize(step_size, left.pop(0))
-    steps = _steps(hparams, [draw for draw in left if not draw.is_floating_point()])
-    normals = [draw for draw in left if draw.is_floating_point()]
-    fresh = len(normals) > (steps if hparams["langevin_dynamics_noise"] else 0)
-    q_noise = normals.pop(0) if fresh else inputs["q_noise"]
-    t = torch.full((len(image),), hparams["diffusion_steps"] - 1)
-    start = schedule.noised(image, q_noise, t)
-    space = _Recorded(1, tuple(image.shape[1:]), noise=iter(normals))
-    outcome = supervise(model.landscape(), space, start, image, step_size, _recipe(hparams), schedule=(0,) * steps)
+    image, steps = inputs["image"], training_steps(hparams, draws)
+    recipe = settings.recipe(hparams, model.step_size.initial)
+    q_noise = start_of(inputs["q_noise"], draws, steps, hparams["langevin_dynamics_noise"])
+    start = schedule.noised(image, q_noise, torch.full((len(image),), hparams["diffusion_steps"] - 1))
+    space, step_size = with_recorded_noise(model.space(), draws), RecordedStepSize(model.step_size, draws)
+    outcome = supervise(model.landscape(), space, start, image, step_size, recipe, steps=steps)
     outcome.loss.backward()
-    energies = outcome.thought.energies * model.config.patches
-    states = outcome.thought.states
-    found = {f"prediction.{i}": state for i, state in enumerate(states)}
-    found |= {f"patch_energy.{i}": energy for i, energy in enumerate(energies)}
-    found |= {f"energy.{i}": energy.mean(-1) for i, energy in enumerate(energies)}
-    gap = energies[0].mean() - energies[-1].mean()
-    found |= {"noised_image": start, "loss": outcome.loss, "energy_gap": gap}
-    found |= {"initial_loss": outcome.losses[0], "final_step_loss": outcome.losses[-1]}
-    found["l1_loss"] = (states[-1] - image).abs().mean()
-    assert model.step_size.log_scale.grad is not None
-    found["grad.alpha"] = model.step_size.log_scale.grad / model.step_size()
-    return {name: tensor.detach() for name, tensor in (found | _gradients(hparams, weights, model)).items()}
+    found = report(outcome, "prediction")
+    for i, contribution in enumerate(outcome.thought.energies):
+        energies = contribution * model.config.patches
+        found |= {f"patch_energy.{i}": energies, f"energy.{i}": energies.mean(-1)}
+    found["energy_gap"] = found["energy.0"].mean() - found[f"energy.{len(steps) - 1}"].mean()
+    return {**found, "noised_image": start, "l1_loss": (outcome.thought.state - image).abs().mean()}
 
 
-def _recipe(hparams: Hparams) -> Recipe:
-    truncated = hparams["truncate_mcmc"]
-    gradients = "truncated" if truncated else "full" if hparams["no_mcmc_detach"] else "detached"
-    return Recipe(
-        gradients=gradients,  # type: ignore[arg-type]
-        loss="last" if truncated else "every",
-        step_size_spread=hparams["randomize_mcmc_step_size_scale"],
-        noise=hparams["langevin_dynamics_noise"],
-        clamp=hparams["clamp_futures_grad_max_change"] if hparams["clamp_futures_grad"] else None,
-    )
-
-
-def _steps(hparams: Hparams, repeats: list[Tensor]) -> int:
-    """Steps of a run: one for each landscape, or as many as were drawn for it."""
-    landscapes: int = hparams["mcmc_num_steps"]
-    return landscapes - len(repeats) + int(sum(int(count) for count in repeats))
-
-
-def _recompute_dit(
-    hparams: Hparams, weights: Tensors, inputs: Tensors, draws: list[Tensor], schedule: NoiseSchedule
-) -> dict[str, Tensor]:
-    model = convert(hparams, weights)
-    assert isinstance(model, DiTForImages)
+def _recompute_dit(model: DiTForImages, hparams: Settings, inputs: Tensors, schedule: NoiseSchedule) -> dict[str, Tensor]:
     found = {"schedule.betas": schedule.betas, "schedule.alphas_cumprod": schedule.kept}
     found["schedule.posterior_log_variance_clipped"] = schedule.least_log_variance
     found["forward"] = model(inputs["x"], inputs["t"])
     found |= _losses(model, schedule, inputs, torch.zeros_like(inputs["train_t"]), "t0.")
     found |= _losses(model, schedule, inputs, inputs["train_t"], "")
     found["loss"].backward()
-    found |= _gradients(hparams, weights, model)
     with torch.no_grad():
-        found |= _trajectories(model, schedule, inputs, hparams["diffusion_steps"])
-    return {name: tensor.detach() for name, tensor in found.items()}
+        return {**found, **_trajectories(model, schedule, inputs, hparams["diffusion_steps"])}
 
 
 def _losses(model: DiTForImages, schedule: NoiseSchedule, inputs: Tensors, t: Tensor, prefix: str) -> dict[str, Tensor]:
@@ -293,13 +206,14 @@ def _always(noise: Tensor) -> Callable[..., Tensor]:
     return draw
 
 
-def _gradients(hparams: Hparams, weights: Tensors, model: HubModel) -> dict[str, Tensor]:
+def _gradients(hparams: Settings, weights: Tensors, model: EBTForImages | DiTForImages) -> dict[str, Tensor]:
     """Gradients by the published names of the weights."""
     parameters = dict(model.named_parameters())
     found: dict[str, Tensor] = {}
     for theirs, ours in _names(hparams, isinstance(model, EBTForImages)).items():
-        parts = [parameters[name].grad for name in ours if name in parameters]
-        given = [part for part in parts if part is not None]
+        given = [part for name in ours if name in parameters and (part := parameters[name].grad) is not None]
         if given:
             found[f"grad.{theirs}"] = torch.cat(given).reshape(weights[theirs].shape)
+    if isinstance(model, EBTForImages) and model.step_size.log_scale.grad is not None:
+        found["grad.alpha"] = model.step_size.log_scale.grad / model.step_size.initial
     return found

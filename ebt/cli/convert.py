@@ -1,0 +1,100 @@
+"""``ebt convert``: a checkpoint of the published code becomes a model folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from ebt.cli.terminal import Options
+from ebt.errors import InputError
+
+RECIPE = "recipe.yaml"
+"""In a converted folder: how to train or evaluate the model further, for ``--config``."""
+
+
+def _options() -> Options:
+    options = Options(
+        "convert",
+        "Convert a checkpoint (.ckpt) of the published implementation of the paper into a model folder: weights (safetensors), "
+        "configuration, tokenizer and training recipe. Nothing in the checkpoint is run.",
+        "ebt convert logs/s1/last.ckpt models/s1 --tokenizer EleutherAI/gpt-neox-20b",
+    )
+    options.add_argument("checkpoint", metavar="CHECKPOINT", help="a .ckpt file of the published code's trainer")
+    options.add_argument("out", metavar="OUT", help="the folder to make")
+    options.add_argument(
+        "--tokenizer",
+        metavar="FOLDER_OR_ID",
+        help="a saved tokenizer, or one of the Hugging Face hub (default: the one that the checkpoint names, if it is in the "
+        "cache of this machine)",
+    )
+    return options
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    args = _options().parse_args(argv)
+    from ebt.hub import save_folder
+    from ebt.hub.reference.checkpoint import read
+
+    out = Path(args.out)
+    if out.exists():
+        raise InputError(f"{out} exists: name a folder that does not, or remove it.")
+    converted = read(args.checkpoint)
+    model, console = converted.model, Console()
+    if converted.tokenizer is None and args.tokenizer is not None:
+        raise InputError(f"--tokenizer {args.tokenizer}: the checkpoint is no text model, which has none.")
+    tokenizer, note = None, ""
+    if converted.tokenizer is not None:
+        model.config.tokenizer_reference = converted.tokenizer
+        tokenizer, note = _tokenizer(args.tokenizer, converted.tokenizer, model.config.vocab_size)
+    extra = {} if converted.recipe is None else {RECIPE: _recipe(out, model, converted.recipe)}
+    save_folder(model, out, tokenizer, extra)
+    size = sum(weight.numel() for weight in model.parameters())
+    console.print(
+        f"{args.checkpoint} (update {converted.update:,}): {type(model).__name__}, {size:,} parameters -> {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if note:
+        console.print(note, style="yellow", highlight=False, soft_wrap=True)
+    if converted.tokenizer is not None:
+        console.print(f"Next: ebt validate --checkpoint {out} --data FILE", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _tokenizer(given: str | None, named: str, words: int) -> tuple[Any, str]:
+    """The tokenizer to save with a text model; or none, and what to tell the user about it."""
+    from ebt.data.tokenizers import load_tokenizer
+
+    later = f"The folder has none: for text, convert again with --tokenizer FOLDER, or --tokenizer {named} to download it."
+    try:
+        tokenizer = load_tokenizer(given or named, download=given is not None)
+    except InputError:
+        if given is not None:
+            raise
+        return None, f"The checkpoint's tokenizer, {named}, is not on this machine. {later}"
+    if len(tokenizer) == words:
+        return tokenizer, ""
+    problem = f"The tokenizer {given or named} has {len(tokenizer)} words, the model {words}."
+    if given is not None:
+        raise InputError(f"{problem} Give the one that the model was trained with.")
+    return None, f"{problem} {later}"
+
+
+def _recipe(out: Path, model: Any, recipe: Any) -> str:
+    """A configuration that trains the model further by its own recipe, or evaluates it."""
+    config: dict[str, Any] = {"recipe": asdict(recipe)}
+    head = "# How this model was trained by the published code, as a recipe of this library.\n"
+    if model.config.model_type == "ebt":
+        task = {"network": {"pretrained": str(out)}, "recipe": asdict(recipe)}
+        data = {"tokenizer": str(out), "context_length": model.config.context_length}
+        config = {
+            "model": {"class_path": "LanguageTask", "init_args": task},
+            "data": {"class_path": "TextDataModule", "init_args": data},
+        }
+        head += f"#   ebt fit --config {out / RECIPE} --data.source FILE --trainer.max_steps N   trains it further.\n"
+    return head + yaml.safe_dump(config, sort_keys=False)

@@ -1,0 +1,1 @@
+"""The published implementation's checkpoints and recorded tensors, on this library's networks."""

@@ -1,0 +1,103 @@
+"""The published video models, on the vectors of their frozen encoder: EBT and Transformer++."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebt.hub.configuration import EBTVideoConfig, VideoTransformerConfig
+from ebt.hub.reference import names, settings
+from ebt.hub.reference.recorded import (
+    Case,
+    Draws,
+    RecordedStepSize,
+    Tensors,
+    report,
+    start_of,
+    training_steps,
+    with_recorded_noise,
+)
+from ebt.hub.reference.text import recipe_of, thinking
+from ebt.hub.video import EBTForVideo, VideoTransformer
+from ebt.thinking import Recipe, Supervised, supervise
+
+ENCODER = "image_encoder."
+
+
+def convert(hparams: settings.Settings, state: Mapping[str, Tensor]) -> EBTForVideo | VideoTransformer:
+    """A video model with the published weights, in their precision. The frozen encoder stays outside.
+
+    Raises:
+        InputError: naming a weight or hyper-parameter that is missing, unknown, or has no equal here.
+    """
+    state = {name: value for name, value in state.items() if not name.startswith(ENCODER)}
+    layers = names.count_layers(state)
+    ffn_dim = len(state.get("transformer.layers.0.feed_forward.w1.weight", ()))
+    fields = settings.network(hparams, layers, ffn_dim)
+    down = state.get("encoder_down_projection.weight")
+    fields["frame_dim"] = fields["dim"] if down is None else down.shape[1]
+    if hparams["model_name"] == "baseline_transformer":
+        twin = VideoTransformer(VideoTransformerConfig(**fields))
+        names.load(twin, state, weights(twin))
+        return twin
+    fields |= settings.conditioning(hparams) | thinking(hparams, state)
+    model = EBTForVideo(EBTVideoConfig(**fields, noise_in="view"))
+    names.load(model, state, weights(model), unused=[names.NOISE_STD])
+    return model
+
+
+def weights(model: EBTForVideo | VideoTransformer) -> list[names.Weight]:
+    """The names of all its weights."""
+    config, before = model.config, [] if model.projection is None else names.projection()
+    if isinstance(model, VideoTransformer):
+        return [*before, *names.transformer_weights(config.layers)]
+    return [*before, *names.decoder_weights(config.layers, config.conditioning)]
+
+
+def recompute(case: Case, run: str, draws: Draws) -> Iterator[Tensors]:
+    """All that a run recorded, by its recorded names."""
+    frames = case.inputs["embeddings"].to(case.dtype)
+    model = _model(case)
+    if isinstance(model, VideoTransformer):
+        yield _baseline(model, frames)
+        return
+    evaluates = run.endswith("eval")
+    recipe = recipe_of(case.hparams, case.weights)
+    if evaluates:
+        steps, recipe = settings.evaluation_schedule(case.hparams), replace(recipe, step_size_spread=1.0)
+    else:
+        steps = training_steps(case.hparams, draws)
+    start = start_of(case.inputs["initial_prediction"].to(case.dtype), draws, steps, recipe.noise)
+    outcome = _think(model, frames, start, recipe, steps, draws)
+    if evaluates:
+        yield report(outcome, "prediction")
+        return
+    outcome.loss.backward()
+    yield {**report(outcome, "prediction"), **_gradients(model)}
+
+
+def _model(case: Case) -> Any:
+    return convert(case.hparams, case.cast(case.weights)).requires_grad_()
+
+
+def _think(
+    model: EBTForVideo, frames: Tensor, start: Tensor, recipe: Recipe, steps: tuple[int, ...], draws: Draws
+) -> Supervised:
+    space = with_recorded_noise(model.space(), draws)
+    step_size = RecordedStepSize(model.step_size, draws)
+    return supervise(model.landscape(frames[:, :-1]), space, start, frames[:, 1:], step_size, recipe, steps=steps)
+
+
+def _baseline(model: VideoTransformer, frames: Tensor) -> Tensors:
+    prediction = model(frames[:, :-1])
+    loss = F.smooth_l1_loss(prediction, frames[:, 1:])
+    loss.backward()
+    return {"prediction": prediction, "logits": prediction, "loss": loss, **_gradients(model)}  # whichever was recorded
+
+
+def _gradients(model: EBTForVideo | VideoTransformer) -> Tensors:
+    return {f"grad.{name}": gradient for name, gradient in names.gradients(model, weights(model)).items()}

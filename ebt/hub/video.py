@@ -1,0 +1,82 @@
+"""Models that predict the next frame, in the space of a frozen encoder: the continuous autoregressive EBT and its twin."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ebt.hub.base import HubModel, ThinkingModel, leave_inference_mode, thinking_options
+from ebt.hub.configuration import EBTVideoConfig, VideoTransformerConfig
+from ebt.nn import CausalTransformer, DecoderLandscape, EBTDecoder
+from ebt.thinking import Descent, Projected, StepSize, Thought, think
+
+
+class EBTForVideo(ThinkingModel):
+    """Predicts each next frame's encoding (paper, section 4.2) by descending its energy, one energy per frame."""
+
+    config_class = EBTVideoConfig
+
+    def __init__(self, config: EBTVideoConfig) -> None:
+        super().__init__(config)
+        self.projection = _projection(config)
+        self.network = EBTDecoder(config.network(), config.energy_scale)
+        self.step_size = StepSize(config.step_size, config.learn_step_size)
+        self.post_init()
+
+    def landscape(self, frames: Tensor) -> DecoderLandscape:
+        """The energy of candidates for the frames that follow each of (B, S, E) observed ones."""
+        return self.network.encode(frames if self.projection is None else self.projection(frames))
+
+    def space(self) -> Projected:
+        """Frames (B, S, E), seen through the projection."""
+        config = self.config
+        like = self.network.head.projection.weight
+        weight, bias = (None, None) if self.projection is None else (self.projection.weight, self.projection.bias)
+        return Projected(2, (config.frame_dim,), like=like, weight=weight, bias=bias, noise_in=config.noise_in)
+
+    @torch.no_grad()
+    def think(
+        self,
+        frames: Tensor,
+        steps: int | None = None,
+        candidates: int | None = None,
+        tolerance: float | None = None,
+        noise: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Thought:
+        """Think about the frames that follow (B, S, E); the record of all M x B candidates (see ``ebt.thinking.choose``)."""
+        steps, candidates = thinking_options(self.config, steps, candidates)
+        std = self.noise(len(frames), candidates).unsqueeze(1) if noise is None else noise
+        descent = Descent(steps, clamp=self.config.clamp, tolerance=tolerance, noise=std, final_energy=True)
+        with leave_inference_mode():
+            space = self.space()
+            start = space.start((candidates * len(frames), frames.shape[1]), self.config.start_std, generator)
+            return think(self.landscape(frames), space, start, self.alpha(), descent, generator)
+
+
+class VideoTransformer(HubModel):
+    """Transformer++ on frames: the same blocks, and a head that gives the next frame's encoding in one pass."""
+
+    config_class = VideoTransformerConfig
+
+    def __init__(self, config: VideoTransformerConfig) -> None:
+        super().__init__(config)
+        self.projection = _projection(config)
+        self.network = CausalTransformer(config.network())
+        self.head = nn.Linear(config.dim, config.frame_dim, bias=False)
+        nn.init.normal_(self.head.weight, std=config.dim**-0.5)
+        self.post_init()
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """The frames (B, S, E) that follow each of (B, S, E) observed ones."""
+        prediction: Tensor = self.head(self.network(frames if self.projection is None else self.projection(frames)))
+        return prediction
+
+
+def _projection(config: EBTVideoConfig | VideoTransformerConfig) -> nn.Linear | None:
+    if config.frame_dim == config.dim:
+        return None
+    layer = nn.Linear(config.frame_dim, config.dim)
+    nn.init.normal_(layer.weight, std=config.frame_dim**-0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
