@@ -34,7 +34,17 @@ class EBTForImages(ThinkingModel):
         self.patches = PatchEmbedding(config.num_channels, config.image_size, config.patch_size, config.dim)
         self.network = EBTEncoder(config.network(), config.energy_scale / config.patches)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
+        self._open_gates()
         self.post_init()
+
+    def _open_gates(self) -> None:
+        """Adaptive norms start with closed gates, so that a network changes nothing at first. Here the zero head sees to that,
+        and the condition is the same for all: the blocks can learn at once."""
+        for block in self.network.blocks:
+            if block.modulation is not None:
+                _, _, gate, _, _, ffn_gate = block.modulation.projection.bias.detach().chunk(6)
+                nn.init.ones_(gate)
+                nn.init.ones_(ffn_gate)
 
     def landscape(self, known: Tensor | None = None, free: Tensor | None = None) -> ImageLandscape:
         """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, those pixels are ``known`` (B, C, H, W)."""
