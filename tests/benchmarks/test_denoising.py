@@ -42,7 +42,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def bench(folder: Path, photos: str, *options: str) -> int:
-    arguments = ["--train", photos, "--test", photos, "--minutes", "0.003", "--seeds", "2", "--out", str(folder)]
+    arguments = ["--train", photos, "--test", photos, "--minutes", "0.003", "--seeds", "1", "--out", str(folder)]
     code: int = denoising.main([*arguments, "--json", str(folder / "all.json"), *options])
     return code
 
@@ -60,16 +60,16 @@ def test_it_trains_compares_and_goes_on_where_it_stopped(
         assert max(found["ebt within"]["steps"]) <= 3
         assert -1 <= min(summary["spearman"][level]) <= max(summary["spearman"][level]) <= 1
     assert summary["training"]["ebt"]["updates"][0] > 0
-    assert len(summary["probe"]["dit"]) == 2
+    assert len(summary["probe"]["dit"]) == 1
     assert "noise level 0.2" in capsys.readouterr().out
     assert (tmp_path / "all.png").stat().st_size > 10_000
 
-    (tmp_path / "dit-seed1.json").unlink()
+    (tmp_path / "dit-seed0.json").unlink()
     trained = []
     run = denoising.run
     monkeypatch.setattr(denoising, "run", lambda kind, seed, *rest: trained.append((kind, seed)) or run(kind, seed, *rest))
     assert bench(tmp_path, photos) == 0
-    assert trained == [("dit", 1)]
+    assert trained == [("dit", 0)]
     with pytest.raises(InputError, match="was made with other settings"):
         bench(tmp_path, photos, "--minutes", "0.004")
 
