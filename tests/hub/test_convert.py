@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -14,12 +15,13 @@ import record
 import torch
 import yaml
 from published import Draws
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ebt.cli.main import main
-from ebt.hub import EBTForCausalLM, TransformerPPForCausalLM, load_folder
+from ebt.hub import DiTForImages, EBTForCausalLM, EBTForImages, TransformerPPForCausalLM, load_folder
 from ebt.hub.starts import starts
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -31,6 +33,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "no softmax": {"normalize_initial_condition": False, "ebt_type": "time_embed"},
 }
 WORDS = "abcdefghijkl"
+PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity"
 
 
 def hparams(**changes: Any) -> dict[str, Any]:
@@ -161,6 +164,27 @@ def test_twins_and_video_models_convert(tmp_path: Path) -> None:
     assert (video.config.frame_dim, video.config.noise_in) == (record.ENCODER, "view")
     thought = video.think(torch.zeros(1, 4, record.ENCODER), steps=2)
     assert thought.state.shape == (1, 4, record.ENCODER)
+
+
+@pytest.mark.skipif(not PARITY.exists(), reason="needs the benchmark data beside the checkout: shared/parity")
+@pytest.mark.parametrize(("case", "kind"), [("img_ebt", EBTForImages), ("img_dit", DiTForImages)])
+def test_image_models_convert(case: str, kind: type[Any], tmp_path: Path) -> None:
+    h = json.loads((PARITY / f"{case}.json").read_text())["hparams"]
+    state = load_file(PARITY / f"{case}.weights.safetensors")
+    model = convert(checkpoint(tmp_path / "last.ckpt", h, state), tmp_path / "model")
+    assert isinstance(model, kind)
+    image = load_file(PARITY / f"{case}.inputs.safetensors")["image"]
+    output = model.think(image, steps=2).state if kind is EBTForImages else model(image, torch.zeros(2).long())[:, :3]
+    assert output.shape == image.shape
+    assert not torch.equal(output, image)
+
+
+@pytest.mark.skipif(not PARITY.exists(), reason="needs the benchmark data beside the checkout: shared/parity")
+def test_a_checkpoint_of_the_published_trainer_converts(tmp_path: Path, capsys: Any) -> None:
+    model = convert(PARITY / "text_time_embed.s1.ckpt", tmp_path / "model")
+    state = load_file(PARITY / "text_time_embed.weights.safetensors")
+    assert torch.equal(model.words.weight, state["vocab_to_embed.weight"].T)
+    assert "(update 2): EBTForCausalLM, 12,913 parameters" in capsys.readouterr().out
 
 
 class Code:
