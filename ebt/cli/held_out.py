@@ -14,16 +14,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ebt.cli.run import Run
+from ebt.data.image_module import Crops, ImageDataModule
+from ebt.data.images import open_images
 from ebt.data.sudoku import SudokuSet, generate, read_csv
 from ebt.data.sudoku_module import SudokuDataModule
 from ebt.data.text import TextDataModule
 from ebt.errors import InputError
+from ebt.hub import NoiseSchedule
 from ebt.hub.folder import find_folder
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Text as batches, or boards."""
+    """Text as batches, boards, or images."""
 
     name: str
     note: str = ""
@@ -33,10 +36,13 @@ class HeldOut:
     boards: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
     """Puzzles and solutions (n, C)."""
 
+    images: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
+    """Clean and noisy crops (n, C, H, W)."""
+
     @property
     def size(self) -> int:
-        """Rows or boards."""
-        return len(self.boards[0]) or sum(len(batch["input_ids"]) for batch in self.batches)
+        """Rows, boards or crops."""
+        return len(self.boards[0]) or len(self.images[0]) or sum(len(batch["input_ids"]) for batch in self.batches)
 
 
 def run_data(checkpoint: str, module: type[Any]) -> dict[str, Any] | None:
@@ -92,6 +98,32 @@ def _batches(dataset: Any, limit: int, batch_size: int) -> list[dict[str, Tensor
         chosen = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int).tolist()
         rows = Subset(dataset, chosen)  # type: ignore[assignment]
     return list(DataLoader(rows, batch_size=batch_size))  # type: ignore[arg-type]
+
+
+def held_out_images(
+    checkpoint: str, size: int, channels: int, source: str | None, split: str, level: float, limit: int, seed: int
+) -> HeldOut:
+    """Up to ``limit`` crops of the run's own images, or of a source, with noise.
+
+    Raises:
+        InputError: no source is known, or it cannot be read.
+    """
+    settings = run_data(checkpoint, ImageDataModule) if source is None else {}
+    if settings is None:
+        raise InputError(f"{checkpoint} does not belong to a run folder, which would know its data: name them with --data.")
+    if source is not None:
+        images, name = open_images(source), f"{Path(source).name}, noise {level:g}"
+        chosen = images.get(split, images["train"])
+    else:
+        data = ImageDataModule(**{**settings, "num_workers": 0})
+        data.prepare()
+        if split not in data.sets:
+            raise InputError(f"The run has no {split} images: use another --split, or name the data with --data.")
+        chosen, name = data.sets[split], f"{split} images of {settings.get('source', 'the run')}, noise {level:g}"
+    crops = Crops(chosen, size, channels, -(-limit // len(chosen)), seed)
+    where = np.linspace(0, len(crops) - 1, min(limit, len(crops))).round().astype(int).tolist()
+    clean = torch.stack([crops[i]["image"] for i in where])
+    return HeldOut(name, images=(clean, NoiseSchedule.linear().noisy(clean, level, seed)))
 
 
 def held_out_boards(checkpoint: str, size: int, path: str | None, givens: int | None, limit: int, seed: int) -> HeldOut:

@@ -11,13 +11,15 @@ from ebt import __version__
 from ebt.errors import InputError
 
 COMMANDS = {
-    "fit": "train a model: text or Sudoku, EBT or a rival; resume a run",
+    "fit": "train a model: text, images or Sudoku, EBT or a rival; resume a run",
     "validate": "evaluate a trained run on its validation data",
     "test": "evaluate a trained run on its test data",
     "generate": "continue a text with a language model",
     "think": "thinking curves: does thinking longer and self-verification help?",
     "energies": "the energy of every token of a text while the model thinks",
     "solve": "solve a Sudoku, step by step",
+    "denoise": "take the noise out of images, or fill in what a mask leaves open",
+    "probe": "what the features of an image model know",
     "tokenizer": "train a tokenizer on your own text",
     "convert": "make a model folder of a published checkpoint",
     "demo": "train, think and report in minutes",

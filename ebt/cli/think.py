@@ -1,4 +1,4 @@
-"""``ebt think``: what thinking longer and more candidates are worth, on text or boards that the model was not trained on."""
+"""``ebt think``: what thinking longer and more candidates are worth, on data that the model was not trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ebt.cli.held_out import HeldOut, held_out_boards, held_out_text
+from ebt.cli.energy_maps import write_energies
+from ebt.cli.held_out import HeldOut, held_out_boards, held_out_images, held_out_text
 from ebt.cli.terminal import (
     RULES,
     Options,
@@ -24,11 +25,19 @@ from ebt.cli.terminal import (
     warn,
 )
 from ebt.errors import InputError
-from ebt.evaluation import Curve, LanguagePoint, SudokuPoint, language_curve, sudoku_curve, to_json
+from ebt.evaluation import Curve, ImagePoint, LanguagePoint, SudokuPoint, image_curve, language_curve, sudoku_curve, to_json
 from ebt.hub import load_folder, load_tokenizer_of
 from ebt.plots import energy_curve, thinking_curve
 
-TYPES = {"ebt": "language", "ebt_transformer_pp": "language", "ebt_sudoku": "sudoku", "ebt_sudoku_transformer": "sudoku"}
+TYPES = {
+    "ebt": "language",
+    "ebt_transformer_pp": "language",
+    "ebt_sudoku": "sudoku",
+    "ebt_sudoku_transformer": "sudoku",
+    "ebt_images": "denoising",
+    "ebt_dit_images": "denoising",
+}
+UNITS = {"language": "token", "sudoku": "board", "denoising": "image"}
 
 
 def _options() -> Options:
@@ -43,7 +52,7 @@ def _options() -> Options:
         "--baseline", action="append", default=[], metavar="DIR", help="another model to compare with; may be repeated"
     )
     data = options.add_argument_group("data (default: what the run held out)")
-    data.add_argument("--data", metavar="SOURCE", help="text source, all of which is read, or a CSV file with puzzles")
+    data.add_argument("--data", metavar="SOURCE", help="text source, all of which is read; CSV file of puzzles; images")
     data.add_argument(
         "--split", choices=("validation", "test"), default="test", help="which of the run's own texts (default: test)"
     )
@@ -51,19 +60,28 @@ def _options() -> Options:
         "--givens", type=count_from(1), metavar="N", help="the run's test set, or new puzzles, with so many givens"
     )
     data.add_argument(
-        "--limit", type=count_from(1), metavar="N", help="at most so many contexts (default: 64) or boards (default: 200)"
+        "--noise", type=number_in(0, 1), metavar="LEVEL", help="images only: noise level (default: the model's own)"
+    )
+    data.add_argument(
+        "--limit",
+        type=count_from(1),
+        metavar="N",
+        help="at most so many contexts (default: 64), boards (default: 200) or crops of images (default: 64)",
     )
     options.add_argument("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="default: 1,2,3,4,8")
     options.add_argument("--candidates", type=counts, default=[1], metavar="M,M,..", help="default: 1")
     options.add_argument("--rule", choices=RULES, default="lowest", help="which candidate wins (default: lowest)")
     options.add_argument(
-        "--tolerance", type=number_in(0), metavar="T", help="boards only: stop when probabilities move by less"
+        "--tolerance",
+        type=number_in(0),
+        metavar="T",
+        help="boards and images: stop when probabilities, or pixels, move by less",
     )
     options.add_argument(
         "--batch-size", type=count_from(1), metavar="B", help="contexts (default: 8) or boards x candidates (64) at once"
     )
     options.seed("the random starts and of new puzzles")
-    options.out("thinking.json, thinking.png and energy.png")
+    options.out("thinking.json, thinking.png, energy.png, and pictures of images' energies,")
     return options
 
 
@@ -75,7 +93,9 @@ def main(argv: list[str]) -> int:
     if len(models) != 1 + len(args.baseline) or len(set(tasks.values())) > 1:
         raise InputError("--baseline must name other folders than --checkpoint, with models of the same task.")
     folder = out_folder(args.out)
-    curves, data = (_language if tasks[args.checkpoint] == "language" else _sudoku)(args, models)
+    if args.noise is not None and tasks[args.checkpoint] != "denoising":
+        raise InputError("--noise is for images: leave it out for text and boards.")
+    curves, data = {"language": _language, "sudoku": _sudoku, "denoising": _images}[tasks[args.checkpoint]](args, models)
     _print(console, curves, data)
     _say_best(console, curves)
     for curve in curves.values():
@@ -83,7 +103,10 @@ def main(argv: list[str]) -> int:
     if data.note:
         console.print(f"[dim]{data.note}[/]", highlight=False)
     if folder is not None:
-        say_written(console, _write(folder, curves, data))
+        written = _write(folder, curves, data)
+        if tasks[args.checkpoint] == "denoising":
+            written += write_energies(folder, models[args.checkpoint], *data.images, max(args.steps))
+        say_written(console, written)
     return 0
 
 
@@ -117,6 +140,21 @@ def _sudoku(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str,
     return curves, held_out
 
 
+def _images(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str, Curve[Any]], HeldOut]:
+    if args.givens is not None or args.candidates != [1] or args.rule != "lowest":
+        raise InputError("--givens, --candidates and --rule are for boards and text: leave them out for images.")
+    shapes = {(model.config.image_size, model.config.num_channels) for model in models.values()}
+    if len(shapes) > 1:
+        raise InputError("The models are for images of different sizes or channels: compare models of one size.")
+    level = args.noise or models[args.checkpoint].config.noise_level
+    held_out = held_out_images(args.checkpoint, *shapes.pop(), args.data, args.split, level, args.limit or 64, args.seed)
+    curves = {}
+    for (name, model), label in zip(models.items(), _names(models), strict=True):
+        with progress_bar(f"thinking: {name}", held_out.size) as bar:
+            curves[label] = image_curve(model, *held_out.images, args.steps, level, args.tolerance, args.batch_size or 32, bar)
+    return curves, held_out
+
+
 def _names(folders: dict[str, Any]) -> list[str]:
     """The folders' own names, or whole paths if these are alike."""
     short = [Path(folder).resolve().name for folder in folders]
@@ -125,10 +163,13 @@ def _names(folders: dict[str, Any]) -> list[str]:
 
 def _print(console: Console, curves: dict[str, Curve[Any]], data: HeldOut) -> None:
     first = next(iter(curves.values()))
-    language = first.task == "language"
-    scored = f"{first.scored:,} tokens" if language else f"{first.rows:,} boards"
+    unit = UNITS[first.task]
     table = plain_table()
-    quality = ("nats per token", "perplexity", "right %") if language else ("solved %", "cells %", "taken")
+    quality = {
+        "language": ("nats per token", "perplexity", "right %"),
+        "sudoku": ("solved %", "cells %", "taken"),
+        "denoising": ("PSNR dB", "mse"),
+    }[first.task]
     columns = [*(["model"] if len(curves) > 1 else []), "steps", "candidates", *quality, "energy", "objective", "passes"]
     for name in columns:
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=name != "model")
@@ -138,12 +179,17 @@ def _print(console: Console, curves: dict[str, Curve[Any]], data: HeldOut) -> No
             shown = [name if i == 0 else ""] if len(curves) > 1 else []
             table.add_row(*shown, *_row(curve, point), style="bold green" if point is best and len(curve.points) > 1 else None)
         table.add_section()
-    unit, thinking = "token" if language else "board", any(curve.kind == "ebt" for curve in curves.values())
+    thinking = any(curve.kind == "ebt" for curve in curves.values())
     caption = f"objective: what the updates descend; passes: forward + inner backward; all per {unit}"
-    print_table(console, f"{data.name}: {scored}", table, caption if thinking else "")
+    print_table(
+        console,
+        f"{data.name}: {first.scored if first.task == 'language' else first.rows:,} {unit}s",
+        table,
+        caption if thinking else "",
+    )
 
 
-def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint) -> list[str]:
+def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint | ImagePoint) -> list[str]:
     if isinstance(point, LanguagePoint):
         error = "" if point.nats_error is None else f" ±{point.nats_error:.3f}"
         quality = [
@@ -151,6 +197,9 @@ def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint) -> list[str]:
             f"{point.perplexity:.2f}" if point.perplexity < 1e5 else f"{point.perplexity:.1e}",
             f"{100 * point.accuracy:.1f}",
         ]
+    elif isinstance(point, ImagePoint):
+        error = "" if point.psnr_error is None else f" ±{point.psnr_error:.2f}"
+        quality = [f"{point.psnr:.2f}{error}", f"{point.mse:.5f}"]
     else:
         quality = [
             f"{100 * point.exact:.1f} ±{100 * point.exact_error:.1f}",
@@ -167,13 +216,17 @@ def _say_best(console: Console, curves: dict[str, Curve[Any]]) -> None:
     for name, curve in curves.items():
         best, which = curve.best(), f"{name}: " if len(curves) > 1 else ""
         if len(curve.points) > 1:
-            quality = (
-                f"{best.nats:.4f} nats per token" if curve.task == "language" else f"{100 * best.exact:.1f} % of boards solved"
-            )
+            quality = _quality(curve.task, best)
             with_candidates = f" with {best.candidates} candidate{'s' * (best.candidates > 1)}" if curve.kind == "ebt" else ""
             console.print(
                 f"{which}best: {best.steps} step{'s' * (best.steps > 1)}{with_candidates}, {quality}", highlight=False
             )
+
+
+def _quality(task: str, point: Any) -> str:
+    if task == "language":
+        return f"{point.nats:.4f} nats per token"
+    return f"{point.psnr:.2f} dB" if task == "denoising" else f"{100 * point.exact:.1f} % of boards solved"
 
 
 def _write(folder: Path, curves: dict[str, Curve[Any]], data: HeldOut) -> list[Path]:

@@ -20,8 +20,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import ebt.data.image_module
 import ebt.data.sudoku_module
-import ebt.data.text  # noqa: F401 (configurations find both data modules by their short names)
+import ebt.data.text  # noqa: F401 (configurations find all data modules by their short names)
 from ebt.cli.checkpoints import AtomicCheckpointIO, Checkpoints
 from ebt.cli.progress import Report
 from ebt.cli.run import Run

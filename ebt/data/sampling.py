@@ -51,6 +51,14 @@ class ResumableSampler(DistributedSampler[int]):
         return iter(order[: self.total_size][self.rank :: self.num_replicas][start:].tolist())
 
 
+class EpochSampler(ResumableSampler):
+    """Tells the data set its epoch (``set_epoch``), which chooses how it varies its examples."""
+
+    def __iter__(self) -> Iterator[int]:
+        self.dataset.set_epoch(self.epoch)  # type: ignore[attr-defined]
+        return super().__iter__()
+
+
 class ResumableLoader(DataLoader[Any]):
     """A DataLoader whose position is saved in checkpoints: Lightning's fit loop calls `state_dict` and
     `load_state_dict` of any loader that has them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,17 +11,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ebt.data.sampling import ResumableLoader, ResumableSampler
+from ebt.data.sampling import EpochSampler, ResumableLoader
 from ebt.data.sudoku import SudokuDataset, SudokuSet, canonical, check_size, make_splits, read_csv
 from ebt.errors import InputError
-
-
-class _Sampler(ResumableSampler):
-    """Tells the data set its epoch, which chooses the permutations of the digits."""
-
-    def __iter__(self) -> Iterator[int]:
-        self.dataset.set_epoch(self.epoch)  # type: ignore[attr-defined]
-        return super().__iter__()
 
 
 class SudokuDataModule(LightningDataModule):
@@ -131,7 +123,7 @@ class SudokuDataModule(LightningDataModule):
         self.prepare()
         dataset = SudokuDataset(*self.sets["train"], self.size, self.permute_digits, self.seed)
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = _Sampler(dataset, self.seed, processes, rank)
+        sampler = EpochSampler(dataset, self.seed, processes, rank)
         complete = len(sampler) >= self.batch_size
         loader = ResumableLoader(dataset, sampler=sampler, drop_last=complete, **self._loading(self.batch_size))
         if self.trainer:

@@ -2,20 +2,33 @@
 
 from ebt.evaluation.descents import thinks
 from ebt.evaluation.detection import auroc
+from ebt.evaluation.images import EnergyErrors, energy_errors, image_curve, patch_errors, psnr, square_errors, ssim
 from ebt.evaluation.language import language_curve
-from ebt.evaluation.results import Curve, LanguagePoint, Point, SudokuPoint, to_json, write_json
+from ebt.evaluation.probe import Probe, linear_probe, pooled_features
+from ebt.evaluation.results import Curve, ImagePoint, LanguagePoint, Point, SudokuPoint, to_json, write_json
 from ebt.evaluation.sudoku import BoardThinking, sudoku_curve, watch_board
 from ebt.evaluation.tokens import TokenEnergies, token_energies
 
 __all__ = [
     "BoardThinking",
     "Curve",
+    "EnergyErrors",
+    "ImagePoint",
     "LanguagePoint",
     "Point",
+    "Probe",
     "SudokuPoint",
     "TokenEnergies",
     "auroc",
+    "energy_errors",
+    "image_curve",
     "language_curve",
+    "linear_probe",
+    "patch_errors",
+    "pooled_features",
+    "psnr",
+    "square_errors",
+    "ssim",
     "sudoku_curve",
     "thinks",
     "to_json",

@@ -64,6 +64,20 @@ class SudokuPoint(Point):
     """The same for the energies of single empty cells."""
 
 
+@dataclass(frozen=True)
+class ImagePoint(Point):
+    """Quality of denoised images; means over images."""
+
+    psnr: float
+    """Peak signal-to-noise ratio, in dB."""
+    psnr_error: float | None
+    """Standard error of ``psnr`` over images; None for a single one."""
+    mse: float
+    """Mean square error of pixels in [0, 1]."""
+    psnrs: list[float]
+    """PSNR of every image, for paired comparisons."""
+
+
 P = TypeVar("P", bound=Point)
 
 
@@ -71,13 +85,13 @@ P = TypeVar("P", bound=Point)
 class Curve(Generic[P]):
     """Quality against thinking steps, for one model on one set."""
 
-    task: Literal["language", "sudoku"]
+    task: Literal["language", "sudoku", "denoising"]
     kind: Kind
     points: list[P]
     rows: int
-    """Rows of text, or boards."""
+    """Rows of text, boards, or images."""
     scored: int
-    """Tokens, or empty cells."""
+    """Tokens, empty cells, or images."""
     rule: str | None = None
     """How the winner was chosen; None for models without an energy."""
     tolerance: float | None = None
@@ -104,7 +118,9 @@ class Curve(Generic[P]):
 
 
 def _cost(point: Point) -> float:
-    return point.nats if isinstance(point, LanguagePoint) else -getattr(point, "exact", math.nan)
+    if isinstance(point, LanguagePoint):
+        return point.nats
+    return -point.psnr if isinstance(point, ImagePoint) else -getattr(point, "exact", math.nan)
 
 
 def to_json(result: Any) -> dict[str, Any]:

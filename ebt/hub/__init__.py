@@ -16,6 +16,7 @@ from ebt.hub.diffusion import NoiseSchedule
 from ebt.hub.folder import load_folder, load_tokenizer_of, save_folder
 from ebt.hub.images import DiTForImages, EBTForImages
 from ebt.hub.sudoku import EBTForSudoku, SudokuTransformer
+from ebt.hub.tiles import by_tiles
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
 from ebt.hub.video import EBTForVideo, VideoTransformer
 
@@ -30,10 +31,10 @@ __all__ = [
     "EBTForImages",
     "EBTForSudoku",
     "EBTForVideo",
+    "EBTImagesConfig",
     "EBTOutput",
     "EBTSudokuConfig",
     "EBTVideoConfig",
-    "EBTImagesConfig",
     "NoiseSchedule",
     "SudokuTransformer",
     "SudokuTransformerConfig",
@@ -41,6 +42,7 @@ __all__ = [
     "TransformerPPForCausalLM",
     "VideoTransformer",
     "VideoTransformerConfig",
+    "by_tiles",
     "load_folder",
     "load_tokenizer_of",
     "save_folder",

@@ -72,6 +72,15 @@ class NoiseSchedule:
         """Images (B, C, H, W) at noise levels t (B,)."""
         return _at(self.kept.sqrt(), t, image) * image + _at((1 - self.kept).sqrt(), t, image) * noise
 
+    def noisy(self, images: Tensor, level: float, seed: int = 0) -> Tensor:
+        """Images (B, C, H, W) at one noise level, a share of the schedule, with noise drawn from a seed.
+
+        Raises:
+            InputError: an unknown noise level.
+        """
+        noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed), dtype=images.dtype)
+        return self.noised(images, noise, torch.full((len(images),), self.level(level)))
+
     def clean(self, noisy: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The images (B, C, H, W) that a predicted noise implies."""
         return _at((1 / self.kept).sqrt(), t, noisy) * noisy - _at((1 / self.kept - 1).sqrt(), t, noisy) * noise

@@ -16,7 +16,10 @@ LABELS = {
     "accuracy": "right tokens (%)",
     "exact": "boards solved (%)",
     "cell": "empty cells right (%)",
+    "psnr": "PSNR (dB)",
 }
+DEFAULT = {"language": "nats", "sudoku": "exact", "denoising": "psnr"}
+UNIT = {"language": "per token", "sudoku": "per board", "denoising": "per image"}
 PERCENT = ("accuracy", "exact", "cell")
 
 
@@ -26,12 +29,13 @@ def thinking_curve(
     """Quality against thinking steps: a line for each number of candidates, a dashed level for a feed-forward model.
 
     Args:
-        curves: results of ``language_curve`` or ``sudoku_curve`` as JSON objects, by the name of the model; all of one task.
+        curves: results of ``language_curve``, ``sudoku_curve`` or ``image_curve`` as JSON objects, by the name of the model;
+            all of one task.
         path: the PNG to write.
-        measure: nats (the default for language), perplexity or accuracy; exact (the default for Sudoku) or cell.
+        measure: nats (default for language), perplexity or accuracy; exact (default for Sudoku) or cell; psnr (images).
         title: above the picture.
     """
-    measure = measure or ("nats" if next(iter(curves.values()))["task"] == "language" else "exact")
+    measure = measure or DEFAULT[next(iter(curves.values()))["task"]]
     with picture(path) as figure:
         axes = figure.subplots()
         steps: list[int] = []
@@ -94,13 +98,13 @@ def energy_curve(curve: Mapping[str, Any], path: str | Path, title: str | None =
     """Mean energy, and what the updates descend, after each number of steps with the fewest candidates measured.
 
     Args:
-        curve: a result of ``language_curve`` or ``sudoku_curve`` as a JSON object, of a model with an energy.
+        curve: a result of ``language_curve``, ``sudoku_curve`` or ``image_curve`` as a JSON object, of a model with an energy.
         path: the PNG to write.
         title: above the picture.
     """
     fewest = min(point["candidates"] for point in curve["points"])
     points = [point for point in curve["points"] if point["candidates"] == fewest]
-    steps, unit = [point["steps"] for point in points], "per board" if curve["task"] == "sudoku" else "per token"
+    steps, unit = [point["steps"] for point in points], UNIT[curve["task"]]
     with picture(path, height=6) as figure:
         above, below = figure.subplots(2, 1, sharex=True)
         above.plot([0, *steps], [curve["start_energy"], *(point["energy"] for point in points)], color=COLOURS[0], marker="o")

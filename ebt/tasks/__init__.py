@@ -1,6 +1,7 @@
 """Tasks: a network, a candidate space, a loss and metrics, as Lightning modules."""
 
 from ebt.tasks.base import Batch, Outcome, Sums, ThinkingTask
+from ebt.tasks.denoising import DenoisingNetwork, DenoisingTask
 from ebt.tasks.language import LanguageNetwork, LanguageTask
 from ebt.tasks.models import ModelTask, Network
 from ebt.tasks.optimisation import Optimisation
@@ -9,6 +10,8 @@ from ebt.tasks.sudoku import SudokuNetwork, SudokuTask
 
 __all__ = [
     "Batch",
+    "DenoisingNetwork",
+    "DenoisingTask",
     "LanguageNetwork",
     "LanguageTask",
     "ModelTask",

@@ -130,8 +130,7 @@ class ThinkingTask(L.LightningModule):
     def learn(self, batch: Batch, replayed: Tensor | None = None) -> Outcome:
         """Think about a batch by the recipe. The last rows start where ``replayed`` (n, *P, K) left them."""
         space, generator = self.space(), self.generator(self.device)
-        rows, *parts = self.parts(batch)
-        start = space.start((rows - (0 if replayed is None else len(replayed)), *parts), self.recipe.start_std, generator)
+        start = self.start(batch, _rows(batch) - (0 if replayed is None else len(replayed)), generator)
         if replayed is not None:
             start = torch.cat((start, replayed.to(start)))
         outcome = supervise(
@@ -141,11 +140,15 @@ class ThinkingTask(L.LightningModule):
 
     def explore(self, batch: Batch, steps: int, generator: torch.Generator | None) -> tuple[Sequence[Tensor], Thought | None]:
         """States after each of ``steps`` steps, without regularisers; and the record, with the final energy."""
-        space = self.space()
-        start = space.start(self.parts(batch), self.recipe.start_std, generator)
+        space, start = self.space(), self.start(batch, _rows(batch), generator)
         descent = Descent(steps, clamp=self.recipe.clamp, final_energy=True)
         thought = think(self.landscape(batch), space, start, self.thinking_alpha(), descent, generator)
         return thought.states, thought
+
+    def start(self, batch: Batch, rows: int, generator: torch.Generator | None) -> Tensor:
+        """Where the first ``rows`` rows of a batch start: at random, unless a task knows better."""
+        _, *parts = self.parts(batch)
+        return self.space().start((rows, *parts), self.recipe.start_std, generator)
 
     def thinking_alpha(self) -> Tensor:
         """The step size of evaluations."""

@@ -10,12 +10,29 @@ import torch
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.hub import EBTForCausalLM, EBTForSudoku, SudokuTransformer, TransformerPPForCausalLM
+from ebt.hub import (
+    DiTForImages,
+    EBTForCausalLM,
+    EBTForImages,
+    EBTForSudoku,
+    SudokuTransformer,
+    TransformerPPForCausalLM,
+)
+from ebt.hub.base import ThinkingModel
 from ebt.nn import Anchor, Conditioning, Head, network_config
 from ebt.tasks.base import RECIPE, Batch, Outcome, ThinkingTask
-from ebt.thinking import SIMPLEX_SPACES, Landscape, Recipe, RestartSimplex, Simplex, StepSize, Thought, mean_loss
+from ebt.thinking import (
+    SIMPLEX_SPACES,
+    CandidateSpace,
+    Landscape,
+    Recipe,
+    RestartSimplex,
+    StepSize,
+    Thought,
+    mean_loss,
+)
 
-Model = EBTForCausalLM | TransformerPPForCausalLM | EBTForSudoku | SudokuTransformer
+Model = EBTForCausalLM | TransformerPPForCausalLM | EBTForSudoku | SudokuTransformer | EBTForImages | DiTForImages
 
 _THINKING = (
     "space",
@@ -83,13 +100,13 @@ class Network:
             fields.setdefault("conditioned_steps", recipe.told_steps)
         return {**fields, "start_std": recipe.start_std, "clamp": recipe.clamp, "steps": steps}
 
-    def refuse_thinking(self, kind: str, recipe: Recipe, loops: bool) -> None:
-        """Settings of thinking contradict a model that does not think.
+    def refuse_thinking(self, kind: str, recipe: Recipe, loops: bool, plain: Recipe = RECIPE) -> None:
+        """Settings of thinking contradict a model that does not think. ``plain`` is the recipe that nobody has set.
 
         Raises:
             InputError: naming them.
         """
-        own, default = asdict(recipe), asdict(RECIPE)
+        own, default = asdict(recipe), asdict(plain)
         given = [f"network.{name}" for name in _THINKING if getattr(self, name) is not None]
         given += [f"recipe.{name}" for name in own if own[name] != default[name] and not (loops and name in _LOOPING)]
         if given:
@@ -118,7 +135,7 @@ class ModelTask(ThinkingTask):
         Raises:
             InputError: the recipe starts elsewhere than the model thinks from.
         """
-        if isinstance(model, EBTForCausalLM | EBTForSudoku):
+        if isinstance(model, ThinkingModel):
             settings.setdefault("steps", model.config.steps)
             if (recipe := settings.get("recipe", RECIPE)).start_std != model.config.start_std:
                 raise InputError(
@@ -142,7 +159,7 @@ class ModelTask(ThinkingTask):
         if missing := [name for name in names if not hasattr(data, name)]:
             raise InputError(
                 f"{type(self).__name__} needs data with {', '.join(missing)}, which {type(data).__name__} has not: "
-                "choose the data module of the task (TextDataModule, SudokuDataModule), or your own with these attributes."
+                "choose the data module of the task (TextDataModule, SudokuDataModule, ImageDataModule), or your own that has."
             )
         return [getattr(data, name) for name in names]
 
@@ -163,7 +180,7 @@ class ModelTask(ThinkingTask):
     @property
     def thinks(self) -> bool:
         """Whether the model has an energy."""
-        return isinstance(self.model, EBTForCausalLM | EBTForSudoku)
+        return isinstance(self.model, ThinkingModel)
 
     @property
     def alpha(self) -> StepSize:  # type: ignore[override]
@@ -179,9 +196,12 @@ class ModelTask(ThinkingTask):
     def landscape(self, batch: Batch) -> Landscape:
         return self.model.landscape(self.context(batch))
 
-    def space(self) -> Simplex:
+    def space(self) -> CandidateSpace:
         """The model's space; without an energy, states are logits."""
-        return self.model.space() if self.thinks else RestartSimplex(self.prediction_dims, torch.empty(0, device=self.device))
+        if self.thinks:
+            space: CandidateSpace = self.model.space()
+            return space
+        return RestartSimplex(self.prediction_dims, torch.empty(0, device=self.device))
 
     def learn(self, batch: Batch, replayed: Tensor | None = None) -> Outcome:
         if self.thinks:

@@ -33,6 +33,7 @@ SUDOKU = [
     "--data.batch_size=3",
     "--model.recipe.replay_size=12",
 ]
+IMAGES = [*NETWORK, "--data.size=16", "--data.crops=2", "--data.evaluation_crops=1", "--data.batch_size=2"]
 Captured = pytest.CaptureFixture[str]
 
 
@@ -127,7 +128,7 @@ def test_a_signal_stops_a_run_that_resumes_exactly(number: signal.Signals, empty
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_configuration_trains(config: Path, text: list[str], capsys: Captured) -> None:
-    settings = text if config.parent.name == "language" else SUDOKU[1:-1]
+    settings = {"language": text, "sudoku": SUDOKU[1:-1], "denoising": IMAGES}[config.parent.name]
     assert main(["fit", f"--config={config}", *settings, "--trainer.fast_dev_run=2"]) == 0
     assert "val/loss" in capsys.readouterr().out
     assert not Path("runs").exists()

@@ -8,7 +8,7 @@ from hub_toys import make_dit, make_image_ebt
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.hub import EBTForImages, EBTImagesConfig
+from ebt.hub import EBTForImages, EBTImagesConfig, NoiseSchedule
 from ebt.thinking import choose
 
 
@@ -103,3 +103,57 @@ def test_a_diffusion_transformer_is_told_the_noise_level_of_each_row() -> None:
     torch.testing.assert_close(output[1:], model(image[1:], torch.tensor([50])))
     assert not torch.allclose(output[1:], model(image[1:], torch.tensor([3])))
     assert model(images(1, 16, 4), torch.tensor([0])).shape == (1, 2, 16, 4)
+
+
+def masks(rows: int = 2) -> Tensor:
+    free = torch.zeros(rows, 1, 8, 8, dtype=torch.bool)
+    free[:, :, 2:5, 3:7] = True
+    return free
+
+
+def test_known_pixels_are_seen_whatever_the_state_is() -> None:
+    model, known, free = make_image_ebt(), images(), masks()
+    landscape, state = model.landscape(known, free), images(4) * 3
+    seen = torch.where(free.repeat(2, 1, 1, 1), state, known.repeat(2, 1, 1, 1))
+    torch.testing.assert_close(landscape(state, 0), model.landscape()(seen, 0))
+    rows = torch.tensor([3, 0])
+    torch.testing.assert_close(landscape.select(rows)(state[rows], 0), landscape(state, 0)[rows])
+
+
+def test_filling_in_keeps_what_is_known_and_lowers_the_energy() -> None:
+    model, image, free = make_image_ebt(step_size_scale=0.05), images(), masks()
+    few, many = (model.infill(image, free, steps, torch.Generator().manual_seed(0)) for steps in (1, 30))
+    keep = ~free.expand_as(image)
+    assert torch.equal(many[keep], image[keep])
+    assert not torch.equal(many, image)
+    first, last = (model.landscape()(filled, 0).sum() for filled in (few, many))
+    assert last < first
+
+
+def test_masks_must_fit() -> None:
+    model = make_image_ebt()
+    with pytest.raises(InputError, match="make their sizes equal"):
+        model.infill(images(), masks()[:, :, :4])
+    with pytest.raises(InputError, match="leaves no pixel of an image known"):
+        model.infill(images(), torch.ones_like(masks()))
+
+
+def test_one_evaluation_is_the_direct_estimate() -> None:
+    model, schedule = make_dit(noise_levels=100), NoiseSchedule.linear(100)
+    noisy = schedule.noisy(images(), 0.3)
+    t = torch.full((2,), 29)
+    expected = schedule.clean(noisy, model(noisy, t).chunk(2, 1)[0], t).clamp(-1, 1)
+    torch.testing.assert_close(model.denoise(noisy, 0.3, 1), expected)
+    assert torch.equal(model.denoise(noisy, 0.3, 1, trained_only=True), model.denoise(noisy, 0.1, 1))
+
+
+def test_rounds_denoise_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, noisy, told = make_dit(noise_levels=100), images(), list[int]()
+    monkeypatch.setattr(model, "forward", lambda x, t: (told.append(int(t[0])), torch.cat((x, x), 1))[1])
+    model.denoise(noisy, 0.2, steps=4, rounds=2)
+    assert told == [19, 14, 9, 4] * 2
+    told.clear()
+    model.denoise(noisy, 0.1, steps=10)
+    assert told == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    with pytest.raises(InputError, match="steps 0, rounds 1"):
+        model.denoise(noisy, steps=0)

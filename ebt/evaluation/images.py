@@ -1,0 +1,162 @@
+"""Denoised images: quality against thinking steps, and whether energy knows where the errors are.
+
+Letters: B images, C channels, H x W pixels with values in [-1, 1], S patches of p x p, T steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.regression import spearman_corrcoef
+
+from ebt.errors import InputError
+from ebt.evaluation.descents import check_counts, thinks
+from ebt.evaluation.results import Curve, ImagePoint, Progress
+from ebt.thinking import alarms
+
+SAMPLE = 2000
+"""So many pairs of energy and error are kept for pictures."""
+
+
+def square_errors(found: Tensor, images: Tensor) -> Tensor:
+    """Mean square error (B,) of pixels in [0, 1]; what lies outside is clipped."""
+    return ((found.clamp(-1, 1) - images) / 2).square().flatten(1).mean(1)
+
+
+def psnr(found: Tensor, images: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio (B,) in dB."""
+    return -10 * square_errors(found, images).clamp(min=1e-10).log10()
+
+
+def ssim(found: Tensor, images: Tensor) -> float | None:
+    """Mean structural similarity, in [-1, 1]; None of images below the 11 pixels of its window."""
+    if min(images.shape[-2:]) < 11:
+        return None
+    similarity = structural_similarity_index_measure(found.clamp(-1, 1), images, data_range=2.0)
+    assert isinstance(similarity, Tensor)
+    return similarity.item()
+
+
+@torch.no_grad()
+def image_curve(
+    model: Any,
+    images: Tensor,
+    noisy: Tensor,
+    steps: Sequence[int],
+    level: float | None = None,
+    tolerance: float | None = None,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Curve[ImagePoint]:
+    """PSNR of an EBT after each number of steps, or of a Diffusion Transformer by DDIM with so many evaluations.
+
+    Args:
+        model: an ``EBTForImages`` or ``DiTForImages``.
+        images, noisy: clean and noisy images (B, C, H, W).
+        steps: numbers of steps.
+        level: the noise, as a share of the schedule, which a Diffusion Transformer must be told.
+        tolerance: stop when pixels move by less (root mean square).
+        batch_size: images at once.
+        progress: called with the number of images done.
+
+    Raises:
+        InputError: no images, or numbers of steps below 1.
+    """
+    steps = check_counts("steps", steps)
+    if not len(images) or images.shape != noisy.shape:
+        raise InputError(f"images {tuple(images.shape)}, noisy {tuple(noisy.shape)}: give one or more, of the same shape.")
+    sums: dict[int, list[tuple[Tensor, float, float]]] = {step: [] for step in steps}
+    start, found = 0.0, list[str]()
+    for rows in torch.arange(len(images)).split(batch_size):
+        clean, given = images[rows], noisy[rows]
+        if thinks(model):
+            thought = model.think(given, steps[-1], tolerance=tolerance)
+            found = found or alarms(thought, model.space())
+            start += thought.energies[0].sum().item()
+            for step in steps:
+                made = min(step, len(thought.states))
+                taken = thought.steps.clamp(max=step).double().mean().item()
+                energy = thought.energies[min(made, len(thought.energies) - 1)].sum(-1)
+                sums[step].append((square_errors(thought.states[made - 1].to(clean), clean), energy.sum().item(), taken))
+        else:
+            for step in steps:
+                sums[step].append((square_errors(model.denoise(given, level, step).to(clean), clean), 0.0, float(step)))
+        if progress:
+            progress(int(rows[-1]) + 1, len(images))
+    points = [_point(step, parts, thinks(model)) for step, parts in sums.items()]
+    if not thinks(model):
+        return Curve("denoising", "looped", points, len(images), len(images))
+    return Curve("denoising", "ebt", points, len(images), len(images), None, tolerance, 0, start / len(images), tuple(found))
+
+
+def _point(steps: int, parts: list[tuple[Tensor, float, float]], energies: bool) -> ImagePoint:
+    errors = torch.cat([error for error, _, _ in parts])
+    ratio = -10 * errors.clamp(min=1e-10).log10()
+    energy = sum(energy for _, energy, _ in parts) / len(errors) if energies else None
+    taken = sum(taken * len(error) for error, _, taken in parts) / len(errors)
+    return ImagePoint(
+        steps,
+        1,
+        energy,
+        energy,
+        forward=taken,
+        backward=taken if energies else 0.0,
+        psnr=ratio.mean().item(),
+        psnr_error=ratio.std().item() / math.sqrt(len(ratio)) if len(ratio) > 1 else None,
+        mse=errors.mean().item(),
+        psnrs=ratio.tolist(),
+    )
+
+
+@dataclass(frozen=True)
+class EnergyErrors:
+    """Whether the energy of a patch tells its error, over all patches, images and steps."""
+
+    spearman: float
+    """Rank correlation over everything."""
+    by_step: list[float]
+    """The same after each number of steps, from 0."""
+    energies: list[float]
+    """A sample."""
+    errors: list[float]
+    """Root mean square errors of the same patches."""
+    steps: list[int]
+    """After how many steps."""
+
+
+@torch.no_grad()
+def energy_errors(model: Any, images: Tensor, noisy: Tensor, steps: int, batch_size: int = 32) -> EnergyErrors:
+    """Energies and errors of all patches of images (B, C, H, W), at the start and after each step."""
+    energies, errors = list[Tensor](), list[Tensor]()
+    for rows in torch.arange(len(images)).split(batch_size):
+        thought = model.think(noisy[rows], steps)
+        energies.append(thought.energies.float())
+        states = torch.stack([thought.start, *thought.states])
+        errors.append(patch_errors(states, images[rows], model.config.patch_size))
+    energy, error = torch.cat(energies, 1), torch.cat(errors, 1)
+    index = torch.randperm(energy.numel(), generator=torch.Generator().manual_seed(0))[:SAMPLE]
+    step = torch.arange(len(energy)).view(-1, 1, 1).expand_as(energy)
+    return EnergyErrors(
+        _rank(energy, error),
+        [_rank(one, other) for one, other in zip(energy, error, strict=True)],
+        energy.flatten()[index].tolist(),
+        error.flatten()[index].tolist(),
+        step.flatten()[index].tolist(),
+    )
+
+
+def _rank(energy: Tensor, error: Tensor) -> float:
+    return spearman_corrcoef(energy.flatten().double(), error.flatten().double()).item()
+
+
+def patch_errors(states: Tensor, images: Tensor, patch: int) -> Tensor:
+    """Root mean square error (T, B, S) of each patch of states (T, B, C, H, W)."""
+    square = (states - images).square().mean(2)
+    cut = square.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))  # (T, B, rows, p, columns, p)
+    return cut.mean((3, 5)).sqrt().flatten(2)

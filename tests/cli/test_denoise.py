@@ -1,0 +1,131 @@
+"""``ebt denoise``: images of any size, measured, compared and filled in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_images import image_ebt, image_folder, photo_folder
+from small_models import sudoku_folder
+
+from ebt.cli.main import main
+from ebt.data.images import open_images, to_tensor
+from ebt.errors import InputError
+from ebt.evaluation import psnr
+from ebt.hub import NoiseSchedule
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return image_folder(tmp_path_factory.mktemp("ebt") / "model")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return photo_folder(tmp_path_factory.mktemp("photos") / "all", count=2, size=16)
+
+
+def denoise(*arguments: str) -> int:
+    return main(["denoise", *arguments])
+
+
+def test_a_folder_is_denoised_and_measured(model: str, photos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert denoise(photos, "--checkpoint", model, "--noise", "0.1", "--steps", "3", "--out", str(tmp_path)) == 0
+    read = json.loads((tmp_path / "denoise.json").read_text())
+    clean = to_tensor(open_images(photos)["train"].read(1))[None]
+    noisy = NoiseSchedule.linear().noisy(clean, 0.1, seed=1)
+    assert read["images"][1]["psnr_noisy"] == pytest.approx(psnr(noisy, clean).item(), abs=1e-3)
+    found = image_ebt().think(noisy.double(), 3).state
+    assert read["images"][1]["psnr"] == pytest.approx(psnr(found, clean).item(), abs=1e-3)
+    assert -1 <= read["images"][1]["ssim"] <= 1
+    assert np.array(Image.open(tmp_path / "01-1.png")).shape == (16, 16, 3)
+    assert np.array(Image.open(tmp_path / "01-1-comparison.png")).shape[1] == 900
+    assert f"{read['images'][1]['psnr']:.2f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", [(5, 40), (21, 16), (3, 3)])
+def test_images_of_any_size_keep_it(model: str, size: tuple[int, int], tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "odd.png")
+    assert denoise(str(tmp_path / "odd.png"), "--checkpoint", model, "--out", str(tmp_path / "out")) == 0
+    assert np.array(Image.open(tmp_path / "out" / "00-odd.png")).shape == (*size, 3)
+    assert json.loads((tmp_path / "out" / "denoise.json").read_text())["images"][0]["psnr"] is None
+
+
+def test_a_known_clean_image_is_compared_with(model: str, photos: str, tmp_path: Path) -> None:
+    assert denoise(photos, "--checkpoint", model, "--clean", photos, "--out", str(tmp_path)) == 0
+    assert json.loads((tmp_path / "denoise.json").read_text())["images"][0]["psnr_noisy"] == pytest.approx(100)
+
+
+def test_a_rival_denoises_by_ddim(photos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = image_folder(tmp_path / "dit", dit=True)
+    assert denoise(photos, "--checkpoint", folder, "--noise", "0.2", "--steps", "4", "--limit", "1") == 0
+    assert "noise level 0.2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("as_picture", [False, True])
+def test_masked_pixels_are_filled_in_and_others_kept(model: str, photos: str, as_picture: bool, tmp_path: Path) -> None:
+    mask = "3,4,6,5"
+    free = np.zeros((16, 16), dtype=bool)
+    free[4:9, 3:9] = True
+    if as_picture:
+        mask = str(tmp_path / "mask.png")
+        Image.fromarray((free * 255).astype(np.uint8)).save(mask)
+    photo = str(Path(photos) / "0.png")
+    assert denoise(photo, "--checkpoint", model, "--mask", mask, "--steps", "5", "--out", str(tmp_path / "out")) == 0
+    found, given = np.array(Image.open(tmp_path / "out" / "00-0.png")), np.array(Image.open(photo))
+    assert np.array_equal(found[~free], given[~free])
+    assert not np.array_equal(found[free], given[free])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mask", "10,10,8,2"], "does not lie in an image of 16 x 16"),
+        (["--mask", "nothing.png"], "is no file and no box"),
+        (["--mask", "1,1,2,2", "--noise", "0.1"], "leave out --noise and --clean"),
+        (["--noise", "0.1", "--clean", "x"], "leave out --clean"),
+        (["--noise", "1.5"], "no number above 0 and at most 1"),
+        (["--clean", "nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_contradictions_are_explained(
+    model: str, photos: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert denoise(photos, "--checkpoint", model, *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_masks_of_another_size_and_without_white_are_refused(model: str, photos: str, tmp_path: Path) -> None:
+    from ebt.cli.denoise import read_mask
+
+    Image.new("L", (8, 16)).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match="has 8 x 16 pixels, the image 16 x 16"):
+        read_mask(str(tmp_path / "mask.png"), 16, 16)
+    with pytest.raises(InputError, match="has no white pixels"):
+        read_mask(str(tmp_path / "mask.png"), 16, 8)
+
+
+def test_other_models_and_missing_images_are_refused(
+    model: str, photos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dit = image_folder(tmp_path / "dit", dit=True)
+    assert denoise(photos, "--checkpoint", dit, "--mask", "1,1,2,2") == 2
+    assert "--mask needs a model with an energy" in capsys.readouterr().err
+    assert denoise(photos, "--checkpoint", sudoku_folder(tmp_path / "sudoku")) == 2
+    assert "ebt_sudoku" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert denoise(str(tmp_path / "empty"), "--checkpoint", model) == 2
+    assert "holds no images" in capsys.readouterr().err
+
+
+def test_the_mean_of_overlapping_tiles_is_smooth() -> None:
+    from ebt.hub import by_tiles
+
+    image = torch.randn(3, 37, 22, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(by_tiles(lambda tiles: tiles, image, 16), image)
+    assert by_tiles(lambda tiles: tiles * 2, image[:, :5, :3], 16).shape == (3, 5, 3)
