@@ -1,0 +1,150 @@
+"""Contestants that are measured side by side: each in a process of its own, one turn each in every round."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+Turn = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something to measure."""
+
+    name: str
+    make: Callable[[], tuple[Turn, Turn]]
+    """Makes a small turn, which warms up, and the turn to measure; runs in the contestant's own process."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the turns of a contestant took."""
+
+    seconds: float
+    """Median wall time of a turn."""
+    cpu_seconds: float
+    """Median processor time of a turn, which a busy machine changes less."""
+    memory: float | None
+    """Largest resident memory in MB, less that after the small turn; None where the system does not tell."""
+
+
+def race(contestants: Sequence[Contestant], rounds: int, threads: int) -> dict[str, Measured]:
+    """Measure contestants, interleaved.
+
+    Args:
+        contestants: their ``make`` must be importable, as for ``multiprocessing``.
+        rounds: measured turns of each, after one that is not.
+        threads: of torch, in each process.
+    """
+    context = multiprocessing.get_context("spawn")
+    runners = []
+    for contestant in contestants:
+        here, there = context.Pipe()
+        process = context.Process(target=_run, args=(contestant.make, there, threads), daemon=True)
+        process.start()
+        there.close()
+        _receive(here, contestant.name)
+        runners.append((contestant.name, process, here))
+    turns: dict[str, list[Measured]] = {name: [] for name, _, _ in runners}
+    for _ in range(rounds):
+        for name, _, pipe in runners:
+            pipe.send(True)
+            turns[name].append(Measured(*_receive(pipe, name)))
+    for _, process, pipe in runners:
+        pipe.send(False)
+        process.join()
+    return {name: _summary(measured) for name, measured in turns.items()}
+
+
+def _receive(pipe: Connection, name: str) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError as error:
+        raise RuntimeError(f"the process of {name} has ended: out of memory, or see its message above") from error
+
+
+def _summary(turns: list[Measured]) -> Measured:
+    memory = [turn.memory for turn in turns if turn.memory is not None]
+    seconds, cpu = (median(getattr(turn, name) for turn in turns) for name in ("seconds", "cpu_seconds"))
+    return Measured(seconds, cpu, max(memory) if memory else None)
+
+
+def _run(make: Callable[[], tuple[Turn, Turn]], pipe: Connection, threads: int) -> None:
+    torch.set_num_threads(threads)
+    small, turn = make()
+    small()
+    gc.collect()
+    base = _memory("VmRSS")
+    turn()
+    pipe.send(None)
+    while pipe.recv():
+        gc.collect()
+        _forget_peak()
+        wall, cpu = time.perf_counter(), time.process_time()
+        turn()
+        took = (time.perf_counter() - wall, time.process_time() - cpu)
+        peak = _memory("VmHWM")
+        pipe.send((*took, None if peak is None or base is None else peak - base))
+
+
+def _memory(field: str) -> float | None:
+    """Resident memory now (VmRSS) or at its largest (VmHWM), in MB, on Linux."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), None)
+
+
+def _forget_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The options that all these benchmarks have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: minutes")
+    parser.add_argument("--rounds", type=int, metavar="N", help="measured turns of each contestant (default: 5; quick: 2)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="of each process (default: all cores)")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="what ratios are of; on a busy machine: cpu, with --threads 1"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the numbers into this file, too")
+    return parser
+
+
+def seconds(measured: Measured, clock: str) -> float:
+    return measured.seconds if clock == "wall" else measured.cpu_seconds
+
+
+def write(path: str | None, settings: argparse.Namespace, results: Sequence[Any], console: Console) -> None:
+    """Everything as one JSON object."""
+    if path is None:
+        return
+    content = {
+        "settings": vars(settings),
+        "results": [result if isinstance(result, dict) else asdict(result) for result in results],
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    console.print(f"wrote {path}", highlight=False)

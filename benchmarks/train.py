@@ -1,0 +1,182 @@
+"""Training: tokens per second and memory of Transformer++, EBTs and the plain way to train them, over what arithmetic demands.
+
+    python benchmarks/train.py --quick --json train.json
+
+Every contestant trains a batch of 8 x 256 tokens (forward, backward, AdamW) in a process of its own, by turns. The floor counts
+operations per token, with N weights of the blocks, V words and D width: Transformer++ 6 N + 6 V D; each step of thinking with a
+gradient 12 N on top of 6 N for the context, each without 4 N; the loss of a step's state 6 V D.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
+from plain import supervise_plainly
+from race import Contestant, Measured, Turn, options, race, seconds, write
+
+from ebt.cli.terminal import plain_table, print_table
+from ebt.hub import EBTConfig, EBTForCausalLM, TransformerPPConfig, TransformerPPForCausalLM
+from ebt.thinking import Recipe, supervise
+
+CONTEXT, BATCH = 256, 8
+PUBLISHED: dict[str, Any] = {"anchor": "none", "head": "linear"}
+"""The plain way trains the published architecture, and so does the library's way in the same comparison."""
+RECIPES = {"s1": (Recipe.s1(2), 2), "s2": (Recipe.s2(replay_size=0, replay_fraction=0.0), 3)}
+"""With the number of steps; S2 takes the larger one, without a replay buffer."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A size of the networks."""
+
+    words: int
+    dim: int
+    heads: int
+    layers: int = 6
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        return {"layers": self.layers, "dim": self.dim, "heads": self.heads}
+
+
+ROWS = (Row(512, 256, 4), Row(4096, 384, 6), Row(50_277, 384, 6))
+SMALL = (Row(512, 128, 4, 2),)
+
+
+def floors(blocks: int, table: int) -> dict[str, float]:
+    """Operations per token over those of Transformer++, with ``blocks`` weights in the blocks and V x D in a table."""
+    twin = 6 * blocks + 6 * table
+    return {"transformer++": 1.0, "s1": (30 * blocks + 12 * table) / twin, "s2": (26 * blocks + 6 * table) / twin}
+
+
+def _turns(model: torch.nn.Module, words: int, loss_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Turn, Turn]:
+    """A step with one row, and one with the whole batch."""
+    model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    generator = torch.Generator().manual_seed(0)
+
+    def step(rows: int) -> None:
+        tokens = torch.randint(0, words, (rows, CONTEXT + 1), generator=generator)
+        optimiser.zero_grad()
+        loss_of(tokens[:, :-1], tokens[:, 1:]).backward()
+        optimiser.step()
+
+    return partial(step, 1), partial(step, BATCH)
+
+
+def twin(row: Row) -> tuple[Turn, Turn]:
+    """Transformer++."""
+    model = TransformerPPForCausalLM(TransformerPPConfig(row.words, CONTEXT, **row.sizes))
+    return _turns(model, row.words, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
+
+
+def llama(row: Row) -> tuple[Turn, Turn]:
+    """The same size in ``transformers``, the measure of our own Transformer++."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"num_hidden_layers": row.layers, "hidden_size": row.dim, "num_attention_heads": row.heads}
+    config = LlamaConfig(row.words, **sizes, intermediate_size=-(-8 * row.dim // 3 // 16) * 16, max_position_embeddings=CONTEXT)
+    model = LlamaForCausalLM(config)
+    return _turns(model, row.words, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
+
+
+def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False) -> tuple[Turn, Turn]:
+    """An EBT by a recipe, the library's way or the plain way."""
+    settings, steps = RECIPES[recipe]
+    model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, input_gradient=input_gradient, **PUBLISHED, **row.sizes))
+    generator = torch.Generator().manual_seed(1)
+
+    def loss(ids: Tensor, target: Tensor) -> Tensor:
+        if plain:
+            return supervise_plainly(model, ids, target, settings, steps, generator).loss
+        space = model.space()
+        start = space.start(tuple(ids.shape), settings.start_std, generator)
+        schedule = tuple(range(steps))
+        return supervise(model.landscape(ids), space, start, target, model.step_size, settings, generator, schedule).loss
+
+    return _turns(model, row.words, loss)
+
+
+def contestants(row: Row, names: Sequence[str]) -> list[Contestant]:
+    known = {
+        "transformer++": partial(twin, row),
+        "llama": partial(llama, row),
+        "s1": partial(ebt, row, "s1"),
+        "s1, input gradient": partial(ebt, row, "s1", input_gradient=True),
+        "s2": partial(ebt, row, "s2"),
+        "s1, plain": partial(ebt, row, "s1", plain=True),
+        "s2, plain": partial(ebt, row, "s2", plain=True),
+    }
+    return [Contestant(name, known[name]) for name in names]
+
+
+NAMES = ("transformer++", "llama", "s1", "s1, input gradient", "s2", "s1, plain", "s2, plain")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contestant at one size."""
+
+    row: Row
+    name: str
+    measured: Measured
+    tokens_per_second: float
+    times_twin: float
+    floor: float | None
+    """Of the time over Transformer++'s, by arithmetic."""
+
+
+def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
+    model = TransformerPPForCausalLM(TransformerPPConfig(1, CONTEXT, **row.sizes))
+    known = floors(sum(weight.numel() for weight in model.network.blocks.parameters()), row.words * row.dim)
+    base = seconds(found["transformer++"], clock)
+    return [
+        Result(
+            row, name, measured, BATCH * CONTEXT / seconds(measured, clock), seconds(measured, clock) / base, known.get(name)
+        )
+        for name, measured in found.items()
+    ]
+
+
+def show(found: Sequence[Result], console: Console) -> None:
+    table = plain_table()
+    for column in ("V", "D", "what", "tokens/s", "time / twin", "floor", "over it", "memory (MB)"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for one in found:
+        floor = ("", "") if one.floor is None else (f"{one.floor:.2f}", f"{one.times_twin / one.floor:.2f}")
+        memory = "" if one.measured.memory is None else f"{one.measured.memory:.0f}"
+        numbers = (f"{one.tokens_per_second:.0f}", f"{one.times_twin:.2f}", *floor, memory)
+        table.add_row(str(one.row.words), str(one.row.dim), one.name, *numbers)
+    print_table(console, "Training, 8 x 256 tokens; memory: the peak above weights, gradients and the optimiser's state", table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = options(__doc__)
+    parser.add_argument("--only", metavar="A;B;..", help=f"contestants besides transformer++, of {'; '.join(NAMES[1:])}")
+    parser.add_argument("--row", type=int, choices=range(len(ROWS)), metavar="0..2", help="one of the sizes alone")
+    args, console = parser.parse_args(argv), Console()
+    rows = SMALL if args.quick else ROWS if args.row is None else (ROWS[args.row],)
+    names = NAMES if args.only is None else ("transformer++", *(name.strip() for name in args.only.split(";")))
+    found: list[Result] = []
+    for row in rows:
+        measured = race(contestants(row, names), args.rounds or (2 if args.quick else 5), args.threads)
+        found += results(row, measured, args.clock)
+    show(found, console)
+    write(args.json, args, [asdict(one) for one in found], console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Work in chunks equals work on all logits at once, to second order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from toys import WIDTH, WORDS, make_simplex, make_table, normal
+
+from ebt.thinking import IGNORED, CompactMirror, CompactRestart, vocabulary
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+ROWS, PARTS = 3, 5
+
+
+@pytest.fixture(autouse=True, params=[1, 3 * WORDS, 2**20], ids=["one state", "three states", "all"])
+def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "CHUNK", request.param)
+
+
+def state_and_table() -> tuple[Tensor, Tensor]:
+    return normal(ROWS, PARTS, WIDTH, seed=1, std=3.0).requires_grad_(), make_table()
+
+
+def assert_same_gradients(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) -> None:
+    torch.testing.assert_close(found, expected)
+    weights = normal(*found.shape, seed=9)
+    gradients = [torch.autograd.grad((value * weights).sum(), inputs, retain_graph=True) for value in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("form", [CompactMirror, CompactRestart])
+def test_views_losses_and_entropies(form: type[CompactMirror | CompactRestart]) -> None:
+    state, table = state_and_table()
+    space, logits = form(2, table), state @ table.T
+    assert_same_gradients(space.view(state), logits.softmax(-1) @ table, (state, table))
+    target = torch.randint(0, WORDS, (ROWS, PARTS), generator=torch.Generator().manual_seed(0))
+    target[0, :2] = IGNORED
+    expected = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="none").view(ROWS, PARTS)
+    assert_same_gradients(space.loss(state, target), expected, (state, table))
+    log_p = logits.log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1)
+    assert_same_gradients(space.entropy(state), entropy, (state, table))
+
+
+def test_one_pass_gives_the_loss_its_slopes_and_the_view() -> None:
+    state, table = state_and_table()
+    space = make_simplex("compact-restart", table)
+    target = torch.randint(0, WORDS, (ROWS, PARTS), generator=torch.Generator().manual_seed(0))
+    target[1, 2:] = IGNORED
+    weight, into = normal(ROWS, PARTS, seed=3), torch.ones(WORDS, WIDTH)
+    found = space.assess(state, target, weight, [into])
+    losses = space.loss(state, target)
+    slope, gradient = torch.autograd.grad((losses * weight).sum(), (state, table))
+    assert found.slope is not None
+    assert found.view is not None
+    torch.testing.assert_close(found.losses, losses.detach())
+    torch.testing.assert_close(found.slope, slope)
+    torch.testing.assert_close(into, 1 + gradient)
+    torch.testing.assert_close(found.view, space.view(state).detach())
+    attached = space.attach(state, found.view)
+    assert_same_gradients(attached, space.view(state), (state, table))
+
+
+def test_logits_of_a_chunk_alone_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    real = vocabulary._exponentials
+
+    def spy(u: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sizes.append(len(u) * len(table))
+        return real(u, table)
+
+    monkeypatch.setattr(vocabulary, "_exponentials", spy)
+    state, table = state_and_table()
+    make_simplex("compact-mirror", table).view(state).sum().backward()
+    assert sum(sizes) == 2 * ROWS * PARTS * WORDS
+    assert max(sizes) <= max(vocabulary.CHUNK, WORDS)
