@@ -271,6 +271,12 @@ class DecoderLandscape:
             return None
         return [self._inputs[0], *self._network.parameters()]
 
+    def on(self, x: Tensor) -> DecoderLandscape:
+        """The same landscape with other inputs."""
+        part = copy(self)
+        part._inputs, part._contexts = (x, self._inputs[1]), {}
+        return part
+
     def separate(self, rows: slice) -> Separated:
         """The landscape of some rows, with the context as leaves."""
         context = self._contexts[0].rows(rows) if self._contexts else self._rows(rows)._context(0)

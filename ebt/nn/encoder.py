@@ -95,6 +95,10 @@ class EncoderLandscape:
         """The input and the weights."""
         return [self.x, *self.network.parameters()]
 
+    def on(self, x: Tensor) -> EncoderLandscape:
+        """The same landscape with another input."""
+        return replace(self, x=x)
+
     def separate(self, rows: slice) -> Separated:
         """The landscape of some rows, with the input as a leaf."""
         x = self.x[rows]

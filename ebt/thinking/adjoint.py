@@ -27,8 +27,8 @@ KEPT = 3
 """Graphs of steps that exist at once, at most, for one group of rows."""
 RECORDED = 8
 """Steps whose states are recorded; of longer descents the last state alone."""
-PARTS_AT_ONCE = 512
-"""On CPUs, parts whose graphs exist at once: their tensors then stay in the processor's caches."""
+NUMBERS_AT_ONCE = 3 * 2**16
+"""On CPUs, numbers of one activation that exist at once: graphs of a few rows then stay in the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,11 @@ class Separable(Protocol):
     def __call__(self, candidate: Tensor, step: int, /) -> Tensor: ...
 
     def roots(self) -> list[Tensor] | None:
-        """What its energies depend on besides candidates: weights, and what it was made from; None: it cannot be separated."""
+        """What it was made from, and the weights that its energies depend on; None: it cannot be separated."""
+        ...
+
+    def on(self, x: Tensor) -> Separable:
+        """The same landscape, made from another tensor."""
         ...
 
     def separate(self, rows: slice) -> Separated:
@@ -126,21 +130,25 @@ def train(
         alpha: the step size, one or one per prediction.
         descent: how to think, with gradients.
         every: the mean of the losses after all steps, or the last one's.
-        rows_at_once: rows whose graphs exist at once; by default about ``PARTS_AT_ONCE`` parts on CPUs, else all. With
-            Langevin noise, other numbers draw other noise.
+        rows_at_once: rows whose graphs exist at once; by default groups of equal size with about ``NUMBERS_AT_ONCE`` numbers in an
+            activation on CPUs, else all. With Langevin noise, other numbers draw other noise.
     """
     step_size = alpha.detach().requires_grad_(alpha.requires_grad)
-    sums = _Sums((*(landscape.roots() or ()), *space.weights(), step_size))
+    x, *weights = landscape.roots() or ()
+    leaf = x.detach().requires_grad_(x.requires_grad)  # what is behind it may be among the weights, and would count twice
+    landscape = landscape.on(leaf)
+    sums = _Sums((leaf, *weights, *space.weights(), step_size))
     if generator is None and torch.as_tensor(descent.noise).any():  # one whose state can be told
         generator = torch.Generator(start.device).manual_seed(int(torch.randint(2**62, ())))
-    size = rows_at_once or _rows_at_once(start)
+    size = rows_at_once or _rows_at_once(start, x.shape[-1])
     groups = [
         _Rows(landscape, space, slice(first, first + size), target, step_size, descent, every, generator, sums).run(start)
         for first in range(0, len(start), size)
     ]
     count = max(1, sum(group.count for group in groups))
     losses = torch.stack([torch.stack(group.losses) for group in groups]).sum(0) / count
-    tensors = [alpha if tensor is step_size else tensor for tensor in sums.tensors]
+    behind = {id(step_size): alpha, id(leaf): x}
+    tensors = [behind.get(id(tensor), tensor) for tensor in sums.tensors]
     factor = 1 / count / (descent.steps if every else 1)
     loss: Tensor = _Known.apply(losses.mean() if every else losses[-1], factor, sums.sums, *tensors)
     thought = Thought(
@@ -154,9 +162,11 @@ def train(
     return Trained(loss, losses, thought)
 
 
-def _rows_at_once(start: Tensor) -> int:
-    parts = start.shape[1:-1].numel()
-    return max(1, PARTS_AT_ONCE // parts) if start.device.type == "cpu" else len(start)
+def _rows_at_once(start: Tensor, width: int) -> int:
+    if start.device.type != "cpu":
+        return len(start)
+    numbers = start.shape[:-1].numel() * width
+    return max(1, -(-len(start) // max(1, round(numbers / NUMBERS_AT_ONCE))))
 
 
 class _Rows:
