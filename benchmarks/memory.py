@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --quick --json memory.json
 
-Peak resident memory above what weights, gradients and the optimiser's state take, of batches of 8 x 256 tokens, each measured in
-a process of its own.
+Peak resident memory above what weights, gradients and the optimiser's state take, of batches of 8 x 256 tokens, each measured
+in a process of its own.
 """
 
 from __future__ import annotations

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ebt.nn import EBTDecoder, EBTEncoder, NetworkConfig
-from ebt.thinking import SIMPLEX_SPACES, CandidateSpace, Euclidean, Simplex
+from ebt.nn.blocks import Modulation
+from ebt.thinking import SIMPLEX_SPACES, CandidateSpace, Euclidean, Projected, Simplex
 
 WORDS, WIDTH = 7, 8
-SPACES = (*SIMPLEX_SPACES, "euclidean")
+VECTORS = ("euclidean", "projected")
+SPACES = (*SIMPLEX_SPACES, *VECTORS)
 COMPACT = ("compact-mirror", "compact-restart")
 
 
@@ -34,6 +36,8 @@ def make_table(seed: int = 1, words: int = WORDS, width: int = WIDTH) -> nn.Para
 def make_space(name: str, table: Tensor, prediction_dims: int = 2) -> CandidateSpace:
     if name == "euclidean":
         return Euclidean(prediction_dims, (table.shape[1],))
+    if name == "projected":
+        return Projected(prediction_dims, (table.shape[0],), weight=table.T)
     return SIMPLEX_SPACES[name](prediction_dims, table)
 
 
@@ -51,6 +55,8 @@ def logits_of(name: str, state: Tensor, table: Tensor) -> Tensor:
 def view_of(name: str, state: Tensor, table: Tensor) -> Tensor:
     if name == "euclidean":
         return state
+    if name in ("projected", "free"):
+        return torch.einsum("...v,vd->...d", state, table)
     exp = logits_of(name, state, table).exp()
     return torch.einsum("...v,vd->...d", exp / exp.sum(-1, keepdim=True), table)
 
@@ -78,7 +84,7 @@ def next_of(name: str, state: Tensor, direction: Tensor, alpha: Tensor | float) 
 
 def loss_of(name: str, state: Tensor, target: Tensor, table: Tensor) -> Tensor:
     """Mean loss over all parts."""
-    if name == "euclidean":
+    if name in VECTORS:
         gap = (state - target).abs()
         return torch.where(gap < 1, gap.square() / 2, gap - 0.5).mean()
     logits = logits_of(name, state, table)
@@ -86,8 +92,8 @@ def loss_of(name: str, state: Tensor, target: Tensor, table: Tensor) -> Tensor:
 
 
 def make_target(name: str, rows: int, parts: int, seed: int = 5) -> Tensor:
-    if name == "euclidean":
-        return normal(rows, parts, WIDTH, seed=seed)
+    if name in VECTORS:
+        return normal(rows, parts, WIDTH if name == "euclidean" else WORDS, seed=seed)
     return torch.randint(0, WORDS, (rows, parts), generator=seeded(seed))
 
 
@@ -124,12 +130,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "candidate": {"conditioning": "candidate"},
     "prefix": {"conditioning": "prefix"},
+    "modulation": {"conditioning": "modulation"},
+    "dit": {"conditioning": "modulation", "block": "dit"},
     "bilinear": {"head": "bilinear"},
     "token": {"anchor": "token", "conditioning": "prefix", "head": "bilinear"},
     "hidden": {"anchor": "hidden", "conditioning": "candidate", "head": "bilinear"},
 }
 DECODERS = tuple(VARIANTS)
-ENCODERS = ("plain", "candidate", "prefix", "bilinear")  # anchors are for decoders
+ENCODERS = ("plain", "candidate", "prefix", "modulation", "dit", "bilinear")  # anchors are for decoders
 NETWORKS = [*(("decoder", variant) for variant in DECODERS), *(("encoder", variant) for variant in ENCODERS)]
 
 
@@ -147,6 +155,9 @@ def make_network(
         network = (EBTDecoder if kind == "decoder" else EBTEncoder)(config, alpha0)
         if head_std:
             nn.init.normal_(network.head.projection.weight, std=head_std)
+            for module in network.modules():  # gates of zero would hide everything behind them
+                if isinstance(module, Modulation):
+                    nn.init.normal_(module.projection.weight, std=0.5)
     return network
 
 

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     if note:
         console.print(note, style="yellow", highlight=False, soft_wrap=True)
     if converted.tokenizer is not None:
-        console.print(f"Next: ebt validate --checkpoint {out} --data.source FILE", highlight=False, soft_wrap=True)
+        console.print(f"Next: ebt validate --checkpoint {out} --data FILE", highlight=False, soft_wrap=True)
     return 0
 
 

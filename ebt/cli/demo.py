@@ -166,7 +166,7 @@ def _job(messages: Any, name: str, what: str, settings: jobs.Settings, folder: P
 
     tell(0, 1, "preparing data")
     if what == "verify":
-        return jobs.solve(settings, folder, givens, jobs.CANDIDATES, tell)
+        return jobs.solve(settings, folder, givens, jobs.CANDIDATES, settings.sudoku_verified, tell)
     if name in SUDOKU:
         return jobs.train_sudoku(settings, folder, SUDOKU[name], tell)
     return jobs.train_text(settings, folder, TEXT[name], tell)
@@ -197,6 +197,7 @@ def collect(settings: jobs.Settings, made: dict[str, Any], seconds: float) -> di
         "train_seconds": {name: made[name]["train_seconds"] for name in ORDER},
         "updates": {"sudoku": settings.sudoku_updates, "text": settings.text_updates},
         "candidates": jobs.CANDIDATES,
+        "boards": {"one_candidate": settings.sudoku_tests, "verified": settings.sudoku_verified},
         "seconds": seconds,
         "versions": _versions(("energy-based-transformers", "torch", "lightning", "transformers")),
     }

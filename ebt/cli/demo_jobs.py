@@ -38,6 +38,8 @@ class Settings:
     sudoku_updates: int = 950
     sudoku_puzzles: int = 4000
     sudoku_tests: int = 1000
+    sudoku_verified: int = 400
+    """Of these so many, the first, with several candidates each."""
     text_updates: int = 400
     text_contexts: int = 800
     """Contexts of the validation set, and of the test set, that are evaluated."""
@@ -45,7 +47,7 @@ class Settings:
     @classmethod
     def quick(cls, seed: int) -> Settings:
         """Seconds instead of minutes: shows that everything runs, not that anything is learned."""
-        return cls(seed, 4, 64, 8, 4, 4)
+        return cls(seed, 4, 64, 8, 8, 4, 4)
 
     def boards(self) -> SudokuDataModule:
         return SudokuDataModule(
@@ -111,19 +113,19 @@ def _train(task: ModelTask, data: Any, updates: int, folder: Path, report: Repor
 def train_sudoku(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
     """A model of boards: its size, time, and curves by number of givens, one candidate."""
     made = _train(settings.sudoku_task(kind), settings.boards(), settings.sudoku_updates, folder, report)
-    curves = {givens: solve(settings, folder, givens, 1, report) for givens in GIVENS}
+    curves = {givens: solve(settings, folder, givens, 1, settings.sudoku_tests, report) for givens in GIVENS}
     return {**made, "curves": curves}
 
 
-def solve(settings: Settings, folder: Path, givens: int, candidates: int, report: Report) -> dict[str, Any]:
-    """The curve of a saved model on the test boards with so many givens."""
+def solve(settings: Settings, folder: Path, givens: int, candidates: int, count: int, report: Report) -> dict[str, Any]:
+    """The curve of a saved model on the first ``count`` test boards with so many givens."""
     data = settings.boards()
     data.prepare()
     boards = data.sets[f"givens_{givens}"]
     curve = sudoku_curve(
         load_folder(folder),
-        torch.as_tensor(boards.puzzles),
-        torch.as_tensor(boards.solutions),
+        torch.as_tensor(boards.puzzles[:count]),
+        torch.as_tensor(boards.solutions[:count]),
         SUDOKU_STEPS,
         (candidates,),
         tolerance=TOLERANCE[candidates],

@@ -65,13 +65,14 @@ def _sudoku_table(results: dict[str, Any], givens: str) -> Table_:
     rows = [
         ["Energy-Based Transformer", *(_percent(results["sudoku"][givens][step]["exact"]) for step in steps)],
         [
-            f"  best of {results['candidates']} by energy",
+            f"  best of {results['candidates']} ({results['boards']['verified']:,} boards)",
             *(_percent(results["sudoku_verified"][givens][step]["exact"]) for step in steps),
         ],
         ["looped transformer", *(_percent(results["sudoku_looped"][givens][step]["exact"]) for step in steps)],
         ["feed-forward twin", _percent(feed_forward), *[""] * (len(steps) - 1)],
     ]
-    return f"Sudoku 6x6, {givens} givens: boards solved (%) by number of steps", ["", *steps], rows
+    count = results["boards"]["one_candidate"]
+    return f"Sudoku 6x6, {givens} givens: boards solved (%) of {count:,} by number of steps", ["", *steps], rows
 
 
 def _text_table(results: dict[str, Any]) -> Table_:

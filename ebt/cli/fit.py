@@ -84,6 +84,10 @@ def _train(cli: Any, run: Any, resume: bool) -> int:
     except SystemExit:  # Lightning's answer to a second Ctrl-C
         print(_farewell(run), file=sys.stderr)
         return 130
+    except InputError as error:  # such as a disk that is full
+        if not run.last.is_file():
+            raise
+        raise InputError(f"{error} Then continue: ebt fit --resume --out {run.folder}") from error
     except RuntimeError as error:
         if resume and "loading state_dict" in str(error):
             raise InputError(f"{run.last} does not fit this model: resume without changing the network.") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ebt.cli.terminal import Options
+from ebt.errors import InputError
 
 _STAGES = {"validate": "validation", "test": "test"}
 
@@ -19,8 +20,8 @@ def main(argv: list[str]) -> int:
 def _options(command: str) -> Options:
     options = Options(
         command,
-        f"Evaluate the best weights of a run on its {_STAGES[command]} data, or the language model of a folder on the "
-        f"{_STAGES[command]} part of other data, at several numbers of thinking steps.",
+        f"Evaluate the best weights of a run on its {_STAGES[command]} data, or the language model of a folder on any text, at "
+        "several numbers of thinking steps.",
         f"ebt {command} --checkpoint runs/text --model.validation_steps [1,2,4,8,16]",
     )
     options.usage = f"ebt {command} --checkpoint RUN [--config FILE] [--KEY VALUE ...]"
@@ -28,18 +29,25 @@ def _options(command: str) -> Options:
         "--checkpoint",
         required=True,
         metavar="RUN",
-        help="run folder of `ebt fit`, or a file in its checkpoints/, or a model folder (with --data.source FILE)",
+        help="run folder of `ebt fit`, or a file in its checkpoints/, or the folder of a language model (with --data)",
     )
+    options.add_argument("--data", metavar="SOURCE", help="with a model folder: the text to evaluate it on, all of it")
     options.add_argument(
         "-c", "--config", action="append", default=[], metavar="FILE", help="overrides the run's configuration"
     )
     return options
 
 
-def _around(folder: str) -> list[str]:
-    """The configuration of a language model's folder: the model, its own recipe if it has one, and its tokenizer."""
+def _around(folder: str, source: str | None) -> list[str]:
+    """The configuration of a language model's folder: the model, its own recipe if it has one, and its tokenizer.
+
+    Raises:
+        InputError: no language model, or no data.
+    """
     from ebt.hub import load_folder
 
+    if source is None:
+        raise InputError(f"{folder} is a model folder, which does not know its data: name them with --data.")
     config = load_folder(folder, ("ebt", "ebt_transformer_pp")).config
     recipe = Path(folder) / "recipe.yaml"
     steps = [f"--model.init_args.steps={config.steps}"] if config.model_type == "ebt" else []
@@ -50,6 +58,8 @@ def _around(folder: str) -> list[str]:
         f"--model.init_args.network.pretrained={folder}",
         f"--data.init_args.tokenizer={folder}",
         f"--data.init_args.context_length={config.context_length}",
+        *(f"--data.init_args.{name}={source}" for name in ("source", "validation_source", "test_source")),
+        "--data.init_args.fractions=[1.0, 0.0, 0.0]",
     ]
 
 
@@ -63,8 +73,10 @@ def evaluate(command: str, argv: list[str]) -> int:
     configs = [f"--config={config}" for config in args.config]
     if (Path(args.checkpoint) / "config.json").is_file():
         run, file = Run(Path(args.checkpoint)), None
-        cli = configure([*_around(args.checkpoint), *configs, *rest])
+        cli = configure([*_around(args.checkpoint, args.data), *configs, *rest])
     else:
+        if args.data is not None:
+            raise InputError("--data is for model folders; a run has its own data: override --data.source instead.")
         run, file = Run.of(args.checkpoint)
         cli = configure([f"--config={run.config}", *configs, *rest])
     stage = getattr(cli.trainer, command)

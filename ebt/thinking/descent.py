@@ -44,8 +44,6 @@ class Descent:
 
     steps: int
     """Number of updates; with a tolerance, the cap."""
-    schedule: tuple[int, ...] | None = None
-    """The step index that the network is told at each step, for conditioned networks; 0, 1, 2, ... by default."""
     gradients: Gradients = "none"
     noise: float | Tensor = 0.0
     """Standard deviation of the Langevin noise added to the state before each step; one for all, or one per prediction."""
@@ -56,6 +54,8 @@ class Descent:
     final_energy: bool = False
     """Evaluate the energy of the final state, too (one more forward pass, without noise)."""
     keep_states: bool = True
+    schedule: tuple[int, ...] | None = None
+    """The step index that the network is told at each step, for conditioned networks; 0, 1, 2, ... by default."""
     first: int = 0
     """Steps taken before this call, where a longer descent goes on: its errors name the step counted from the beginning."""
 

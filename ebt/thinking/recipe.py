@@ -107,7 +107,7 @@ class Recipe:
 
     def descent(self, schedule: tuple[int, ...]) -> Descent:
         """The descent of a training batch, with the step index of each step."""
-        return Descent(len(schedule), schedule, self.gradients, self.noise, self.clamp, keep_states=True)
+        return Descent(len(schedule), self.gradients, self.noise, self.clamp, keep_states=True, schedule=schedule)
 
     def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
         """The steps of one batch, each with the index that the network is told."""
@@ -141,7 +141,7 @@ def supervise(
     step_size: StepSize,
     recipe: Recipe,
     generator: torch.Generator | None = None,
-    schedule: tuple[int, ...] | None = None,
+    steps: int | tuple[int, ...] | None = None,
 ) -> Supervised:
     """Think by a recipe and compare the candidates with the target; the energy itself is never supervised.
 
@@ -154,9 +154,9 @@ def supervise(
         step_size: alpha.
         recipe: the training recipe.
         generator: of every random draw.
-        schedule: the steps with their indices, if the recipe shall not draw them.
+        steps: their number, or the index that the network is told at each of them, if the recipe shall not draw them.
     """
-    schedule = recipe.draw_schedule(generator) if schedule is None else schedule
+    schedule = recipe.draw_schedule(generator) if steps is None else tuple(range(steps)) if isinstance(steps, int) else steps
     predictions = tuple(start.shape[: space.prediction_dims])
     alpha = step_size.draw(predictions, recipe.step_size_spread, generator)
     descent, every = recipe.descent(schedule), recipe.loss == "every"

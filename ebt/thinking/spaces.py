@@ -188,7 +188,7 @@ class Projected(Euclidean):
     """``P`` (D, E); None for the identity."""
     bias: Tensor | None = None
     """``b`` (D,)."""
-    noise_in: Literal["state", "view"] = "view"
+    noise_in: Literal["state", "view"] = "state"
     """Whether Langevin noise moves the state, or only what the network sees of it (the published video models)."""
 
     def weights(self) -> list[Tensor]:

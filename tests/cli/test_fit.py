@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import full_disk
 
 from ebt.cli.main import main
 from ebt.hub import EBTForCausalLM, load_folder, load_tokenizer_of
@@ -230,3 +231,15 @@ def test_help_has_an_example_and_leads_on(capsys: Captured, empty: Path) -> None
         assert done.value.code == 0
         out: Any = capsys.readouterr().out
         assert all(word in out for word in words), out
+
+
+def test_a_full_disk_leaves_the_checkpoint_and_the_command_to_go_on(text: list[str], tmp_path: Path, capsys: Captured) -> None:
+    config = f"--config={ROOT / 'configs' / 'language' / 'ebt.yaml'}"
+    settings = [config, *text, "--out=run", "--loggers=[csv]", "--checkpoint_every=2", "--trainer.val_check_interval=2"]
+    assert main(["fit", *settings, "--trainer.max_steps=2"]) == 0
+    before = weights(tmp_path / "run")
+    with full_disk(4_000):
+        assert main(["fit", "--resume", *settings, "--trainer.max_steps=6"]) == 2
+    assert "Then continue: ebt fit --resume --out run" in capsys.readouterr().err
+    after = weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)

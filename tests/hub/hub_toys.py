@@ -30,12 +30,13 @@ CONDITIONINGS: dict[str, dict[str, Any]] = {
     "none": {},
     "candidate": {"conditioning": "candidate", "conditioned_steps": 3},
     "prefix": {"conditioning": "prefix", "conditioned_steps": 3},
+    "modulation": {"conditioning": "modulation", "conditioned_steps": 2},
 }
 ANCHORS: dict[str, dict[str, Any]] = {
     "unanchored": {"anchor": "none", "head": "linear"},
     "hidden": {"anchor": "hidden", "head": "bilinear"},
 }
-CACHEABLE = {"none": {}, "candidate": CONDITIONINGS["candidate"], **ANCHORS}
+FORMS = CONDITIONINGS | ANCHORS
 
 Model = TypeVar("Model", bound=HubModel)
 

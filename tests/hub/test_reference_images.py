@@ -1,71 +1,79 @@
-"""The published image models and ours: every recorded tensor, in double and single precision."""
+"""The published image models as ours; what was recorded of them is compared by test_reference_cases."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.hub import DiTForImages, EBTForImages, load_folder, save_folder
-from ebt.hub.reference.images import convert, recompute
+from ebt.hub.reference.cases import check
+from ebt.hub.reference.images import convert
+from ebt.hub.reference.recorded import Tensors
 from ebt.nn import fixed_positions
 
 PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity"
 pytestmark = pytest.mark.skipif(not PARITY.exists(), reason="needs the benchmark data beside the checkout: shared/parity")
 
-RUNS = [("img_ebt", "s1"), ("img_ebt", "s2"), ("img_dit", "train")]
-DTYPES = {"f64": torch.float64, "f32": torch.float32}
-ULP = 2**-23
-"""A single number in float32 can be equal to nothing better."""
 
-
-def read(case: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(case: str) -> tuple[dict[str, Any], Tensors]:
     return json.loads((PARITY / f"{case}.json").read_text()), load_file(PARITY / f"{case}.weights.safetensors")
 
 
-def replay(case: str, run: str, precision: str, draws: list[Tensor] | None = None) -> dict[str, Tensor]:
-    extra, weights = read(case)
-    hparams = {**extra["hparams"], **extra["runs"][run].get("overrides", {})}
-    inputs = load_file(PARITY / f"{case}.inputs.safetensors")
-    return recompute(case, run, hparams, weights, inputs, draws or [], extra, DTYPES[precision])
-
-
-def deviation(found: Tensor, recorded: Tensor) -> float:
-    assert found.shape == recorded.shape
-    return float((found.double() - recorded.double()).abs().max() / recorded.double().abs().max())
-
-
-@pytest.mark.parametrize("precision", DTYPES)
-@pytest.mark.parametrize(("case", "run"), RUNS)
-def test_every_recorded_tensor_is_reproduced(case: str, run: str, precision: str) -> None:
-    recorded = load_file(PARITY / f"{case}.{run}_{precision}.safetensors")
-    allowed = read(case)[0]["runs"][run]["f32_vs_f64"]
-    found = replay(case, run, precision)
-    assert set(recorded) <= set(found)
-    for name, tensor in recorded.items():
-        group = name.partition(".")[0]
-        tolerance = 1e-9 if precision == "f64" else max(3 * allowed[group], ULP)
-        assert found[name].dtype == tensor.dtype, name
-        assert deviation(found[name], tensor) <= tolerance, name
-
-
-def test_random_steps_step_sizes_and_noise_are_drawn_in_the_order_of_the_published_code() -> None:
+def draw(image: Tensor, repeats: Sequence[int]) -> Tensors:
+    """Draws in the order in which the published code asks for them."""
     generator = torch.Generator().manual_seed(0)
-    size = (2, 3, 16, 16)
-    uniform = torch.rand(2, 1, 1, 1, generator=generator)
-    repeats = [torch.tensor([3]), torch.tensor([2])]
-    noise = [torch.randn(size, generator=generator) for _ in range(5)]
-    found = replay("img_ebt", "s2rand", "f64", [uniform, *repeats, *noise])
-    assert sum(name.startswith("prediction") for name in found) == 5
-    assert not torch.equal(found["prediction.0"], replay("img_ebt", "s2", "f64")["prediction.0"])
-    fresh = replay("img_ebt", "s2rand", "f64", [uniform, torch.randn(size, generator=generator), *repeats, *noise])
-    assert not torch.equal(fresh["noised_image"], found["noised_image"])
+    draws = [("rand", torch.rand(len(image), 1, 1, 1, generator=generator))]
+    draws += [("randint", torch.tensor([count])) for count in repeats]
+    draws += [("randn", torch.randn(image.shape, generator=generator)) for _ in range(sum(repeats))]
+    return {f"draw.{i:02d}.{kind}": values for i, (kind, values) in enumerate(draws)}
+
+
+def think_at_random(draws: Tensors, inputs: Tensors) -> Tensors:
+    """The run s2rand step by step, with nothing of ours but the energies of patches."""
+    extra, weights = read("img_ebt")
+    model = convert(extra["hparams"], {name: value.double() for name, value in weights.items()})
+    landscape, patches = model.landscape(), 16
+    trained = weights["alpha"].double().requires_grad_()
+    uniform, noise = draws["draw.00.rand"].double(), [value.double() for name, value in draws.items() if "randn" in name]
+    alpha = trained / 2 + uniform * (trained * 2 - trained / 2)
+    image, state = inputs["image"].double(), load_file(PARITY / "img_ebt.s2_f64.safetensors")["noised_image"]
+    found, losses = {"noised_image": state}, []
+    for i, normal in enumerate(noise):
+        point = (state if i else state.clone().requires_grad_()) + 0.1 * normal
+        patch = landscape(point, 0) * patches
+        energy = patch.mean(-1)
+        (slope,) = torch.autograd.grad(energy.sum(), point, create_graph=i == len(noise) - 1)
+        state = point - alpha * slope
+        losses.append(torch.nn.functional.smooth_l1_loss(state, image))
+        found |= {f"patch_energy.{i}": patch, f"energy.{i}": energy, f"prediction.{i}": state}
+    losses[-1].backward()
+    found |= {"loss": losses[-1], "initial_loss": losses[0], "final_step_loss": losses[-1]}
+    found |= {"l1_loss": (state - image).abs().mean(), "energy_gap": found["energy.0"].mean() - energy.mean()}
+    return found | {"grad.alpha": trained.grad}
+
+
+def test_random_steps_step_sizes_and_noise_follow_their_recorded_draws(tmp_path: Path) -> None:
+    for file in PARITY.glob("img_ebt.*"):
+        if file.suffix == ".json" or ".weights." in file.name or ".inputs." in file.name:
+            shutil.copy(file, tmp_path)
+    inputs = load_file(PARITY / "img_ebt.inputs.safetensors")
+    draws = draw(inputs["image"], (3, 2))
+    found = {name: value.detach().clone() for name, value in think_at_random(draws, inputs).items()}
+    save_file(draws, tmp_path / "img_ebt.s2rand_draws.safetensors")
+    save_file(found, tmp_path / "img_ebt.s2rand_f64.safetensors")
+    assert [row for row in check(tmp_path, "img_ebt", "s2rand_f64") if not row.ok] == []
+    (tmp_path / "img_ebt.s2rand_draws.safetensors").unlink()
+    (row,) = check(tmp_path, "img_ebt", "s2rand_f64")
+    assert "s2rand_draws.safetensors is missing" in row.problem
 
 
 @pytest.mark.parametrize(("case", "kind"), [("img_ebt", EBTForImages), ("img_dit", DiTForImages)])
@@ -96,5 +104,3 @@ def test_missing_foreign_and_misshapen_weights_are_named() -> None:
         convert(extra["hparams"], {**weights, "transformer.blocks.0.mlp.fc2.bias": torch.zeros(3)})
     with pytest.raises(InputError, match="lack num_transformer_blocks"):
         convert({}, weights)
-    with pytest.raises(InputError, match="choose img_ebt or img_dit"):
-        recompute("text_default", "s1", {}, {}, {}, [], {}, torch.float64)

@@ -17,7 +17,7 @@ from ebt.thinking import Descent, think
 pytestmark = pytest.mark.usefixtures("float64")
 
 ROWS, LENGTH = 2, 5
-CACHED = [variant for variant in DECODERS if conditioning(variant) != "prefix"]
+PER_STEP = ("prefix", "modulation")  # conditionings whose context depends on the step
 
 
 def decoder(variant: str = "plain") -> EBTDecoder:
@@ -129,7 +129,7 @@ def test_the_step_matters_where_it_is_conditioned(variant: str) -> None:
     assert torch.equal(first, second) == (conditioning(variant) == "none")
 
 
-@pytest.mark.parametrize("variant", CACHED)
+@pytest.mark.parametrize("variant", DECODERS)
 @settings(max_examples=8)
 @given(cuts=st.sets(st.integers(1, LENGTH - 1)), predictions=st.integers(1, LENGTH))
 def test_cached_pieces_equal_the_whole(variant: str, cuts: set[int], predictions: int) -> None:
@@ -153,9 +153,15 @@ def test_cached_pieces_equal_the_whole_in_the_causal_transformer(cuts: set[int])
     torch.testing.assert_close(torch.cat(pieces, 1), network(x))
 
 
-def test_a_step_token_in_front_refuses_a_cache() -> None:
-    with pytest.raises(ValueError, match=r"step token in front.*without a cache"):
-        decoder("prefix").encode(context(), cache=DynamicCache())
+def test_a_cache_takes_in_every_token_at_every_step() -> None:
+    """Also at steps that a short descent does not reach: the next descent may be longer."""
+    network, x, candidate = decoder("prefix"), context(), normal(ROWS, LENGTH, WIDTH, seed=2)
+    cache = DynamicCache()
+    network.encode(x[:, :3], cache=cache)(candidate[:, :3], 0)
+    torch.testing.assert_close(
+        network.encode(x[:, 3:], cache=cache)(candidate[:, 3:], 1), network.encode(x)(candidate, 1)[:, 3:]
+    )
+    assert len(cache.layers) == 2 * network.config.layers
 
 
 def padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -192,7 +198,7 @@ def test_left_padding_changes_nothing_in_the_causal_transformer(lengths: list[in
         torch.testing.assert_close(hidden[i, -len(row) :], network(row.unsqueeze(0))[0])
 
 
-@pytest.mark.parametrize("variant", CACHED)
+@pytest.mark.parametrize("variant", DECODERS)
 def test_left_padding_and_cache_together(variant: str) -> None:
     network = decoder(variant)
     x, mask = padded([context(1, 3)[0], context(1, LENGTH)[0]])
@@ -249,5 +255,6 @@ def test_the_context_is_encoded_once_for_all_steps_that_share_it_and_without_a_g
     first.register_forward_hook(lambda module, inputs, output: passes.append((len(output), output.requires_grad)))
     with torch.no_grad():
         think(network.encode(context()), space, space.start((3 * ROWS, LENGTH)), 1.0, Descent(4))
-    contexts = 2 if conditioning(variant) == "prefix" else 1  # two steps are told apart
-    assert sorted(passes) == [(ROWS, False)] * contexts + [(3 * ROWS, True)] * 4
+    contexts = 2 if conditioning(variant) in PER_STEP else 1  # two steps are told apart
+    tokens = 2 if conditioning(variant) == "prefix" else 0  # each in front of all rows
+    assert sorted(passes) == [(1, False)] * tokens + [(ROWS, False)] * contexts + [(3 * ROWS, True)] * 4

@@ -122,7 +122,9 @@ def test_gradients_in_every_space(name: str, mode: Any, which: Any) -> None:
 def test_gradients_through_networks(kind: str, variant: str, mode: Any) -> None:
     weights = nn.ParameterDict({"x": nn.Parameter(normal(ROWS, PARTS, WIDTH, seed=7))})
     weights["network"] = network = make_network(kind, variant)
-    name = {"none": "compact-restart", "candidate": "reference", "prefix": "euclidean"}[conditioning(variant)]
+    name = {"none": "compact-restart", "candidate": "reference", "prefix": "euclidean", "modulation": "projected"}[
+        conditioning(variant)
+    ]
     check(Case(name, lambda: network.encode(weights["x"]), weights, 2 if kind == "decoder" else 1), mode, "every")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -52,16 +53,26 @@ def test_the_papers_recipes() -> None:
 
 def test_a_batchs_descent_is_the_recipes() -> None:
     recipe = Recipe(gradients="truncated", noise=0.2, clamp=3.0)
-    assert recipe.descent(3) == Descent(3, "truncated", noise=0.2, clamp=3.0)
+    assert recipe.descent((0, 0, 1)) == Descent(3, "truncated", noise=0.2, clamp=3.0, schedule=(0, 0, 1))
 
 
 @given(low=st.integers(1, 5), more=st.integers(0, 3), seed=st.integers(0, 2**20))
 def test_the_number_of_steps_covers_both_ends(low: int, more: int, seed: int) -> None:
     recipe, generator = Recipe(low, low + more), seeded(seed)
-    drawn = [recipe.draw_steps(generator) for _ in range(200)]
-    assert set(drawn) == set(range(low, low + more + 1))
+    drawn = [recipe.draw_schedule(generator) for _ in range(200)]
+    assert set(drawn) == {tuple(range(count)) for count in range(low, low + more + 1)}
     again = seeded(seed)
-    assert drawn == [recipe.draw_steps(again) for _ in range(200)]
+    assert drawn == [recipe.draw_schedule(again) for _ in range(200)]
+
+
+@pytest.mark.parametrize("repeated", ["all", "last"])
+def test_each_landscape_gets_its_own_number_of_steps(repeated: Any) -> None:
+    recipe = Recipe(2, 3, landscapes=3, repeated=repeated)
+    drawn = {recipe.draw_schedule(seeded(seed)) for seed in range(200)}
+    counts = {tuple(schedule.count(i) for i in range(3)) for schedule in drawn}
+    assert all(schedule == tuple(sorted(schedule)) for schedule in drawn)
+    assert counts == (set(product((2, 3), repeat=3)) if repeated == "all" else {(1, 1, 2), (1, 1, 3)})
+    assert (recipe.told_steps, recipe.own_steps) == (3, 5)
 
 
 @pytest.mark.parametrize("which", ["every", "last"])

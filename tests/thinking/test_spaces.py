@@ -23,7 +23,7 @@ from toys import (
     view_of,
 )
 
-from ebt.thinking import IGNORED, SIMPLEX_SPACES, Descent, Euclidean, mean_loss, think
+from ebt.thinking import IGNORED, SIMPLEX_SPACES, Descent, Euclidean, Projected, mean_loss, think
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -41,6 +41,20 @@ def updated(
     """One update by the formulas."""
     gradient = gradient_of(landscape, view_of(name, state, table))
     return next_of(name, state, direction_of(name, state, table, gradient).clamp(-clamp, clamp), alpha).detach()
+
+
+def test_noise_in_the_view_never_enters_the_state() -> None:
+    """As the published video models have it: the gradient is taken at the disturbed view, the step at the state itself."""
+    table, landscape = make_table(), Waves(ROWS, PARTS)
+    space = Projected(2, (len(table),), weight=table.T, bias=normal(WIDTH, seed=4), noise_in="view")
+    state = space.start((ROWS, PARTS), generator=seeded(3))
+    thought = think(landscape, space, state, 0.7, Descent(2, noise=0.4), seeded(11))
+    generator = seeded(11)
+    for i in range(2):
+        view = state @ table + normal(WIDTH, seed=4)
+        seen = view + 0.4 * torch.randn(view.shape, generator=generator)
+        state = (state - 0.7 * gradient_of(landscape, seen) @ table.T).detach()
+        torch.testing.assert_close(thought.states[i], state)
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -47,18 +48,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print(rows: list[Row]) -> None:
-    table = Table(title="this library against the published implementation")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("case", "run", "tensors"):
-        table.add_column(column)
-    for column in ("largest deviation", "tolerance"):
+        table.add_column(column, no_wrap=True)
+    for column in ("deviation", "tolerance", "rounding"):
         table.add_column(column, justify="right")
     table.add_column("ok")
     for row in rows:
         count = f" ({row.tensors})" if row.tensors > 1 else ""
-        deviation, tolerance = f"{row.deviation:.1e}", f"{row.tolerance:.1e}"
-        table.add_row(row.case, row.run, f"{row.group}{count}", deviation, tolerance, "yes" if row.ok else "[red]NO[/red]")
+        numbers = ("" if number is None else f"{number:.0e}" for number in (row.deviation, row.tolerance, row.rounding))
+        table.add_row(row.case, row.run, f"{row.group}{count}", *numbers, "yes" if row.ok else "[red]NO[/red]")
     console = Console()
+    console.print("This library against the published implementation", style="bold")
     console.print(table)
+    console.print("deviation: from the record, relative to a tensor's largest entry; rounding: of float32 against float64 here")
     for row in rows:
         if row.problem:
             console.print(f"[red]{row.case}.{row.run}[/red]: {row.problem}", highlight=False)

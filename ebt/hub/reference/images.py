@@ -14,10 +14,11 @@ from ebt.hub.base import HubModel
 from ebt.hub.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.hub.diffusion import NoiseSchedule
 from ebt.hub.images import DiTForImages, EBTForImages
+from ebt.hub.reference import settings
 from ebt.hub.reference.names import ALPHA, NOISE_STD, alpha
-from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, report, training_steps, with_recorded_noise
+from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, report, start_of, training_steps, with_recorded_noise
 from ebt.hub.reference.settings import Settings
-from ebt.thinking import Recipe, supervise
+from ebt.thinking import supervise
 
 Tensors = Mapping[str, Tensor]
 
@@ -146,11 +147,11 @@ def _recompute_ebt(
     model: EBTForImages, hparams: Settings, inputs: Tensors, draws: Draws, schedule: NoiseSchedule
 ) -> dict[str, Tensor]:
     image, steps = inputs["image"], training_steps(hparams, draws)
-    needed = len(steps) if hparams["langevin_dynamics_noise"] else 0
-    q_noise = draws.take("randn") if len(draws.left("randn")) > needed else inputs["q_noise"]
+    recipe = settings.recipe(hparams, model.step_size.initial)
+    q_noise = start_of(inputs["q_noise"], draws, steps, hparams["langevin_dynamics_noise"])
     start = schedule.noised(image, q_noise, torch.full((len(image),), hparams["diffusion_steps"] - 1))
     space, step_size = with_recorded_noise(model.space(), draws), RecordedStepSize(model.step_size, draws)
-    outcome = supervise(model.landscape(), space, start, image, step_size, _recipe(hparams), schedule=steps)
+    outcome = supervise(model.landscape(), space, start, image, step_size, recipe, steps=steps)
     outcome.loss.backward()
     found = report(outcome, "prediction")
     for i, contribution in enumerate(outcome.thought.energies):
@@ -158,18 +159,6 @@ def _recompute_ebt(
         found |= {f"patch_energy.{i}": energies, f"energy.{i}": energies.mean(-1)}
     found["energy_gap"] = found["energy.0"].mean() - found[f"energy.{len(steps) - 1}"].mean()
     return {**found, "noised_image": start, "l1_loss": (outcome.thought.state - image).abs().mean()}
-
-
-def _recipe(hparams: Settings) -> Recipe:
-    truncated = hparams["truncate_mcmc"]
-    gradients = "truncated" if truncated else "full" if hparams["no_mcmc_detach"] else "detached"
-    return Recipe(
-        gradients=gradients,  # type: ignore[arg-type]
-        loss="last" if truncated else "every",
-        step_size_spread=hparams["randomize_mcmc_step_size_scale"],
-        noise=hparams["langevin_dynamics_noise"],
-        clamp=hparams["clamp_futures_grad_max_change"] if hparams["clamp_futures_grad"] else None,
-    )
 
 
 def _recompute_dit(model: DiTForImages, hparams: Settings, inputs: Tensors, schedule: NoiseSchedule) -> dict[str, Tensor]:

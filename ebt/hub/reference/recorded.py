@@ -99,6 +99,11 @@ def training_steps(hparams: Settings, draws: Draws) -> tuple[int, ...]:
     return tuple(i for i, count in enumerate(repeats) for _ in range(count))
 
 
+def start_of(given: Tensor, draws: Draws, steps: Sequence[int], noise: float) -> Tensor:
+    """What thinking starts from: a draw of its own where there are more than the noise takes, or what was recorded."""
+    return draws.take("randn") if len(draws.left("randn")) > (len(steps) if noise else 0) else given
+
+
 def report(outcome: Supervised, state_name: str) -> Tensors:
     """What the published code reports of a batch, with its names."""
     thought, losses = outcome.thought, outcome.losses

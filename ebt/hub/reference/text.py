@@ -10,11 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebt.errors import InputError
 from ebt.hub.causal_lm import EBTForCausalLM
 from ebt.hub.configuration import EBTConfig, TransformerPPConfig
 from ebt.hub.language import next_token_loss
 from ebt.hub.reference import names, settings
-from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, Tensors, report, training_steps, with_recorded_noise
+from ebt.hub.reference.recorded import (
+    Case,
+    Draws,
+    RecordedStepSize,
+    Tensors,
+    report,
+    start_of,
+    training_steps,
+    with_recorded_noise,
+)
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
 from ebt.thinking import IGNORED, Descent, Recipe, Supervised, choose, supervise, think
 
@@ -74,7 +84,7 @@ def recompute(case: Case, run: str, draws: Draws, wanted: Collection[str]) -> It
     if case.hparams["model_name"] == "baseline_transformer":
         yield _baseline(case)
     elif case.hparams.get("infer_ebt_advanced"):
-        yield _inference(case, draws, wanted)
+        yield from _inference(case, draws, wanted)
     elif case.hparams["mcmc_replay_buffer"]:
         yield from _replays(case, draws)
     elif run.endswith("eval"):
@@ -113,7 +123,7 @@ def _gradients(model: Any) -> Tensors:
 def _think(model: Any, ids: Tensor, start: Tensor, recipe: Recipe, steps: tuple[int, ...], draws: Draws) -> Supervised:
     space = with_recorded_noise(model.space(), draws)
     step_size = RecordedStepSize(model.step_size, draws)
-    return supervise(model.landscape(ids[:, :-1]), space, start, _targets(ids), step_size, recipe, schedule=steps)
+    return supervise(model.landscape(ids[:, :-1]), space, start, _targets(ids), step_size, recipe, steps=steps)
 
 
 def _report(outcome: Supervised) -> Tensors:
@@ -121,10 +131,10 @@ def _report(outcome: Supervised) -> Tensors:
 
 
 def _training(case: Case, draws: Draws) -> Tensors:
-    model, ids = _model(case), case.inputs["input_ids"]
+    model, recipe = _model(case), recipe_of(case.hparams, case.weights)
     steps = training_steps(case.hparams, draws)
-    start = draws.take("randn") if len(draws.left("randn")) > len(steps) else _start(case)
-    outcome = _think(model, ids, start, recipe_of(case.hparams, case.weights), steps, draws)
+    start = start_of(_start(case), draws, steps, recipe.noise)
+    outcome = _think(model, case.inputs["input_ids"], start, recipe, steps, draws)
     outcome.loss.backward()
     return {**_report(outcome), **_gradients(model)}
 
@@ -132,7 +142,7 @@ def _training(case: Case, draws: Draws) -> Tensors:
 def _evaluation(case: Case, draws: Draws) -> Tensors:
     steps = settings.evaluation_schedule(case.hparams)
     recipe = replace(recipe_of(case.hparams, case.weights), step_size_spread=1.0)
-    start = draws.take("randn") if len(draws.left("randn")) > len(steps) else _start(case)
+    start = start_of(_start(case), draws, steps, recipe.noise)
     return _report(_think(_model(case), case.inputs["input_ids"], start, recipe, steps, draws))
 
 
@@ -152,7 +162,7 @@ def _replay(case: Case, first: Tensor, second: Tensor, chosen: list[int], draws:
     found: Tensors = {}
     replayed = _start(case)[:0]
     repeats = [int(value) for value in draws.left("randint")] or [2 * case.hparams["mcmc_num_steps"]]
-    ids, spare = first, len(draws.left("randn")) - sum(repeats)
+    ids, spare = first, len(draws.left("randn")) - (sum(repeats) if recipe.noise else 0)
     for call in (1, 2):
         model.zero_grad()
         steps = training_steps(case.hparams, draws)
@@ -165,36 +175,37 @@ def _replay(case: Case, first: Tensor, second: Tensor, chosen: list[int], draws:
     return found
 
 
-def _inference(case: Case, draws: Draws, wanted: Collection[str]) -> Tensors:
-    """Rows are ordered context by context there, candidate by candidate here; and were drawn in chunks of one batch."""
+def _inference(case: Case, draws: Draws, wanted: Collection[str]) -> Iterator[Tensors]:
+    """Rows are ordered context by context there, candidate by candidate here; and were thought of in chunks of one batch."""
     model, ids = _model(case), case.inputs["input_ids"]
     ids = ids[:, : _start(case).shape[1]]
     alpha, trained_noise = (names.number(case.weights, name) for name in (names.ALPHA, names.NOISE_STD))
     how = settings.inference(case.hparams, alpha, trained_noise)
-    rows, count = len(ids), how.candidates
-    drawn = [value.to(case.dtype) for value in draws.left("randn")]
-    first = next((i for i, value in enumerate(drawn) if count > 1 and len(value) == rows * count), None)
+    count, drawn = how.candidates, [value.to(case.dtype) for value in draws.left("randn")]
+    first = next((i for i, value in enumerate(drawn) if count > 1 and len(value) == len(ids) * count), None)
+    if first is None and count > 1:
+        raise InputError(f"the initial candidates of {count} samples were not recorded: the run's random draws must hold them")
     start = _start(case) if first is None else drawn[first]
-    noise = _by_step(drawn[0 if first is None else first + 1 :], len(how.schedule), rows, count)
-    space = with_recorded_noise(model.space(), Draws([("randn", value) for value in noise], case.dtype))
-    descent = Descent(len(how.schedule), how.schedule, noise=how.noise, final_energy=True)
-    with torch.no_grad():
-        landscape = model.landscape(ids)
-        thought = think(landscape, space, _candidate_major(start, count), how.step_size, descent)
-        chosen = choose(thought, space, count, how.rule)  # type: ignore[arg-type]
-    states = [thought.start, *thought.states] if f"state.{len(thought.states)}" in wanted else list(thought.states)
-    found = {f"energy.{i}": _context_major(energy, count) for i, energy in enumerate(thought.energies)}
-    found |= {f"state.{i}": _context_major(state, count) for i, state in enumerate(states)}
-    return {**found, "final_logits": chosen.state}
+    descent = Descent(len(how.schedule), schedule=how.schedule, noise=how.noise, clamp=model.config.clamp, final_energy=True)
+    for noise in _noises(drawn[0 if first is None else first + 1 :], len(how.schedule), count):
+        space = with_recorded_noise(model.space(), Draws([("randn", value) for value in noise], case.dtype))
+        with torch.no_grad():
+            landscape = model.landscape(ids)
+            thought = think(landscape, space, _candidate_major(start, count), how.step_size, descent)
+            chosen = choose(thought, space, count, how.rule)  # type: ignore[arg-type]
+        states = [thought.start, *thought.states] if f"state.{len(thought.states)}" in wanted else list(thought.states)
+        found = {f"energy.{i}": _context_major(energy, count) for i, energy in enumerate(thought.energies)}
+        found |= {f"state.{i}": _context_major(state, count) for i, state in enumerate(states)}
+        yield {**found, "final_logits": chosen.state}
 
 
-def _by_step(drawn: list[Tensor], steps: int, rows: int, count: int) -> list[Tensor]:
-    """Noise (M x B, S, V) of every step, from draws of all steps of one chunk of B rows after another."""
-    return (
-        [_candidate_major(torch.cat([drawn[chunk * steps + i] for chunk in range(count)]), count) for i in range(steps)]
-        if drawn
-        else []
-    )
+def _noises(drawn: list[Tensor], steps: int, count: int) -> Iterator[list[Tensor]]:
+    """Noise (M x B, S, V) of every step. Not recorded: whether B rows were drawn chunk by chunk or step by step."""
+    if len(drawn) <= steps:  # none, or all rows at once
+        yield [_candidate_major(values, count) for values in drawn]
+        return
+    yield [_candidate_major(torch.cat(drawn[i::steps]), count) for i in range(steps)]
+    yield [_candidate_major(torch.cat(drawn[i * count : (i + 1) * count]), count) for i in range(steps)]
 
 
 def _candidate_major(rows: Tensor, count: int) -> Tensor:

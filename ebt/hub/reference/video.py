@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,16 @@ from torch import Tensor
 
 from ebt.hub.configuration import EBTVideoConfig, VideoTransformerConfig
 from ebt.hub.reference import names, settings
-from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, Tensors, report, training_steps, with_recorded_noise
+from ebt.hub.reference.recorded import (
+    Case,
+    Draws,
+    RecordedStepSize,
+    Tensors,
+    report,
+    start_of,
+    training_steps,
+    with_recorded_noise,
+)
 from ebt.hub.reference.text import recipe_of, thinking
 from ebt.hub.video import EBTForVideo, VideoTransformer
 from ebt.thinking import Recipe, Supervised, supervise
@@ -49,12 +58,12 @@ def weights(model: EBTForVideo | VideoTransformer) -> list[names.Weight]:
     return [*before, *names.decoder_weights(config.layers, config.conditioning)]
 
 
-def recompute(case: Case, run: str, draws: Draws) -> Iterator[Tensors]:
+def recompute(case: Case, run: str, draws: Draws, wanted: Collection[str]) -> Iterator[Tensors]:
     """All that a run recorded, by its recorded names."""
     frames = case.inputs["embeddings"].to(case.dtype)
     model = _model(case)
     if isinstance(model, VideoTransformer):
-        yield _baseline(model, frames)
+        yield _baseline(model, frames, wanted)
         return
     evaluates = run.endswith("eval")
     recipe = recipe_of(case.hparams, case.weights)
@@ -62,8 +71,7 @@ def recompute(case: Case, run: str, draws: Draws) -> Iterator[Tensors]:
         steps, recipe = settings.evaluation_schedule(case.hparams), replace(recipe, step_size_spread=1.0)
     else:
         steps = training_steps(case.hparams, draws)
-    recorded = len(draws.left("randn")) <= len(steps)
-    start = case.inputs["initial_prediction"].to(case.dtype) if recorded else draws.take("randn")
+    start = start_of(case.inputs["initial_prediction"].to(case.dtype), draws, steps, recipe.noise)
     outcome = _think(model, frames, start, recipe, steps, draws)
     if evaluates:
         yield report(outcome, "prediction")
@@ -81,14 +89,16 @@ def _think(
 ) -> Supervised:
     space = with_recorded_noise(model.space(), draws)
     step_size = RecordedStepSize(model.step_size, draws)
-    return supervise(model.landscape(frames[:, :-1]), space, start, frames[:, 1:], step_size, recipe, schedule=steps)
+    return supervise(model.landscape(frames[:, :-1]), space, start, frames[:, 1:], step_size, recipe, steps=steps)
 
 
-def _baseline(model: VideoTransformer, frames: Tensor) -> Tensors:
+def _baseline(model: VideoTransformer, frames: Tensor, wanted: Collection[str]) -> Tensors:
+    """Its one tensor beside loss and gradients is the prediction, whatever the record calls it."""
     prediction = model(frames[:, :-1])
     loss = F.smooth_l1_loss(prediction, frames[:, 1:])
     loss.backward()
-    return {"prediction": prediction, "loss": loss, **_gradients(model)}
+    found = {"loss": loss, **_gradients(model)}
+    return {**{name: prediction for name in wanted if name not in found and not name.startswith("grad.")}, **found}
 
 
 def _gradients(model: EBTForVideo | VideoTransformer) -> Tensors:
