@@ -60,7 +60,7 @@ def floors(blocks: int, table: int) -> dict[str, float]:
     return {"transformer++": 1.0, "s1": (30 * blocks + 12 * table) / twin, "s2": (26 * blocks + 6 * table) / twin}
 
 
-def _turns(model: torch.nn.Module, words: int, loss_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Turn, Turn]:
+def turns(model: torch.nn.Module, words: int, loss_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Turn, Turn]:
     """A step with one row, and one with the whole batch."""
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -78,7 +78,7 @@ def _turns(model: torch.nn.Module, words: int, loss_of: Callable[[Tensor, Tensor
 def twin(row: Row) -> tuple[Turn, Turn]:
     """Transformer++."""
     model = TransformerPPForCausalLM(TransformerPPConfig(row.words, CONTEXT, **row.sizes))
-    return _turns(model, row.words, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
+    return turns(model, row.words, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
 
 def llama(row: Row) -> tuple[Turn, Turn]:
@@ -86,9 +86,11 @@ def llama(row: Row) -> tuple[Turn, Turn]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"num_hidden_layers": row.layers, "hidden_size": row.dim, "num_attention_heads": row.heads}
-    config = LlamaConfig(row.words, **sizes, intermediate_size=-(-8 * row.dim // 3 // 16) * 16, max_position_embeddings=CONTEXT)
+    config = LlamaConfig(
+        vocab_size=row.words, **sizes, intermediate_size=-(-8 * row.dim // 3 // 16) * 16, max_position_embeddings=CONTEXT
+    )
     model = LlamaForCausalLM(config)
-    return _turns(model, row.words, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
+    return turns(model, row.words, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
 
 def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False) -> tuple[Turn, Turn]:
@@ -105,7 +107,7 @@ def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False
         schedule = tuple(range(steps))
         return supervise(model.landscape(ids), space, start, target, model.step_size, settings, generator, schedule).loss
 
-    return _turns(model, row.words, loss)
+    return turns(model, row.words, loss)
 
 
 def contestants(row: Row, names: Sequence[str]) -> list[Contestant]:

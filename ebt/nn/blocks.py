@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebt.nn.config import NetworkConfig
-from ebt.nn.second_order import rms_norm, swiglu
+from ebt.nn.second_order import rms_norm, swiglu, wide
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -185,7 +185,7 @@ class EnergyHead(nn.Module):
 
     linear: ``E = w . n(x)`` as in the paper; bilinear: ``E = -w . (n(x) * e)``, how well what the blocks make of context and
     candidate agrees with the candidate ``e``. The energy is divided by the initial step size ``alpha0``, so that loss and
-    gradients do not depend on ``alpha0``.
+    gradients do not depend on ``alpha0``. It has 32 bits at least, in any precision of training.
     """
 
     def __init__(self, config: NetworkConfig, alpha0: float) -> None:
@@ -198,7 +198,8 @@ class EnergyHead(nn.Module):
     def forward(self, x: Tensor, candidate: Tensor, condition: Tensor | None = None) -> Tensor:
         """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
         normed = self.norm(x, condition)
-        return self.projection(-normed * candidate if self.bilinear else normed).squeeze(-1) * self.scale
+        features = wide(-normed * candidate if self.bilinear else normed)
+        return (features * wide(self.projection.weight[0])).sum(-1) * self.scale
 
 
 class StepEmbedding(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,10 @@ def wide(x: Tensor) -> Tensor:
     return x if x.dtype.itemsize >= 4 else x.float()
 
 
-def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def without_autocast(function: Method) -> Method:
     """A method of an autograd function (context and tensors) that chooses its own precision."""
 
     @wraps(function)
@@ -29,7 +32,7 @@ def without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
         with torch.autocast(args[0].device.type, enabled=False):
             return function(ctx, *args)
 
-    return run
+    return cast(Method, run)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,13 @@ class StepSize(nn.Module):
             raise ValueError(f"step size is {initial}: give a positive number")
         self.initial = initial
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learnable)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StepSize:
+        """Moved and converted like any module, but never below 32 bits: its updates would be lost in rounding."""
+        super()._apply(fn, recurse)
+        if self.log_scale.dtype.itemsize < 4:
+            self.log_scale.data = self.log_scale.data.float()
+        return self
 
     def forward(self) -> Tensor:
         return self.initial * self.log_scale.exp()

@@ -1,0 +1,96 @@
+"""Memory of training: against the vocabulary, against the number of steps with full gradients, against the plain way.
+
+    python benchmarks/memory.py --quick --json memory.json
+
+Peak resident memory above what weights, gradients and the optimiser's state take, of batches of 8 x 256 tokens, each measured
+in a process of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
+from race import Contestant, Turn, options, race, write
+from train import CONTEXT, ROWS, SMALL, Row, ebt, turns
+
+from ebt.cli.terminal import plain_table, print_table
+from ebt.hub import EBTConfig, EBTForCausalLM
+from ebt.thinking import Recipe, supervise
+
+
+def full(row: Row, steps: int) -> tuple[Turn, Turn]:
+    """Full gradients over a number of steps, the loss after the last."""
+    model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, **row.sizes))
+    recipe, generator = Recipe(steps, steps, loss="last"), torch.Generator().manual_seed(1)
+
+    def loss(ids: Tensor, target: Tensor) -> Tensor:
+        space, schedule = model.space(), tuple(range(steps))
+        start = space.start(tuple(ids.shape), recipe.start_std, generator)
+        return supervise(model.landscape(ids), space, start, target, model.step_size, recipe, generator, schedule).loss
+
+    return turns(model, row.words, loss)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One ratio of two peaks."""
+
+    what: str
+    first: str
+    second: str
+    megabytes: tuple[float, float]
+    ratio: float
+    limit: float
+
+
+COMPARED = (
+    ("S1: the largest vocabulary over the plain way", "s1, large", "s1, large, plain", 1 / 5),
+    ("S1: the largest vocabulary over a medium one", "s1, large", "s1, medium", 1.2),
+    ("full gradients: 32 steps over 2", "full, 32 steps", "full, 2 steps", 1.1),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; exit code 1 where a limit is missed."""
+    parser = options(__doc__)
+    args, console = parser.parse_args(argv), Console()
+    small, medium, large = (SMALL[0], Row(1024, 128, 4, 2), Row(8192, 128, 4, 2)) if args.quick else ROWS
+    contestants = [
+        Contestant("s1, medium", partial(ebt, medium, "s1")),
+        Contestant("s1, large", partial(ebt, large, "s1")),
+        Contestant("s1, large, plain", partial(ebt, large, "s1", plain=True)),
+        *(Contestant(f"full, {steps} steps", partial(full, small, steps)) for steps in (2, 32)),
+    ]
+    peaks: dict[str, float] = {}
+    for contestant in contestants:  # one after the other: the plain way needs the machine's memory
+        memory = race([contestant], args.rounds or 1, args.threads)[contestant.name].memory
+        if memory is None:
+            console.print("this system does not tell how much memory a process has: run the benchmark on Linux")
+            return 2
+        peaks[contestant.name] = memory
+    results = [
+        Result(what, first, second, (peaks[first], peaks[second]), peaks[first] / peaks[second], limit)
+        for what, first, second, limit in COMPARED
+    ]
+    table = plain_table()
+    for column in ("what", "MB", "MB", "ratio", "limit"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for one in results:
+        numbers = (f"{one.megabytes[0]:.0f}", f"{one.megabytes[1]:.0f}", f"{one.ratio:.2f}", f"{one.limit:.2f}")
+        table.add_row(one.what, *numbers)
+    print_table(console, f"Peak memory above weights, gradients and optimiser, V = {medium.words} and {large.words}", table)
+    write(args.json, args, results, console)
+    return 0 if args.quick or all(one.ratio <= one.limit for one in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
