@@ -65,7 +65,7 @@ def _sudoku_table(results: dict[str, Any], givens: str) -> Table_:
     rows = [
         ["Energy-Based Transformer", *(_percent(results["sudoku"][givens][step]["exact"]) for step in steps)],
         [
-            f"  best of {results['candidates']} by energy, {results['boards']['verified']} boards",
+            f"  best of {results['candidates']} ({results['boards']['verified']:,} boards)",
             *(_percent(results["sudoku_verified"][givens][step]["exact"]) for step in steps),
         ],
         ["looped transformer", *(_percent(results["sudoku_looped"][givens][step]["exact"]) for step in steps)],

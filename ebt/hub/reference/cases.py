@@ -135,7 +135,7 @@ def _recompute(
     if kind == "text":
         yield from text.recompute(subject, run, draws, recorded)
     elif kind == "vid":
-        yield from video.recompute(subject, run, draws)
+        yield from video.recompute(subject, run, draws, recorded)
     elif kind == "img":
         yield images.recompute(subject, draws, info)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -58,12 +58,12 @@ def weights(model: EBTForVideo | VideoTransformer) -> list[names.Weight]:
     return [*before, *names.decoder_weights(config.layers, config.conditioning)]
 
 
-def recompute(case: Case, run: str, draws: Draws) -> Iterator[Tensors]:
+def recompute(case: Case, run: str, draws: Draws, wanted: Collection[str]) -> Iterator[Tensors]:
     """All that a run recorded, by its recorded names."""
     frames = case.inputs["embeddings"].to(case.dtype)
     model = _model(case)
     if isinstance(model, VideoTransformer):
-        yield _baseline(model, frames)
+        yield _baseline(model, frames, wanted)
         return
     evaluates = run.endswith("eval")
     recipe = recipe_of(case.hparams, case.weights)
@@ -92,11 +92,13 @@ def _think(
     return supervise(model.landscape(frames[:, :-1]), space, start, frames[:, 1:], step_size, recipe, steps=steps)
 
 
-def _baseline(model: VideoTransformer, frames: Tensor) -> Tensors:
+def _baseline(model: VideoTransformer, frames: Tensor, wanted: Collection[str]) -> Tensors:
+    """Its one tensor beside loss and gradients is the prediction, whatever the record calls it."""
     prediction = model(frames[:, :-1])
     loss = F.smooth_l1_loss(prediction, frames[:, 1:])
     loss.backward()
-    return {"prediction": prediction, "logits": prediction, "loss": loss, **_gradients(model)}  # whichever was recorded
+    found = {"loss": loss, **_gradients(model)}
+    return {**{name: prediction for name in wanted if name not in found and not name.startswith("grad.")}, **found}
 
 
 def _gradients(model: EBTForVideo | VideoTransformer) -> Tensors:
