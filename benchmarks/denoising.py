@@ -41,11 +41,15 @@ from ebt.thinking import Recipe
 KINDS = ("ebt", "dit")
 LEVELS = (0.1, 0.2)
 STEPS = (1, 2, 3, 4, 6)
+SCALES = (1.0, 1.25, 1.5, 1.75)
+"""Step sizes that are tried where the noise is not that of training, as multiples of the learned one."""
+TOLERANCE = 0.05
+"""The stop rule: an image that moves by less has converged."""
 PASSES = (1, 3, 10, 30, 100, 300)
 WITHIN = 3
 SETTINGS: dict[str, Any] = {"layers": 3, "dim": 192, "heads": 4, "patch_size": 8}
 DATA: dict[str, Any] = {"size": 64, "crops": 32, "batch_size": 8, "fractions": (0.9, 0.1, 0.0)}
-RECIPE = Recipe(min_steps=1, max_steps=2)
+RECIPE = Recipe(min_steps=1, max_steps=2, replay_size=64, replay_fraction=0.25)
 OPTIMISATION = {
     "ebt": Optimisation(lr=3e-3, warmup_steps=50, weight_decay=0.01, min_lr_ratio=0.02),
     "dit": Optimisation(lr=3e-3, warmup_steps=50, weight_decay=0.01, min_lr_ratio=0.02),
@@ -64,6 +68,8 @@ class Way:
     rounds: int = 1
     trained_only: bool = False
     """Start a Diffusion Transformer at the highest level it was trained on, where there is more noise."""
+    scale: float = 1.0
+    """Step size of an EBT as a multiple of the learned one."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class Result:
     wall: float
     measured: list[Measured] = field(default_factory=list)
     spearman: dict[str, float] = field(default_factory=dict)
+    longer: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What twice the trained steps change in PSNR, plain and with the stop rule."""
     probe: dict[str, float] = field(default_factory=dict)
 
 
@@ -171,7 +179,9 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path) -> Result:
         result.measured += measure(task.model, ways(kind, level), level, test, choosing)
         if kind == "ebt":
             noisy = NoiseSchedule.linear().noisy(test, level, SEED)
+            task.model.config.step_size_scale = 1.0
             result.spearman[f"{level:g}"] = energy_errors(task.model, test, noisy, WITHIN).spearman
+            result.longer[f"{level:g}"] = longer(task.model, test, noisy)
     probe = probe_model(task.model, labelled_images(DIGITS, DATA["size"], 3, PROBED, seed), seed)
     result.probe = {"top1": probe.top1, "top5": probe.top5, "error": probe.error}
     return result
@@ -195,7 +205,7 @@ def train(kind: str, seed: int, data: ImageDataModule, args: argparse.Namespace)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = rate * optimisation.ratio(updates, expected)
         optimiser.zero_grad()
-        task.learn(batch).loss.backward()
+        task.learn_and_remember(batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), optimisation.clip or math.inf)
         optimiser.step()
         updates += 1
@@ -235,7 +245,7 @@ def test_crops(args: argparse.Namespace) -> Tensor:
 def ways(kind: str, level: float) -> list[Way]:
     """What is tried at a noise level."""
     if kind == "ebt":
-        return [Way(steps) for steps in STEPS]
+        return [Way(steps, scale=scale) for steps in STEPS for scale in (SCALES if level > LEVELS[0] else SCALES[:1])]
     tried = [Way(passes // rounds, rounds) for passes in PASSES for rounds in (1, 3) if passes % rounds == 0]
     tried = [way for way in tried if way.steps <= NoiseSchedule.linear().level(level) + 1]
     return tried if level <= LEVELS[0] else [replace(way, trained_only=only) for only in (False, True) for way in tried]
@@ -263,9 +273,18 @@ def measure(model: Any, tried: list[Way], level: float, test: Tensor, choosing: 
     return found
 
 
+def longer(model: Any, test: Tensor, noisy: Tensor) -> dict[str, float]:
+    """PSNR after twice the trained steps less that after the trained ones, in dB."""
+    own = RECIPE.own_steps
+    base = psnr(model.think(noisy, own).state, test)
+    found = {"plain": model.think(noisy, 2 * own), "stopped": model.think(noisy, 2 * own, tolerance=TOLERANCE)}
+    return {name: (psnr(thought.state, test) - base).mean().item() for name, thought in found.items()}
+
+
 def apply(model: Any, way: Way, level: float, noisy: Tensor) -> Tensor:
     """Denoised images."""
     if hasattr(model, "landscape"):
+        model.config.step_size_scale = way.scale
         return model.think(noisy, way.steps).state
     found: Tensor = model.denoise(noisy, level, way.steps, way.rounds, way.trained_only)
     return found
@@ -311,11 +330,7 @@ def summarise(results: list[dict[str, Any]], inputs: dict[str, Any], means: dict
             "dit": {passes: _mean(points) for passes, points in curve.items()},
             "margins": {passes: margin(within, points) for passes, points in curve.items()},
         }
-    own = RECIPE.own_steps
-    summary["twice the trained steps"] = {
-        f"{level:g}": [at_passes(r, level, 2 * own)["psnr"] - at_passes(r, level, own)["psnr"] for r in ebts]
-        for level in LEVELS
-    }
+    summary["twice the trained steps"] = {level: [result["longer"][level] for result in ebts] for level in ebts[0]["longer"]}
     summary["spearman"] = {level: [result["spearman"][level] for result in ebts] for level in ebts[0]["spearman"]}
     summary["probe"] = {kind: [r["probe"]["top1"] for r in rs] for kind, rs in (("ebt", ebts), ("dit", dits))}
     summary["training"] = {

@@ -58,6 +58,9 @@ def _options() -> Options:
     options.add_argument(
         "--noise", type=number_in(0, 1), metavar="LEVEL", help="add noise first, such as 0.1, and tell how much of it goes"
     )
+    options.add_argument(
+        "--tolerance", type=number_in(0), metavar="T", help="stop when pixels move by less, such as 0.05 (root mean square)"
+    )
     options.add_argument("--clean", metavar="PATH", help="the clean image or folder, to measure against")
     options.add_argument("--mask", metavar="PICTURE|X,Y,W,H", help="fill in what is white in a picture, or a box of pixels")
     options.add_argument("--limit", type=count_from(1), default=16, metavar="N", help="at most so many images (default: 16)")
@@ -72,6 +75,8 @@ def main(argv: list[str]) -> int:
     model = load_folder(args.checkpoint, TYPES)
     if args.mask is not None and not isinstance(model, EBTForImages):
         raise InputError("--mask needs a model with an energy: a Diffusion Transformer denoises only.")
+    if args.tolerance is not None and not isinstance(model, EBTForImages):
+        raise InputError("--tolerance needs a model with an energy: a Diffusion Transformer takes all its steps.")
     if args.mask is not None and (args.noise is not None or args.clean is not None):
         raise InputError("--mask fills in a clean image: leave out --noise and --clean.")
     if args.noise is not None and args.clean is not None:
@@ -127,9 +132,11 @@ def _one(
 
 
 def _denoise(model: Any, tiles: Tensor, args: argparse.Namespace) -> Tensor:
-    found: Tensor = (
-        model.denoise(tiles, args.steps) if isinstance(model, EBTForImages) else model.denoise(tiles, args.noise, args.steps)
-    )
+    found: Tensor
+    if isinstance(model, EBTForImages):
+        found = model.denoise(tiles, args.steps, tolerance=args.tolerance)
+    else:
+        found = model.denoise(tiles, args.noise, args.steps)
     return found
 
 

@@ -85,10 +85,12 @@ class EBTForImages(ThinkingModel):
             return think(landscape, self.space(), known.repeat(candidates, 1, 1, 1), self.alpha(), descent, generator)
 
     @torch.no_grad()
-    def denoise(self, pixel_values: Tensor, steps: int | None = None, candidates: int | None = None) -> Tensor:
+    def denoise(
+        self, pixel_values: Tensor, steps: int | None = None, candidates: int | None = None, tolerance: float | None = None
+    ) -> Tensor:
         """Denoised images (B, C, H, W): where thinking ends, or the candidate with the lowest energy."""
         steps, candidates = thinking_options(self.config, steps, candidates)
-        thought = self.think(pixel_values, steps, candidates)
+        thought = self.think(pixel_values, steps, candidates, tolerance)
         return choose(thought, self.space(), candidates).state.clamp(-1, 1)
 
     @torch.no_grad()

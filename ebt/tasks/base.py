@@ -170,17 +170,21 @@ class ThinkingTask(L.LightningModule):
 
     # Training
 
+    def learn_and_remember(self, batch: Batch) -> Outcome:
+        """Think about a batch, together with rows of the replay buffer, which then takes in where the batch ended."""
+        outcome = self.learn(*self._with_replay(batch))
+        if self.replay is not None and outcome.thought is not None and torch.isfinite(outcome.loss):
+            self.replay.add({**batch, "state": outcome.thought.state[: _rows(batch)]})
+        return outcome
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        whole, replayed = self._with_replay(batch)
-        outcome = self.learn(whole, replayed)
+        outcome = self.learn_and_remember(batch)
         if not torch.isfinite(outcome.loss):
             step = int((~torch.isfinite(outcome.losses)).nonzero()[0]) + 1 if not outcome.losses.isfinite().all() else 0
             raise NonFiniteError(
                 f"the loss after thinking step {step} at update {self.global_step + 1} is not finite. "
                 "Lower optimisation.lr or the step size, or set optimisation.clip or recipe.clamp."
             )
-        if self.replay is not None and outcome.thought is not None:
-            self.replay.add({**batch, "state": outcome.thought.state[: _rows(batch)]})
         self._log_training(outcome)
         if outcome.thought is not None and (batch_idx + 1) % self.alarm_every == 0 and self._warm:
             self.log("train/alarms", float(self._look_for_alarms(outcome.thought)), batch_size=1)

@@ -58,6 +58,7 @@ def test_it_trains_compares_and_goes_on_where_it_stopped(
         assert list(found["dit"]) == list(found["margins"]) == ["1", "3"]
         assert all(gap["low"] <= gap["margin"] <= gap["high"] for gap in found["margins"].values())
         assert max(found["ebt within"]["steps"]) <= 3
+        assert set(summary["twice the trained steps"][level][0]) == {"plain", "stopped"}
         assert -1 <= min(summary["spearman"][level]) <= max(summary["spearman"][level]) <= 1
     assert summary["training"]["ebt"]["updates"][0] > 0
     assert len(summary["probe"]["dit"]) == 1

@@ -61,6 +61,15 @@ def test_a_known_clean_image_is_compared_with(model: str, photos: str, tmp_path:
     assert json.loads((tmp_path / "denoise.json").read_text())["images"][0]["psnr_noisy"] == pytest.approx(100)
 
 
+def test_a_tolerance_stops_early(model: str, photos: str, tmp_path: Path) -> None:
+    pictures = []
+    for name, options in {"one": ["--steps", "1"], "stopped": ["--steps", "9", "--tolerance", "1e9"]}.items():
+        out = tmp_path / name
+        assert denoise(photos, "--checkpoint", model, "--noise", "0.1", *options, "--out", str(out)) == 0
+        pictures.append(np.array(Image.open(out / "00-0.png")))
+    assert np.array_equal(*pictures)
+
+
 def test_a_rival_denoises_by_ddim(photos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = image_folder(tmp_path / "dit", dit=True)
     assert denoise(photos, "--checkpoint", folder, "--noise", "0.2", "--steps", "4", "--limit", "1") == 0
@@ -116,6 +125,8 @@ def test_other_models_and_missing_images_are_refused(
     dit = image_folder(tmp_path / "dit", dit=True)
     assert denoise(photos, "--checkpoint", dit, "--mask", "1,1,2,2") == 2
     assert "--mask needs a model with an energy" in capsys.readouterr().err
+    assert denoise(photos, "--checkpoint", dit, "--tolerance", "0.1") == 2
+    assert "--tolerance needs a model with an energy" in capsys.readouterr().err
     assert denoise(photos, "--checkpoint", sudoku_folder(tmp_path / "sudoku")) == 2
     assert "ebt_sudoku" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
