@@ -130,11 +130,11 @@ def train(
         alpha: the step size, one or one per prediction.
         descent: how to think, with gradients.
         every: the mean of the losses after all steps, or the last one's.
-        rows_at_once: rows whose graphs exist at once; by default groups of equal size with about ``NUMBERS_AT_ONCE`` numbers in an
-            activation on CPUs, else all. With Langevin noise, other numbers draw other noise.
+        rows_at_once: rows whose graphs exist at once; by default, on CPUs, groups of equal size with about
+            ``NUMBERS_AT_ONCE`` numbers in an activation, else all. With Langevin noise, other groups draw other noise.
     """
     step_size = alpha.detach().requires_grad_(alpha.requires_grad)
-    x, *weights = landscape.roots() or ()
+    x, *weights = landscape.roots() or [start]
     leaf = x.detach().requires_grad_(x.requires_grad)  # what is behind it may be among the weights, and would count twice
     landscape = landscape.on(leaf)
     sums = _Sums((leaf, *weights, *space.weights(), step_size))

@@ -160,8 +160,8 @@ def supervise(
     predictions = tuple(start.shape[: space.prediction_dims])
     alpha = step_size.draw(predictions, recipe.step_size_spread, generator)
     descent, every = recipe.descent(schedule), recipe.loss == "every"
-    apart = isinstance(landscape, Separable) and landscape.roots() is not None and not start.requires_grad
-    if torch.is_grad_enabled() and apart:
+    learns = torch.is_grad_enabled() and not start.requires_grad
+    if learns and isinstance(landscape, Separable) and landscape.roots() is not None:
         trained = train(landscape, space, start, target, alpha, descent, every, generator, recipe.rows_at_once)
         return Supervised(trained.loss, trained.losses, trained.thought)
     thought = think(landscape, space, start, alpha, descent, generator)
