@@ -132,8 +132,8 @@ class _Slope(torch.autograd.Function):
         to_keys, to_values = torch.zeros_like(keys), torch.zeros_like(values)
         blocks = zip(_blocks(q.shape[1], keys.shape[1], ctx.horizon), ctx.weights, ctx.slopes, strict=True)
         for (rows, seen), weight, (slope, own_slope) in blocks:
-            parts = [*(tensor[:, rows] for tensor in (a, b, c, g, q, k, v)), keys[:, seen], values[:, seen]]
-            found = _second(*parts, *(weight, slope, own_slope))
+            parts = [tensor[:, rows] for tensor in (a, b, c, g, q, k, v)]
+            found = _second(*[*parts, keys[:, seen], values[:, seen], weight, slope, own_slope])
             to_g[:, rows], to_q[:, rows], to_k[:, rows], to_v[:, rows] = found[:4]
             to_keys[:, seen] += found[4]
             to_values[:, seen] += found[5]
