@@ -132,8 +132,8 @@ class _Slope(torch.autograd.Function):
         to_keys, to_values = torch.zeros_like(keys), torch.zeros_like(values)
         blocks = zip(_blocks(q.shape[1], keys.shape[1], ctx.horizon), ctx.weights, ctx.slopes, strict=True)
         for (rows, seen), weight, (slope, own_slope) in blocks:
-            parts = [tensor[:, rows] for tensor in (a, b, c, g, q, k, v)]
-            found = _second(*[*parts, keys[:, seen], values[:, seen], weight, slope, own_slope])
+            slopes, inputs = (a[:, rows], b[:, rows], c[:, rows]), (g[:, rows], q[:, rows], k[:, rows], v[:, rows])
+            found = _second(slopes, inputs, (keys[:, seen], values[:, seen]), weight, (slope, own_slope))
             to_g[:, rows], to_q[:, rows], to_k[:, rows], to_v[:, rows] = found[:4]
             to_keys[:, seen] += found[4]
             to_values[:, seen] += found[5]
@@ -141,20 +141,14 @@ class _Slope(torch.autograd.Function):
 
 
 def _second(
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    keys: Tensor,
-    values: Tensor,
+    slopes: tuple[Tensor, Tensor, Tensor],
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor],
+    observed: tuple[Tensor, Tensor],
     weight: Tensor,
-    slope: Tensor,
-    own_slope: Tensor,
+    score_slopes: tuple[Tensor, Tensor],
 ) -> tuple[Tensor, ...]:
-    """The second derivatives of one block, with respect to (g, q, k, v, keys, values)."""
+    """The second derivatives of one block, with respect to (g, q, k, v, keys, values); letters as above."""
+    (a, b, c), (g, q, k, v), (keys, values), (slope, own_slope) = slopes, inputs, observed, score_slopes
     own, others = weight[..., :1], weight[..., 1:]
     push, own_push = a @ keys.transpose(-1, -2), _dot(a, k) + _dot(b, q)
     mean = (others * push).sum(-1, keepdim=True).addcmul_(own, own_push)
