@@ -31,8 +31,10 @@ format: $(INSTALLED)  ## mend the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## benchmarks: stability (quick)
+bench: $(INSTALLED)  ## benchmarks (quick): stability, training, memory
 	$(BIN)/python benchmarks/stability.py --quick --json runs/stability.json
+	$(BIN)/python benchmarks/train.py --quick --json runs/train.json
+	$(BIN)/python benchmarks/memory.py --quick --json runs/memory.json
 
 clean:  ## remove the environment and caches; results in runs/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

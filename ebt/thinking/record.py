@@ -1,4 +1,4 @@
-"""What the descent returns."""
+"""What the descent returns, and what its states are found to be worth."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ class Evaluations:
     def times(self, candidates: int) -> Evaluations:
         """Those of several candidates a row."""
         return Evaluations(self.forward * candidates, self.backward * candidates)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Losses of states, and what comes with them for the adjoint (see ``ebt.thinking.adjoint``); all constants."""
+
+    losses: Tensor
+    """Per part, (N, *P)."""
+    slope: Tensor | None
+    """Gradient of the weighted sum of the losses with respect to the states, where weights were given."""
+    view: Tensor | None = None
+    """What the network sees of the states, where the loss hands it over for nothing."""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebt.thinking import vocabulary
+from ebt.thinking.record import Assessment
 
 IGNORED = -100
 """Target value of parts that are not scored."""
@@ -39,18 +40,6 @@ IGNORED = -100
 def draw_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal draws of ``shape`` with dtype and device of ``like``, reproducible across devices of one kind."""
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """Losses of states, and what comes with them for the adjoint (see ``ebt.thinking.adjoint``); all constants."""
-
-    losses: Tensor
-    """Per part, (N, *P)."""
-    slope: Tensor | None
-    """Gradient of the weighted sum of the losses with respect to the states, where weights were given."""
-    view: Tensor | None = None
-    """What the network sees of the states, where the loss hands it over for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
