@@ -133,11 +133,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "modulation": {"conditioning": "modulation"},
     "dit": {"conditioning": "modulation", "block": "dit"},
     "bilinear": {"head": "bilinear"},
+    "quadratic": {"head": "quadratic"},
     "token": {"anchor": "token", "conditioning": "prefix", "head": "bilinear"},
     "hidden": {"anchor": "hidden", "conditioning": "candidate", "head": "bilinear"},
 }
 DECODERS = tuple(VARIANTS)
-ENCODERS = ("plain", "candidate", "prefix", "modulation", "dit", "bilinear")  # anchors are for decoders
+ENCODERS = ("plain", "candidate", "prefix", "modulation", "dit", "bilinear", "quadratic")  # anchors are for decoders
 NETWORKS = [*(("decoder", variant) for variant in DECODERS), *(("encoder", variant) for variant in ENCODERS)]
 
 

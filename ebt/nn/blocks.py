@@ -184,20 +184,20 @@ class EnergyHead(nn.Module):
     """The energy of each part, zero at first, so that training starts flat.
 
     linear: ``E = w . n(x)`` as in the paper; bilinear: ``E = -w . (n(x) * e)``, how well what the blocks make of context and
-    candidate agrees with the candidate ``e``. The energy is divided by the initial step size ``alpha0``, so that loss and
-    gradients do not depend on ``alpha0``. It has 32 bits at least, in any precision of training.
+    candidate agrees with the candidate ``e``; quadratic: ``E = -w . (x * e)``. The energy is divided by the initial step size
+    ``alpha0``, so that loss and gradients do not depend on ``alpha0``. It has 32 bits at least, in any precision of training.
     """
 
     def __init__(self, config: NetworkConfig, alpha0: float) -> None:
         super().__init__()
-        self.norm = OutputNorm(config)
+        self.norm = OutputNorm(config) if config.head != "quadratic" else None
         self.projection = nn.Linear(config.dim, 1, bias=False)
-        self.bilinear = config.head == "bilinear"
+        self.bilinear = config.head != "linear"
         self.scale = config.dim**0.5 / alpha0 if self.bilinear else 1 / alpha0
 
     def forward(self, x: Tensor, candidate: Tensor, condition: Tensor | None = None) -> Tensor:
         """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
-        normed = self.norm(x, condition)
+        normed = x if self.norm is None else self.norm(x, condition)
         features = wide(-normed * candidate if self.bilinear else normed)
         return (features * wide(self.projection.weight[0])).sum(-1) * self.scale
 

@@ -20,9 +20,9 @@ Anchor = Literal["none", "token", "hidden"]
 the last observed token by attention; that token's embedding; or the observed stream's output there."""
 
 
-Head = Literal["linear", "bilinear"]
-"""How an energy is read off the blocks' output: by a projection to one number, as in the paper, or by its agreement with the
-candidate."""
+Head = Literal["linear", "bilinear", "quadratic"]
+"""How an energy is read off the blocks' output: by a projection to one number, as in the paper; by its agreement with the
+candidate; or the same without the last norm, so that its gradient grows with what is wrong, however large that is."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ PEAK = 4.0
 
 @dataclass(frozen=True)
 class DenoisingNetwork(Network):
-    """A model of images: ``ebt``, whose head is bilinear by default, or ``dit``, the Diffusion Transformer."""
+    """A model of images: ``ebt``, whose head is quadratic by default, or ``dit``, the Diffusion Transformer."""
 
     kind: Literal["ebt", "dit"] = "ebt"
     patch_size: int = 8
@@ -43,7 +43,7 @@ class DenoisingNetwork(Network):
             return DiTForImages(DiTImagesConfig(**shape, **self.sizes()))
         names = ("step_size", "learn_step_size", "candidates", "step_size_scale", "candidate_noise", "conditioning", "head")
         fields = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return EBTForImages(EBTImagesConfig(**shape, **self.sizes(), **{"head": "bilinear", **fields}, steps=steps))
+        return EBTForImages(EBTImagesConfig(**shape, **self.sizes(), **{"head": "quadratic", **fields}, steps=steps))
 
 
 NETWORK = DenoisingNetwork()
