@@ -23,8 +23,8 @@ from ebt.thinking.descent import Descent, Gradients, Landscape, per_prediction, 
 from ebt.thinking.record import Evaluations, Thought
 from ebt.thinking.spaces import CandidateSpace
 
-KEPT = 3
-"""Graphs of steps that exist at once, at most, for one group of rows."""
+KEPT = 2
+"""Graphs of steps that exist at once, at most, for one group of rows: as many as the shortest recipes need anyway."""
 RECORDED = 8
 """Steps whose states are recorded; of longer descents the last state alone."""
 NUMBERS_AT_ONCE = 3 * 2**16
