@@ -210,7 +210,7 @@ class ThinkingTask(L.LightningModule):
             values |= {
                 "energy_first": energies(thought.energies[0]).mean(),
                 "energy_last": energies(thought.energies[-1]).mean(),
-                "steps": float(len(thought.states)),
+                "steps": float(len(outcome.losses)),
                 "step_size": self.alpha().detach(),
             }
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)

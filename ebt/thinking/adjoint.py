@@ -6,8 +6,9 @@ plus the slope of that state's own loss, and each graph is dropped when it has b
 next views (see ``ebt.thinking.vocabulary``). What is left in the end is one number and its gradients, which ``backward()``
 hands out.
 
-Memory then depends neither on the number of rows nor on that of steps, nor on the size of a vocabulary. The last ``KEPT`` steps
-keep the graph of their first run; earlier ones run again when their turn comes, a third of their work on top.
+Memory then depends neither on the number of rows nor on that of steps, nor on the size of a vocabulary. Of descents longer than
+``SHORT`` only the last ``KEPT`` steps keep the graph of their first run; earlier ones run again when their turn comes, a third of
+their work on top.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from ebt.thinking.descent import Descent, Gradients, Landscape, per_prediction, 
 from ebt.thinking.record import Evaluations, Thought
 from ebt.thinking.spaces import CandidateSpace
 
+SHORT = 4
+"""Descents of no more steps keep the graphs of all of them."""
 KEPT = 2
-"""Graphs of steps that exist at once, at most, for one group of rows: as many as the shortest recipes need anyway."""
+"""Graphs of steps that exist at once, for one group of rows, in longer ones."""
 RECORDED = 8
 """Steps whose states are recorded; of longer descents the last state alone."""
 NUMBERS_AT_ONCE = 3 * 2**16
@@ -218,9 +221,9 @@ class _Rows:
 
     def _full(self, state: Tensor) -> None:
         """Forwards, keeping the graphs of the last steps; backwards, running the others again."""
-        past, view = list[_Step](), None
-        for index in range(self.descent.steps):
-            kept = index >= self.descent.steps - KEPT
+        past, view, steps = list[_Step](), None, self.descent.steps
+        for index in range(steps):
+            kept = steps <= SHORT or index >= steps - KEPT
             drawn = None if self.generator is None else self.generator.get_state()
             before = state.detach().requires_grad_()
             after = self._think(before, self._single(index, "full" if kept else "none"), view).state

@@ -108,10 +108,10 @@ def test_nothing_is_kept_under_no_grad_and_gradients_are_handed_out_once() -> No
 
 
 def test_graphs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts the tensors that autograd saves and has not freed: 12 steps need no more than 4."""
+    """Counts the tensors that autograd saves and has not freed: 12 steps need no more than 5."""
     trial, peaks = Trial("decoder", "compact-restart"), []
 
-    for steps in (4, 12):
+    for steps in (adjoint.SHORT + 1, 12):
         alive, peak = 0, 0
 
         class Saved:
@@ -128,4 +128,4 @@ def test_graphs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
             trial.supervise(Recipe(rows_at_once=1), steps, lambda landscape: landscape)
         peaks.append(peak)
     assert peaks[1] <= 1.02 * peaks[0]
-    assert adjoint.KEPT < 4
+    assert adjoint.KEPT < adjoint.SHORT
