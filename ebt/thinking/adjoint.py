@@ -7,8 +7,8 @@ next views (see ``ebt.thinking.vocabulary``). What is left in the end is one num
 hands out.
 
 Memory then depends neither on the number of rows nor on that of steps, nor on the size of a vocabulary. Of descents longer than
-``SHORT`` only the last ``KEPT`` steps keep the graph of their first run; earlier ones run again when their turn comes, a third of
-their work on top.
+``SHORT`` only the last ``KEPT`` steps keep the graph of their first run; earlier ones run again when their turn comes, a third
+of their work on top.
 """
 
 from __future__ import annotations
