@@ -24,6 +24,16 @@ from ebt.hub import (
     save_folder,
 )
 
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "max_epochs": -1,
+}
+"""Settings of a trainer that shows and writes nothing."""
 SIZES = {"layers": 1, "dim": 16, "heads": 2}
 BYTES = 257
 CONTEXT = 24

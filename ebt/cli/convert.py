@@ -9,11 +9,9 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from ebt.cli.run import RECIPE
 from ebt.cli.terminal import Options
 from ebt.errors import InputError
-
-RECIPE = "recipe.yaml"
-"""In a converted folder: how to train or evaluate the model further, for ``--config``."""
 
 
 def _options() -> Options:

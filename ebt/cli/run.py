@@ -10,6 +10,8 @@ from typing import Any
 
 from ebt.errors import InputError
 
+RECIPE = "recipe.yaml"
+"""In a converted model folder: how to train or evaluate the model further, for ``--config``."""
 _ENVIRONMENT = "EBT_RUN_FOLDER"  # tells the other processes of a run its folder
 
 

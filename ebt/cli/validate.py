@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ebt.cli.run import RECIPE
 from ebt.cli.terminal import Options
 from ebt.errors import InputError
 
@@ -49,7 +50,7 @@ def _around(folder: str, source: str | None) -> list[str]:
     if source is None:
         raise InputError(f"{folder} is a model folder, which does not know its data: name them with --data.")
     config = load_folder(folder, ("ebt", "ebt_transformer_pp")).config
-    recipe = Path(folder) / "recipe.yaml"
+    recipe = Path(folder) / RECIPE
     steps = [f"--model.init_args.steps={config.steps}"] if config.model_type == "ebt" else []
     start = [f"--model.init_args.recipe.start_std={config.start_std}"] if config.model_type == "ebt" else []
     return [

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ebt.data.corpora import SPLITS, check_fractions
 from ebt.data.images import PHOTOS, Images, open_images, to_tensor
-from ebt.data.sampling import EpochSampler, ResumableLoader
+from ebt.data.sampling import EpochSampler, ResumableData, ResumableLoader
 from ebt.errors import InputError
 
 KEPT = 512
@@ -67,7 +66,7 @@ def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric") if any(missing) else image
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(ResumableData):
     """Batches of crops: dict(``image`` (B, C, size, size)), values in [-1, 1].
 
     The splits share no image. The order of training batches and the places of the crops depend on the seed and the epoch alone;
@@ -183,16 +182,6 @@ class ImageDataModule(LightningDataModule):
     def _evaluation_loader(self, split: str, level: float | None = None) -> DataLoader[dict[str, Tensor]]:
         crops = Crops(self.sets[split], self.image_size, self.channels, self.evaluation_crops, self.seed, level=level)
         return DataLoader(crops, **self._loading(self.evaluation_batch_size))
-
-    def _loading(self, batch_size: int) -> dict[str, Any]:
-        # Its own generator: a loader otherwise draws from the global one, which a resumed run would then find changed.
-        generator = torch.Generator().manual_seed(self.seed)
-        pin = torch.cuda.is_available()
-        return {"batch_size": batch_size, "num_workers": self.num_workers, "generator": generator, "pin_memory": pin}
-
-    def _batches_trained(self) -> tuple[int, float]:
-        assert self.trainer is not None
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed, self.trainer.num_training_batches
 
 
 def split_images(found: dict[str, Images], fractions: Sequence[float], seed: int) -> dict[str, Images]:

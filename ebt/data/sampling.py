@@ -7,6 +7,7 @@ from itertools import islice
 from math import inf
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
@@ -113,3 +114,20 @@ class ResumableLoader(DataLoader[Any]):
             order = {"seed": self.sampler.seed, "examples": len(self.sampler.dataset)}  # type: ignore[arg-type]
             return {"batch_size": self.batch_size or 1, "processes": self.sampler.num_replicas, **order}
         return {"batch_size": self.batch_size or 1, "num_workers": self.num_workers}
+
+
+class ResumableData(L.LightningDataModule):
+    """A data module whose loaders draw from generators of their own, and count what the trainer has trained on."""
+
+    seed: int
+    num_workers: int
+
+    def _loading(self, batch_size: int) -> dict[str, Any]:
+        # Its own generator: a loader otherwise draws from the global one, which a resumed run would then find changed.
+        generator = torch.Generator().manual_seed(self.seed)
+        pin = torch.cuda.is_available()
+        return {"batch_size": batch_size, "num_workers": self.num_workers, "generator": generator, "pin_memory": pin}
+
+    def _batches_trained(self) -> tuple[int, float]:
+        assert self.trainer is not None
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed, self.trainer.num_training_batches

@@ -6,17 +6,15 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ebt.data.sampling import EpochSampler, ResumableLoader
+from ebt.data.sampling import EpochSampler, ResumableData, ResumableLoader
 from ebt.data.sudoku import SudokuDataset, SudokuSet, canonical, check_size, make_splits, read_csv
 from ebt.errors import InputError
 
 
-class SudokuDataModule(LightningDataModule):
+class SudokuDataModule(ResumableData):
     """Batches of boards: dict(`puzzle` (B, C), `solution` (B, C)), int64 digits, 0 where a cell of a puzzle is empty.
 
     Puzzles are generated, training, validation and test sets without a common solution grid; or read from CSV files. The
@@ -143,16 +141,6 @@ class SudokuDataModule(LightningDataModule):
     def _evaluation_loader(self, name: str) -> DataLoader[dict[str, Tensor]]:
         self.prepare()
         return DataLoader(SudokuDataset(*self.sets[name], self.size), **self._loading(self.evaluation_batch_size))
-
-    def _loading(self, batch_size: int) -> dict[str, Any]:
-        # Its own generator: a loader otherwise draws from the global one, which a resumed run would then find changed.
-        generator = torch.Generator().manual_seed(self.seed)
-        pin = torch.cuda.is_available()
-        return {"batch_size": batch_size, "num_workers": self.num_workers, "generator": generator, "pin_memory": pin}
-
-    def _batches_trained(self) -> tuple[int, float]:
-        assert self.trainer is not None
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed, self.trainer.num_training_batches
 
     def _shared(self) -> int:
         """Training grids that occur in another set, up to relabelling."""

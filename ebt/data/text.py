@@ -10,8 +10,6 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
-import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
@@ -28,12 +26,12 @@ from ebt.data.corpora import (
     split_documents,
 )
 from ebt.data.packing import IGNORED, Example, PackedTokens, PromptedExamples, StreamedExamples
-from ebt.data.sampling import ResumableLoader, ResumableSampler
+from ebt.data.sampling import ResumableData, ResumableLoader, ResumableSampler
 from ebt.data.tokenizers import encode, load_tokenizer, vocabulary_size
 from ebt.errors import InputError
 
 
-class TextDataModule(LightningDataModule):
+class TextDataModule(ResumableData):
     """Batches of text: dict(`input_ids` (B, S), `targets` (B, S)), int64, ignored targets -100.
 
     The order of training batches depends on the seed and the epoch alone, and a checkpoint written in the middle of
@@ -232,13 +230,3 @@ class TextDataModule(LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader[Example]:
         return DataLoader(self._datasets[split], **self._loading(self.evaluation_batch_size))
-
-    def _loading(self, batch_size: int) -> dict[str, Any]:
-        # Its own generator: a loader otherwise draws from the global one, which a resumed run would then find changed.
-        generator = torch.Generator().manual_seed(self.seed)
-        pin = torch.cuda.is_available()
-        return {"batch_size": batch_size, "num_workers": self.num_workers, "generator": generator, "pin_memory": pin}
-
-    def _batches_trained(self) -> tuple[int, float]:
-        assert self.trainer is not None
-        return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed, self.trainer.num_training_batches

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ebt.errors import InputError
-from ebt.thinking import StepSize
+from ebt.thinking import Descent, StepSize
 
 MODULE = "modeling_ebt"
 """The module that a saved folder carries: it imports this library, so that the folder itself holds no copy of the code."""
@@ -66,6 +66,26 @@ class ThinkingModel(HubModel):
     def alpha(self) -> Tensor:
         """The step size of thinking after training."""
         return self.step_size() * self.config.step_size_scale
+
+    def descent(
+        self,
+        rows: int,
+        steps: int | None,
+        candidates: int | None,
+        tolerance: float | None,
+        noise: float | None,
+        keep_states: bool = True,
+    ) -> tuple[Descent, int]:
+        """How one call about so many rows thinks, and with how many candidates; what is None is the configuration's.
+
+        Raises:
+            InputError: fewer than one step or candidate.
+        """
+        steps, candidates = thinking_options(self.config, steps, candidates)
+        std = self.noise(rows, candidates) if noise is None else noise
+        clamp = self.config.clamp
+        how = Descent(steps, noise=std, clamp=clamp, tolerance=tolerance, final_energy=True, keep_states=keep_states)
+        return how, candidates
 
     def noise(self, rows: int, candidates: int) -> Tensor:
         """The Langevin noise of each of M x B rows: none for the first candidate of each context, which thinks as one alone

@@ -15,7 +15,7 @@ from ebt.hub.configuration import EBTConfig
 from ebt.hub.language import LanguageModel, check_context, next_token_loss, rescale
 from ebt.hub.starts import starts
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
-from ebt.thinking import SIMPLEX_SPACES, Descent, Rule, Simplex, StepSize, Thought, choose, supervise, think
+from ebt.thinking import SIMPLEX_SPACES, Rule, Simplex, StepSize, Thought, choose, supervise, think
 
 THINKING_OPTIONS = ("steps", "candidates", "rule", "tolerance", "noise", "seed", "generator")
 """Arguments of ``forward`` that ``generate()`` and ``generation_config`` take, too."""
@@ -106,10 +106,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             ``no_grad`` and ``inference_mode``.
         """
         check_context(input_ids, attention_mask, cache)
-        steps, candidates = thinking_options(self.config, steps, candidates)
-        std: Tensor | float = self.noise(len(input_ids), candidates).unsqueeze(1) if noise is None else noise
-        clamp = self.config.clamp
-        descent = Descent(steps, noise=std, clamp=clamp, tolerance=tolerance, final_energy=True, keep_states=keep_states)
+        descent, candidates = self.descent(len(input_ids), steps, candidates, tolerance, noise, keep_states)
         with leave_inference_mode():
             space = self.space()
             seed = self.config.start_seed if seed is None else seed

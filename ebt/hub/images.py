@@ -17,7 +17,7 @@ from ebt.hub.base import HubModel, ThinkingModel, leave_inference_mode, thinking
 from ebt.hub.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.hub.diffusion import NoiseSchedule
 from ebt.nn import EBTEncoder, PatchEmbedding, Transformer, unpatchify
-from ebt.thinking import Descent, Euclidean, StepSize, Thought, choose, think
+from ebt.thinking import Euclidean, StepSize, Thought, choose, think
 
 FREQUENCIES = 256
 """Sines and cosines of a noise level."""
@@ -76,9 +76,7 @@ class EBTForImages(ThinkingModel):
         Candidates differ by their Langevin noise alone. Energies are those of the patches, (T + 1, M x B, S). Where ``free``
         (B, 1, H, W) is False, the network sees the given pixels whatever the state is.
         """
-        steps, candidates = thinking_options(self.config, steps, candidates)
-        std = self.noise(len(pixel_values), candidates) if noise is None else noise
-        descent = Descent(steps, clamp=self.config.clamp, tolerance=tolerance, noise=std, final_energy=True)
+        descent, candidates = self.descent(len(pixel_values), steps, candidates, tolerance, noise)
         with leave_inference_mode():
             known = pixel_values.to(self.patches.positions)
             landscape = self.landscape(None if free is None else known, free)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ebt.hub.base import HubModel, ThinkingModel, leave_inference_mode, thinking_options
 from ebt.hub.configuration import BOXES, EBTSudokuConfig, SudokuTransformerConfig
 from ebt.nn import EBTEncoder, EncoderLandscape, Transformer
-from ebt.thinking import SIMPLEX_SPACES, Descent, Rule, Simplex, StepSize, Thought, choose, think
+from ebt.thinking import SIMPLEX_SPACES, Rule, Simplex, StepSize, Thought, choose, think
 
 
 class BoardEmbedding(nn.Module):
@@ -65,9 +65,7 @@ class EBTForSudoku(ThinkingModel):
         generator: torch.Generator | None = None,
     ) -> Thought:
         """Think about puzzles (B, C); returns the record of all M x B candidates (see ``ebt.thinking.choose``)."""
-        steps, candidates = thinking_options(self.config, steps, candidates)
-        std = self.noise(len(puzzle), candidates) if noise is None else noise
-        descent = Descent(steps, clamp=self.config.clamp, tolerance=tolerance, noise=std, final_energy=True)
+        descent, candidates = self.descent(len(puzzle), steps, candidates, tolerance, noise)
         with leave_inference_mode():
             start = self.start(puzzle, candidates, generator)
             return think(self.landscape(puzzle), self.space(), start, self.alpha(), descent, generator)

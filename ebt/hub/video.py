@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ebt.hub.base import HubModel, ThinkingModel, leave_inference_mode, thinking_options
+from ebt.hub.base import HubModel, ThinkingModel, leave_inference_mode
 from ebt.hub.configuration import EBTVideoConfig, VideoTransformerConfig
 from ebt.nn import CausalTransformer, DecoderLandscape, EBTDecoder
-from ebt.thinking import Descent, Projected, StepSize, Thought, think
+from ebt.thinking import Projected, StepSize, Thought, think
 
 
 class EBTForVideo(ThinkingModel):
@@ -45,9 +45,7 @@ class EBTForVideo(ThinkingModel):
         generator: torch.Generator | None = None,
     ) -> Thought:
         """Think about the frames that follow (B, S, E); the record of all M x B candidates (see ``ebt.thinking.choose``)."""
-        steps, candidates = thinking_options(self.config, steps, candidates)
-        std = self.noise(len(frames), candidates).unsqueeze(1) if noise is None else noise
-        descent = Descent(steps, clamp=self.config.clamp, tolerance=tolerance, noise=std, final_energy=True)
+        descent, candidates = self.descent(len(frames), steps, candidates, tolerance, noise)
         with leave_inference_mode():
             space = self.space()
             start = space.start((candidates * len(frames), frames.shape[1]), self.config.start_std, generator)

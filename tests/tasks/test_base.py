@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import QUIET
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -21,15 +22,6 @@ from ebt.hub import EBTConfig, EBTForCausalLM, TransformerPPConfig, TransformerP
 from ebt.tasks import LanguageNetwork, LanguageTask, Optimisation, SudokuNetwork, SudokuTask, ThinkingTask
 from ebt.thinking import IGNORED, CandidateSpace, Euclidean, NonFiniteError, Recipe, ReplayBuffer, StepSize, ThinkingWarning
 
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "max_epochs": -1,
-}
 TINY: dict[str, Any] = {"layers": 1, "dim": 8, "heads": 2}
 pytestmark = pytest.mark.filterwarnings("ignore:.*(num_workers|many workers|LeafSpec|max_epochs|interval).*")
 

@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 from small_images import photo_folder
+from small_models import QUIET
 from torch import Tensor
 
 from ebt.data.image_module import ImageDataModule
@@ -18,15 +19,6 @@ from ebt.tasks import DenoisingNetwork, DenoisingTask
 from ebt.thinking import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "max_epochs": -1,
-}
 KINDS = ("ebt", "dit")
 
 

@@ -7,21 +7,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from small_models import QUIET
 from torch import Tensor
 
 from ebt.data.sudoku_module import SudokuDataModule
 from ebt.tasks import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
 
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "max_epochs": -1,
-}
 KINDS = ("ebt", "feed_forward", "looped_prediction", "looped_hidden")
 pytestmark = pytest.mark.filterwarnings("ignore")
 

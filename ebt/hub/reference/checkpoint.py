@@ -84,7 +84,7 @@ def _convert(hparams: settings.Settings, state: Mapping[str, Tensor], update: in
     if thinks:
         settings.require(hparams, THINKING)
     model = CONVERTERS[modality](hparams, state).float()
-    recipe = text.recipe_of(hparams, state) if thinks else None
+    recipe = settings.recipe_of(hparams, state) if thinks else None
     return Converted(model.eval(), recipe, hparams.get("tokenizer") if modality == "NLP" else None, update)
 
 

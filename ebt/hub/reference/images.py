@@ -14,11 +14,9 @@ from ebt.hub.base import HubModel
 from ebt.hub.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.hub.diffusion import NoiseSchedule
 from ebt.hub.images import DiTForImages, EBTForImages
-from ebt.hub.reference import settings
-from ebt.hub.reference.names import ALPHA, NOISE_STD, alpha
-from ebt.hub.reference.recorded import Case, Draws, RecordedStepSize, report, start_of, training_steps, with_recorded_noise
-from ebt.hub.reference.settings import Settings
-from ebt.thinking import supervise
+from ebt.hub.reference.names import ALPHA, NOISE_STD
+from ebt.hub.reference.recorded import Case, Draws, report, start_of, think_again, training_steps
+from ebt.hub.reference.settings import Settings, recipe_of, thinking
 
 Tensors = Mapping[str, Tensor]
 
@@ -93,7 +91,7 @@ def _model(hparams: Settings, state: Tensors, thinks: bool) -> EBTForImages | Di
     size = {int(side) for side in _of(hparams, "image_dims")}
     if len(size) > 1:
         raise InputError(f"image_dims is {hparams['image_dims']}: only square images can be converted")
-    settings: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "num_channels": state[f"{prefix}.x_embedder.proj.weight"].shape[1],
         "image_size": size.pop(),
         "patch_size": patch,
@@ -105,11 +103,9 @@ def _model(hparams: Settings, state: Tensors, thinks: bool) -> EBTForImages | Di
     }
     dtype = state[f"{prefix}.pos_embed"].dtype
     if not thinks:
-        return DiTForImages(DiTImagesConfig(**settings, noise_levels=_levels(hparams))).to(dtype)
-    settings |= {"step_size": alpha(state), "energy_scale": float((settings["image_size"] // patch) ** 2)}
-    learnable, noise = _of(hparams, "mcmc_step_size_learnable"), float(state[NOISE_STD])
-    steps = _of(hparams, "mcmc_num_steps")
-    return EBTForImages(EBTImagesConfig(**settings, learn_step_size=learnable, steps=steps, candidate_noise=noise)).to(dtype)
+        return DiTForImages(DiTImagesConfig(**fields, noise_levels=_levels(hparams))).to(dtype)
+    fields |= thinking(hparams, state) | {"energy_scale": float((fields["image_size"] // patch) ** 2)}
+    return EBTForImages(EBTImagesConfig(**fields)).to(dtype)
 
 
 def _levels(hparams: Settings) -> int:
@@ -137,21 +133,19 @@ def recompute(subject: Case, draws: Draws, extra: Mapping[str, Any]) -> dict[str
     model = convert(hparams, subject.cast(subject.weights))
     schedule = NoiseSchedule.linear(extra.get("total_diffusion_steps", _levels(hparams)))
     if isinstance(model, EBTForImages):
-        found = _recompute_ebt(model, hparams, inputs, draws, schedule)
+        found = _recompute_ebt(model, subject, draws, schedule)
     else:
         found = _recompute_dit(model, hparams, inputs, schedule)
     return {name: tensor.detach() for name, tensor in {**found, **_gradients(hparams, subject.weights, model)}.items()}
 
 
-def _recompute_ebt(
-    model: EBTForImages, hparams: Settings, inputs: Tensors, draws: Draws, schedule: NoiseSchedule
-) -> dict[str, Tensor]:
+def _recompute_ebt(model: EBTForImages, subject: Case, draws: Draws, schedule: NoiseSchedule) -> dict[str, Tensor]:
+    hparams, inputs = subject.hparams, subject.cast(subject.inputs)
     image, steps = inputs["image"], training_steps(hparams, draws)
-    recipe = settings.recipe(hparams, model.step_size.initial)
+    recipe = recipe_of(hparams, subject.weights)
     q_noise = start_of(inputs["q_noise"], draws, steps, hparams["langevin_dynamics_noise"])
     start = schedule.noised(image, q_noise, torch.full((len(image),), hparams["diffusion_steps"] - 1))
-    space, step_size = with_recorded_noise(model.space(), draws), RecordedStepSize(model.step_size, draws)
-    outcome = supervise(model.landscape(), space, start, image, step_size, recipe, steps=steps)
+    outcome = think_again(model, model.landscape(), start, image, recipe, steps, draws)
     outcome.loss.backward()
     found = report(outcome, "prediction")
     for i, contribution in enumerate(outcome.thought.energies):

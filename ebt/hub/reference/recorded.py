@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ebt.errors import InputError
+from ebt.hub.reference import settings
 from ebt.hub.reference.settings import Settings
-from ebt.thinking import CandidateSpace, StepSize, Supervised
+from ebt.thinking import CandidateSpace, Landscape, Recipe, StepSize, Supervised, supervise
 
 Draw = tuple[str, Tensor]
 """Kind (rand, randint, randn) and values."""
@@ -102,6 +103,25 @@ def training_steps(hparams: Settings, draws: Draws) -> tuple[int, ...]:
 def start_of(given: Tensor, draws: Draws, steps: Sequence[int], noise: float) -> Tensor:
     """What thinking starts from: a draw of its own where there are more than the noise takes, or what was recorded."""
     return draws.take("randn") if len(draws.left("randn")) > (len(steps) if noise else 0) else given
+
+
+def think_again(
+    model: Any, landscape: Landscape, start: Tensor, target: Tensor, recipe: Recipe, steps: tuple[int, ...], draws: Draws
+) -> Supervised:
+    """Think by a recipe, with all that was drawn taken from the record."""
+    space, step_size = with_recorded_noise(model.space(), draws), RecordedStepSize(model.step_size, draws)
+    return supervise(landscape, space, start, target, step_size, recipe, steps=steps)
+
+
+def rerun(case: Case, run: str, draws: Draws, model: Any, landscape: Landscape, given: Tensor, target: Tensor) -> Supervised:
+    """A training batch, or an evaluation in runs whose names end so; ``given``: the start, unless it was drawn."""
+    recipe, evaluates = settings.recipe_of(case.hparams, case.weights), run.endswith("eval")
+    steps = settings.evaluation_schedule(case.hparams) if evaluates else training_steps(case.hparams, draws)
+    recipe = replace(recipe, step_size_spread=1.0) if evaluates else recipe
+    outcome = think_again(model, landscape, start_of(given, draws, steps, recipe.noise), target, recipe, steps, draws)
+    if not evaluates:
+        outcome.loss.backward()
+    return outcome
 
 
 def report(outcome: Supervised, state_name: str) -> Tensors:

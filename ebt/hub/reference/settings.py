@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from ebt.errors import InputError
+from ebt.hub.reference import names
 from ebt.hub.reference.known import KNOWN
 from ebt.thinking import Gradients, Recipe
 
@@ -45,9 +48,9 @@ class Inference:
     step_size: float
 
 
-def require(settings: Settings, names: Iterable[str]) -> None:
+def require(settings: Settings, needed: Iterable[str]) -> None:
     """Raises InputError if the hyper-parameters lack one of these names, or hold what has no equal here."""
-    if missing := [name for name in names if name not in settings]:
+    if missing := [name for name in needed if name not in settings]:
         raise InputError(f"the hyper-parameter {missing[0]} is missing: give a checkpoint of the published code, unchanged")
     if foreign := [name for name, value in settings.items() if name not in KNOWN and value not in (None, False, 0, "")]:
         raise InputError(
@@ -184,3 +187,21 @@ def inference(settings: Settings, alpha: float, trained_noise: float) -> Inferen
         noise=float(settings["infer_langevin_dynamics_noise"] or trained_noise),
         step_size=alpha * override if 0 < override < 1 else float(override) if override >= 1 else alpha,
     )
+
+
+def recipe_of(hparams: Settings, state: Mapping[str, Tensor]) -> Recipe:
+    """How the model was trained."""
+    return recipe(hparams, names.alpha(state))
+
+
+def thinking(hparams: Settings, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """How an EBT thinks, as fields of its configuration; energies keep the published scale."""
+    trained = recipe_of(hparams, state)
+    return {
+        "step_size": names.alpha(state),
+        "energy_scale": 1.0,
+        "learn_step_size": bool(hparams["mcmc_step_size_learnable"]),
+        "start_std": trained.start_std,
+        "steps": trained.own_steps,
+        "clamp": trained.clamp,
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -15,18 +14,9 @@ from ebt.hub.causal_lm import EBTForCausalLM
 from ebt.hub.configuration import EBTConfig, TransformerPPConfig
 from ebt.hub.language import next_token_loss
 from ebt.hub.reference import names, settings
-from ebt.hub.reference.recorded import (
-    Case,
-    Draws,
-    RecordedStepSize,
-    Tensors,
-    report,
-    start_of,
-    training_steps,
-    with_recorded_noise,
-)
+from ebt.hub.reference.recorded import Case, Draws, Tensors, report, rerun, think_again, training_steps, with_recorded_noise
 from ebt.hub.transformer_pp import TransformerPPForCausalLM
-from ebt.thinking import IGNORED, Descent, Recipe, Supervised, choose, supervise, think
+from ebt.thinking import IGNORED, Descent, Supervised, choose, think
 
 PAD = 0
 """The published code's padding and end-of-text token, which is never a target."""
@@ -45,7 +35,7 @@ def convert(hparams: settings.Settings, state: Mapping[str, Tensor]) -> EBTForCa
         twin = TransformerPPForCausalLM(TransformerPPConfig(**fields))
         names.load(twin, state, weights(twin))
         return twin
-    fields |= settings.conditioning(hparams) | thinking(hparams, state)
+    fields |= settings.conditioning(hparams) | settings.thinking(hparams, state)
     fields["space"] = "reference" if hparams["normalize_initial_condition"] else "free"
     fields["tied_candidates"] = bool(hparams["vocab_to_embed_uses_prob_dist"])
     model = EBTForCausalLM(EBTConfig(**fields))
@@ -61,24 +51,6 @@ def weights(model: EBTForCausalLM | TransformerPPForCausalLM) -> list[names.Weig
     return [*names.words(config.tied_candidates), *names.decoder_weights(config.layers, config.conditioning)]
 
 
-def recipe_of(hparams: settings.Settings, state: Mapping[str, Tensor]) -> Recipe:
-    """How the model was trained."""
-    return settings.recipe(hparams, names.alpha(state))
-
-
-def thinking(hparams: settings.Settings, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """How an EBT thinks, as fields of its configuration; energies keep the published scale."""
-    recipe = recipe_of(hparams, state)
-    return {
-        "step_size": names.alpha(state),
-        "energy_scale": 1.0,
-        "learn_step_size": bool(hparams["mcmc_step_size_learnable"]),
-        "start_std": recipe.start_std,
-        "steps": recipe.own_steps,
-        "clamp": recipe.clamp,
-    }
-
-
 def recompute(case: Case, run: str, draws: Draws, wanted: Collection[str]) -> Iterator[Tensors]:
     """All that a run recorded, by its recorded names; several times where the record leaves open how it was made."""
     if case.hparams["model_name"] == "baseline_transformer":
@@ -87,10 +59,8 @@ def recompute(case: Case, run: str, draws: Draws, wanted: Collection[str]) -> It
         yield from _inference(case, draws, wanted)
     elif case.hparams["mcmc_replay_buffer"]:
         yield from _replays(case, draws)
-    elif run.endswith("eval"):
-        yield _evaluation(case, draws)
     else:
-        yield _training(case, draws)
+        yield _batch(case, run, draws)
 
 
 def _model(case: Case) -> Any:
@@ -120,30 +90,14 @@ def _gradients(model: Any) -> Tensors:
     return {f"grad.{name}": gradient for name, gradient in names.gradients(model, weights(model)).items()}
 
 
-def _think(model: Any, ids: Tensor, start: Tensor, recipe: Recipe, steps: tuple[int, ...], draws: Draws) -> Supervised:
-    space = with_recorded_noise(model.space(), draws)
-    step_size = RecordedStepSize(model.step_size, draws)
-    return supervise(model.landscape(ids[:, :-1]), space, start, _targets(ids), step_size, recipe, steps=steps)
-
-
 def _report(outcome: Supervised) -> Tensors:
     return {**report(outcome, "logits"), "perplexity": outcome.losses[-1].exp()}
 
 
-def _training(case: Case, draws: Draws) -> Tensors:
-    model, recipe = _model(case), recipe_of(case.hparams, case.weights)
-    steps = training_steps(case.hparams, draws)
-    start = start_of(_start(case), draws, steps, recipe.noise)
-    outcome = _think(model, case.inputs["input_ids"], start, recipe, steps, draws)
-    outcome.loss.backward()
+def _batch(case: Case, run: str, draws: Draws) -> Tensors:
+    model, ids = _model(case), case.inputs["input_ids"]
+    outcome = rerun(case, run, draws, model, model.landscape(ids[:, :-1]), _start(case), _targets(ids))
     return {**_report(outcome), **_gradients(model)}
-
-
-def _evaluation(case: Case, draws: Draws) -> Tensors:
-    steps = settings.evaluation_schedule(case.hparams)
-    recipe = replace(recipe_of(case.hparams, case.weights), step_size_spread=1.0)
-    start = start_of(_start(case), draws, steps, recipe.noise)
-    return _report(_think(_model(case), case.inputs["input_ids"], start, recipe, steps, draws))
 
 
 def _replays(case: Case, draws: Draws) -> Iterator[Tensors]:
@@ -158,7 +112,7 @@ def _replays(case: Case, draws: Draws) -> Iterator[Tensors]:
 
 
 def _replay(case: Case, first: Tensor, second: Tensor, chosen: list[int], draws: Draws) -> Tensors:
-    model, recipe = _model(case), recipe_of(case.hparams, case.weights)
+    model, recipe = _model(case), settings.recipe_of(case.hparams, case.weights)
     found: Tensors = {}
     replayed = _start(case)[:0]
     repeats = [int(value) for value in draws.left("randint")] or [2 * case.hparams["mcmc_num_steps"]]
@@ -168,7 +122,8 @@ def _replay(case: Case, first: Tensor, second: Tensor, chosen: list[int], draws:
         steps = training_steps(case.hparams, draws)
         drawn = spare >= 2 or (spare == 1 and call == 2)
         start = draws.take("randn")[: len(first)] if drawn else _start(case)
-        outcome = _think(model, ids, torch.cat((start, replayed)), recipe, steps, draws)
+        landscape, starts = model.landscape(ids[:, :-1]), torch.cat((start, replayed))
+        outcome = think_again(model, landscape, starts, _targets(ids), recipe, steps, draws)
         outcome.loss.backward()
         found |= {f"call{call}.{name}": value for name, value in {**_report(outcome), **_gradients(model)}.items()}
         replayed, ids = outcome.thought.state.detach()[chosen], torch.cat((second, first[chosen]))

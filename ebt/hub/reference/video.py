@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -11,19 +10,8 @@ from torch import Tensor
 
 from ebt.hub.configuration import EBTVideoConfig, VideoTransformerConfig
 from ebt.hub.reference import names, settings
-from ebt.hub.reference.recorded import (
-    Case,
-    Draws,
-    RecordedStepSize,
-    Tensors,
-    report,
-    start_of,
-    training_steps,
-    with_recorded_noise,
-)
-from ebt.hub.reference.text import recipe_of, thinking
+from ebt.hub.reference.recorded import Case, Draws, Tensors, report, rerun
 from ebt.hub.video import EBTForVideo, VideoTransformer
-from ebt.thinking import Recipe, Supervised, supervise
 
 ENCODER = "image_encoder."
 
@@ -44,7 +32,7 @@ def convert(hparams: settings.Settings, state: Mapping[str, Tensor]) -> EBTForVi
         twin = VideoTransformer(VideoTransformerConfig(**fields))
         names.load(twin, state, weights(twin))
         return twin
-    fields |= settings.conditioning(hparams) | thinking(hparams, state)
+    fields |= settings.conditioning(hparams) | settings.thinking(hparams, state)
     model = EBTForVideo(EBTVideoConfig(**fields, noise_in="view"))
     names.load(model, state, weights(model), unused=[names.NOISE_STD])
     return model
@@ -65,31 +53,13 @@ def recompute(case: Case, run: str, draws: Draws, wanted: Collection[str]) -> It
     if isinstance(model, VideoTransformer):
         yield _baseline(model, frames, wanted)
         return
-    evaluates = run.endswith("eval")
-    recipe = recipe_of(case.hparams, case.weights)
-    if evaluates:
-        steps, recipe = settings.evaluation_schedule(case.hparams), replace(recipe, step_size_spread=1.0)
-    else:
-        steps = training_steps(case.hparams, draws)
-    start = start_of(case.inputs["initial_prediction"].to(case.dtype), draws, steps, recipe.noise)
-    outcome = _think(model, frames, start, recipe, steps, draws)
-    if evaluates:
-        yield report(outcome, "prediction")
-        return
-    outcome.loss.backward()
+    given = case.inputs["initial_prediction"].to(case.dtype)
+    outcome = rerun(case, run, draws, model, model.landscape(frames[:, :-1]), given, frames[:, 1:])
     yield {**report(outcome, "prediction"), **_gradients(model)}
 
 
 def _model(case: Case) -> Any:
     return convert(case.hparams, case.cast(case.weights)).requires_grad_()
-
-
-def _think(
-    model: EBTForVideo, frames: Tensor, start: Tensor, recipe: Recipe, steps: tuple[int, ...], draws: Draws
-) -> Supervised:
-    space = with_recorded_noise(model.space(), draws)
-    step_size = RecordedStepSize(model.step_size, draws)
-    return supervise(model.landscape(frames[:, :-1]), space, start, frames[:, 1:], step_size, recipe, steps=steps)
 
 
 def _baseline(model: VideoTransformer, frames: Tensor, wanted: Collection[str]) -> Tensors:
