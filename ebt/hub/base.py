@@ -60,6 +60,8 @@ class ThinkingModel(HubModel):
     """A model that thinks: it has a learned step size, and a configuration that says how it thinks after training."""
 
     step_size: StepSize
+    _keep_in_fp32_modules_strict: ClassVar[set[str]] = {"step_size"}
+    """Loading in 16 bits leaves the step size as precise as it is in training."""
 
     def alpha(self) -> Tensor:
         """The step size of thinking after training."""

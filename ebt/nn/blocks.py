@@ -190,7 +190,10 @@ class EnergyHead(nn.Module):
     def forward(self, x: Tensor, candidate: Tensor, condition: Tensor | None = None) -> Tensor:
         """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
         normed = self.norm(x, condition)
-        return self.projection(-normed * candidate if self.bilinear else normed).squeeze(-1) * self.scale
+        features, weight = -normed * candidate if self.bilinear else normed, self.projection.weight
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):  # energies are float32 at least
+            return F.linear(features.to(dtype), weight.to(dtype)).squeeze(-1) * self.scale
 
 
 class StepEmbedding(nn.Module):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
 
 class StepSize(nn.Module):
-    """``alpha = initial * exp(log_scale)``, so that it stays positive and learns at one rate whatever its start."""
+    """``alpha = initial * exp(log_scale)``, so that it stays positive and learns at one rate whatever its start.
+
+    It keeps float32 where a model is turned into 16 bits, which would round its updates away.
+    """
 
     def __init__(self, initial: float, learnable: bool = True) -> None:
         super().__init__()
@@ -17,7 +23,17 @@ class StepSize(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learnable)
 
     def forward(self) -> Tensor:
-        return self.initial * self.log_scale.exp()
+        return self.initial * self.log_scale.to(torch.promote_types(self.log_scale.dtype, torch.float32)).exp()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What ``to`` and its like do to all parameters."""
+
+        def precise(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            rounded = changed.is_floating_point() and changed.dtype.itemsize < 4
+            return tensor.to(changed.device, torch.float32) if rounded else changed
+
+        return super()._apply(precise, recurse)
 
     def draw(self, predictions: tuple[int, ...], spread: float, generator: torch.Generator | None = None) -> Tensor:
         """One alpha per prediction, uniform in [alpha / spread, alpha * spread] (paper, section 3.2); 1 gives alpha itself."""
