@@ -121,15 +121,15 @@ class TrainingCLI(LightningCLI):
         return next((callback for callback in self.trainer.callbacks if isinstance(callback, kind)), None)
 
 
-def configure(arguments: list[str], run: Run | None = None) -> TrainingCLI:
-    """Read the configuration of ``arguments`` and make everything in it.
+def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingCLI] = TrainingCLI) -> TrainingCLI:
+    """Read the configuration of ``arguments`` and make everything in it, with a command line of ``kind``.
 
     Raises:
         InputError: something in it is wrong.
     """
     quiet()
     try:
-        cli = TrainingCLI(arguments, run)
+        cli = kind(arguments, run)
     except (ArgumentError, MisconfigurationException, ValueError) as error:
         raise InputError(explain(error)) from error
     for path in cli.config.get("config") or []:  # the parser passes over a seed of a part without a word
