@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import ebt.data.sudoku_module
 import ebt.data.text  # noqa: F401 (configurations find both data modules by their short names)
 from ebt.cli.checkpoints import AtomicCheckpointIO, Checkpoints
+from ebt.cli.machine import check_settings, check_trainer
 from ebt.cli.progress import Report
 from ebt.cli.run import Run
 from ebt.errors import InputError
@@ -97,6 +98,7 @@ class TrainingCLI(LightningCLI):
         settings = {**self.config_init["trainer"], **kwargs}
         if settings["gradient_clip_val"] is not None:
             raise InputError("trainer.gradient_clip_val is set: set model.optimisation.clip instead.")
+        check_settings(settings)
         for name in ("callbacks", "plugins"):
             given = settings[name]
             settings[name] = [] if given is None else list(given) if isinstance(given, list) else [given]
@@ -110,7 +112,9 @@ class TrainingCLI(LightningCLI):
             settings["default_root_dir"] = str(self.run_folder.folder)
             if settings["logger"] is None:
                 settings["logger"] = [_logger(kind, self.run_folder) for kind in self.config["loggers"]]
-        return L.Trainer(**settings)
+        trainer = L.Trainer(**settings)
+        check_trainer(trainer, settings["precision"])
+        return trainer
 
     def saved(self) -> str:
         """The whole configuration as YAML."""
