@@ -38,6 +38,7 @@ def _options() -> Options:
     options.add_argument("--out", metavar="DIR", help="run folder")
     options.add_argument("--resume", action="store_true", help="continue a run from its last checkpoint, as if never stopped")
     options.add_argument("--seed", type=count_from(0), metavar="N", help="of weights, data and all random draws (default: 0)")
+    options.add_argument("--compile", action="store_true", help="compile what can be; minutes at first, for long runs")
     options.add_argument("--help-all", action="store_true", help="list every key")
     return options
 
@@ -57,6 +58,8 @@ def main(argv: list[str]) -> int:
     if not args.config and not any(argument.startswith("--model") for argument in rest):
         raise InputError("--config is missing: give a configuration such as configs/language/ebt.yaml.")
     cli = configure([*_configs(args.config), *rest, *_seed(args)], run)
+    if args.compile:
+        _compile(cli)
     return _train(cli, run, args.resume)
 
 
@@ -68,8 +71,22 @@ def _seed(args: argparse.Namespace) -> list[str]:
     return [] if args.seed is None else [f"--seed_everything={args.seed}"]
 
 
+def _compile(cli: Any) -> None:
+    from ebt.tasks import ModelTask, SudokuTask
+
+    if isinstance(cli.model, SudokuTask) and cli.model.network.kind == "ebt":
+        raise InputError(
+            "--compile has nothing to compile: each pass of a bidirectional EBT is differentiated twice, which torch.compile "
+            "refuses. Leave it out."
+        )
+    if not isinstance(cli.model, ModelTask):
+        raise InputError(f"--compile is for the library's own models, not for {type(cli.model).__name__}: leave it out.")
+    cli.model.compiles = True
+
+
 def _train(cli: Any, run: Any, resume: bool) -> int:
     from ebt.cli.checkpoints import Stopped
+    from ebt.cli.memory import out_of_memory
 
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # whatever is wrong with the data comes to light before the folder is made
@@ -88,7 +105,9 @@ def _train(cli: Any, run: Any, resume: bool) -> int:
         if not run.last.is_file():
             raise
         raise InputError(f"{error} Then continue: ebt fit --resume --out {run.folder}") from error
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if told := out_of_memory(error):
+            raise told from error
         if resume and "loading state_dict" in str(error):
             raise InputError(f"{run.last} does not fit this model: resume without changing the network.") from error
         raise

@@ -12,6 +12,7 @@ from ebt.errors import InputError
 
 COMMANDS = {
     "fit": "train a model: text, images or Sudoku, EBT or a rival; resume a run",
+    "plan": "what a training will take: memory, operations, days",
     "validate": "evaluate a trained run on its validation data",
     "test": "evaluate a trained run on its test data",
     "generate": "continue a text with a language model",

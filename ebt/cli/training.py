@@ -24,6 +24,7 @@ import ebt.data.image_module
 import ebt.data.sudoku_module
 import ebt.data.text  # noqa: F401 (configurations find all data modules by their short names)
 from ebt.cli.checkpoints import AtomicCheckpointIO, Checkpoints
+from ebt.cli.machine import check_settings, check_trainer
 from ebt.cli.progress import Report
 from ebt.cli.run import Run
 from ebt.errors import InputError
@@ -98,6 +99,7 @@ class TrainingCLI(LightningCLI):
         settings = {**self.config_init["trainer"], **kwargs}
         if settings["gradient_clip_val"] is not None:
             raise InputError("trainer.gradient_clip_val is set: set model.optimisation.clip instead.")
+        check_settings(settings)
         for name in ("callbacks", "plugins"):
             given = settings[name]
             settings[name] = [] if given is None else list(given) if isinstance(given, list) else [given]
@@ -111,7 +113,9 @@ class TrainingCLI(LightningCLI):
             settings["default_root_dir"] = str(self.run_folder.folder)
             if settings["logger"] is None:
                 settings["logger"] = [_logger(kind, self.run_folder) for kind in self.config["loggers"]]
-        return L.Trainer(**settings)
+        trainer = L.Trainer(**settings)
+        check_trainer(trainer, settings["precision"])
+        return trainer
 
     def saved(self) -> str:
         """The whole configuration as YAML."""
@@ -122,15 +126,15 @@ class TrainingCLI(LightningCLI):
         return next((callback for callback in self.trainer.callbacks if isinstance(callback, kind)), None)
 
 
-def configure(arguments: list[str], run: Run | None = None) -> TrainingCLI:
-    """Read the configuration of ``arguments`` and make everything in it.
+def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingCLI] = TrainingCLI) -> TrainingCLI:
+    """Read the configuration of ``arguments`` and make everything in it, with a command line of ``kind``.
 
     Raises:
         InputError: something in it is wrong.
     """
     quiet()
     try:
-        cli = TrainingCLI(arguments, run)
+        cli = kind(arguments, run)
     except (ArgumentError, MisconfigurationException, ValueError) as error:
         raise InputError(explain(error)) from error
     for path in cli.config.get("config") or []:  # the parser passes over a seed of a part without a word

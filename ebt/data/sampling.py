@@ -20,9 +20,14 @@ class ResumableSampler(DistributedSampler[int]):
 
     A DistributedSampler by type, so that Lightning uses it as it is: process `rank` of `num_replicas` takes every
     `num_replicas`-th index, and the remainder that does not go round is left out of that epoch.
+
+    Raises:
+        InputError: fewer examples than processes.
     """
 
     def __init__(self, dataset: Sized, seed: int = 0, num_replicas: int = 1, rank: int = 0) -> None:
+        if len(dataset) < num_replicas:
+            raise InputError(f"{num_replicas} processes train on {len(dataset)} examples: use fewer devices, or more data.")
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]
         self.start = 0  # indices of this process to leave out, once
         self._resumed = False

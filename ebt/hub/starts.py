@@ -24,7 +24,8 @@ def starts(space: Simplex, std: float, positions: Tensor, candidates: int, seed:
         for position in distinct.tolist()
         for m in range(candidates)
     ]
-    normal = torch.stack(rows).unflatten(0, (-1, candidates)).to(space.table)
+    table = space.table
+    normal = torch.stack(rows).unflatten(0, (-1, candidates)).to(table.device, torch.promote_types(table.dtype, torch.float32))
     return space.spread(std) * normal[where].permute(2, 0, 1, 3).flatten(0, 1)
 
 

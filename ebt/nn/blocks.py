@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebt.nn.config import NetworkConfig
-from ebt.nn.second_order import rms_norm, swiglu, wide
+from ebt.nn.second_order import rms_norm, swiglu
+from ebt.thinking.precision import precise
 
 Rotation = tuple[Tensor, Tensor]
 
@@ -198,8 +199,8 @@ class EnergyHead(nn.Module):
     def forward(self, x: Tensor, candidate: Tensor, condition: Tensor | None = None) -> Tensor:
         """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
         normed = x if self.norm is None else self.norm(x, condition)
-        features = wide(-normed * candidate if self.bilinear else normed)
-        return (features * wide(self.projection.weight[0])).sum(-1) * self.scale
+        features = precise(-normed * candidate if self.bilinear else normed)
+        return (features * precise(self.projection.weight[0])).sum(-1) * self.scale
 
 
 class StepEmbedding(nn.Module):

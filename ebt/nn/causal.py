@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ebt.nn.second_order import wide, without_autocast
+from ebt.nn.second_order import without_autocast
+from ebt.thinking.precision import precise
 
 BLOCK = 64
 """Candidates whose scores are computed together."""
@@ -36,7 +37,7 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tenso
     """
     shape, dtype, weights = q.shape, v.dtype, list[Tensor]()
     parts = (q * shape[-1] ** -0.5, k, v, keys, values)
-    q, k, v, keys, values = (wide(part).reshape(-1, *part.shape[2:]) for part in parts)
+    q, k, v, keys, values = (precise(part).reshape(-1, *part.shape[2:]) for part in parts)
     attended: Tensor = _Attend.apply(q, k, v, keys, values, horizon, weights)
     if torch.is_grad_enabled() and (keys.requires_grad or values.requires_grad):
         constants = (q.detach(), attended.detach())

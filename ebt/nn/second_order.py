@@ -15,11 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-def wide(x: Tensor) -> Tensor:
-    """In 32 bits at least."""
-    return x if x.dtype.itemsize >= 4 else x.float()
-
+from ebt.thinking.precision import precise
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -45,8 +41,8 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        scale = (wide(x).square().mean(-1, keepdim=True) + eps).rsqrt_()
-        normed = wide(x) * scale
+        scale = (precise(x).square().mean(-1, keepdim=True) + eps).rsqrt_()
+        normed = precise(x) * scale
         ctx.save_for_backward(x, normed, scale)
         return normed.to(x.dtype)
 
@@ -60,7 +56,7 @@ class _NormaliseSlope(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, x: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
-        gradient = wide(gradient)
+        gradient = precise(gradient)
         mean = _dot(gradient, normed) / x.shape[-1]
         ctx.save_for_backward(gradient, normed, scale, mean)
         return torch.addcmul(gradient, normed, mean, value=-1).mul_(scale).to(x.dtype)
@@ -69,7 +65,7 @@ class _NormaliseSlope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, other: Tensor) -> tuple[Tensor | None, ...]:
         gradient, normed, scale, mean = ctx.saved_tensors
-        dtype, other, width = other.dtype, wide(other), normed.shape[-1]
+        dtype, other, width = other.dtype, precise(other), normed.shape[-1]
         along, cross = _dot(other, normed) / width, _dot(other, gradient) / width
         first = torch.addcmul(other, normed, along, value=-1).mul_(scale)
         second = (normed * (3 * mean * along - cross)).addcmul_(gradient, along, value=-1).addcmul_(other, mean, value=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 
 from ebt.errors import InputError
 from ebt.tasks.optimisation import Optimisation
+from ebt.tasks.processes import refuse_sharding, share
 from ebt.thinking import (
     CandidateSpace,
     Descent,
@@ -38,6 +39,9 @@ RECIPE = Recipe()
 OPTIMISATION = Optimisation()
 EVALUATION_SEED = 20_250_702
 """Evaluations draw their starts from this seed, so that they can be compared between epochs and runs."""
+SCHEDULE_SEED = 507_020
+"""Sets the draws that all processes share apart from those of each of them."""
+_SHARED = "shared"
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class ThinkingTask(L.LightningModule):
     # Random draws
 
     def generator(self, device: torch.device | str) -> torch.Generator:
-        """The source of all training draws on a device."""
+        """The source of this process's training draws on a device."""
         kind = torch.device(device).type
         if kind not in self._generators:
             mixed = self.seed * 1_000_003 + self.global_rank
@@ -165,17 +169,27 @@ class ThinkingTask(L.LightningModule):
         return self._generators[kind]
 
     def draw_schedule(self) -> tuple[int, ...]:
-        """The steps of one training batch, each with the index that the network is told."""
-        return self.recipe.draw_schedule(self.generator("cpu"))
+        """The steps of one training batch, each with the index that the network is told; the same in all processes, which
+        would wait for the one that thinks longest."""
+        return self.recipe.draw_schedule(self._shared_generator())
+
+    def _shared_generator(self) -> torch.Generator:
+        if _SHARED not in self._generators:
+            self._generators[_SHARED] = torch.Generator().manual_seed(self.seed * 1_000_003 + SCHEDULE_SEED)
+        return self._generators[_SHARED]
 
     # Training
 
+    def setup(self, stage: str) -> None:
+        refuse_sharding(type(self.trainer.strategy).__name__)
+
     def learn_and_remember(self, batch: Batch) -> Outcome:
         """Think about a batch, together with rows of the replay buffer, which then takes in where the batch ended."""
-        outcome = self.learn(*self._with_replay(batch))
+        whole, replayed = self._with_replay(batch)
+        outcome = self.learn(whole, replayed)
         if self.replay is not None and outcome.thought is not None and torch.isfinite(outcome.loss):
             self.replay.add({**batch, "state": outcome.thought.state[: _rows(batch)]})
-        return outcome
+        return replace(outcome, loss=outcome.loss * self._weight(whole))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         outcome = self.learn_and_remember(batch)
@@ -189,6 +203,12 @@ class ThinkingTask(L.LightningModule):
         if outcome.thought is not None and (batch_idx + 1) % self.alarm_every == 0 and self._warm:
             self.log("train/alarms", float(self._look_for_alarms(outcome.thought)), batch_size=1)
         return outcome.loss
+
+    def _weight(self, batch: Batch) -> Tensor | float:
+        """What makes the mean over processes, which the trainer takes of their gradients, the mean over all scored parts."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        return share(self.space().scored(self.target(batch)).expand(self.parts(batch)).sum())
 
     def _with_replay(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """The batch with replayed rows behind the fresh ones, and where those rows start."""
@@ -335,6 +355,7 @@ class ThinkingTask(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "optimizer_states" not in checkpoint:  # weights alone
             return
+        self._shared_generator()
         own = {
             "generators": {kind: generator.get_state() for kind, generator in self._generators.items()},
             "replay": None if self.replay is None else self.replay.state_dict(),
@@ -342,7 +363,7 @@ class ThinkingTask(L.LightningModule):
         states: list[Any] = [own]
         if dist.is_available() and dist.is_initialized():
             states = [None] * dist.get_world_size()
-            dist.all_gather_object(states, own)
+            dist.gather_object(own, states if self.global_rank == 0 else None)  # the first process writes the checkpoint
         checkpoint["thinking"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -358,9 +379,12 @@ class ThinkingTask(L.LightningModule):
         own = states[self.global_rank]
         if (own["replay"] is None) != (self.replay is None):
             raise InputError("The checkpoint and recipe.replay_size disagree: resume with the recipe it had.")
+        if _SHARED not in own["generators"]:
+            raise InputError("The checkpoint is of an older version, which drew the numbers of steps otherwise: start anew.")
         for kind, state in own["generators"].items():
-            device = self.device if self.device.type == kind else kind
-            self.generator(device).set_state(state.cpu())
+            device = self.device if self.device.type == kind else "cpu" if kind == _SHARED else kind
+            self._generators[kind] = torch.Generator(device)
+            self._generators[kind].set_state(state.cpu())
         if self.replay is not None:
             self.replay.load_state_dict(own["replay"])
 

@@ -21,6 +21,7 @@ from ebt.hub import (
 from ebt.hub.base import ThinkingModel
 from ebt.nn import Anchor, Conditioning, Head, network_config
 from ebt.tasks.base import RECIPE, Batch, Outcome, ThinkingTask
+from ebt.tasks.compiling import compile_parts
 from ebt.thinking import (
     SIMPLEX_SPACES,
     CandidateSpace,
@@ -123,6 +124,8 @@ class ModelTask(ThinkingTask):
 
     model: Any
     prediction_dims = 1
+    compiles = False
+    """Whether to compile what can be (see ``ebt.tasks.compiling``); set before training begins."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -173,9 +176,17 @@ class ModelTask(ThinkingTask):
 
     def configure_model(self) -> None:
         if self.model is None:
+            dtype = torch.get_default_dtype()  # that of the trainer's precision; 16-bit weights are rounded, not drawn anew
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
-                self.model = self.build()
+                torch.set_default_dtype(torch.promote_types(dtype, torch.float32))
+                try:
+                    self.model = self.build().to(dtype)
+                finally:
+                    torch.set_default_dtype(dtype)
+        if self.compiles:
+            compile_parts(self.model)
+            self.compiles = False
 
     @property
     def thinks(self) -> bool:

@@ -143,7 +143,7 @@ def train(
     sums = _Sums((leaf, *weights, *space.weights(), step_size))
     if generator is None and torch.as_tensor(descent.noise).any():  # one whose state can be told
         generator = torch.Generator(start.device).manual_seed(int(torch.randint(2**62, ())))
-    size = rows_at_once or _rows_at_once(start, x.shape[-1])
+    size = rows_at_once or rows_together(len(start), start.shape[1:-1].numel() * x.shape[-1], start.device.type)
     groups = [
         _Rows(landscape, space, slice(first, first + size), target, step_size, descent, every, generator, sums).run(start)
         for first in range(0, len(start), size)
@@ -165,11 +165,11 @@ def train(
     return Trained(loss, losses, thought)
 
 
-def _rows_at_once(start: Tensor, width: int) -> int:
-    if start.device.type != "cpu":
-        return len(start)
-    numbers = start.shape[:-1].numel() * width
-    return max(1, -(-len(start) // max(1, round(numbers / NUMBERS_AT_ONCE))))
+def rows_together(rows: int, numbers: int, device: str) -> int:
+    """Rows whose graphs exist at once, by default: groups of equal size, where an activation of one row has ``numbers``."""
+    if device != "cpu":
+        return rows
+    return max(1, -(-rows // max(1, round(rows * numbers / NUMBERS_AT_ONCE))))
 
 
 class _Rows:

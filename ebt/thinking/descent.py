@@ -143,7 +143,7 @@ def _update(active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent:
     second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)
     number = descent.first + step
     energies, gradient = slope(active.landscape, view, number, second_order, descent.told(step))
-    direction = space.direction(here, gradient)
+    direction = space.direction(here, gradient).to(here.dtype)
     if not second_order:  # also cuts the table out of the direction: earlier states depend on no weight but alpha
         direction = direction.detach()
     if descent.clamp is not None:

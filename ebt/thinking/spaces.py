@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebt.thinking import vocabulary
+from ebt.thinking.precision import precise
 from ebt.thinking.record import Assessment
 
 IGNORED = -100
@@ -38,8 +39,10 @@ IGNORED = -100
 
 
 def draw_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal draws of ``shape`` with dtype and device of ``like``, reproducible across devices of one kind."""
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+    """Standard normal draws of ``shape`` on the device of ``like``, with its dtype if that is precise; reproducible across
+    devices of one kind."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.randn(shape, generator=generator, dtype=dtype, device=like.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,14 +147,14 @@ class Euclidean(CandidateSpace):
     beta: float = 1.0
     """Where smooth L1 turns from quadratic to linear (the paper's losses use 1)."""
     like: Tensor | None = None
-    """A tensor whose dtype and device the starts take; torch's defaults without."""
+    """A tensor whose device the starts take, and in whose dtype the network sees candidates; torch's defaults without."""
 
     def start(self, parts: tuple[int, ...], std: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         like = torch.empty(0) if self.like is None else self.like
         return std * draw_normal((*parts, *self.shape), like, generator)
 
     def view(self, state: Tensor) -> Tensor:
-        return state
+        return state if self.like is None else state.to(self.like.dtype)
 
     def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
         return gradient
@@ -184,7 +187,7 @@ class Projected(Euclidean):
         return [tensor for tensor in (self.weight, self.bias) if tensor is not None]
 
     def view(self, state: Tensor) -> Tensor:
-        return state if self.weight is None else F.linear(state, self.weight, self.bias)
+        return super().view(state) if self.weight is None else F.linear(state.to(self.weight.dtype), self.weight, self.bias)
 
     def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
         return gradient if self.weight is None else gradient @ self.weight
@@ -230,14 +233,14 @@ class Simplex(CandidateSpace):
         return self.spread(std) * draw_normal((*parts, self.width), self.table, generator)
 
     def view(self, state: Tensor) -> Tensor:
-        return self.logits(state).softmax(-1) @ self.seen
+        return self.logits(state).softmax(-1).to(self.table.dtype) @ self.seen
 
     def direction(self, state: Tensor, gradient: Tensor) -> Tensor:
         return gradient @ self.table.T
 
     def loss(self, state: Tensor, target: Tensor) -> Tensor:
         """Cross entropy in nats."""
-        logits = self.logits(state)
+        logits = precise(self.logits(state))
         loss = F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=IGNORED, reduction="none")
         return loss.view_as(target)
 
@@ -248,7 +251,7 @@ class Simplex(CandidateSpace):
         """Total variation distance of the probabilities, in [0, 1]; the largest of a prediction's parts."""
         first, last = before.flatten(0, -2), after.flatten(0, -2)
         gaps = [
-            (self.logits(last[part]).softmax(-1) - self.logits(first[part]).softmax(-1)).abs().sum(-1) / 2
+            (precise(self.logits(last[part])).softmax(-1) - precise(self.logits(first[part])).softmax(-1)).abs().sum(-1) / 2
             for part in vocabulary.chunks(len(first), self.table.shape[0])
         ]
         gap = torch.cat(gaps).view(before.shape[:-1])
@@ -283,7 +286,7 @@ class FreeVector(MirrorSimplex):
     """The network sees the logits themselves, ``e = W^T l`` (the published code without ``normalize_initial_condition``)."""
 
     def view(self, state: Tensor) -> Tensor:
-        return state @ self.table
+        return state.to(self.table.dtype) @ self.table
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +300,7 @@ class ReferenceSimplex(Simplex):
         return self.logits(state).softmax(-1) - step_size * direction
 
     def objective(self, energies: Tensor, state: Tensor, step_size: Tensor | float) -> Tensor:
-        log_p = self.logits(state).log_softmax(-1)
+        log_p = precise(self.logits(state)).log_softmax(-1)
         return energies - (_entropy(log_p) + log_p.exp().square().sum(-1) / 2) / _per_part(step_size, state)
 
 
@@ -320,7 +323,7 @@ class RestartSimplex(Simplex):
 
     def entropy(self, state: Tensor) -> Tensor:
         """H(p) in nats, per part."""
-        return _entropy(self.logits(state).log_softmax(-1))
+        return _entropy(precise(self.logits(state)).log_softmax(-1))
 
     def objective(self, energies: Tensor, state: Tensor, step_size: Tensor | float) -> Tensor:
         return energies - self.entropy(state) / _per_part(step_size, state)
@@ -330,14 +333,14 @@ class _Compact(Simplex):
     """States of D numbers ``u`` that stand for the logits ``W u``; more than a chunk of the logits never exists."""
 
     def logits(self, state: Tensor) -> Tensor:
-        return state @ self.table.T
+        return state.to(self.table.dtype) @ self.table.T
 
     @property
     def width(self) -> int:
         return self.table.shape[1]
 
     def spread(self, std: float) -> Tensor:
-        return std / self.table.detach().square().sum(-1).mean().sqrt()
+        return std / precise(self.table.detach()).square().sum(-1).mean().sqrt()
 
     def view(self, state: Tensor) -> Tensor:
         return self._view(state, None)

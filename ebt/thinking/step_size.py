@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from ebt.thinking.precision import precise
+
 
 class StepSize(nn.Module):
-    """``alpha = initial * exp(log_scale)``, so that it stays positive and learns at one rate whatever its start."""
+    """``alpha = initial * exp(log_scale)``, so that it stays positive and learns at one rate whatever its start.
+
+    It keeps float32 where a model is turned into 16 bits, which would round its updates away.
+    """
 
     def __init__(self, initial: float, learnable: bool = True) -> None:
         super().__init__()
@@ -18,15 +24,18 @@ class StepSize(nn.Module):
         self.initial = initial
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learnable)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StepSize:
-        """Moved and converted like any module, but never below 32 bits: its updates would be lost in rounding."""
-        super()._apply(fn, recurse)
-        if self.log_scale.dtype.itemsize < 4:
-            self.log_scale.data = self.log_scale.data.float()
-        return self
-
     def forward(self) -> Tensor:
-        return self.initial * self.log_scale.exp()
+        return self.initial * precise(self.log_scale).exp()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What ``to`` and its like do to all parameters."""
+
+        def convert(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            rounded = changed.is_floating_point() and changed.dtype.itemsize < 4
+            return tensor.to(changed.device, torch.float32) if rounded else changed
+
+        return super()._apply(convert, recurse)
 
     def draw(self, predictions: tuple[int, ...], spread: float, generator: torch.Generator | None = None) -> Tensor:
         """One alpha per prediction, uniform in [alpha / spread, alpha * spread] (paper, section 3.2); 1 gives alpha itself."""

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebt.thinking.precision import precise
+
 CHUNK = 2**23
 """Logits that exist at once."""
 
@@ -28,8 +30,7 @@ def chunks(rows: int, words: int) -> Iterator[slice]:
 
 def _exponentials(u: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``exp(W u - m)`` (n, V) with m the largest logit, their sum (n, 1), and ``log sum exp(W u)`` (n, 1); 32 bits at least."""
-    logits = u @ table.T
-    logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+    logits = precise(u.to(table.dtype) @ table.T)
     top = logits.amax(-1, keepdim=True)
     weights = logits.sub_(top).exp_()
     total = weights.sum(-1, keepdim=True)
@@ -43,7 +44,7 @@ def _mean(weights: Tensor, total: Tensor, table: Tensor) -> Tensor:
 
 def views(u: Tensor, table: Tensor) -> Tensor:
     """``e`` (N, D) of states (N, D); no gradients."""
-    parts = [_mean(*_exponentials(u[part], table)[:2], table).to(u.dtype) for part in chunks(len(u), len(table))]
+    parts = [_mean(*_exponentials(u[part], table)[:2], table) for part in chunks(len(u), len(table))]
     return torch.cat(parts)
 
 
@@ -55,7 +56,7 @@ def losses(u: Tensor, table: Tensor, target: Tensor) -> Tensor:
 
 def _own(u: Tensor, table: Tensor, target: Tensor) -> Tensor:
     """The target's logits (N,)."""
-    return (u * table[target]).sum(-1, dtype=u.dtype if u.dtype.itemsize >= 4 else torch.float32)
+    return precise(u * table[target]).sum(-1)
 
 
 def assess(u: Tensor, table: Tensor, target: Tensor, weight: Tensor, into: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +82,7 @@ def assess(u: Tensor, table: Tensor, target: Tensor, weight: Tensor, into: Tenso
         into.index_add_(0, target, (-weight.unsqueeze(-1) * u).to(into.dtype))
     view = torch.cat(seen)
     slope = weight.unsqueeze(-1) * (view - table[target])
-    return torch.cat(found) - _own(u, table, target), slope.to(u.dtype), view.to(u.dtype)
+    return torch.cat(found) - _own(u, table, target), slope.to(u.dtype), view
 
 
 def pull_back(u: Tensor, table: Tensor, view: Tensor, gradient: Tensor, into: Tensor | None) -> Tensor:
@@ -109,7 +110,8 @@ class View(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, table: Tensor, known: Tensor | None) -> Tensor:
-        view = views(u, table) if known is None else known.clone()
+        view = views(u, table) if known is None else known
+        view = view.to(table.dtype, copy=view is known)
         ctx.save_for_backward(u, table, view)
         return view
 

@@ -154,6 +154,14 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "unnamed resume": (["--resume"], ["--name"]),
     "unknown logger": (["--loggers=[paper]"], ["loggers", "wandb", "paper"]),
     "folder": (["--out=/proc/run"], ["/proc/run"]),
+    "sharded weights": (["--trainer.strategy=fsdp"], ["fsdp", "Use ddp"]),
+    "no such device": (["--trainer.accelerator=tpu"], ["tpu", "choose cpu, or auto"]),
+    "no device": (["--trainer.devices=0"], ["trainer.devices", "at least 1"]),
+    "too many processes": (["--trainer.accelerator=cpu", "--trainer.devices=5000"], ["5000", "cores"]),
+    "machines that nothing connects": (["--trainer.num_nodes=2"], ["trainer.num_nodes", "torchrun"]),
+    "float16 on a CPU": (["--trainer.accelerator=cpu", "--trainer.precision=16-mixed"], ["16-mixed", "bf16-mixed"]),
+    "float16": (["--trainer.accelerator=cpu", "--trainer.precision=16-true"], ["16-true", "bf16-mixed"]),
+    "nothing to compile": (["--compile", "--name=compiled"], ["--compile has nothing to compile"]),
 }
 
 
@@ -167,6 +175,17 @@ def test_wrong_settings_are_told_in_a_line(case: str, empty: Path, capsys: Captu
     assert all(word in error for word in words), error
     assert "usage" not in out + error
     assert not (empty / "runs").exists()
+
+
+def test_memory_that_runs_out_is_told_with_its_part(empty: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 73400320 bytes.")
+
+    monkeypatch.setattr("ebt.nn.encoder.run_blocks", fail)
+    assert main(["fit", *SUDOKU, "--out=run", "--trainer.max_steps=2", "--trainer.num_sanity_val_steps=0"]) == 2
+    error = capsys.readouterr().err
+    assert "activations of thinking, which asked for 70 MiB more: lower data.batch_size" in error
+    assert "`ebt plan`" in error
 
 
 @pytest.mark.parametrize(

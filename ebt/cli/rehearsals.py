@@ -1,0 +1,180 @@
+"""The training of a configuration, rehearsed without numbers for ``ebt plan``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ebt.cli.training import TrainingCLI, configure
+from ebt.data.text import TextDataModule
+from ebt.data.tokenizers import load_tokenizer, vocabulary_size
+from ebt.errors import InputError
+from ebt.evaluation.plan import Memory, Sizes
+from ebt.evaluation.rehearsal import Rehearsal, Update, extended, rehearse
+from ebt.tasks import LanguageTask
+from ebt.thinking import Recipe
+from ebt.thinking.adjoint import rows_together
+from ebt.thinking.vocabulary import CHUNK
+
+SMALL = 2
+"""Words of the vocabulary that costs nothing, beside which another one's memory is told."""
+
+
+class PlanCLI(TrainingCLI):
+    """Reads a configuration without a trainer: its devices may be elsewhere."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What of a configuration matters for its plan."""
+
+    task: LanguageTask
+    vocabulary: int
+    context: int
+    batch: int
+    accumulate: int
+    updates: int
+    precision: str
+    accelerator: str
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """None for Transformer++."""
+        return self.task.recipe if self.task.network.kind == "ebt" else None
+
+    def schedule(self, drawn: int) -> tuple[int, ...]:
+        """The steps of a batch for which the recipe draws this number."""
+        return replace(self.task.recipe, min_steps=drawn, max_steps=drawn).draw_schedule()
+
+    @property
+    def mean_steps(self) -> float:
+        recipe = self.task.recipe
+        return (len(self.schedule(recipe.min_steps)) + len(self.schedule(recipe.max_steps))) / 2
+
+    def rows(self, batch: int) -> int:
+        """Rows of a batch with those replayed."""
+        recipe = self.task.recipe
+        return batch + (max(1, round(recipe.replay_fraction * batch)) if recipe.replay_size else 0)
+
+
+def planned_run(arguments: list[str], vocabulary: int | None) -> PlannedRun:
+    """Read a configuration.
+
+    Raises:
+        InputError: something in it is wrong, or it does not train a fresh language model.
+    """
+    cli = configure(arguments, kind=PlanCLI)
+    task, data, trainer = cli.model, cli.datamodule, cli.config["trainer"]
+    if not isinstance(task, LanguageTask) or not isinstance(data, TextDataModule):
+        raise InputError(f"ebt plan is for language models (LanguageTask with TextDataModule), not {type(task).__name__}.")
+    if task.network.pretrained is not None:
+        raise InputError("network.pretrained is set: plan a fresh model of its sizes instead (model.network.layers, dim, ...).")
+    precision = _PRECISIONS.get(str(trainer["precision"]))
+    if precision is None:
+        raise InputError(f"trainer.precision is {trainer['precision']!r}: choose 32-true, bf16-mixed or bf16-true.")
+    words = vocabulary or vocabulary_size(load_tokenizer(data.tokenizer_spec))
+    accumulate = trainer["accumulate_grad_batches"]
+    sizes = (words, data.context_length, data.batch_size)
+    return PlannedRun(task, *sizes, accumulate, trainer["max_steps"], precision, str(trainer["accelerator"]))
+
+
+_PRECISIONS = {"None": "32-true", "32": "32-true", "32-true": "32-true", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed",
+               "bf16-true": "bf16-true"}  # fmt: skip
+
+
+class Rehearsals:
+    """Rehearsals of one run with several batches, each done once. The whole model is built without numbers, too."""
+
+    def __init__(self, run: PlannedRun, devices: int) -> None:
+        self.run, self.devices, self._rows_at_once = run, devices, run.task.recipe.rows_at_once
+        with FakeTensorMode():
+            self._model: Any = run.task.network.build(run.vocabulary, run.context, run.task.recipe, run.task.steps)
+        self._most = cache(self._memory)
+
+    def memory(self, batch: int) -> Memory:
+        """Of one device, by part."""
+        whole = self._most(batch, self.run.vocabulary)
+        words = min(max(0, whole.activations - self._most(batch, SMALL).activations), whole.activations)
+        communication = whole.gradients if self.devices > 1 else 0
+        activations = whole.activations - words
+        return Memory(whole.weights, whole.gradients, whole.optimiser, activations, words, communication)
+
+    def peak(self, batch: int) -> int:
+        """Bytes of one device."""
+        whole = self._most(batch, self.run.vocabulary)
+        return whole.weights + whole.peak + (whole.gradients if self.devices > 1 else 0)
+
+    def operations_per_token(self) -> float:
+        """What the code carries out per fresh token, on average over the numbers of steps."""
+        recipe, rows = self.run.task.recipe, self.run.rows(4)
+        found = [
+            self._rehearsal(rows, rows, self.run.vocabulary, drawn, count=True).operations
+            for drawn in {recipe.min_steps, recipe.max_steps}
+        ]
+        return sum(found) / len(found) / (4 * self.run.context)
+
+    def sizes(self) -> Sizes:
+        """Those that operations depend on."""
+        config, task = self._model.network.config, self.run.task
+        named = self._model.network.named_parameters()
+        network = sum(weight.numel() for name, weight in named if "modulation" not in name)
+        contexts = min(task.recipe.told_steps, config.conditioned_steps) if config.context_per_step else 1
+        return Sizes(network, config.layers, config.dim, self.run.vocabulary, self.run.context, contexts)
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.numel() for weight in self._model.parameters())
+
+    @property
+    def non_embedding(self) -> int:
+        return sum(weight.numel() for weight in self._model.network.parameters())
+
+    def _memory(self, batch: int, vocabulary: int) -> Rehearsal:
+        """Many groups of rows follow from one and two; if all rows are one group, as many as fill a chunk of the vocabulary."""
+        rows, drawn = self.run.rows(batch), self.run.task.recipe.max_steps
+        group = self._rows_together(rows)
+        unit = group if group < rows else -(-CHUNK // (self.run.context * vocabulary))
+        if rows <= 2 * unit:
+            return self._rehearsal(rows, group, vocabulary, drawn, count=False)
+        one, two = (self._rehearsal(few * unit, min(group, few * unit), vocabulary, drawn, count=False) for few in (1, 2))
+        return extended(one, two, rows / unit - 2)
+
+    def _rows_together(self, rows: int) -> int:
+        """How many of ``rows`` rows have their graphs at once, on the device of the configuration."""
+        device = "cpu" if self.run.accelerator == "cpu" else "cuda"
+        numbers = self.run.context * self._model.network.config.dim
+        together = rows if self.run.recipe is None else rows_together(rows, numbers, device)
+        return min(rows, self._rows_at_once or together)
+
+    def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, count: bool) -> Rehearsal:
+        """Of the whole network; many layers follow from two and three, so that the largest takes no longer."""
+        layers = self._model.network.config.layers
+        if layers <= 3:
+            return self.rehearsed(layers, rows, group, vocabulary, drawn, count)
+        two, three = (self.rehearsed(few, rows, group, vocabulary, drawn, count) for few in (2, 3))
+        return extended(two, three, layers - 3)
+
+    def rehearsed(self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, count: bool) -> Rehearsal:
+        """An update of a network of so many layers, for which the recipe draws this number of steps; ``group`` rows at once."""
+        run, task = self.run, self.run.task
+        schedule, network = run.schedule(drawn), replace(task.network, layers=layers)
+
+        def make() -> Update:
+            model = network.build(vocabulary, run.context, task.recipe, task.steps)
+            task.recipe = replace(task.recipe, rows_at_once=group)
+            task.model = model.to(torch.bfloat16) if run.precision == "bf16-true" else model
+            task.draw_schedule = lambda: schedule  # type: ignore[method-assign]
+            words = torch.zeros(rows, run.context, dtype=torch.long)
+            inputs = {"input_ids": words, "targets": words}
+            return Update(task, task.optimisation.optimiser(task), lambda: task.learn(inputs).loss, task.optimisation.clip)
+
+        mixed = run.precision == "bf16-mixed"
+        return rehearse(make, torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext(), count)

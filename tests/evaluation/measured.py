@@ -1,0 +1,58 @@
+"""As a program: what the updates of a planned run really take on this machine, in bytes, as JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebt.cli.rehearsals import PlannedRun, planned_run
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def update(run: PlannedRun, optimiser: torch.optim.Optimizer, batch: int) -> None:
+    task = run.task
+    words = torch.zeros(run.rows(batch), run.context, dtype=torch.long)
+    loss = task.learn({"input_ids": words, "targets": words}).loss
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+def build(run: PlannedRun, vocabulary: int, dim: int | None = None) -> torch.optim.Optimizer:
+    task: Any = run.task
+    network = task.network
+    config = {"layers": 1, "dim": dim, "heads": 1} if dim else {}
+    kind = type(network)(kind=network.kind, **config) if dim else network
+    task.model = kind.build(vocabulary, run.context, task.recipe, task.steps)
+    task.draw_schedule = lambda: run.schedule(task.recipe.max_steps)
+    optimiser: torch.optim.Optimizer = task.optimisation.optimiser(task)
+    return optimiser
+
+
+def main(arguments: list[str], vocabulary: int) -> None:
+    torch.set_num_threads(1)
+    run = planned_run(arguments, vocabulary)
+    optimiser = build(run, 8, dim=8)  # whatever libraries take at their first call
+    update(run, optimiser, 1)
+    before = resident()
+    optimiser = build(run, vocabulary)
+    update(run, optimiser, 1)
+    steady = resident()
+    update(run, optimiser, run.batch)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"steady": steady - before, "update": peak - steady}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[2:], int(sys.argv[1]))
