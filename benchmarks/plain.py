@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ebt.hub import EBTForCausalLM
-from ebt.nn.blocks import Block, Rotation, attend_context_and_self, rotation
+from ebt.nn.blocks import Block, attend_context_and_self, rotation
 from ebt.thinking import Recipe, RestartSimplex, Supervised, supervise
 
 
@@ -31,7 +31,7 @@ class OneSequence:
         return network.head(x[:, length:], candidate * network.scale)
 
 
-def _run(block: Block, x: Tensor, rotary: Rotation, length: int) -> Tensor:
+def _run(block: Block, x: Tensor, rotary: Tensor, length: int) -> Tensor:
     """Predictions see what they see of the observed tokens, and themselves; observed tokens see no prediction."""
     observed, predicted = zip(*(part.split(length, 2) for part in block.project(x, rotary)), strict=True)
     earlier = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()

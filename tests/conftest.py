@@ -15,6 +15,18 @@ hypothesis.settings.load_profile("ebt")
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads only cost time
 
 
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """A trainer of several processes leaves variables and a group behind that later ones, and other programs, would obey."""
+    before = dict(os.environ)
+    yield
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="module")
 def float64() -> Iterator[None]:
     """Double precision by default, for exact comparisons."""

@@ -27,13 +27,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     refuse_sharding(_name(settings["strategy"]))
     _check_accelerator(settings["accelerator"], settings["devices"])
     _check_nodes(int(settings["num_nodes"] or 1))
+    _check_precision(settings["precision"], _on_cpu(settings["accelerator"]))
 
 
-def check_trainer(trainer: L.Trainer, precision: Any) -> None:
-    """Look at a trainer as it was made, for the ``precision`` that was asked for.
+def check_trainer(trainer: L.Trainer) -> None:
+    """Look at a trainer as it was made.
 
     Raises:
-        InputError: another number of processes than were started, or a precision that this device does not do.
+        InputError: another number of processes than were started.
     """
     started = _started()
     if started is not None and started[1] != trainer.world_size:
@@ -42,8 +43,11 @@ def check_trainer(trainer: L.Trainer, precision: Any) -> None:
             f"{who} started {count} processes, and trainer.devices x trainer.num_nodes is {trainer.world_size}: "
             "set trainer.devices to the processes of each machine, and trainer.num_nodes."
         )
+
+
+def _check_precision(precision: Any, on_cpu: bool) -> None:
     asked = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(str(precision), str(precision))
-    if precision is None or (asked in PRECISIONS and (asked != "16-mixed" or trainer.strategy.root_device.type != "cpu")):
+    if precision is None or (asked in PRECISIONS and not (on_cpu and asked == "16-mixed")):
         return
     raise InputError(
         f"trainer.precision is {precision}, which is not offered on this device (float16 is too narrow for gradients of "
@@ -57,17 +61,28 @@ def _name(strategy: Any) -> str:
 
 def _check_accelerator(accelerator: Any, devices: Any) -> None:
     if isinstance(accelerator, str) and accelerator not in ("auto", "cpu"):
-        names = AcceleratorRegistry.available_accelerators()
         wanted = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
-        if not any(name in names and AcceleratorRegistry.get(name).is_available() for name in wanted):
+        if not any(_is_there(name) for name in wanted):
             raise InputError(f"trainer.accelerator is {accelerator}, and this machine has none: choose cpu, or auto.")
     count = int(devices) if str(devices).isdecimal() else None
     if count == 0:
         raise InputError("trainer.devices is 0: give at least 1, or auto.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    if count is not None and on_cpu and count > max(2, cores):
+    if count is not None and _on_cpu(accelerator) and count > max(2, cores):
         raise InputError(f"trainer.devices is {count}, and this machine has {cores} cores: at most one process for each.")
+
+
+def _on_cpu(accelerator: Any) -> bool:
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+
+
+def _is_there(accelerator: str) -> bool:
+    if accelerator not in AcceleratorRegistry.available_accelerators():
+        return False
+    try:
+        return bool(AcceleratorRegistry.get(accelerator).is_available())
+    except ModuleNotFoundError:  # its library is not installed
+        return False
 
 
 def _check_nodes(nodes: int) -> None:

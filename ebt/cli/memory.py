@@ -19,7 +19,7 @@ _PARTS = (
     (r"/torch/autograd/|:backward$", "the backward passes", f"{_BATCH}, or model.recipe.max_steps"),
     (r"/ebt/(nn|thinking|hub)/|:training_step$", "the activations of thinking", f"{_BATCH}, or model.recipe.max_steps"),
 )
-"""Where an error came from, as file:function, outermost first of equal rank; the part; the remedy."""
+"""Where an error came from, as file:function; the part; the remedy. The innermost place that is known counts."""
 
 
 def out_of_memory(error: BaseException) -> InputError | None:
@@ -30,7 +30,7 @@ def out_of_memory(error: BaseException) -> InputError | None:
         return None
     places = [f"{frame.filename}:{frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     part, remedy = next(
-        ((part, remedy) for pattern, part, remedy in _PARTS if any(re.search(pattern, place) for place in places)),
+        ((part, remedy) for place in reversed(places) for pattern, part, remedy in _PARTS if re.search(pattern, place)),
         ("the training", _BATCH),
     )
     size = re.search(r"allocate (\d+) bytes", text) or re.search(r"allocate ([\d.]+ [KMG]iB)", text)

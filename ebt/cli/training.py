@@ -114,7 +114,7 @@ class TrainingCLI(LightningCLI):
             if settings["logger"] is None:
                 settings["logger"] = [_logger(kind, self.run_folder) for kind in self.config["loggers"]]
         trainer = L.Trainer(**settings)
-        check_trainer(trainer, settings["precision"])
+        check_trainer(trainer)
         return trainer
 
     def saved(self) -> str:

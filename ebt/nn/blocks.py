@@ -17,22 +17,20 @@ from ebt.nn.config import NetworkConfig
 from ebt.nn.second_order import rms_norm, swiglu
 from ebt.thinking.precision import precise
 
-Rotation = tuple[Tensor, Tensor]
 
-
-def rotation(positions: Tensor, head_dim: int, theta: float, like: Tensor) -> Rotation:
-    """Cosines and sines of rotary embeddings for positions (S,) or (B, S), broadcastable to (B, H, S, d / 2)."""
+def rotation(positions: Tensor, head_dim: int, theta: float, like: Tensor) -> Tensor:
+    """Turns of rotary embeddings for positions (S,) or (B, S): complex numbers, broadcastable to (B, H, S, d / 2)."""
     frequency = theta ** (-torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float64) / head_dim)
     angle = positions.to(like.device).unsqueeze(-1) * frequency
     angle = angle.unsqueeze(-3) if angle.dim() == 3 else angle
-    return angle.cos().to(like.dtype), angle.sin().to(like.dtype)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.complex(angle.cos().to(dtype), angle.sin().to(dtype))
 
 
-def rotate(x: Tensor, rotary: Rotation) -> Tensor:
-    """Rotate neighbouring pairs of the last dimension of (..., S, d)."""
-    cos, sin = rotary
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn neighbouring pairs of the last dimension of (..., S, d), as complex numbers."""
+    pairs = torch.view_as_complex(precise(x).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -47,7 +45,7 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.dim, config.dim, bias=biased)
         self.output = nn.Linear(config.dim, config.dim, bias=biased)
 
-    def project(self, x: Tensor, rotary: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, S, d) of x (B, S, D)."""
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for layer in (self.query, self.key, self.value)
@@ -137,7 +135,7 @@ class Block(nn.Module):
         return None if self.modulation is None or condition is None else self.modulation(condition)
 
     def project(
-        self, x: Tensor, rotary: Rotation | None, adapted: tuple[Tensor, ...] | None = None
+        self, x: Tensor, rotary: Tensor | None, adapted: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the normalised input."""
         normed = self.attention_norm(x)

@@ -14,7 +14,6 @@ from ebt.nn.blocks import (
     Blocks,
     EnergyHead,
     OutputNorm,
-    Rotation,
     StepEmbedding,
     attend_context_and_self,
     initialise,
@@ -130,7 +129,7 @@ class Context:
     layers: list[tuple[Tensor, Tensor]]
     """Keys and values (B, H, K, d) of every layer."""
     visible: Tensor
-    rotary: Rotation
+    rotary: Tensor
     anchor: Tensor | None = None
     """(B, S, D), what each prediction's stream starts from besides its candidate."""
     condition: Tensor | None = None
@@ -153,7 +152,7 @@ class Context:
         return Context(
             [(k[index], v[index]) for k, v in self.layers],
             self.visible[index] if batched else self.visible,
-            (self.rotary[0][index], self.rotary[1][index]) if self.rotary[0].dim() == 4 else self.rotary,
+            self.rotary[index] if self.rotary.dim() == 4 else self.rotary,
             None if self.anchor is None else self.anchor[index],
             self.condition,
             self.horizon,
@@ -227,8 +226,7 @@ class EBTDecoder(nn.Module):
         repeats = candidate.shape[0] // context.layers[0][0].shape[0]
         if context.anchor is not None:
             candidate = candidate + context.anchor.repeat(repeats, 1, 1)
-        cos, sin = context.rotary
-        rotary = (cos.repeat(repeats, 1, 1, 1), sin.repeat(repeats, 1, 1, 1)) if cos.dim() == 4 else context.rotary
+        rotary = context.rotary.repeat(repeats, 1, 1, 1) if context.rotary.dim() == 4 else context.rotary
         alone = repeats == 1 and candidate.shape[1] > 1 and candidate.device.type == "cpu"
         for block, (keys, values) in zip(self.blocks, context.layers, strict=True):
             adapted = block.adapt(context.condition)

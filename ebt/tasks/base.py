@@ -206,8 +206,6 @@ class ThinkingTask(L.LightningModule):
 
     def _weight(self, batch: Batch) -> Tensor | float:
         """What makes the mean over processes, which the trainer takes of their gradients, the mean over all scored parts."""
-        if self.trainer.world_size == 1:
-            return 1.0
         return share(self.space().scored(self.target(batch)).expand(self.parts(batch)).sum())
 
     def _with_replay(self, batch: Batch) -> tuple[Batch, Tensor | None]:

@@ -33,7 +33,7 @@ def test_a_wrong_command_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None
     assert call(capsys, "fti") == (2, "", "ebt: error: there is no command 'fti': did you mean `ebt fit`?\n")
     code, _, error = call(capsys, "bake")
     assert code == 2
-    assert "choose one of fit, validate" in error
+    assert "choose one of fit, plan, validate" in error
 
 
 @pytest.mark.parametrize(
