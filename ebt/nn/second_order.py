@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -83,7 +84,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return a.sigmoid().mul_(a).mul_(b)
+        return F.silu(a).mul_(b)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,10 +98,7 @@ class _SwiGLUSlope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(gradient, a, b)
-        s = a.sigmoid()
-        value = a * s
-        slope = torch.addcmul(s, value, 1 - s)  # s + a s (1 - s)
-        return slope.mul_(b).mul_(gradient), value.mul_(gradient)
+        return torch.ops.aten.silu_backward(gradient * b, a), F.silu(a).mul_(gradient)
 
     @staticmethod
     @once_differentiable
