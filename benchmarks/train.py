@@ -27,6 +27,7 @@ from race import Contestant, Measured, Turn, options, race, seconds, write
 
 from ebt.cli.terminal import plain_table, print_table
 from ebt.hub import EBTConfig, EBTForCausalLM, TransformerPPConfig, TransformerPPForCausalLM
+from ebt.tasks.compiling import compile_parts
 from ebt.thinking import Recipe, supervise
 
 CONTEXT, BATCH = 256, 8
@@ -93,10 +94,12 @@ def llama(row: Row) -> tuple[Turn, Turn]:
     return turns(model, row.words, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
 
-def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False) -> tuple[Turn, Turn]:
-    """An EBT by a recipe, the library's way or the plain way."""
+def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False, compiled: bool = False) -> tuple[Turn, Turn]:
+    """An EBT by a recipe, the library's way or the plain way; ``compiled`` as ``ebt fit --compile`` does."""
     settings, steps = RECIPES[recipe]
     model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, input_gradient=input_gradient, **PUBLISHED, **row.sizes))
+    if compiled:
+        compile_parts(model)
     generator = torch.Generator().manual_seed(1)
 
     def loss(ids: Tensor, target: Tensor) -> Tensor:
@@ -116,6 +119,7 @@ def contestants(row: Row, names: Sequence[str]) -> list[Contestant]:
         "llama": partial(llama, row),
         "s1": partial(ebt, row, "s1"),
         "s1, input gradient": partial(ebt, row, "s1", input_gradient=True),
+        "s1, compiled": partial(ebt, row, "s1", compiled=True),
         "s2": partial(ebt, row, "s2"),
         "s1, plain": partial(ebt, row, "s1", plain=True),
         "s2, plain": partial(ebt, row, "s2", plain=True),
@@ -123,7 +127,7 @@ def contestants(row: Row, names: Sequence[str]) -> list[Contestant]:
     return [Contestant(name, known[name]) for name in names]
 
 
-NAMES = ("transformer++", "llama", "s1", "s1, input gradient", "s2", "s1, plain", "s2, plain")
+NAMES = ("transformer++", "llama", "s1", "s1, input gradient", "s1, compiled", "s2", "s1, plain", "s2, plain")
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,12 @@ def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
     base = seconds(found["transformer++"], clock)
     return [
         Result(
-            row, name, measured, BATCH * CONTEXT / seconds(measured, clock), seconds(measured, clock) / base, known.get(name)
+            row,
+            name,
+            measured,
+            BATCH * CONTEXT / seconds(measured, clock),
+            seconds(measured, clock) / base,
+            known.get(name.partition(",")[0]),
         )
         for name, measured in found.items()
     ]

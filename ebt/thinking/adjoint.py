@@ -7,8 +7,8 @@ next views (see ``ebt.thinking.vocabulary``). What is left in the end is one num
 hands out.
 
 Memory then depends neither on the number of rows nor on that of steps, nor on the size of a vocabulary. Of descents longer than
-``SHORT`` only the last ``KEPT`` steps keep the graph of their first run; earlier ones run again when their turn comes, a third
-of their work on top.
+``SHORT`` only the last step keeps the graph of its first run; earlier ones run again when their turn comes, a third of their
+work on top.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from ebt.thinking.spaces import CandidateSpace
 
 SHORT = 4
 """Descents of no more steps keep the graphs of all of them."""
-KEPT = 2
-"""Graphs of steps that exist at once, for one group of rows, in longer ones."""
 RECORDED = 8
 """Steps whose states are recorded; of longer descents the last state alone."""
 NUMBERS_AT_ONCE = 3 * 2**16
@@ -220,10 +218,10 @@ class _Rows:
         self._differentiate([(after, self._assess(index, after)[0]) for index, after in enumerate(states)])
 
     def _full(self, state: Tensor) -> None:
-        """Forwards, keeping the graphs of the last steps; backwards, running the others again."""
+        """Forwards, keeping the graph of the last step, or of all if they are few; backwards, running the others again."""
         past, view, steps = list[_Step](), None, self.descent.steps
         for index in range(steps):
-            kept = steps <= SHORT or index >= steps - KEPT
+            kept = steps <= SHORT or index == steps - 1
             drawn = None if self.generator is None else self.generator.get_state()
             before = state.detach().requires_grad_()
             after = self._think(before, self._single(index, "full" if kept else "none"), view).state

@@ -1,0 +1,188 @@
+"""The second-order term of a thinking step, taken in several ways: which is fastest?
+
+    python benchmarks/second_order.py --quick --json second_order.json
+
+A step moves a candidate against ``g = dE/dview``; training needs the gradient of ``v . g`` with respect to all weights and the
+context, for the slope ``v`` of a loss. With N weights in the blocks: the energy takes 2 N operations a prediction and ``g`` as
+many; differentiating ``g`` takes 8 N, a directional derivative ``dE(view + t v)/dt`` 4 N and its gradient 8 N.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor
+from torch.func import functional_call, grad, jvp, vjp
+from torch.fx.experimental.proxy_tensor import make_fx
+
+sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
+from race import Contestant, Turn, options, race, seconds, write
+
+from ebt.cli.terminal import plain_table, print_table
+from ebt.nn import EBTDecoder, NetworkConfig
+
+Leaves = tuple[Tensor, ...]
+CONTEXT = 256
+
+
+def problem(layers: int, dim: int, rows: int) -> tuple[Callable[..., Tensor], Leaves, Tensor, Tensor]:
+    """The energy as a function of (weights and context, view), those, a view, and a slope."""
+    torch.manual_seed(0)
+    network = EBTDecoder(NetworkConfig(layers=layers, dim=dim, heads=dim // 64))
+    torch.nn.init.normal_(network.head.projection.weight)
+    context = network.context(torch.randn(rows, CONTEXT, dim), None, None, 0, CONTEXT)
+    names = list(dict(network.named_parameters()))
+    known = [tensor.detach().requires_grad_() for tensor in context.tensors()]
+
+    class Energy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, view: Tensor, tensors: list[Tensor]) -> Tensor:
+            return network.energy(view, context.on(tensors), 0).sum()
+
+    def energy(leaves: Leaves, view: Tensor) -> Tensor:
+        weights = {f"network.{name}": leaf for name, leaf in zip(names, leaves, strict=False)}
+        found: Tensor = functional_call(Energy(), weights, (view, list(leaves[len(names) :])))
+        return found
+
+    leaves = (*(weight.detach().requires_grad_() for weight in network.parameters()), *known)
+    return energy, leaves, torch.randn(rows, CONTEXT, dim), torch.randn(rows, CONTEXT, dim)
+
+
+def twice(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[Tensor]:
+    """Double backward."""
+    view = view.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(leaves, view), view, create_graph=True)
+    return (gradient.detach(), *torch.autograd.grad(gradient, leaves, slope))
+
+
+def along(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[Tensor]:
+    """A first backward pass, then a directional derivative and its backward pass."""
+    view = view.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(leaves, view), view)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(view.detach(), slope)
+        change = torch.autograd.forward_ad.unpack_dual(energy(leaves, dual)).tangent
+    return (gradient, *torch.autograd.grad(change, leaves))
+
+
+def twice_functional(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[Tensor]:
+    gradient, pull = vjp(lambda weights: grad(energy, 1)(weights, view), leaves)
+    return (gradient, *pull(slope)[0])
+
+
+def along_functional(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[Tensor]:
+    gradient = grad(energy, 1)(leaves, view)
+    return (gradient, *grad(lambda weights: jvp(partial(energy, weights), (view,), (slope,))[1])(leaves))
+
+
+def plain() -> AbstractContextManager[Any]:
+    """Norm, SwiGLU and attention of candidates as written down at first."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, horizon: int) -> Tensor:
+        hidden = torch.ones(q.shape[2], keys.shape[2], dtype=torch.bool).triu(horizon)
+        scores = (q @ keys.transpose(-1, -2)).masked_fill(hidden, float("-inf"))
+        scores = torch.cat(((q * k).sum(-1, keepdim=True), scores), -1) * q.shape[-1] ** -0.5
+        weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()  # softmax has no gradient of its forward mode
+        weights = weights / weights.sum(-1, keepdim=True)
+        return weights[..., 1:] @ values + weights[..., :1] * v
+
+    def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
+
+    def rotate(x: Tensor, rotary: Tensor) -> Tensor:  # the compiler has no complex numbers
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = rotary.real, rotary.imag
+        return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
+
+    stack = ExitStack()
+    stack.enter_context(patch("ebt.nn.decoder.attend_causally", attend))
+    stack.enter_context(patch("ebt.nn.blocks.rms_norm", rms))
+    stack.enter_context(patch("ebt.nn.blocks.swiglu", lambda a, b: F.silu(a) * b))
+    stack.enter_context(patch("ebt.nn.blocks.rotate", rotate))
+    return stack
+
+
+WAYS: dict[str, tuple[Any, bool, str]] = {
+    "double backward, written out": (twice, False, "eager"),
+    "double backward": (twice, True, "eager"),
+    "directional derivative": (along, True, "eager"),
+    "double backward, traced": (twice_functional, True, "traced"),
+    "double backward, traced and compiled": (twice_functional, True, "compiled"),
+    "directional derivative, traced and compiled": (along_functional, True, "compiled"),
+}
+"""A function, whether on plain formulas, and how it runs."""
+
+
+def prepared(name: str, sizes: tuple[int, int, int]) -> tuple[Callable[[], Sequence[Tensor]], Any]:
+    """One call of a way, and the context in which it must run."""
+    function, is_plain, how = WAYS[name]
+    energy, *tensors = problem(*sizes)
+    call = partial(function, energy)
+    with plain() if is_plain else ExitStack():
+        if how != "eager":
+            call = make_fx(call)(*tensors)
+        if how == "compiled":
+            call = torch.compile(call)
+            call(*tensors)
+    return partial(call, *tensors), plain if is_plain else ExitStack
+
+
+def make(name: str, sizes: tuple[int, int, int]) -> tuple[Turn, Turn]:
+    call, context = prepared(name, sizes)
+
+    def turn() -> None:
+        with context():
+            call()
+
+    return turn, turn
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way."""
+
+    name: str
+    seconds: float
+    memory: float | None
+    """Peak above what is there before, in MB."""
+    times_first: float
+    """Time over that of the library's way."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = options(__doc__)
+    args, console = parser.parse_args(argv), Console()
+    sizes = (2, 128, 1) if args.quick else (6, 256, 3)
+    names = [name for name in WAYS if not (args.quick and "compiled" in name)]
+    found = race([Contestant(name, partial(make, name, sizes)) for name in names], args.rounds or 5, args.threads)
+    first = seconds(found[names[0]], args.clock)
+    results = [
+        Result(name, seconds(one, args.clock), one.memory, seconds(one, args.clock) / first) for name, one in found.items()
+    ]
+    table = plain_table()
+    for column in ("way", "seconds", "over the first", "memory (MB)"):
+        table.add_column(column, justify="left" if column == "way" else "right")
+    for one in results:
+        memory = "" if one.memory is None else f"{one.memory:.0f}"
+        table.add_row(one.name, f"{one.seconds:.3f}", f"{one.times_first:.2f}", memory)
+    print_table(console, f"{sizes[0]} layers of {sizes[1]}, {sizes[2]} x {CONTEXT} predictions", table)
+    write(args.json, args, results, console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
