@@ -181,6 +181,7 @@ def show(task: str, fixed: Sequence[Point], stopped: Sequence[Point], found: dic
         f"{task}: {found['ratio']:.2f} of the evaluations of {found['fixed']['steps']} fixed steps, the fewest of that loss;"
         f" {found['ratio, as many right']:.2f} of {found['fixed, as many right']['steps']}, the fewest with as many right",
         highlight=False,
+        soft_wrap=True,
     )
 
 
