@@ -112,18 +112,20 @@ class Waves(nn.Module):
 
 
 class Bowl:
-    """``E = curvature |y - centre|^2 / 2`` per part, with rows that can be selected; counts the rows of every call."""
+    """``E = curvature |y - centre|^2 / 2`` per part, with predictions that can be selected; counts the parts of every call."""
 
     def __init__(self, centre: Tensor, curvature: Tensor | float = 1.0, calls: list[int] | None = None) -> None:
         self.centre, self.calls = centre, [] if calls is None else calls
         self.curvature = torch.as_tensor(curvature).expand(centre.shape[:-1])
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
-        self.calls.append(len(candidate))
+        self.calls.append(candidate.shape[:-1].numel())
         return self.curvature * (candidate - self.centre).square().sum(-1) / 2
 
-    def select(self, rows: Tensor) -> Bowl:
-        return Bowl(self.centre[rows], self.curvature[rows], self.calls)
+    def select(self, rows: Tensor, positions: Tensor | None = None) -> Bowl:
+        if positions is None:
+            return Bowl(self.centre[rows], self.curvature[rows], self.calls)
+        return Bowl(self.centre[rows, positions].unsqueeze(1), self.curvature[rows, positions].unsqueeze(1), self.calls)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

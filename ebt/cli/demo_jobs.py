@@ -89,7 +89,7 @@ class _Beat(L.Callback):
         self.report(trainer.global_step, int(trainer.max_steps), note)
 
 
-def _train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report) -> dict[str, Any]:
+def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report) -> dict[str, Any]:
     """Train, save the model, and tell its size and time."""
     quiet()
     trainer = L.Trainer(
@@ -112,7 +112,7 @@ def _train(task: ModelTask, data: Any, updates: int, folder: Path, report: Repor
 
 def train_sudoku(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
     """A model of boards: its size, time, and curves by number of givens, one candidate."""
-    made = _train(settings.sudoku_task(kind), settings.boards(), settings.sudoku_updates, folder, report)
+    made = train(settings.sudoku_task(kind), settings.boards(), settings.sudoku_updates, folder, report)
     curves = {givens: solve(settings, folder, givens, 1, settings.sudoku_tests, report) for givens in GIVENS}
     return {**made, "curves": curves}
 
@@ -139,7 +139,7 @@ def solve(settings: Settings, folder: Path, givens: int, candidates: int, count:
 def train_text(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
     """A language model: its size, time, and curves on validation and test text."""
     data = settings.text()
-    made = _train(settings.text_task(kind), data, settings.text_updates, folder, report)
+    made = train(settings.text_task(kind), data, settings.text_updates, folder, report)
     model = load_folder(folder)
     loaders = {"validation": data.val_dataloader(), "test": data.test_dataloader()}
     curves = {split: _read(settings, model, loader, split, report) for split, loader in loaders.items()}

@@ -159,6 +159,23 @@ class Context:
         )
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where n predictions stand among N rows of S positions: only the attention, which shares keys, sees them there."""
+
+    row: Tensor
+    position: Tensor
+
+    def pick(self, whole: Tensor, dim: int = 2) -> Tensor:
+        """From (N, .., S, d) with the positions in ``dim``: (n, .., 1, d)."""
+        return whole.movedim(dim, 1)[self.row, self.position].unsqueeze(dim)
+
+    def spread(self, part: Tensor, rows: int, length: int) -> Tensor:
+        """(N, H, S, d) of (n, H, 1, d), zero elsewhere."""
+        whole = part.new_zeros(rows, length, part.shape[1], part.shape[3])
+        return whole.index_put((self.row, self.position), part.squeeze(2)).transpose(1, 2)
+
+
 class EBTDecoder(nn.Module):
     """Autoregressive EBT: prediction i attends to the observed positions 0..i and to itself, never the other way round.
 
@@ -218,23 +235,32 @@ class EBTDecoder(nn.Module):
         horizon = None if positions.padded else visible.shape[-1] - predictions + 1
         return Context([(k, v) for _, k, v in layers], visible, rotary, anchor, condition, horizon)
 
-    def energy(self, candidate: Tensor, context: Context, step: int) -> Tensor:
-        """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B."""
+    def energy(self, candidate: Tensor, context: Context, step: int, places: Places | None = None) -> Tensor:
+        """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B; (n, 1) of (n, 1, D) at n places."""
         view = candidate = candidate * self.scale
         if self.steps is not None and self.config.conditioning == "candidate":
             candidate = candidate + self.steps(step)
-        repeats = candidate.shape[0] // context.layers[0][0].shape[0]
+        rows, length = context.layers[0][0].shape[0], context.visible.shape[-2]
+        repeats = 1 if places is not None else candidate.shape[0] // rows
         if context.anchor is not None:
-            candidate = candidate + context.anchor.repeat(repeats, 1, 1)
-        rotary = context.rotary.repeat(repeats, 1, 1, 1) if context.rotary.dim() == 4 else context.rotary
-        alone = repeats == 1 and candidate.shape[1] > 1 and candidate.device.type == "cpu"
+            anchor = context.anchor.repeat(repeats, 1, 1)
+            candidate = candidate + (anchor if places is None else places.pick(anchor, 1))
+        rotary = context.rotary
+        if rotary.dim() == 4 or places is not None:
+            rotary = rotary.expand(rows, 1, -1, -1).repeat(repeats, 1, 1, 1)
+            rotary = rotary if places is None else places.pick(rotary)
+        alone = repeats == 1 and length > 1 and candidate.device.type == "cpu"
         for block, (keys, values) in zip(self.blocks, context.layers, strict=True):
             adapted = block.adapt(context.condition)
             q, k, v = block.project(candidate, rotary, adapted)
+            if places is not None:
+                q, k, v = (places.spread(part, rows, length) for part in (q, k, v))
             if alone and context.horizon is not None:
                 attended = attend_causally(q, k, v, keys, values, context.horizon)
             else:
                 attended = attend_context_and_self(q, k, v, keys, values, context.visible)
+            if places is not None:
+                attended = places.pick(attended)
             candidate = block.finish(candidate, attended, adapted)
         return self.head(candidate, view, context.condition)
 
@@ -249,6 +275,7 @@ class DecoderLandscape:
         self._per_step = network.config.context_per_step
         self._learns = torch.is_grad_enabled()  # thinking enables gradients, which a context needs in training only
         self._contexts: dict[int, Context] = {}
+        self._places: Places | None = None
         if cache is not None:  # it must take in every token at every step, used or not
             for step in range(network.config.conditioned_steps if self._per_step else 1):
                 self._contexts[step] = network.context(x, mask, cache, step, predictions)
@@ -261,7 +288,7 @@ class DecoderLandscape:
         return self._contexts[index]
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
-        return self._network.energy(candidate, self._context(step), step)
+        return self._network.energy(candidate, self._context(step), step, self._places)
 
     def roots(self) -> list[Tensor] | None:
         """Inputs and weights; None where each step has a context of its own."""
@@ -290,11 +317,16 @@ class DecoderLandscape:
         part._inputs, part._contexts = (x[rows], None if mask is None else mask[rows]), {}
         return part
 
-    def select(self, rows: Tensor) -> DecoderLandscape:
-        """The landscape of some candidate rows (indices into M x B)."""
+    def select(self, rows: Tensor, positions: Tensor | None = None) -> DecoderLandscape:
+        """The landscape of some candidate rows (indices into M x B), or of the predictions at (rows, positions), (n, 1, D)."""
         x, mask = self._inputs
+        places = None
+        if positions is not None and self._predictions > 1:
+            rows, row = rows.unique(return_inverse=True)
+            places = Places(row, positions)
         index = rows % x.shape[0]
         part = copy(self)
         part._inputs = (x[index], None if mask is None else mask[index])
         part._contexts = {step: context.rows(index) for step, context in self._contexts.items()}
+        part._places = places
         return part

@@ -27,8 +27,9 @@ class Landscape(Protocol):
     """The energy as a function of the candidate, bound to an encoded context.
 
     Takes what the network sees of the candidates, (N, *P, D), and the step index; returns energies per part, (N, *P). Rows are
-    candidate-major: row ``m * B + b`` is candidate m of context b. A landscape may offer ``select(rows)``, the landscape of
-    some rows only; then rows that have converged are not evaluated any more.
+    candidate-major: row ``m * B + b`` is candidate m of context b. A landscape may offer ``select(rows)``, or
+    ``select(rows, positions)`` where each position is a prediction of its own: the landscape of some predictions only, each in
+    a row of its own. Then predictions that have converged are not evaluated any more.
     """
 
     def __call__(self, candidate: Tensor, step: int, /) -> Tensor: ...
@@ -108,14 +109,14 @@ def think(
     energies = list[Tensor]()
     with torch.set_grad_enabled(descent.gradients != "none"):
         for step in range(descent.steps):
-            here = active.rows_of(state)
+            here = active.part_of(state)
             if descent.gradients in ("none", "detached"):
                 here = here.detach()
             if known is None:
-                here, view = space.look(here, active.rows_of(noise), generator)
+                here, view = space.look(here, active.part_of(noise), generator)
             else:
                 view, known = space.attach(here, known), None
-            here, energy = _update(active, here, view, active.rows_of(alpha), descent, step)
+            here, energy = _update(active, here, view, active.part_of(alpha), descent, step)
             energies.append(active.put(energies[-1] if energies else None, energy))
             state = active.advance(state, here)
             if descent.keep_states:
@@ -138,7 +139,7 @@ def think(
 
 
 def _update(active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent: Descent, step: int) -> tuple[Tensor, Tensor]:
-    """One step of the rows still thinking: their next states and the energies (constants) before it."""
+    """One step of the predictions still thinking: their next states and the energies (constants) before it."""
     space, last = active.space, step == descent.steps - 1
     second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)
     number = descent.first + step
@@ -186,50 +187,55 @@ def per_prediction(value: Tensor | float, state: Tensor) -> Tensor:
 
 
 class _Active:
-    """Which predictions are still thinking. Without a tolerance: all of them, and nothing is copied."""
+    """Which predictions are still thinking. Without a tolerance: all of them, and nothing is copied.
+
+    Once some have left, those still evaluated are n rows of one prediction each, (n, 1, .., K).
+    """
 
     def __init__(self, landscape: Landscape, space: CandidateSpace, start: Tensor, tolerance: float | None) -> None:
         self.whole, self.landscape, self.space, self.tolerance = landscape, landscape, space, tolerance
-        predictions = start.shape[: space.prediction_dims]
-        self.steps = torch.zeros(predictions, dtype=torch.long, device=start.device)
-        self.moving = torch.ones(predictions, dtype=torch.bool, device=start.device)
-        self.index: Tensor | None = None  # rows still evaluated, if not all
+        self.predictions = start.shape[: space.prediction_dims]
+        self.steps = torch.zeros(self.predictions, dtype=torch.long, device=start.device)
+        self.moving = torch.ones(self.predictions, dtype=torch.bool, device=start.device)
+        self.index: tuple[Tensor, ...] | None = None  # predictions still evaluated, if not all: rows, and positions
         self.evaluated = 0
         self.done = False
 
-    def rows_of(self, tensor: Tensor) -> Tensor:
-        shared = tensor.dim() == 0 or tensor.shape[0] == 1
-        return tensor if self.index is None or shared else tensor[self.index]
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """Of the predictions still evaluated; ``tensor`` is broadcastable to states, or has one entry a prediction."""
+        if self.index is None or tensor.dim() == 0:
+            return tensor
+        dims = len(self.predictions)
+        picked = tensor.expand(*self.predictions, *tensor.shape[dims:])[self.index]
+        return picked.reshape(-1, *[1] * (dims - 1), *picked.shape[1:])
 
     def put(self, whole: Tensor | None, part: Tensor) -> Tensor:
         if self.index is None or whole is None:
             return part
-        return whole.index_copy(0, self.index, part)
+        return whole.index_put(self.index, part.flatten(0, len(self.predictions) - 1))
 
     def advance(self, state: Tensor, here: Tensor) -> Tensor:
-        """The whole state with the rows' new values; afterwards, what has converged is out."""
-        self.evaluated += here.shape[0]
+        """The whole state with the predictions' new values; afterwards, what has converged is out."""
+        self.evaluated += here.shape[: len(self.predictions)].numel()
         if self.tolerance is None:
             self.steps += 1
             return here
-        before, moving = self.rows_of(state), self.rows_of(self.moving)
+        before, moving = self.part_of(state), self.part_of(self.moving)
         here = torch.where(moving.reshape(*moving.shape, *([1] * (here.dim() - moving.dim()))), here, before)
         self.steps += self.moving
         state = self.put(state, here)
         self.moving = self.put(self.moving, moving & (self.space.change(before, here) >= self.tolerance))
-        self._drop_rows()
+        self._drop()
         return state
 
-    def _drop_rows(self) -> None:
-        rows = self.moving.flatten(1).any(1) if self.moving.dim() > 1 else self.moving
-        self.done = not bool(rows.any())
+    def _drop(self) -> None:
+        index = self.moving.nonzero(as_tuple=True)
+        left = len(index[0])
+        self.done = left == 0
         select = getattr(self.whole, "select", None)
-        if select is None or self.done or bool(rows.all()):
-            return
-        index = rows.nonzero().squeeze(1)
-        if self.index is None or len(index) < len(self.index):
-            self.index, self.landscape = index, select(index)
+        if select is not None and 0 < left < (self.moving.numel() if self.index is None else len(self.index[0])):
+            self.index, self.landscape = index, select(*index)
 
     def count(self, final: bool) -> Evaluations:
-        passes = self.evaluated / self.steps.shape[0]
+        passes = self.evaluated / self.steps.numel()
         return Evaluations(forward=passes + final, backward=passes)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Function evaluations per row, mean over the rows: forward passes and inner backward passes of the network."""
+    """Function evaluations, mean over the predictions: forward passes and inner backward passes of the network."""
 
     forward: float
     backward: float
@@ -20,7 +20,7 @@ class Evaluations:
         return self.forward + self.backward
 
     def times(self, candidates: int) -> Evaluations:
-        """Those of several candidates a row."""
+        """Those of several candidates a prediction."""
         return Evaluations(self.forward * candidates, self.backward * candidates)
 
 
@@ -45,8 +45,8 @@ class Thought:
     states: tuple[Tensor, ...]
     """States after each update; only the last where they were not kept."""
     energies: Tensor
-    """Energies per part (T, N, *P) before each update; one more, of the final state, where it was asked for. Rows that have
-    converged and are not evaluated any more repeat the last energy that they had."""
+    """Energies per part (T, N, *P) before each update; one more, of the final state, where it was asked for. Predictions that
+    have converged and are not evaluated any more repeat the last energy that they had."""
     steps: Tensor
     """Updates that each prediction really made."""
     step_size: Tensor

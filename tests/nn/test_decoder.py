@@ -247,6 +247,23 @@ def test_selected_rows_have_the_same_energies(variant: str, masked: bool) -> Non
     torch.testing.assert_close(again(candidates[[5]], 0), energies[[5]])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("variant", DECODERS)
+def test_selected_predictions_have_the_same_energies_and_gradients(variant: str, masked: bool) -> None:
+    network, candidates = decoder(variant), normal(3 * ROWS, LENGTH, WIDTH, seed=2).requires_grad_()
+    x, mask = padded([context(1, 3)[0], context(1, LENGTH)[0]]) if masked else (context(), None)
+    landscape = network.encode(x, mask)
+    rows, positions = torch.tensor([0, 3, 3, 5]), torch.tensor([1, 0, LENGTH - 1, 2])
+    part = landscape.select(rows, positions)
+    few = candidates[rows, positions].unsqueeze(1).detach().requires_grad_()
+    for step in (0, 1):
+        energies, found = landscape(candidates, step), part(few, step)
+        torch.testing.assert_close(found, energies[rows, positions].unsqueeze(1))
+        (whole,) = torch.autograd.grad(energies.sum(), candidates)
+        (own,) = torch.autograd.grad(found.sum(), few)
+        torch.testing.assert_close(own.squeeze(1), whole[rows, positions])
+
+
 @pytest.mark.parametrize("variant", DECODERS)
 def test_the_context_is_encoded_once_for_all_steps_that_share_it_and_without_a_graph_at_inference(variant: str) -> None:
     network, space = decoder(variant), make_simplex("compact-restart", make_table())
