@@ -31,10 +31,11 @@ format: $(INSTALLED)  ## mend the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## benchmarks (quick): stability, training, memory
-	$(BIN)/python benchmarks/stability.py --quick --json runs/stability.json
-	$(BIN)/python benchmarks/train.py --quick --json runs/train.json
-	$(BIN)/python benchmarks/memory.py --quick --json runs/memory.json
+BENCH ?= --quick
+
+bench: $(INSTALLED)  ## all benchmarks, small (in full, hours: make bench BENCH=): runs/bench/*.json
+	for name in stability train second_order memory generate think; do \
+		$(BIN)/python benchmarks/$$name.py $(BENCH) --json runs/bench/$$name.json || exit 1; done
 
 clean:  ## remove the environment and caches; results in runs/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

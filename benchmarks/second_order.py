@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = options(__doc__)
     args, console = parser.parse_args(argv), Console()
-    sizes = (2, 128, 1) if args.quick else (6, 256, 3)
+    sizes = (1, 128, 1) if args.quick else (2, 256, 3)
     names = [name for name in WAYS if not (args.quick and "compiled" in name)]
     found = race([Contestant(name, partial(make, name, sizes)) for name in names], args.rounds or 5, args.threads)
     first = seconds(found[names[0]], args.clock)

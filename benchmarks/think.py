@@ -30,7 +30,7 @@ from ebt.hub import load_folder
 from ebt.tasks import LanguageNetwork, LanguageTask, Optimisation
 from ebt.thinking import Descent, Recipe, Thought, think
 
-CAP, BAND, TEXT_UPDATES = 32, 0.005, 250
+CAP, BAND = 32, 0.005
 SHOWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 TOLERANCES = {"text": (0.5, 0.4, 0.3, 0.2, 0.1, 0.03, 0.01), "sudoku": (0.3, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02, 0.01, 0.003)}
 TEXT = Recipe(min_steps=2, max_steps=4, gradients="truncated", loss="last", step_size_spread=2.0)
@@ -74,7 +74,7 @@ def trained(task: str, folder: Path, quick: bool) -> Any:
         if task == "text":
             optimisation = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
             made: Any = LanguageTask(LanguageNetwork("nano", dim=96), TEXT, optimisation, sample_every=0, seed=0)
-            work, updates = settings.text(), min(TEXT_UPDATES, settings.text_updates)
+            work, updates = settings.text(), settings.text_updates
         else:
             made, work, updates = settings.sudoku_task("ebt"), settings.boards(), settings.sudoku_updates
         train(made, work, updates, folder, lambda done, total, note: _say(task, done, total, note))

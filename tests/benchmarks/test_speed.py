@@ -1,0 +1,53 @@
+"""The benchmarks of training run as programs, and their numbers fit together."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(name: str, folder: Path, *options: str) -> tuple[list[dict[str, Any]], str]:
+    """The results of a benchmark, and what it shows."""
+    file = folder / "found.json"
+    command = [sys.executable, BENCHMARKS / name, "--quick", "--rounds=1", "--threads=1", "--clock=cpu", f"--json={file}"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    results: list[dict[str, Any]] = json.loads(file.read_text())["results"]
+    return results, done.stdout
+
+
+def test_training_is_measured_against_the_twin_and_the_floor(tmp_path: Path) -> None:
+    results, table = run("train.py", tmp_path, "--only=s1; s1, plain")
+    assert [one["name"] for one in results] == ["transformer++", "s1", "s1, plain"]
+    twin, fast, plain = results
+    assert twin["times_twin"] == twin["floor"] == 1
+    assert fast["floor"] == plain["floor"]
+    for one in results:
+        assert one["times_twin"] == pytest.approx(twin["tokens_per_second"] / one["tokens_per_second"])
+        assert one["measured"]["memory"] > 0
+    assert 1 < fast["times_twin"] < plain["times_twin"]
+    assert fast["measured"]["memory"] < plain["measured"]["memory"]
+    assert "floor" in table
+
+
+def test_memory_is_compared(tmp_path: Path) -> None:
+    results, table = run("memory.py", tmp_path)
+    assert len(results) == 3
+    for one in results:
+        assert one["ratio"] == pytest.approx(one["megabytes"][0] / one["megabytes"][1])
+        assert one["what"] in table
+    assert results[0]["ratio"] < 0.5  # the largest vocabulary, over the plain way
+
+
+def test_ways_to_take_the_second_order_term_are_compared(tmp_path: Path) -> None:
+    results, table = run("second_order.py", tmp_path)
+    assert results[0]["times_first"] == 1
+    assert len(results) > 3
+    assert all(one["seconds"] > 0 and one["name"] in table for one in results)
