@@ -12,10 +12,14 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ebt.thinking.precision import precise
+
+SMALL = 2**14
+"""Tensors of at most so many numbers, as in generation, take the plain formulas: there calls cost more than arithmetic."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -74,6 +78,9 @@ class _NormaliseSlope(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root mean square norm of (..., D) with weights (D,)."""
+    if x.numel() <= SMALL:
+        wide = precise(x)
+        return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * weight
     return _Normalise.apply(x, eps) * weight
 
 
@@ -118,5 +125,7 @@ class _SwiGLUSlope(torch.autograd.Function):
 
 def swiglu(a: Tensor, b: Tensor) -> Tensor:
     """``silu(a) b``."""
+    if a.numel() <= SMALL:
+        return F.silu(a) * b
     product: Tensor = _SwiGLU.apply(a, b)
     return product
