@@ -206,11 +206,6 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         ``scores`` has: ``energies`` (T + 1, rows), of the winners, and ``steps`` (rows,), those really taken.
         """
         record: list[tuple[Tensor, Tensor]] = []
-        cached = kwargs.get("use_cache") is not False and kwargs.get("past_key_values") is None
-        if cached and self.config.network().context_per_step:
-            kwargs["past_key_values"] = (
-                DynamicCache()
-            )  # generate()'s own has as many layers as the network, enough for one step
         output = super().generate(*args, record=record, **kwargs)
         if isinstance(output, ModelOutput):
             output["energies"] = tuple(energies for energies, _ in record)

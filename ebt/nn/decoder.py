@@ -66,7 +66,9 @@ class Positions:
 
     def last(self, predictions: int, observed: int) -> tuple[Tensor | None, int | None]:
         """What the last of them see of all observed positions, and how many the first of these sees (see ``Context``)."""
-        visible = None if self.visible is None or (predictions == 1 and not self.padded) else self.visible[..., -predictions:, :]
+        visible = (
+            None if self.visible is None or (predictions == 1 and not self.padded) else self.visible[..., -predictions:, :]
+        )
         return visible, None if self.padded else observed - predictions + 1
 
 
