@@ -31,10 +31,11 @@ format: $(INSTALLED)  ## mend the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## benchmarks (quick): stability, training, memory
+bench: $(INSTALLED)  ## benchmarks (quick): stability, training, memory, generation
 	$(BIN)/python benchmarks/stability.py --quick --json runs/stability.json
 	$(BIN)/python benchmarks/train.py --quick --json runs/train.json
 	$(BIN)/python benchmarks/memory.py --quick --json runs/memory.json
+	$(BIN)/python benchmarks/generate.py --quick --json runs/generate.json
 
 clean:  ## remove the environment and caches; results in runs/ stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -95,16 +95,16 @@ def test_converged_rows_are_not_evaluated_any_more() -> None:
     model, ids = make_ebt(), make_ids(3)
     model.step_size.log_scale.data.fill_(-1.0)  # small steps converge
     passes = rows_evaluated(model)
-    output = generate(model, ids, steps=8, candidates=2, tolerance=0.1)
+    output = generate(model, ids, steps=8, candidates=2, tolerance=0.25)
     assert len(output.energies) == NEW
     stepping = [rows for rows, graph in passes if graph]
     thought = [
-        model.think(output.sequences[:, :end], predictions=1, steps=8, candidates=2, tolerance=0.1) for end in range(7, 12)
+        model.think(output.sequences[:, :end], predictions=1, steps=8, candidates=2, tolerance=0.25) for end in range(7, 12)
     ]
     expected = [int((one.steps > step).sum()) for one in thought for step in range(int(one.steps.max()))]
     assert stepping[: len(expected)] == expected
     assert len(set(expected)) > 1
-    assert sum(expected) < 0.8 * 6 * 8 * NEW
+    assert sum(expected) < 0.9 * 6 * 8 * NEW
     assert [one.evaluations.backward * 6 for one in thought] == [float(one.steps.sum()) for one in thought]
 
 
