@@ -21,6 +21,9 @@ class GrowingCache(DynamicCache):
 class _GrowingLayer(DynamicLayer):
     """Keys and values (B, H, K, d) are the beginnings of longer tensors."""
 
+    keys: Tensor
+    values: Tensor
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append (B, H, S, d) and return all."""
         if not self.is_initialized:
