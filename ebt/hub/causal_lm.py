@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class EBTOutput(ModelOutput):
     logits: Tensor | None = None
     """(B, S, V) of the winning candidates, constants."""
     energies: Tensor | None = None
-    """(T + 1, B, S) of the winning candidates: before each step, and of the final state (which training leaves out)."""
+    """(T + 1, B, S) of the winning candidates: before each step, and of the final state, unless it was left out."""
     steps: Tensor | None = None
     """(B, S) steps really taken."""
     past_key_values: Any = None
@@ -89,6 +89,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         generator: torch.Generator | None = None,
         seed: int | None = None,
         keep_states: bool = True,
+        final_energy: bool = True,
     ) -> Thought:
         """Think about the tokens that follow each of the last ``predictions`` of (B, S) observed ones (of all, by default).
 
@@ -100,13 +101,15 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             generator: draws the starts, each row and position its own, and the noise.
             seed: of the starts and the noise, if there is no generator; ``config.start_seed`` by default.
             keep_states: record the state after every step, not the last alone.
+            final_energy: evaluate the energies of the final states, too, by which candidates are chosen.
 
         Returns:
-            the record of all M x B rows, candidate-major, with final energies (see ``ebt.thinking.choose``). Works under
-            ``no_grad`` and ``inference_mode``.
+            the record of all M x B rows, candidate-major (see ``ebt.thinking.choose``). Works under ``no_grad`` and
+            ``inference_mode``.
         """
         check_context(input_ids, attention_mask, cache)
         descent, candidates = self.descent(len(input_ids), steps, candidates, tolerance, noise, keep_states)
+        descent = replace(descent, final_energy=final_energy)
         with leave_inference_mode():
             space = self.space()
             seed = self.config.start_seed if seed is None else seed
@@ -134,6 +137,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         noise: float | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
+        final_energy: bool = True,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
     ) -> EBTOutput | tuple[Any, ...]:
@@ -151,6 +155,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             logits_to_keep: how many of the last positions to think about; 0 is all.
             steps, candidates, rule, tolerance, noise, seed, generator: how to think, see ``think`` and ``ebt.thinking.Rule``.
                 Of several candidates the one with the lowest final energy wins, per token, unless ``rule`` says otherwise.
+            final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.
 
@@ -166,9 +171,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             cache = DynamicCache()
         predictions = (logits_to_keep if labels is None else 0) or None
         context = (input_ids, attention_mask, cache, predictions)
-        thought = self.think(*context, steps, candidates, noise, tolerance, generator, seed, keep_states=False)
+        final = final_energy or candidates > 1
+        thought = self.think(*context, steps, candidates, noise, tolerance, generator, seed, False, final)
         with torch.no_grad():
-            thought = choose(thought, self.space(), candidates, rule)
+            thought = choose(thought, self.space(), candidates, rule) if final else thought
             logits = self.space().logits(thought.state)
         loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
         output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
@@ -200,11 +206,6 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         ``scores`` has: ``energies`` (T + 1, rows), of the winners, and ``steps`` (rows,), those really taken.
         """
         record: list[tuple[Tensor, Tensor]] = []
-        cached = kwargs.get("use_cache") is not False and kwargs.get("past_key_values") is None
-        if cached and self.config.network().context_per_step:
-            kwargs["past_key_values"] = (
-                DynamicCache()
-            )  # generate()'s own has as many layers as the network, enough for one step
         output = super().generate(*args, record=record, **kwargs)
         if isinstance(output, ModelOutput):
             output["energies"] = tuple(energies for energies, _ in record)
@@ -214,8 +215,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
-        """Hand thinking options that live in the generation config to ``forward``."""
+        """Hand thinking options that live in the generation config to ``forward``; keep a record only if it is returned."""
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        if not generation_config.return_dict_in_generate:
+            model_kwargs.pop("record", None)
         for name in THINKING_OPTIONS:
             if getattr(generation_config, name, None) is not None:
                 model_kwargs.setdefault(name, getattr(generation_config, name))
@@ -224,8 +227,8 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, record: list[tuple[Tensor, Tensor]] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """What ``forward`` gets; the record of energies stays outside."""
-        return super().prepare_inputs_for_generation(input_ids, **kwargs)
+        """What ``forward`` gets; the record of energies stays outside, and without one nobody sees the last energies."""
+        return super().prepare_inputs_for_generation(input_ids, **kwargs) | {"final_energy": record is not None}
 
     def _update_model_kwargs_for_generation(
         self, outputs: EBTOutput, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 
 from ebt.errors import InputError
 from ebt.hub.base import HubModel
+from ebt.hub.cache import GrowingCache
 from ebt.thinking import IGNORED
 
 
@@ -21,6 +22,15 @@ class LanguageModel(HubModel, GenerationMixin):
     _input_embed_layer = "embedding"
     accepts_loss_kwargs = True
     """``Trainer`` gives ``forward`` the number of scored tokens in all the batches of one update."""
+
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """Where ``transformers`` would choose, its growing cache: with room, and for as many contexts as steps have."""
+        chosen = generation_config.cache_implementation is not None or model_kwargs.get("past_key_values") is not None
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        if not chosen and model_kwargs.get("past_key_values") is not None:
+            model_kwargs["past_key_values"] = GrowingCache()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> None:
         """The vocabulary is fixed.

@@ -61,19 +61,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
 
 
-def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
     """Each candidate attends to the context positions it may see and to itself only, in one softmax; twice differentiable.
 
     Args:
         q, k, v: (N, H, S, d) of the candidates, N = M x B.
         keys, values: (B, H, K, d) of the context, shared by the M candidates.
-        visible: (S, K) or (B, 1, S, K), which context positions each candidate sees.
+        visible: (S, K) or (B, 1, S, K), which context positions each candidate sees; None is all of them.
     """
     n, heads, length, width = q.shape
     rows = keys.shape[0]
     folded = q.view(-1, rows, heads, length, width).permute(1, 2, 0, 3, 4).reshape(rows, heads, -1, width)
     scores = (folded @ keys.transpose(-1, -2)).view(rows, heads, -1, length, keys.shape[2])
-    scores = scores.masked_fill(~(visible if visible.dim() == 2 else visible.unsqueeze(2)), float("-inf"))
+    if visible is not None:
+        scores = scores.masked_fill(~(visible if visible.dim() == 2 else visible.unsqueeze(2)), float("-inf"))
     own = (q * k).sum(-1, keepdim=True).view(-1, rows, heads, length, 1).permute(1, 2, 0, 3, 4)
     weights = (torch.cat((own, scores), -1) * width**-0.5).softmax(-1)
     seen = (weights[..., 1:].flatten(2, 3) @ values).view(rows, heads, -1, length, width)

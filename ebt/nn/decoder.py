@@ -39,7 +39,8 @@ class Positions:
     """Where S observed tokens stand among K visible ones: positions (S,) or (B, S), visibility (S, K) or (B, 1, S, K)."""
 
     index: Tensor
-    visible: Tensor
+    visible: Tensor | None
+    """None: one token sees everything."""
     plain: bool
     """Nothing before them, nothing padded: the causal mask alone."""
     padded: bool = False
@@ -50,16 +51,24 @@ class Positions:
         index = torch.arange(past, past + length, device=device)
         visible = index.unsqueeze(-1) >= torch.arange(past + length, device=device)
         if mask is None or bool(mask.all()):
-            return Positions(index, visible, plain=past == 0)
+            return Positions(index, visible if length > 1 else None, plain=past == 0)
         index = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
         own = torch.eye(length, past + length, dtype=torch.bool, device=device).roll(past, 1)
         return Positions(index, visible & (mask.bool()[:, None, None, :] | own), plain=False, padded=True)
 
     def behind(self, token: bool) -> Positions:
         """The same positions, behind a token in front that all of them see, if there is one."""
-        return (
-            replace(self, index=self.index + 1, visible=F.pad(self.visible, (1, 0), value=True), plain=False) if token else self
+        if not token:
+            return self
+        visible = None if self.visible is None else F.pad(self.visible, (1, 0), value=True)
+        return replace(self, index=self.index + 1, visible=visible, plain=False)
+
+    def last(self, predictions: int, observed: int) -> tuple[Tensor | None, int | None]:
+        """What the last of them see of all observed positions, and how many the first of these sees (see ``Context``)."""
+        visible = (
+            None if self.visible is None or (predictions == 1 and not self.padded) else self.visible[..., -predictions:, :]
         )
+        return visible, None if self.padded else observed - predictions + 1
 
 
 class CausalTransformer(nn.Module):
@@ -128,7 +137,8 @@ class Context:
 
     layers: list[tuple[Tensor, Tensor]]
     """Keys and values (B, H, K, d) of every layer."""
-    visible: Tensor
+    visible: Tensor | None
+    """As ``Positions`` have it."""
     rotary: Tensor
     anchor: Tensor | None = None
     """(B, S, D), what each prediction's stream starts from besides its candidate."""
@@ -148,10 +158,9 @@ class Context:
 
     def rows(self, index: Tensor | slice) -> Context:
         """The context of rows B, taken once for each entry of ``index``."""
-        batched = self.visible.dim() == 4
         return Context(
             [(k[index], v[index]) for k, v in self.layers],
-            self.visible[index] if batched else self.visible,
+            self.visible if self.visible is None or self.visible.dim() == 2 else self.visible[index],
             self.rotary[index] if self.rotary.dim() == 4 else self.rotary,
             None if self.anchor is None else self.anchor[index],
             self.condition,
@@ -231,8 +240,7 @@ class EBTDecoder(nn.Module):
         if self.config.anchor != "none":
             stream = x if self.config.anchor == "token" else F.rms_norm(layers[-1][0], x.shape[-1:], eps=self.config.norm_eps)
             anchor = stream[:, -predictions:]
-        visible = positions.visible[..., -predictions:, :]
-        horizon = None if positions.padded else visible.shape[-1] - predictions + 1
+        visible, horizon = positions.last(predictions, observed=layers[0][1].shape[2])
         return Context([(k, v) for _, k, v in layers], visible, rotary, anchor, condition, horizon)
 
     def energy(self, candidate: Tensor, context: Context, step: int, places: Places | None = None) -> Tensor:
@@ -240,7 +248,7 @@ class EBTDecoder(nn.Module):
         view = candidate = candidate * self.scale
         if self.steps is not None and self.config.conditioning == "candidate":
             candidate = candidate + self.steps(step)
-        rows, length = context.layers[0][0].shape[0], context.visible.shape[-2]
+        rows, length = context.layers[0][0].shape[0], context.rotary.shape[-2]
         repeats = 1 if places is not None else candidate.shape[0] // rows
         if context.anchor is not None:
             anchor = context.anchor.repeat(repeats, 1, 1)

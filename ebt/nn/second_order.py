@@ -18,6 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from ebt.thinking.precision import precise
 
+SMALL = 2**14
+"""Tensors of at most so many numbers, as in generation, take the plain formulas: there calls cost more than arithmetic."""
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -75,6 +78,9 @@ class _NormaliseSlope(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root mean square norm of (..., D) with weights (D,)."""
+    if x.numel() <= SMALL:
+        wide = precise(x)
+        return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * weight
     return _Normalise.apply(x, eps) * weight
 
 
@@ -116,5 +122,7 @@ class _SwiGLUSlope(torch.autograd.Function):
 
 def swiglu(a: Tensor, b: Tensor) -> Tensor:
     """``silu(a) b``."""
+    if a.numel() <= SMALL:
+        return F.silu(a) * b
     product: Tensor = _SwiGLU.apply(a, b)
     return product

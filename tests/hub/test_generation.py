@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
+from ebt.hub import EBTForCausalLM
 from ebt.hub.language import LanguageModel
 
 NEW = 5
@@ -73,6 +74,49 @@ def test_each_new_token_observes_one_position(make: Any) -> None:
     cached = generate(model, make_ids())
     assert lengths == [7, 1, 1, 1, 1]
     assert cached.past_key_values.get_seq_length() == 7 + NEW - 1
+
+
+def rows_evaluated(model: EBTForCausalLM) -> list[tuple[int, bool]]:
+    """Filled as the model runs: the rows of each pass through the network, and whether it leaves a graph (thinking's steps)."""
+    passes: list[tuple[int, bool]] = []
+    first = model.network.get_submodule("blocks.0.attention.key")
+    first.register_forward_hook(lambda module, inputs, output: passes.append((len(output), output.requires_grad)))
+    return passes
+
+
+def test_candidates_share_a_context_that_is_encoded_once() -> None:
+    model = make_ebt()
+    passes = rows_evaluated(model)
+    generate(model, make_ids(), steps=3, candidates=4)
+    assert passes == [(2, False), *[(8, True)] * 3, (8, False)] * NEW  # context, steps, final energies
+
+
+def test_converged_rows_are_not_evaluated_any_more() -> None:
+    model, ids = make_ebt(), make_ids(3)
+    model.step_size.log_scale.data.fill_(-1.0)  # small steps converge
+    passes = rows_evaluated(model)
+    output = generate(model, ids, steps=8, candidates=2, tolerance=0.25)
+    assert len(output.energies) == NEW
+    stepping = [rows for rows, graph in passes if graph]
+    thought = [
+        model.think(output.sequences[:, :end], predictions=1, steps=8, candidates=2, tolerance=0.25) for end in range(7, 12)
+    ]
+    expected = [int((one.steps > step).sum()) for one in thought for step in range(int(one.steps.max()))]
+    assert stepping[: len(expected)] == expected
+    assert len(set(expected)) > 1
+    assert sum(expected) < 0.9 * 6 * 8 * NEW
+    assert [one.evaluations.backward * 6 for one in thought] == [float(one.steps.sum()) for one in thought]
+
+
+def test_nothing_is_evaluated_that_nobody_sees() -> None:
+    """Without candidates to choose from, and energies to return, the final states' energies are left out."""
+    model, ids = make_ebt(), make_ids()
+    expected = generate(model, ids, steps=2).sequences
+    passes = rows_evaluated(model)
+    assert torch.equal(generate(model, ids, steps=2, return_dict_in_generate=False), expected)
+    assert passes == [(2, False), (2, True), (2, True)] * NEW
+    assert model(ids, steps=2, final_energy=False).energies.shape == (2, 2, 7)
+    assert model(ids, steps=2, candidates=2, final_energy=False).energies.shape == (3, 2, 7)
 
 
 def test_energies_and_steps_come_with_every_token() -> None:

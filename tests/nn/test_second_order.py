@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from toys import normal
 
-from ebt.nn import causal
+from ebt.nn import causal, second_order
 from ebt.nn.blocks import attend_context_and_self
 from ebt.nn.second_order import rms_norm, swiglu
 
@@ -33,11 +33,19 @@ def assert_equal(found: Function, expected: Function, inputs: list[Tensor], firs
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.fixture(params=[0, second_order.SMALL], ids=["written out", "small"])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether tensors count as small."""
+    monkeypatch.setattr(second_order, "SMALL", request.param)
+
+
+@pytest.mark.usefixtures("size")
 def test_norm() -> None:
     inputs = [normal(3, 5, seed=1), normal(5, seed=2)]
     assert_equal(lambda x, w: rms_norm(x, w, 0.1), lambda x, w: F.rms_norm(x, (5,), w, 0.1), inputs, 1)
 
 
+@pytest.mark.usefixtures("size")
 def test_swiglu() -> None:
     assert_equal(swiglu, lambda a, b: F.silu(a) * b, [normal(3, 5, seed=1), normal(3, 5, seed=2)], 2)
 
@@ -63,7 +71,8 @@ def test_a_constant_context_needs_no_gradient() -> None:
     assert len(torch.autograd.grad(attended.sum(), (q, k, v))) == 3
 
 
-def test_third_derivatives_are_refused() -> None:
+def test_third_derivatives_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_order, "SMALL", 0)
     x = normal(3, 4).requires_grad_()
     (slope,) = torch.autograd.grad(rms_norm(x, torch.ones(4), 0.1).sin().sum(), x, create_graph=True)
     (curve,) = torch.autograd.grad(slope.square().sum(), x, create_graph=True)
