@@ -49,6 +49,7 @@ _NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*You are trying to `self.log\\(\\)` but the `self.trainer` reference is not registered.*",
+    "You're using the WeightAveraging callback",
 )
 
 
