@@ -20,7 +20,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
 from race import Contestant, Turn, options, race, write
-from train import CONTEXT, ROWS, SMALL, Row, ebt, turns
+from train import CONTEXT, ROWS, Row, ebt, turns
 
 from ebt.cli.terminal import plain_table, print_table
 from ebt.hub import EBTConfig, EBTForCausalLM
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; exit code 1 where a limit is missed."""
     parser = options(__doc__)
     args, console = parser.parse_args(argv), Console()
-    small, medium, large = (SMALL[0], Row(1024, 128, 4, 2), Row(8192, 128, 4, 2)) if args.quick else ROWS
+    small, medium, large = (Row(words, 64, 2, 1) for words in (512, 1024, 8192)) if args.quick else ROWS
     contestants = [
         Contestant("s1, medium", partial(ebt, medium, "s1")),
         Contestant("s1, large", partial(ebt, large, "s1")),

@@ -121,7 +121,7 @@ WAYS: dict[str, tuple[Any, bool, str]] = {
     "directional derivative": (along, True, "eager"),
     "double backward, traced": (twice_functional, True, "traced"),
     "double backward, traced and compiled": (twice_functional, True, "compiled"),
-    "directional derivative, traced and compiled": (along_functional, True, "compiled"),
+    "directional derivative, traced": (along_functional, True, "traced"),
 }
 """A function, whether on plain formulas, and how it runs."""
 

@@ -204,10 +204,11 @@ def run(task: str, args: argparse.Namespace, console: Console) -> dict[str, Any]
     model = trained(task, Path(args.models) / (f"{task}-quick" if args.quick else task), args.quick)
     count = {"text": args.contexts, "sudoku": args.boards}[task]
     fixed, stopped = dict[str, list[Point]](), dict[str, list[Point]]()
+    tolerances = TOLERANCES[task][: 3 if args.quick else None]
     for split in ("validation", "test"):
         batches = batches_of(task, split, 2 if args.quick else count, args.quick)
         fixed[split] = measure(model, batches)
-        stopped[split] = [point for tolerance in TOLERANCES[task] for point in measure(model, batches, tolerance)]
+        stopped[split] = [point for tolerance in tolerances for point in measure(model, batches, tolerance)]
     found = compare(fixed, stopped)
     show(task, fixed["test"], stopped["test"], found, console)
     curves = {"fixed": _plain(fixed), "stopped": _plain(stopped)}

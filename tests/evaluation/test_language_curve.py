@@ -51,6 +51,7 @@ def by_hand(model: Any, data: dict[str, Tensor], start: Tensor, steps: int) -> d
 @pytest.mark.parametrize("config", SPACES.values(), ids=SPACES)
 def test_one_descent_gives_what_a_separate_one_for_each_number_of_steps_gives(config: dict[str, Any]) -> None:
     model, data = language_ebt(WORDS, **config), batch()
+    model.network.head.projection.weight.data *= 0.1  # steeper energies would blow up the rounding of differently large batches
     curve = language_curve(model, [data], STEPS, CANDIDATES, seed=3)
     with torch.no_grad():
         start = model.start(max(CANDIDATES) * 4, LENGTH, torch.Generator().manual_seed(3))
