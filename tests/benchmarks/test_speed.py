@@ -39,7 +39,9 @@ def test_training_is_measured_against_the_twin_and_the_floor(tmp_path: Path) -> 
 
 def test_memory_is_compared(tmp_path: Path) -> None:
     results, table = run("memory.py", tmp_path)
-    assert len(results) == 3
+    *results, everything = results
+    assert len(results) == 4
+    assert all(peak > 0 for peak in everything["peaks"].values())
     for one in results:
         assert one["ratio"] == pytest.approx(one["megabytes"][0] / one["megabytes"][1])
         assert one["what"] in table
