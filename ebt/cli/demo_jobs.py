@@ -36,10 +36,10 @@ class Settings:
     """How much the demo does. The EBTs and their rivals get the same batches, updates and optimiser."""
 
     seed: int = 0
-    sudoku_updates: int = 1100
+    sudoku_updates: int = 1000
     sudoku_puzzles: int = 4000
     sudoku_tests: int = 1000
-    sudoku_verified: int = 400
+    sudoku_verified: int = 300
     """Of these so many, the first, with several candidates each."""
     text_updates: int = 400
     text_contexts: int = 800
@@ -90,10 +90,9 @@ class _Beat(L.Callback):
         self.report(trainer.global_step, int(trainer.max_steps), note)
 
 
-def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report) -> dict[str, Any]:
-    """Train, save the model with weights averaged over the last fifth or so of the updates, and tell its size and time."""
+def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report, *callbacks: L.Callback) -> dict[str, Any]:
+    """Train, save the model, and tell its size and time."""
     quiet()
-    average = EMAWeightAveraging(decay=max(0.0, 1 - 5 / updates), update_starting_at_step=updates // 2)
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=updates,
@@ -103,7 +102,7 @@ def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[_Beat(report), average],
+        callbacks=[_Beat(report), *callbacks],
     )
     began = time.monotonic()
     trainer.fit(task, datamodule=data)
@@ -113,8 +112,10 @@ def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report
 
 
 def train_sudoku(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
-    """A model of boards: its size, time, and curves by number of givens, one candidate."""
-    made = train(settings.sudoku_task(kind), settings.boards(), settings.sudoku_updates, folder, report)
+    """A model of boards, its weights averaged over the last updates: size, time, and curves by givens, one candidate."""
+    updates = settings.sudoku_updates
+    average = EMAWeightAveraging(decay=max(0.0, 1 - 5 / updates), update_starting_at_step=updates // 2)
+    made = train(settings.sudoku_task(kind), settings.boards(), updates, folder, report, average)
     curves = {givens: solve(settings, folder, givens, 1, settings.sudoku_tests, report) for givens in GIVENS}
     return {**made, "curves": curves}
 
