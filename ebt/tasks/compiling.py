@@ -41,6 +41,7 @@ class Compiled:
     """A function compiled at its first call; if that fails, it warns and calls the function as it is from then on."""
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
+        warnings.filterwarnings("ignore", ".*does not support code generation for complex operators.*")  # rotary positions
         self.plain, self.name = function, name
         self._fast: Callable[..., Any] | None = torch.compile(function)
 
