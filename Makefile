@@ -25,7 +25,7 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/mypy
 
 test: lint  ## style, types and the whole test suite
-	$(BIN)/python -m pytest -q -n $(THREADS) --dist loadscope $(PYTEST)
+	$(BIN)/python -m pytest -q -n $(THREADS) --dist loadscope --no-loadscope-reorder $(PYTEST)
 
 format: $(INSTALLED)  ## mend the style
 	$(BIN)/ruff check --fix .
