@@ -113,11 +113,17 @@ def _run(settings: jobs.Settings, folder: Path, processes: int, console: Console
                 name = running.pop(future)
                 made[name] = future.result()
                 if name == "sudoku-ebt":
-                    for givens in jobs.GIVENS:
-                        label = f"{jobs.CANDIDATES} candidates, {givens} givens"
-                        running[pool.submit(_job, messages, label, "verify", settings, folder / name, givens)] = label
+                    for candidates, givens in ((many, givens) for many in (jobs.CANDIDATES, 1) for givens in jobs.GIVENS):
+                        label = _solving(candidates, givens)
+                        job = (messages, label, "solve", settings, folder / name, givens, candidates)
+                        running[pool.submit(_job, *job)] = label
         board.read()
+    made["sudoku-ebt"]["curves"] = {givens: made[_solving(1, givens)] for givens in jobs.GIVENS}
     return made
+
+
+def _solving(candidates: int, givens: int) -> str:
+    return f"{candidates} candidate{'s' if candidates > 1 else ''}, {givens} givens"
 
 
 @contextmanager
@@ -154,7 +160,9 @@ def _bars(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def _job(messages: Any, name: str, what: str, settings: jobs.Settings, folder: Path, givens: int = 0) -> dict[str, Any]:
+def _job(
+    messages: Any, name: str, what: str, settings: jobs.Settings, folder: Path, givens: int = 0, candidates: int = 1
+) -> dict[str, Any]:
     """Runs in a process of its own."""
     last = 0.0
 
@@ -165,8 +173,8 @@ def _job(messages: Any, name: str, what: str, settings: jobs.Settings, folder: P
             messages.put((name, done, total, note))
 
     tell(0, 1, "preparing data")
-    if what == "verify":
-        return jobs.solve(settings, folder, givens, jobs.CANDIDATES, settings.sudoku_verified, tell)
+    if what == "solve":
+        return jobs.solve(settings, folder, givens, candidates, tell)
     if name in SUDOKU:
         return jobs.train_sudoku(settings, folder, SUDOKU[name], tell)
     return jobs.train_text(settings, folder, TEXT[name], tell)
@@ -175,7 +183,7 @@ def _job(messages: Any, name: str, what: str, settings: jobs.Settings, folder: P
 def collect(settings: jobs.Settings, made: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The numbers of ``results.json``; keys are strings, fractions lie between 0 and 1."""
     boards = made["sudoku-ebt"]["curves"]
-    verified = {givens: made[f"{jobs.CANDIDATES} candidates, {givens} givens"] for givens in jobs.GIVENS}
+    verified = {givens: made[_solving(jobs.CANDIDATES, givens)] for givens in jobs.GIVENS}
     text = made["text-ebt"]["curves"]
     nats = {split: {str(point["steps"]): point["nats"] for point in curve["points"]} for split, curve in text.items()}
     best = min(nats["validation"], key=nats["validation"].__getitem__)
