@@ -159,13 +159,7 @@ class ImageDataModule(ResumableData):
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
         self.prepare()
         dataset = Crops(self.sets["train"], self.image_size, self.channels, self.crops, self.seed, self.flip)
-        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = EpochSampler(dataset, self.seed, processes, rank)
-        complete = len(sampler) >= self.batch_size
-        loader = ResumableLoader(dataset, sampler=sampler, drop_last=complete, **self._loading(self.batch_size))
-        if self.trainer:
-            loader.progress = self._batches_trained
-        return loader
+        return self._training_loader(dataset, EpochSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """The same crops every time; an empty list, which skips validation, without such a split."""

@@ -125,6 +125,7 @@ class ResumableData(L.LightningDataModule):
     """A data module whose loaders draw from generators of their own, and count what the trainer has trained on."""
 
     seed: int
+    batch_size: int
     num_workers: int
 
     def _loading(self, batch_size: int) -> dict[str, Any]:
@@ -132,6 +133,24 @@ class ResumableData(L.LightningDataModule):
         generator = torch.Generator().manual_seed(self.seed)
         pin = torch.cuda.is_available()
         return {"batch_size": batch_size, "num_workers": self.num_workers, "generator": generator, "pin_memory": pin}
+
+    @property
+    def _process(self) -> tuple[int, int]:
+        """The rank of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _training_loader(self, dataset: Any, sampler: type[ResumableSampler] = ResumableSampler) -> ResumableLoader:
+        """Batches in the order of (seed, epoch), or of a stream. An incomplete last batch is left out, unless it is the only
+        one."""
+        loading = self._loading(self.batch_size)
+        if not isinstance(dataset, IterableDataset):
+            rank, processes = self._process
+            loading["sampler"] = sampler(dataset, self.seed, processes, rank)
+            loading["drop_last"] = len(loading["sampler"]) >= self.batch_size
+        loader = ResumableLoader(dataset, **loading)
+        if self.trainer:
+            loader.progress = self._batches_trained
+        return loader
 
     def _batches_trained(self) -> tuple[int, float]:
         assert self.trainer is not None

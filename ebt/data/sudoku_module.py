@@ -120,13 +120,7 @@ class SudokuDataModule(ResumableData):
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
         self.prepare()
         dataset = SudokuDataset(*self.sets["train"], self.size, self.permute_digits, self.seed)
-        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = EpochSampler(dataset, self.seed, processes, rank)
-        complete = len(sampler) >= self.batch_size
-        loader = ResumableLoader(dataset, sampler=sampler, drop_last=complete, **self._loading(self.batch_size))
-        if self.trainer:
-            loader.progress = self._batches_trained
-        return loader
+        return self._training_loader(dataset, EpochSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches in the order of the set."""

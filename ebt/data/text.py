@@ -26,7 +26,7 @@ from ebt.data.corpora import (
     split_documents,
 )
 from ebt.data.packing import IGNORED, Example, PackedTokens, PromptedExamples, StreamedExamples
-from ebt.data.sampling import ResumableData, ResumableLoader, ResumableSampler
+from ebt.data.sampling import ResumableData, ResumableLoader
 from ebt.data.tokenizers import encode, load_tokenizer, vocabulary_size
 from ebt.errors import InputError
 
@@ -143,17 +143,9 @@ class TextDataModule(ResumableData):
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
         self.prepare()
         dataset = self._datasets["train"]
-        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if isinstance(dataset, StreamedExamples):
-            dataset.rank, dataset.processes = rank, processes
-            loader = ResumableLoader(dataset, **self._loading(self.batch_size))
-        else:
-            sampler = ResumableSampler(dataset, self.seed, processes, rank)
-            complete = len(sampler) >= self.batch_size
-            loader = ResumableLoader(dataset, sampler=sampler, drop_last=complete, **self._loading(self.batch_size))
-        if self.trainer:
-            loader.progress = self._batches_trained
-        return loader
+            dataset.rank, dataset.processes = self._process
+        return self._training_loader(dataset)
 
     def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
         """Batches in the order of the source; an empty list, which skips validation, without such a split."""

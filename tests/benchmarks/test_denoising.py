@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import denoising
 import pytest
 from small_images import photo_folder
 
 from ebt.errors import InputError
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "denoising.py"
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("denoising", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["denoising"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-denoising = _load()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,13 +9,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import generate
 import pytest
 import torch
+from generate import QUICK, Case, operations
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
-import generate  # noqa: E402
-from generate import QUICK, Case, operations  # noqa: E402
 
 
 def test_the_script_measures_every_case(tmp_path: Path) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
+import plain
 import pytest
 import torch
 
 from ebt.hub import EBTConfig, EBTForCausalLM
 from ebt.thinking import Recipe, supervise
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import plain
 
 RECIPES = {"s1": Recipe.s1(2), "full": Recipe(2, 2, gradients="full")}
 

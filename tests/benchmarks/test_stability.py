@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import stability
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "stability.py"
 UPDATES = 2
-
-
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("stability", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stability"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-stability = _load()
 
 
 @pytest.fixture(scope="module", autouse=True)
