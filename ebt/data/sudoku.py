@@ -33,6 +33,7 @@ from ebt.data.sudoku_generator import (
     size_of,
     solutions,
 )
+from ebt.data.sudoku_variety import draw, line_orders, reveal, split_collection
 from ebt.errors import InputError
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "permute_digits",
     "read_csv",
     "solutions",
+    "split_collection",
     "write_csv",
 ]
 
@@ -318,19 +320,28 @@ def permute_digits(batch: Mapping[str, Tensor], generator: torch.Generator) -> d
 class SudokuDataset(Dataset[dict[str, Tensor]]):
     """Items dict(puzzle, solution), int64 (cells,), from `puzzles` and `solutions` (n, cells).
 
-    With `permute_digits` the digits of an item are relabelled by a permutation that depends on (seed, epoch, index)
-    alone, whatever the worker or the order: training can be repeated and resumed. Call `set_epoch` before each epoch.
+    With `permute_digits` the digits of an item are relabelled, with `permute_lines` rows, columns and their bands change
+    places, and with `givens` further cells are revealed, up to a number drawn from that range. All depend on (seed, epoch,
+    index) alone, whatever the worker or the order: training can be repeated and resumed. Call `set_epoch` before each epoch.
     InputError if a solution does not solve its puzzle or seed < 0.
     """
 
     def __init__(
-        self, puzzles: npt.ArrayLike, solutions: npt.ArrayLike, size: int, permute_digits: bool = False, seed: int = 0
+        self,
+        puzzles: npt.ArrayLike,
+        solutions: npt.ArrayLike,
+        size: int,
+        permute_digits: bool = False,
+        seed: int = 0,
+        permute_lines: bool = False,
+        givens: tuple[int, int] | None = None,
     ) -> None:
         if seed < 0:
             raise InputError(f"seed = {seed} is negative: give 0 or more.")
         pair = _checked_pair(puzzles, solutions, size)
         self.puzzles, self.solutions = torch.from_numpy(pair.puzzles), torch.from_numpy(pair.solutions)
         self.size, self.permute_digits, self.seed = size, permute_digits, seed
+        self.permute_lines, self.givens = permute_lines, givens
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # so that persistent workers see a new epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -344,9 +355,16 @@ class SudokuDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         item = {"puzzle": self.puzzles[index].long(), "solution": self.solutions[index].long()}
-        if not self.permute_digits:
+        if not (self.permute_digits or self.permute_lines or self.givens):
             return item
         key = np.random.SeedSequence((self.seed, int(self._epoch), index % len(self))).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(key[0] >> 1))
-        batch = permute_digits({name: board[None] for name, board in item.items()}, generator)
-        return {name: boards[0] for name, boards in batch.items()}
+        if self.permute_digits:
+            batch = permute_digits({name: board[None] for name, board in item.items()}, generator)
+            item = {name: boards[0] for name, boards in batch.items()}
+        if self.permute_lines:
+            order = line_orders(self.size, generator)
+            item = {name: board[order] for name, board in item.items()}
+        if self.givens:
+            item["puzzle"] = reveal(item["puzzle"], item["solution"], draw(self.givens, generator), generator)
+        return item

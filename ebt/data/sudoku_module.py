@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ebt.data.sampling import EpochSampler, ResumableData, ResumableLoader
-from ebt.data.sudoku import SudokuDataset, SudokuSet, canonical, check_size, make_splits, read_csv
+from ebt.data.sudoku import SudokuDataset, SudokuSet, canonical, check_size, make_splits, read_csv, split_collection
 from ebt.errors import InputError
 
 
 class SudokuDataModule(ResumableData):
     """Batches of boards: dict(`puzzle` (B, C), `solution` (B, C)), int64 digits, 0 where a cell of a puzzle is empty.
 
-    Puzzles are generated, training, validation and test sets without a common solution grid; or read from CSV files. The
+    Puzzles are generated, training, validation and test sets without a common solution grid; taken from a collection, likewise;
+    or read from CSV files, one for each set. The
     order of training batches and the permutations of digits depend on the seed and the epoch alone, and a checkpoint
     written in the middle of an epoch resumes with the next batch.
 
@@ -26,11 +27,14 @@ class SudokuDataModule(ResumableData):
         train_count, train_givens: number of training puzzles, and the fewest and most givens that one has.
         validation_count, validation_givens: the same for validation; as many givens as in training by default.
         test_count, test_givens: puzzles in each test set; one set, `givens_N`, for each number of givens.
+        collection: a CSV file of puzzles with few givens; training puzzles are drawn from it, and all sets get as many givens
+            as they should have by revealing further cells, in training anew in each epoch.
         train_file, validation_file, test_files: CSV files (see `ebt.data.sudoku.read_csv`) instead of all generated sets;
             test files by the name of the set.
         batch_size, evaluation_batch_size: B, per process; evaluation takes `batch_size` by default.
         seed: of the puzzles, the order and the permutations.
         permute_digits: relabel the digits of each training puzzle at random in each epoch.
+        permute_lines: let rows, columns and bands of each training puzzle change places at random in each epoch.
         num_workers: processes that prepare batches.
 
     Raises:
@@ -47,6 +51,7 @@ class SudokuDataModule(ResumableData):
         validation_givens: tuple[int, int] | None = None,
         test_count: int = 200,
         test_givens: Sequence[int] = (10, 12, 14, 17, 20),
+        collection: str | None = None,
         train_file: str | None = None,
         validation_file: str | None = None,
         test_files: Mapping[str, str] | None = None,
@@ -54,6 +59,7 @@ class SudokuDataModule(ResumableData):
         evaluation_batch_size: int | None = None,
         seed: int = 0,
         permute_digits: bool = True,
+        permute_lines: bool = False,
         num_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -65,6 +71,9 @@ class SudokuDataModule(ResumableData):
             raise InputError(f"seed={seed} and num_workers={num_workers} must not be negative. Give 0 or more.")
         if (train_file is None) != (validation_file is None) or (test_files and train_file is None):
             raise InputError("Files replace all generated puzzles: give train_file and validation_file together, or no file.")
+        if collection is not None and train_file is not None:
+            raise InputError("collection and train_file both say which puzzles to train on: give one of them.")
+        self.collection, self.permute_lines = collection, permute_lines
         self.counts = {
             "train": (train_count, tuple(train_givens)),
             "validation": (validation_count, tuple(validation_givens or train_givens)),
@@ -94,6 +103,11 @@ class SudokuDataModule(ResumableData):
                     stacklevel=2,
                 )
             return
+        if self.collection is not None:
+            boards = read_csv(self.collection, self.size, check="rules")
+            others: dict[str, Any] = {name: count for name, count in self.counts.items() if name != "train"}
+            self.sets = split_collection(boards, self.size, self.counts["train"][0], others, self.seed)
+            return
         tests: dict[str, Any] = {name: self.counts[name] for name in self.test_names}
         train, validation = (self.counts[name] for name in ("train", "validation"))
         self.sets = make_splits(self.size, train, tests, self.seed, validation)  # type: ignore[arg-type]
@@ -119,7 +133,8 @@ class SudokuDataModule(ResumableData):
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
         self.prepare()
-        dataset = SudokuDataset(*self.sets["train"], self.size, self.permute_digits, self.seed)
+        givens: Any = self.counts["train"][1] if self.collection is not None else None
+        dataset = SudokuDataset(*self.sets["train"], self.size, self.permute_digits, self.seed, self.permute_lines, givens)
         return self._training_loader(dataset, EpochSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:

@@ -66,7 +66,8 @@ def sudoku_curve(
     that has converged leaves the batch, and its last state stands for all later steps.
 
     Args:
-        model: an ``EBTForSudoku``, or a ``SudokuTransformer``, whose steps are iterations (a single point without a loop).
+        model: an ``EBTForSudoku``, or a ``SudokuTransformer``, whose steps are iterations (a single point without a loop), of
+            one forward pass or several.
         puzzles, solutions: (n, C).
         steps, candidates: which numbers to measure.
         rule: how winners are chosen.
@@ -133,7 +134,7 @@ def _iterate_batch(model: Any, puzzle: Tensor, solution: Tensor, steps: Sequence
     for step in steps if model.config.loop != "none" else [1]:
         sums = tally.sums.setdefault((step, 1), _Sums())
         sums.add(every[step - 1].argmax(-1) + 1, puzzle, solution)
-        sums.forward += step * len(puzzle)
+        sums.forward += step * model.passes * len(puzzle)
         sums.taken += step * len(puzzle)
 
 

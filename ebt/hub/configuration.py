@@ -197,15 +197,18 @@ class EBTSudokuConfig(_ThinkingFields):
 
 
 class SudokuTransformerConfig(_NetworkFields):
-    """The rivals of ``EBTSudokuConfig``: ``loop`` none (feed-forward), prediction (fed back) or hidden (state carried)."""
+    """The rivals of ``EBTSudokuConfig``: ``loop`` none (feed-forward), prediction (fed back), hidden (state carried) or
+    recursive (an answer and a latent state in turns, ``inner`` updates of the latter for each of the former)."""
 
     model_type = "ebt_sudoku_transformer"
 
-    def __init__(self, board: int = 6, loop: str = "none", **kwargs: Any) -> None:
-        if loop not in ("none", "prediction", "hidden"):
-            raise InputError(f"loop is {loop!r}: choose one of none, prediction, hidden")
+    def __init__(self, board: int = 6, loop: str = "none", inner: int = 6, **kwargs: Any) -> None:
+        if loop not in ("none", "prediction", "hidden", "recursive"):
+            raise InputError(f"loop is {loop!r}: choose one of none, prediction, hidden, recursive")
+        if inner < 1:
+            raise InputError(f"inner is {inner}: give at least 1 update of the latent state")
         _check_board(board)
-        self.board, self.loop = board, loop
+        self.board, self.loop, self.inner = board, loop, inner
         super().__init__(**kwargs)
 
 

@@ -88,7 +88,11 @@ class EBTForSudoku(ThinkingModel):
 
 
 class SudokuTransformer(HubModel):
-    """The same blocks without an energy: one pass, or a loop with tied weights that feeds back its prediction or its state."""
+    """The same blocks without an energy: one pass, or a loop with tied weights that feeds back its prediction or its state.
+
+    ``recursive`` is in the manner of a tiny recursive model (Jolicoeur-Martineau 2025): an answer y and a latent state z,
+    carried from iteration to iteration as constants; in each, ``inner`` updates ``z = f(x + y + z)``, then ``y = f(y + z)``.
+    """
 
     config_class = SudokuTransformerConfig
 
@@ -101,15 +105,32 @@ class SudokuTransformer(HubModel):
         nn.init.normal_(self.head.weight, std=config.dim**-0.5)
         self.post_init()
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of the blocks in one iteration."""
+        return self.config.inner + 1 if self.config.loop == "recursive" else 1
+
     def forward(self, puzzle: Tensor, iterations: int = 1) -> list[Tensor]:
         """Logits (B, C, V) after each iteration; one iteration only if there is no loop."""
         given = self.embedding(puzzle)
+        if self.config.loop == "recursive":
+            return self._recurse(given, iterations)
         free = (puzzle == 0).unsqueeze(-1)
         carried, logits = torch.zeros_like(given), []
         for _ in range(iterations if self.config.loop != "none" else 1):
             hidden = self.network(given + carried)
             logits.append(self.head(hidden))
             carried = hidden if self.digits is None else free * (logits[-1].softmax(-1) @ self.digits.weight)
+        return logits
+
+    def _recurse(self, given: Tensor, iterations: int) -> list[Tensor]:
+        answer, latent, logits = torch.zeros_like(given), torch.zeros_like(given), []
+        for _ in range(iterations):
+            answer, latent = answer.detach(), latent.detach()
+            for _ in range(self.config.inner):
+                latent = self.network(given + answer + latent)
+            answer = self.network(answer + latent)
+            logits.append(self.head(answer))
         return logits
 
 

@@ -16,15 +16,15 @@ from ebt.tasks.models import Model, ModelTask, Network
 from ebt.tasks.optimisation import Optimisation
 from ebt.thinking import IGNORED, Recipe
 
-_LOOPS = {"feed_forward": "none", "looped_prediction": "prediction", "looped_hidden": "hidden"}
+_LOOPS = {"feed_forward": "none", "looped_prediction": "prediction", "looped_hidden": "hidden", "recursive": "recursive"}
 
 
 @dataclass(frozen=True)
 class SudokuNetwork(Network):
     """A model of boards: ``ebt``; ``feed_forward``, one pass; ``looped_prediction`` and ``looped_hidden``, the same blocks
-    again and again, which see their last prediction or their last hidden state."""
+    again and again, which see their last prediction or their last hidden state; ``recursive``, a tiny recursive model."""
 
-    kind: Literal["ebt", "feed_forward", "looped_prediction", "looped_hidden"] = "ebt"
+    kind: Literal["ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive"] = "ebt"
 
     def build(self, board: int, recipe: Recipe, steps: int) -> Model:
         """The model with fresh weights."""

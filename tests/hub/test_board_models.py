@@ -89,7 +89,7 @@ def test_cells_know_their_row_column_and_box(board: int) -> None:
     assert len(torch.cat(boxes).unique(dim=0)) == board
 
 
-@pytest.mark.parametrize(("loop", "passes"), [("none", 1), ("prediction", 3), ("hidden", 3)])
+@pytest.mark.parametrize(("loop", "passes"), [("none", 1), ("prediction", 3), ("hidden", 3), ("recursive", 3)])
 def test_rivals_give_logits_after_every_iteration(loop: str, passes: int) -> None:
     model = randomise(SudokuTransformer(SudokuTransformerConfig(board=6, loop=loop, **TINY)))
     logits = model(make_puzzles(6), iterations=3)

@@ -14,7 +14,7 @@ from ebt.data.sudoku_module import SudokuDataModule
 from ebt.tasks import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
 
-KINDS = ("ebt", "feed_forward", "looped_prediction", "looped_hidden")
+KINDS = ("ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive")
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -49,7 +49,7 @@ def test_all_kinds_see_the_same_batches() -> None:
     seen = []
     for kind in KINDS:
         watch = Watch()
-        recipe = Recipe(max_steps=5) if kind.startswith("looped") else Recipe()
+        recipe = Recipe(max_steps=5) if kind.startswith(("looped", "recursive")) else Recipe()
         trainer = L.Trainer(max_steps=7, limit_val_batches=0, callbacks=[watch], **QUIET)
         trainer.fit(make_task(kind, recipe=recipe), datamodule=make_data())
         assert torch.isfinite(trainer.callback_metrics["train/loss"])
