@@ -133,6 +133,8 @@ def _ood(options: Options) -> None:
 
 OPTIONS: dict[str, tuple[Callable[[Options], None], str]] = {
     "ablation": (_text, "ebt study ablation --train wikitext2-test.txt --validation wikitext2-valid.txt"),
+    "uncertainty": (_text, "ebt study uncertainty --train wikitext2-test.txt --validation wikitext2-valid.txt"),
+    "verifiers": (_text, "ebt study verifiers --candidates 8 --candidate-noise 0.1"),
     "ood": (_ood, "ebt study ood --set gsm8k=gsm8k-test.jsonl --set shakespeare=tinyshakespeare.txt"),
 }
 """For each study, what adds its own options, and an example."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +43,72 @@ def _intervals(axes: Axes, at: Sequence[float], found: Sequence[Estimate]) -> No
         axes.plot([value["low"], value["high"]], [y, y], color="black", linewidth=1.2)
 
 
-def step_lines(
-    panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], path: str | Path, label: str, title: str, columns: int = 3
-) -> None:
+def step_lines(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], path: str | Path, label: str, title: str) -> None:
     """Lines over thinking steps with bands, a panel for each thing and a colour for each series in it."""
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
-    rows, columns = -(-len(panels) // columns), min(columns, len(panels))
-    with picture(path, max(9.0, 4.2 * columns), 1.2 + 3.4 * rows + 0.25 * (-(-len(names) // 3))) as figure:
-        grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
-        for axes, (panel, series) in zip(grid.flat, panels.items(), strict=False):
+    with _panels(list(panels), names, path, ("thinking steps", label), title) as grid:
+        for axes, series in zip(grid, panels.values(), strict=True):
             for name, points in series.items():
                 _band(axes, points, names.index(name), name)
-            step_axis(axes, [step for points in series.values() for step in points])
+            below = axes.get_xlabel()
+            step_axis(axes, [step for points in series.values() for step in points], below)
+
+
+def line_panels(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    path: str | Path,
+    labels: tuple[str, str],
+    title: str,
+    level: float | None = None,
+) -> None:
+    """Plain lines, x and y of each series in each panel; ``level`` draws a dashed one across."""
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    with _panels(list(panels), names, path, labels, title) as grid:
+        for axes, series in zip(grid, panels.values(), strict=True):
+            for name, (x, y) in series.items():
+                axes.plot(x, y, color=COLOURS[names.index(name) % len(COLOURS)], label=name)
+            if level is not None:
+                axes.axhline(level, color=GREY, linestyle="--", linewidth=1)
+
+
+def histograms(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]],
+    path: str | Path,
+    labels: tuple[str, str],
+    title: str,
+) -> None:
+    """For each panel the edges of the bins, and the heights of each series."""
+    names = list(dict.fromkeys(name for _, series in panels.values() for name in series))
+    with _panels(list(panels), names, path, labels, title) as grid:
+        for axes, (edges, series) in zip(grid, panels.values(), strict=True):
+            for name, heights in series.items():
+                axes.stairs(heights, edges, color=COLOURS[names.index(name) % len(COLOURS)], label=name, linewidth=2)
+
+
+@contextmanager
+def _panels(
+    panels: Sequence[str], names: Sequence[str], path: str | Path, labels: tuple[str, str], title: str
+) -> Iterator[list[Axes]]:
+    """A grid of titled panels, three in a row, and one legend below them for the series that were drawn."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with picture(path, max(9.0, 4.2 * columns), 1.2 + 3.4 * rows + 0.25 * (-(-len(names) // 3))) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False)
+        shown: list[Axes] = list(grid.flat)[: len(panels)]
+        for axes, panel in zip(shown, panels, strict=True):
             axes.set_title(panel)
-        for axes in grid.flat[len(panels) :]:
+        for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
+        for axes in shown[-columns:]:
+            axes.set_xlabel(labels[0])
         for row in grid:
-            row[0].set_ylabel(label)
-        handles, labels = zip(*[_handle(grid.flat, name) for name in names], strict=True)
+            row[0].set_ylabel(labels[1])
         figure.suptitle(title)
-        if len(names) > 1:
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(names)))
-
-
-def _handle(panels: Any, name: str) -> tuple[Any, str]:
-    return next((line, name) for axes in panels for line in axes.get_lines() if line.get_label() == name)
+        yield shown
+        found = {name: line for axes in shown for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+        if len(found) > 1:
+            kept = [name for name in names if name in found]
+            figure.legend([found[name] for name in kept], kept, loc="outside lower center", ncols=min(3, len(kept)))
 
 
 def _band(axes: Axes, points: Mapping[int, Estimate], colour: int, label: str) -> None:

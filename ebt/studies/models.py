@@ -30,7 +30,7 @@ RECIPES: dict[str, Recipe] = {
 """The EBTs: by the library's own recipe as in the demo, by the paper's two, and by its second one without one part each."""
 TITLES = {
     TRANSFORMER: "Transformer++",
-    "ebt": "EBT, own recipe",
+    "ebt": "EBT own recipe",
     "ebt-s1": "EBT S1",
     "ebt-s2": "EBT S2",
     "s2-fixed-step-size": "S2, fixed step size",
