@@ -111,14 +111,13 @@ def _options(name: str) -> Options:
 
 def _text(options: Options) -> None:
     add, whole = options.add_argument, count_from(1)
-    add("--train", default="python-docs", metavar="FILE", help="text to train on (default: python-docs, which is embedded)")
+    _corpus(options)
     add("--validation", metavar="FILE", help="text held out from it (default: a tenth of its documents)")
     add("--tokenizer", default="bytes", metavar="NAME", help="bytes (default), or a saved tokenizer")
     add("--updates", type=whole, metavar="N", help="of each training (default: 1000; quick: 4)")
-    add("--context-length", type=whole, default=64, metavar="N", help="tokens in a context (default: 64)")
     add("--contexts", type=whole, metavar="N", help="contexts that a number is measured on (default: 256; quick: 8)")
     add("--steps", type=counts, metavar="N,N,..", help="numbers of thinking steps (default: 1,2,3,4,6,8,12; quick: 1,2,3,4)")
-    add("--candidates", type=count_from(2), metavar="M", help="of self-verification (default: 5; quick: 2)")
+    add("--candidates", type=count_from(2), metavar="M", help="of self-verification (default: 5, of verifiers 8; quick: 3)")
     noise = "Langevin noise of thinking with several candidates, for all but the first of them (default: 0)"
     add("--candidate-noise", type=number_in(-1e-9), default=0.0, metavar="X", help=noise)
     add("--models", default=f"{FOLDER}/text", metavar="DIR", help=f"models, which studies share (default: {FOLDER}/text)")
@@ -131,7 +130,46 @@ def _ood(options: Options) -> None:
     add("--sets", metavar="DIR", help="all such files of a folder, but those of --train and --validation")
 
 
+def _stability(options: Options) -> None:
+    add, numbers = options.add_argument, _list_of(number_in(0))
+    add(
+        "--parameterisations",
+        type=_names("ours", "reference"),
+        default=["ours", "reference"],
+        metavar="A,B",
+        help="default: both",
+    )
+    add("--recipes", type=_names("own", "s1", "s2"), metavar="A,B,..", help="default: own,s1,s2; quick: s1")
+    add("--lr", type=numbers, metavar="X,Y,..", help="learning rates (default: 0.001,0.004,0.016; quick: 0.004)")
+    add("--step-sizes", type=numbers, metavar="X,Y,..", help="initial ones (default: 1,10,100,1000; quick: 1,1000)")
+    add("--updates", type=count_from(1), metavar="N", help="of each training (default: 100; quick: 4)")
+    _corpus(options)
+
+
+def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def values(text: str) -> list[Any]:
+        return list(dict.fromkeys(kind(part) for part in text.split(",")))
+
+    return values
+
+
+def _names(*known: str) -> Callable[[str], list[str]]:
+    def name(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")
+        return text
+
+    return _list_of(name)
+
+
+def _corpus(options: Options) -> None:
+    add = options.add_argument
+    add("--train", default="python-docs", metavar="FILE", help="text to train on (default: python-docs, which is embedded)")
+    add("--context-length", type=count_from(1), default=64, metavar="N", help="tokens in a context (default: 64)")
+
+
 OPTIONS: dict[str, tuple[Callable[[Options], None], str]] = {
+    "stability": (_stability, "ebt study stability --lr 0.004 --step-sizes 1,1000 --recipes s1,s2"),
     "ablation": (_text, "ebt study ablation --train wikitext2-test.txt --validation wikitext2-valid.txt"),
     "uncertainty": (_text, "ebt study uncertainty --train wikitext2-test.txt --validation wikitext2-valid.txt"),
     "verifiers": (_text, "ebt study verifiers --candidates 8 --candidate-noise 0.1"),

@@ -6,6 +6,7 @@ from the results by the keys of the runs.
 """
 
 STUDIES = {
+    "stability": "does training start flat and stay stable, whatever the initial step size?",
     "ablation": "the paper's table 2: what each part of the S2 recipe does for thinking longer and self-verification",
     "ood": "one model, many texts: does thinking gain more where the text is further from the training text?",
     "uncertainty": "does energy know where the model is wrong, and that a text is none?",

@@ -53,7 +53,7 @@ class TextPlan:
             seeds=args.seeds,
             contexts=args.contexts or (8 if quick else 256),
             steps=tuple(check_counts("--steps", args.steps or ([1, 2, 3, 4] if quick else [1, 2, 3, 4, 6, 8, 12]))),
-            candidates=args.candidates or (2 if quick else 5),
+            candidates=args.candidates or (3 if quick else 5),
             noise=args.candidate_noise,
             context_length=args.context_length,
         )

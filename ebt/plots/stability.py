@@ -1,0 +1,91 @@
+"""Pictures of a grid of trainings: losses while training, and what they end at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from ebt.plots.style import COLOURS, GREY, MARKERS, picture
+
+Losses = Mapping[str, Any]
+"""A run: ``row``, ``column`` and ``step_size`` say where it belongs; ``losses`` of its updates; ``stopped`` if it diverged."""
+
+
+def loss_curves(runs: Sequence[Losses], guessing: float, path: str | Path, title: str) -> None:
+    """Losses of all updates: a panel for each row and column, a colour for each step size, a cross where a run diverged.
+
+    Args:
+        runs: see ``Losses``.
+        guessing: the loss of equal probabilities.
+        path: the PNG to write.
+        title: above the picture.
+    """
+    rows, columns, sizes = (list(dict.fromkeys(run[name] for run in runs)) for name in ("row", "column", "step_size"))
+    with picture(path, max(9.0, 4.0 * len(columns)), 1.6 + 2.9 * len(rows)) as figure:
+        panels = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+        for run in runs:
+            kind = sizes.index(run["step_size"])
+            axes = panels[rows.index(run["row"])][columns.index(run["column"])]
+            _curve(axes, run, kind, 1.0 + 1.6 * (len(sizes) - 1 - kind), 2 * guessing)
+        for (row, column), axes in zip(product(rows, columns), panels.flat, strict=True):
+            axes.axhline(guessing, color=GREY, linestyle="--", linewidth=1)
+            axes.set_title(f"{row}, {column}")
+            axes.set_ylim(top=2 * guessing)
+        for axes in panels[-1]:
+            axes.set_xlabel("update")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("loss (nats)")
+        figure.suptitle(title)
+        shades = [panels[0][0].plot([], [], color=COLOURS[i % len(COLOURS)])[0] for i in range(len(sizes))]
+        labels = [f"step size {size:g}" for size in sizes]
+        dashed = panels[0][0].plot([], [], color=GREY, linestyle="--", linewidth=1)[0]
+        figure.legend([*shades, dashed], [*labels, "guessing"], loc="outside lower center", ncols=len(labels) + 1)
+
+
+def _curve(axes: Axes, run: Losses, kind: int, width: float, top: float) -> None:
+    """Equal curves cover each other: the later ones are the thinner. What lies above the panel is drawn on its upper edge."""
+    losses, shade = [min(loss, top) for loss in run["losses"]], COLOURS[kind % len(COLOURS)]
+    axes.plot(range(1, len(losses) + 1), losses, color=shade, linewidth=width, zorder=2 + kind)
+    if run["stopped"] is not None:
+        axes.plot([max(1, len(losses))], [losses[-1] if losses else top], color=shade, marker="X", markersize=9, zorder=9)
+
+
+def final_losses(
+    panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float | None]]]], guessing: float, path: str | Path, title: str
+) -> None:
+    """Final loss against initial step size: for each panel and series, by step size, that of each seed; None if it diverged."""
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    top = 1.15 * guessing
+    columns = min(3, len(panels))
+    with picture(path, max(9.0, 4.2 * columns), 1.4 + 3.4 * -(-len(panels) // columns)) as figure:
+        grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharey=True)
+        for axes, (panel, series) in zip(grid.flat, panels.items(), strict=False):
+            for name, points in series.items():
+                _finals(axes, points, names.index(name), name, top)
+            axes.axhline(guessing, color=GREY, linestyle="--", linewidth=1)
+            axes.set_xscale("log")
+            axes.set_title(panel)
+            axes.set_xlabel("initial step size")
+            axes.set_ylim(top=1.05 * top)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for row in grid:
+            row[0].set_ylabel("final loss (nats)")
+        figure.suptitle(title)
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+
+
+def _finals(axes: Axes, points: Mapping[float, Sequence[float | None]], kind: int, name: str, top: float) -> None:
+    shade, marker = COLOURS[kind % len(COLOURS)], MARKERS[kind % len(MARKERS)]
+    known = {size: [value for value in values if value is not None] for size, values in points.items()}
+    whole = {size: values for size, values in known.items() if len(values) == len(points[size])}
+    axes.plot(list(whole), [min(top, sum(values) / len(values)) for values in whole.values()], color=shade, label=name)
+    for size, values in points.items():
+        for value in values:
+            gone = value is None or value > top
+            axes.plot([size], [top if gone or value is None else value], color=shade, marker="X" if gone else marker)
