@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from ebt.plots.style import COLOURS, GREY, MARKERS, picture
 
@@ -25,16 +26,18 @@ def loss_curves(runs: Sequence[Losses], guessing: float, path: str | Path, title
         title: above the picture.
     """
     rows, columns, sizes = (list(dict.fromkeys(run[name] for run in runs)) for name in ("row", "column", "step_size"))
+    most = max((loss for run in runs for loss in run["losses"]), default=guessing)
     with picture(path, max(9.0, 4.0 * len(columns)), 1.6 + 2.9 * len(rows)) as figure:
         panels = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
         for run in runs:
             kind = sizes.index(run["step_size"])
             axes = panels[rows.index(run["row"])][columns.index(run["column"])]
-            _curve(axes, run, kind, 1.0 + 1.6 * (len(sizes) - 1 - kind), 2 * guessing)
+            _curve(axes, run, kind, 1.0 + 1.6 * (len(sizes) - 1 - kind), guessing)
         for (row, column), axes in zip(product(rows, columns), panels.flat, strict=True):
             axes.axhline(guessing, color=GREY, linestyle="--", linewidth=1)
             axes.set_title(f"{row}, {column}")
-            axes.set_ylim(top=2 * guessing)
+            if most > 2 * guessing:
+                _logarithmic(axes)
         for axes in panels[-1]:
             axes.set_xlabel("update")
         for axes in panels[:, 0]:
@@ -46,12 +49,20 @@ def loss_curves(runs: Sequence[Losses], guessing: float, path: str | Path, title
         figure.legend([*shades, dashed], [*labels, "guessing"], loc="outside lower center", ncols=len(labels) + 1)
 
 
-def _curve(axes: Axes, run: Losses, kind: int, width: float, top: float) -> None:
-    """Equal curves cover each other: the later ones are the thinner. What lies above the panel is drawn on its upper edge."""
-    losses, shade = [min(loss, top) for loss in run["losses"]], COLOURS[kind % len(COLOURS)]
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _curve(axes: Axes, run: Losses, kind: int, width: float, guessing: float) -> None:
+    """Equal curves cover each other: the later ones are the thinner."""
+    losses, shade = run["losses"], COLOURS[kind % len(COLOURS)]
     axes.plot(range(1, len(losses) + 1), losses, color=shade, linewidth=width, zorder=2 + kind)
     if run["stopped"] is not None:
-        axes.plot([max(1, len(losses))], [losses[-1] if losses else top], color=shade, marker="X", markersize=9, zorder=9)
+        end = losses[-1] if losses else guessing
+        axes.plot([max(1, len(losses))], [end], color=shade, marker="X", markersize=9, zorder=9)
 
 
 def final_losses(
@@ -59,7 +70,10 @@ def final_losses(
 ) -> None:
     """Final loss against initial step size: for each panel and series, by step size, that of each seed; None if it diverged."""
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
-    top = 1.15 * guessing
+    finals = [
+        x for series in panels.values() for points in series.values() for xs in points.values() for x in xs if x is not None
+    ]
+    top = 1.1 * max([guessing, *finals])
     columns = min(3, len(panels))
     with picture(path, max(9.0, 4.2 * columns), 1.4 + 3.4 * -(-len(panels) // columns)) as figure:
         grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False, sharey=True)
@@ -70,7 +84,8 @@ def final_losses(
             axes.set_xscale("log")
             axes.set_title(panel)
             axes.set_xlabel("initial step size")
-            axes.set_ylim(top=1.05 * top)
+            if top > 2.2 * guessing:
+                _logarithmic(axes)
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         for row in grid:
@@ -82,10 +97,8 @@ def final_losses(
 
 def _finals(axes: Axes, points: Mapping[float, Sequence[float | None]], kind: int, name: str, top: float) -> None:
     shade, marker = COLOURS[kind % len(COLOURS)], MARKERS[kind % len(MARKERS)]
-    known = {size: [value for value in values if value is not None] for size, values in points.items()}
-    whole = {size: values for size, values in known.items() if len(values) == len(points[size])}
-    axes.plot(list(whole), [min(top, sum(values) / len(values)) for values in whole.values()], color=shade, label=name)
+    whole = {size: [x for x in values if x is not None] for size, values in points.items() if None not in values}
+    axes.plot(list(whole), [sum(values) / len(values) for values in whole.values()], color=shade, label=name)
     for size, values in points.items():
         for value in values:
-            gone = value is None or value > top
-            axes.plot([size], [top if gone or value is None else value], color=shade, marker="X" if gone else marker)
+            axes.plot([size], [top if value is None else value], color=shade, marker="X" if value is None else marker)

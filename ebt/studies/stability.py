@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,8 +17,9 @@ import torch
 from ebt.data.text import TextDataModule
 from ebt.hub import EBTConfig, EBTForCausalLM
 from ebt.plots.stability import final_losses, loss_curves
+from ebt.studies.grid import LARGEST, LAST, Cell, Trained, judge, spreads
 from ebt.studies.models import OPTIMISATION, RECIPES
-from ebt.studies.page import Page, Table, Verdict
+from ebt.studies.page import Page, Table
 from ebt.studies.runs import Json, Run
 from ebt.studies.text import Results, identity
 from ebt.tasks import LanguageTask, Optimisation
@@ -43,63 +44,6 @@ PARAMETERISATIONS: dict[str, dict[str, Any]] = {
 KINDS = {"own": RECIPES["ebt"], "s1": RECIPES["ebt-s1"], "s2": RECIPES["ebt-s2"]}
 PUBLISHED = ("s1", "s2")
 """Recipes that the published code has."""
-FIRST, LARGEST, FINAL, SPREAD = 0.01, 1.1, 0.95, 3.0
-"""Limits: distance of the first loss from ln V as a share of it; the largest and the final loss over ln V; per cent between the
-final losses of different step sizes."""
-LAST = 10
-"""The final loss is the mean of so many last updates."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training of the grid."""
-
-    parameterisation: str
-    recipe: str
-    lr: float
-    step_size: float
-    seed: int
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What it gave."""
-
-    cell: Cell
-    losses: list[float]
-    """Training loss of every update, in nats per token."""
-    guessing: float
-    """ln V, the loss of equal probabilities."""
-    stopped: str | None = None
-    """Why it ended before its last update: it diverged."""
-
-    @property
-    def first(self) -> float:
-        """First loss over ln V; infinite if there is none."""
-        return self.losses[0] / self.guessing if self.losses else math.inf
-
-    @property
-    def largest(self) -> float:
-        """Largest loss over ln V; infinite if the run diverged."""
-        return max(self.losses) / self.guessing if self.stopped is None else math.inf
-
-    @property
-    def final(self) -> float:
-        """Mean loss of the last updates; infinite if the run diverged."""
-        return fmean(self.losses[-LAST:]) if self.stopped is None else math.inf
-
-    @property
-    def spikes(self) -> int:
-        """Updates whose loss is above the limit."""
-        return sum(loss > LARGEST * self.guessing for loss in self.losses)
-
-    @property
-    def rise(self) -> float:
-        """The most that a loss lies above the least one before it, in nats."""
-        least, most = math.inf, 0.0
-        for loss in self.losses:
-            most, least = max(most, loss - least), min(least, loss)
-        return most
 
 
 @dataclass(frozen=True)
@@ -187,8 +131,8 @@ def report(plan: GridPlan, results: Results) -> Page:
             f"Seeds {', '.join(map(str, sorted({cell.seed for cell in plan.cells})))}; runs that differ in the step size alone "
             "have the same weights and batches.",
             "Ours: the library's defaults. Reference: the published code's update (the next logits start from the "
-            "probabilities), a linear energy head with Xavier's first weights, energies not divided by the step size, predictions that see the "
-            "context by attention alone; optimiser and other first weights are the library's.",
+            "probabilities), a linear energy head with Xavier's first weights, energies not divided by the step size, "
+            "predictions that see the context by attention alone; optimiser and other first weights are the library's.",
             f"Diverged: a number was not finite. Spike: an update with a loss above {LARGEST} ln V. Rise: the most that a loss "
             f"lies above the least one before it. Final loss: mean of the last {LAST} updates.",
         ],
@@ -204,36 +148,6 @@ def report(plan: GridPlan, results: Results) -> Page:
             ],
         },
     )
-
-
-def judge(trained: Sequence[Trained]) -> list[Verdict]:
-    """All criteria; that on step sizes needs at least two of them."""
-    gone = sum(one.stopped is not None for one in trained)
-    first = max(abs(one.first - 1) for one in trained)
-    largest, final = (max(getattr(one, name) for one in trained) for name in ("largest", "final"))
-    final /= trained[0].guessing
-    verdicts = [
-        Verdict("no diverged run", gone == 0, f"{gone} of {len(trained)} runs diverged"),
-        Verdict("flat start", first <= FIRST, f"the first loss is within {first:.2%} of ln V (limit {FIRST:.0%})"),
-        Verdict("no spike", largest <= LARGEST, f"the largest loss of any run is {largest:.3f} ln V (limit {LARGEST})"),
-        Verdict("learns", final <= FINAL, f"the largest final loss is {final:.3f} ln V (limit {FINAL})"),
-    ]
-    if len({one.cell.step_size for one in trained}) > 1:
-        spread = max(spreads(trained).values())
-        text = f"final losses differ by at most {spread:.2g} % between step sizes (limit {SPREAD:g} %)"
-        verdicts.append(Verdict("step size", spread <= SPREAD, text))
-    return verdicts
-
-
-def spreads(trained: Iterable[Trained]) -> dict[tuple[str, str, float, int], float]:
-    """By how many per cent the largest final loss of any step size exceeds the least, by all else."""
-    groups: dict[tuple[str, str, float, int], list[float]] = {}
-    for one in trained:
-        cell = one.cell
-        groups.setdefault((cell.parameterisation, cell.recipe, cell.lr, cell.seed), []).append(one.final)
-    return {
-        key: 100 * (max(found) / min(found) - 1) if math.isfinite(max(found)) else math.inf for key, found in groups.items()
-    }
 
 
 def _groups(trained: Sequence[Trained], *names: str) -> Mapping[tuple[Any, ...], list[Trained]]:
@@ -278,17 +192,17 @@ def _grid(trained: Sequence[Trained]) -> Table:
 
 def _draw(plan: GridPlan, trained: Sequence[Trained]) -> dict[str, str]:
     pictures, guessing = dict[str, str](), trained[0].guessing
-    panels: dict[str, dict[str, dict[float, list[float | None]]]] = {}
-    for one in trained:
-        cell = one.cell
-        series = panels.setdefault(f"{cell.parameterisation}, {cell.recipe}", {}).setdefault(f"learning rate {cell.lr:g}", {})
-        series.setdefault(cell.step_size, []).append(one.final if one.stopped is None else None)
-    final_losses(panels, guessing, plan.out / "final.png", "Final loss against initial step size")
-    pictures["final.png"] = "Final loss of each seed; crosses: diverged, or above the picture. Dashed: the loss of guessing."
     for (kind,), members in _groups(trained, "parameterisation").items():
+        name, panels = f"final-{kind}.png", dict[str, dict[str, dict[float, list[float | None]]]]()
+        for one in members:
+            series = panels.setdefault(f"recipe {one.cell.recipe}", {}).setdefault(f"learning rate {one.cell.lr:g}", {})
+            series.setdefault(one.cell.step_size, []).append(one.final if one.stopped is None else None)
+        final_losses(panels, guessing, plan.out / name, f"Final loss against initial step size, {kind}")
+        pictures[name] = f"Final loss of each seed, {kind}; a cross: it diverged. Dashed: the loss of guessing."
+        name = f"losses-{kind}.png"
         runs = [
             {
-                "row": one.cell.recipe,
+                "row": f"recipe {one.cell.recipe}",
                 "column": f"learning rate {one.cell.lr:g}",
                 "step_size": one.cell.step_size,
                 "losses": one.losses,
@@ -296,6 +210,6 @@ def _draw(plan: GridPlan, trained: Sequence[Trained]) -> dict[str, str]:
             }
             for one in members
         ]
-        loss_curves(runs, guessing, plan.out / f"losses-{kind}.png", f"Training losses, {kind}, all seeds")
-        pictures[f"losses-{kind}.png"] = f"Training losses of every update, {kind}; equal curves cover each other."
+        loss_curves(runs, guessing, plan.out / name, f"Training losses, {kind}, all seeds")
+        pictures[name] = f"Training losses of every update, {kind}; equal curves cover each other. A cross: it diverged."
     return pictures
