@@ -34,7 +34,8 @@ format: $(INSTALLED)  ## mend the style
 BENCH ?= --quick
 
 bench: $(INSTALLED)  ## all benchmarks, small (in full, hours: make bench BENCH=): runs/bench/*.json
-	for name in stability train second_order memory generate think; do \
+	$(BIN)/ebt study stability $(BENCH) --out runs/bench/stability
+	for name in train second_order memory generate think; do \
 		$(BIN)/python benchmarks/$$name.py $(BENCH) --json runs/bench/$$name.json || exit 1; done
 
 clean:  ## remove the environment and caches; results in runs/ stay

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
-import queue
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ebt.cli import demo_jobs as jobs
 from ebt.cli import demo_report as report
 from ebt.cli.terminal import Options, count_from, say_written
 from ebt.errors import InputError
+from ebt.studies.pool import Board, bars, pool, teller
 
 SUDOKU = {"sudoku-ebt": "ebt", "sudoku-feed-forward": "feed_forward", "sudoku-looped": "looped_hidden"}
 TEXT = {"text-ebt": "ebt", "text-transformer-pp": "transformer_pp"}
@@ -65,45 +61,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-@dataclass
-class _Board:
-    """Who is running, for the eyes of the user: one bar per job."""
-
-    progress: Progress
-    messages: Any
-    bars: dict[str, TaskID] = field(default_factory=dict)
-    printed: float = 0.0
-
-    def read(self) -> None:
-        """Show all messages that have come."""
-        while True:
-            try:
-                name, done, total, note = self.messages.get_nowait()
-            except queue.Empty:
-                return
-            if name not in self.bars:
-                self.bars[name] = self.progress.add_task(name, note="")
-            self.progress.update(self.bars[name], completed=done, total=total, note=note)
-
-    def print_now_and_then(self) -> None:
-        """Where no bars can be drawn, in a log file: a line for each job at work, twice a minute."""
-        if self.progress.console.is_terminal or time.monotonic() - self.printed < 30:
-            return
-        self.printed = time.monotonic()
-        for task in self.progress.tasks:
-            if not task.finished:
-                left = "" if task.time_remaining is None else f", {task.time_remaining:.0f} s left"
-                self.progress.console.print(f"{task.description}: {task.percentage:.0f} %{left}, {task.fields['note']}")
-
-
 def _run(settings: jobs.Settings, folder: Path, processes: int, console: Console) -> dict[str, Any]:
     """All jobs, as many at once as there are processes; the verification of boards begins when their model is there."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     made: dict[str, Any] = {}
-    with _pool(processes, threads) as (pool, messages), _bars(console) as progress:
-        board = _Board(progress, messages)
+    with pool(processes, threads) as (workers, messages), bars(console) as progress:
+        board = Board(progress, messages)
         running: dict[Future[Any], str] = {
-            pool.submit(_job, messages, name, "train", settings, folder / name): name for name in ORDER
+            workers.submit(_job, messages, name, "train", settings, folder / name): name for name in ORDER
         }
         while running:
             done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -116,7 +81,7 @@ def _run(settings: jobs.Settings, folder: Path, processes: int, console: Console
                     for candidates, givens in ((many, givens) for many in (jobs.CANDIDATES, 1) for givens in jobs.GIVENS):
                         label = _solving(candidates, givens)
                         job = (messages, label, "solve", settings, folder / name, givens, candidates)
-                        running[pool.submit(_job, *job)] = label
+                        running[workers.submit(_job, *job)] = label
         board.read()
     made["sudoku-ebt"]["curves"] = {givens: made[_solving(1, givens)] for givens in jobs.GIVENS}
     return made
@@ -126,52 +91,11 @@ def _solving(candidates: int, givens: int) -> str:
     return f"{candidates} candidate{'s' if candidates > 1 else ''}, {givens} givens"
 
 
-@contextmanager
-def _pool(processes: int, threads: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    context = get_context("spawn")
-    with context.Manager() as manager:
-        pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads,))
-        try:
-            yield pool, manager.Queue()
-        except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def _bars(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description:26}"),
-        BarColumn(24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns, console=console)
-
-
 def _job(
     messages: Any, name: str, what: str, settings: jobs.Settings, folder: Path, givens: int = 0, candidates: int = 1
 ) -> dict[str, Any]:
     """Runs in a process of its own."""
-    last = 0.0
-
-    def tell(done: int, total: int, note: str) -> None:
-        nonlocal last
-        if done >= total or time.monotonic() - last > 0.5:
-            last = time.monotonic()
-            messages.put((name, done, total, note))
-
+    tell = teller(messages, name)
     tell(0, 1, "preparing data")
     if what == "solve":
         return jobs.solve(settings, folder, givens, candidates, tell)

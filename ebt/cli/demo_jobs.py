@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-from ebt.cli.training import quiet
 from ebt.data.sudoku_module import SudokuDataModule
 from ebt.data.text import TextDataModule
 from ebt.evaluation import language_curve, sudoku_curve, to_json
 from ebt.hub import load_folder, save_folder
-from ebt.tasks import LanguageNetwork, LanguageTask, ModelTask, Optimisation, SudokuNetwork, SudokuTask
+from ebt.tasks import LanguageNetwork, LanguageTask, ModelTask, Optimisation, SudokuNetwork, SudokuTask, training
+from ebt.tasks.training import Report
 from ebt.thinking import Recipe
-
-Report = Callable[[int, int, str], None]
-"""Called with the units of work done, all units, and a note."""
 
 GIVENS = (17, 12, 10)
 SUDOKU_STEPS = (1, 2, 3, 4, 8, 16, 32)
@@ -78,35 +73,9 @@ class Settings:
         return LanguageTask(network, recipe, optimisation, sample_every=0, seed=self.seed)
 
 
-class _Beat(L.Callback):
-    """Reports each update."""
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        loss = trainer.callback_metrics.get("train/loss")
-        note = "" if loss is None else f"loss {float(loss):.2f}"
-        self.report(trainer.global_step, int(trainer.max_steps), note)
-
-
 def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report, *callbacks: L.Callback) -> dict[str, Any]:
     """Train, save the model, and tell its size and time."""
-    quiet()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=updates,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[_Beat(report), *callbacks],
-    )
-    began = time.monotonic()
-    trainer.fit(task, datamodule=data)
-    seconds = time.monotonic() - began
+    seconds = training.train(task, data, updates, report, *callbacks)
     save_folder(task.model, folder, getattr(data, "tokenizer", None))
     return {"parameters": sum(p.numel() for p in task.model.parameters()), "train_seconds": seconds}
 

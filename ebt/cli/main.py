@@ -24,6 +24,7 @@ COMMANDS = {
     "tokenizer": "train a tokenizer on your own text",
     "convert": "make a model folder of a published checkpoint",
     "demo": "train, think and report in minutes",
+    "study": "many trainings with seeds and intervals: what thinking is worth, and why",
 }
 """Each command with what it does; its module is ``ebt.cli.NAME``, with ``main(argv) -> exit code``."""
 

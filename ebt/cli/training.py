@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import re
 import sys
-import warnings
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Union, get_args
@@ -29,7 +27,7 @@ from ebt.cli.progress import Report
 from ebt.cli.run import Run
 from ebt.errors import InputError
 from ebt.tasks import ThinkingTask
-from ebt.thinking import ThinkingWarning
+from ebt.tasks.training import quiet
 
 DEFAULTS = {
     "max_steps": 1000,
@@ -42,15 +40,6 @@ DEFAULTS = {
     "enable_model_summary": False,
     "enable_checkpointing": False,  # Checkpoints does it
 }
-_NOISE = (
-    ".*does not have many workers.*",
-    ".*number of training batches .* is smaller than the logging interval.*",
-    ".*Experiment logs directory .* exists and is not empty.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*isinstance\\(treespec, LeafSpec\\).*",
-    ".*You are trying to `self.log\\(\\)` but the `self.trainer` reference is not registered.*",
-    "You're using the WeightAveraging callback",
-)
 
 
 class TrainingCLI(LightningCLI):
@@ -144,21 +133,6 @@ def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingC
             if "seed" in ((given.get(part) or {}).get("init_args") or {}):
                 raise InputError(f"{path}: {part}.init_args.seed is set, but one seed serves all: set seed_everything instead.")
     return cli
-
-
-def quiet() -> None:
-    """Leave out what Lightning says without being asked; real warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's calls, not the user's
-    for text in _NOISE:
-        warnings.filterwarnings("ignore", text)
-    warnings.showwarning = _show
-
-
-def _show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """A warning in one line, without the place in the code."""
-    print(f"ebt: {'alarm' if issubclass(category, ThinkingWarning) else 'warning'}: {message}", file=sys.stderr)
 
 
 def explain(error: BaseException) -> str:

@@ -42,6 +42,32 @@ def documentation_texts() -> list[str]:
     return [text for text in texts if len(text) >= _SMALLEST_DOCUMENT]
 
 
+def source_texts(count: int) -> list[str]:
+    """Source code of modules of the standard library, evenly spread over their names, without docstrings.
+
+    Docstrings are what ``documentation_texts`` is made of: whoever has learned that text shall not meet it here. Tests and
+    empty modules are left out.
+    """
+    modules = [path for _, path in _standard_modules()]
+    texts = (_code(path) for path in modules[:: max(1, len(modules) // (2 * count))])
+    return [text for text in texts if len(text) >= _SMALLEST_DOCUMENT][:count]
+
+
+def _code(path: Path) -> str:
+    """A module without its docstrings, empty if it cannot be read."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return ""
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+            first = node.body[0]
+            lines[first.lineno - 1 : first.end_lineno] = [""] * ((first.end_lineno or first.lineno) - first.lineno + 1)
+    return "".join(lines)
+
+
 def _standard_modules() -> list[tuple[str, Path]]:
     """Names and files of the standard library's Python modules."""
     found = {}

@@ -51,7 +51,8 @@ class TextDataModule(ResumableData):
         context_length: S, in tokens.
         batch_size: B, in contexts, for each process.
         evaluation_batch_size: the same for validation and testing; `batch_size` by default.
-        seed: of the split and of the training order.
+        seed: of the training order, and of the split.
+        split_seed: of the split, where it shall not change with the order.
         fractions: shares of train, validation and test.
         streaming: read, tokenise and pack during training instead of before.
         num_workers: processes that prepare batches.
@@ -81,6 +82,7 @@ class TextDataModule(ResumableData):
         fractions: tuple[float, float, float] = (0.9, 0.05, 0.05),
         streaming: bool = False,
         num_workers: int = 0,
+        split_seed: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -89,6 +91,7 @@ class TextDataModule(ResumableData):
         self.fields = Fields(text_field, prompt_field)
         self.tokenizer_spec, self.context_length, self.batch_size = tokenizer, context_length, batch_size
         self.seed, self.fractions, self.streaming, self.num_workers = seed, tuple(fractions), streaming, num_workers
+        self.split_seed = seed if split_seed is None else split_seed
         for name in ("context_length", "batch_size", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} is too small. Give at least 1.")
@@ -172,7 +175,7 @@ class TextDataModule(ResumableData):
 
     def _prepare_datasets(self, documents: dict[str, list[Document]], shares: Sequence[float]) -> None:
         self._sha256 = documents_sha256(document for part in documents.values() for document in part)
-        splits = split_documents(documents.pop("train"), shares, self.seed)
+        splits = split_documents(documents.pop("train"), shares, self.split_seed)
         splits.update(documents)
         datasets = {split: self._dataset(split, part) for split, part in splits.items() if part}
         self._documents = {split: len(splits[split]) for split in datasets}
@@ -197,7 +200,7 @@ class TextDataModule(ResumableData):
         streams = dict(sources)
         for split, share in zip(SPLITS, shares, strict=True):
             if 0 < share < 1:
-                draw = partial(drawn_documents, sources["train"], split, shares, self.seed)
+                draw = partial(drawn_documents, sources["train"], split, shares, self.split_seed)
                 streams[split] = Documents(f"{self.source} ({split} share)", draw)
         datasets = {split: StreamedExamples(part, self.tokenizer, self.context_length) for split, part in streams.items()}
         first = next(iter(datasets["train"]), None)  # fails now, rather than in the first step

@@ -1,7 +1,7 @@
 """What thinking is worth: quality against steps and candidates, energies of tokens and boards. Results go to JSON."""
 
-from ebt.evaluation.descents import thinks
-from ebt.evaluation.detection import auroc
+from ebt.evaluation.descents import check_counts, thinks
+from ebt.evaluation.detection import RiskCoverage, auroc, risk_coverage
 from ebt.evaluation.images import EnergyErrors, energy_errors, image_curve, patch_errors, psnr, square_errors, ssim
 from ebt.evaluation.language import language_curve
 from ebt.evaluation.probe import Probe, linear_probe, pooled_features
@@ -17,9 +17,11 @@ __all__ = [
     "LanguagePoint",
     "Point",
     "Probe",
+    "RiskCoverage",
     "SudokuPoint",
     "TokenEnergies",
     "auroc",
+    "check_counts",
     "energy_errors",
     "image_curve",
     "language_curve",
@@ -28,6 +30,7 @@ __all__ = [
     "pooled_features",
     "psnr",
     "square_errors",
+    "risk_coverage",
     "ssim",
     "sudoku_curve",
     "thinks",

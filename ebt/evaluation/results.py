@@ -125,7 +125,7 @@ def _cost(point: Point) -> float:
 
 def to_json(result: Any) -> dict[str, Any]:
     """A result as a JSON object; numbers that are not finite become null."""
-    plain: dict[str, Any] = _finite(asdict(result))
+    plain: dict[str, Any] = finite(asdict(result))
     return plain
 
 
@@ -134,9 +134,10 @@ def write_json(result: Any, path: str | Path) -> None:
     Path(path).write_text(json.dumps(to_json(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value for JSON: tuples become lists, numbers that are not finite None."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

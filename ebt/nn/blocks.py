@@ -181,7 +181,7 @@ class OutputNorm(nn.Module):
 
 
 class EnergyHead(nn.Module):
-    """The energy of each part, zero at first, so that training starts flat.
+    """The energy of each part, zero at first by default, so that training starts flat.
 
     linear: ``E = w . n(x)`` as in the paper; bilinear: ``E = -w . (n(x) * e)``, how well what the blocks make of context and
     candidate agrees with the candidate ``e``; quadratic: ``E = -w . (x * e)``. The energy is divided by the initial step size
@@ -217,7 +217,8 @@ class StepEmbedding(nn.Module):
 
 
 def initialise(network: nn.Module, config: NetworkConfig) -> None:
-    """The one place for initial weights: normal, std 1 / sqrt(fan in), residual outputs smaller, energy head and gates zero."""
+    """The one place for initial weights: normal, std 1 / sqrt(fan in), residual outputs smaller, gates zero, and so the
+    energy head, unless ``head_init`` says otherwise."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
             residual = name.endswith(("attention.output", "down"))
@@ -229,3 +230,5 @@ def initialise(network: nn.Module, config: NetworkConfig) -> None:
     for module in network.modules():
         if isinstance(module, (EnergyHead, Modulation)):
             nn.init.zeros_(module.projection.weight)
+        if isinstance(module, EnergyHead) and config.head_init == "xavier":
+            nn.init.xavier_normal_(module.projection.weight)

@@ -25,6 +25,10 @@ Head = Literal["linear", "bilinear", "quadratic"]
 candidate; or the same without the last norm, so that its gradient grows with what is wrong, however large that is."""
 
 
+HeadInit = Literal["zero", "xavier"]
+"""The first weights of the energy head: zero, so that training starts flat, or Xavier's, as in the published code."""
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """A stack of transformer blocks.
@@ -45,6 +49,7 @@ class NetworkConfig:
     """Number of step indices that are told apart; later steps count as the last."""
     anchor: Anchor = "none"
     head: Head = "linear"
+    head_init: HeadInit = "zero"
     scale_inputs: bool = False
     """Multiply embeddings by ``sqrt(dim)`` where they enter the blocks: tables can then be as small, and learn as fast, as
     output weights, while context and candidate are as large as what the blocks add. Autoregressive networks only."""
@@ -58,7 +63,13 @@ class NetworkConfig:
             raise ValueError(f"dim {self.dim} must be a multiple of 2 x heads ({2 * self.heads}): rotary embeddings need pairs")
         if self.ffn_dim is not None and self.ffn_dim < 1:
             raise ValueError(f"ffn_dim is {self.ffn_dim}: give a positive width, or null for 8/3 of dim")
-        kinds = (("block", BlockStyle), ("conditioning", Conditioning), ("anchor", Anchor), ("head", Head))
+        kinds = (
+            ("block", BlockStyle),
+            ("conditioning", Conditioning),
+            ("anchor", Anchor),
+            ("head", Head),
+            ("head_init", HeadInit),
+        )
         for name, choices in kinds:
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")

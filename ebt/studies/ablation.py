@@ -1,0 +1,125 @@
+"""The paper's table 2: the S2 recipe, and without one of its parts each."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+from ebt.evaluation.statistics import Estimate, over_seeds
+from ebt.plots.studies import grouped_bars, step_lines
+from ebt.studies.measure import CHOOSING, MEASURED
+from ebt.studies.models import RECIPES, TITLES
+from ebt.studies.page import Page, Table, Verdict, above
+from ebt.studies.runs import Run
+from ebt.studies.text import Results, TextPlan, improvement, longer, nats_at
+
+KINDS = ("ebt-s2", "s2-fixed-step-size", "s2-fixed-steps", "s2-no-noise", "s2-no-replay")
+LONGER, VERIFIED, ADDED = "thinking longer", "and self-verification", "self-verification adds"
+LONGER_MEAN, VERIFIED_MEAN = "thinking longer, over trained mean", "and self-verification, over trained mean"
+
+
+def plan(args: argparse.Namespace) -> TextPlan:
+    """Nothing but what all studies of text have."""
+    return TextPlan.of(args)
+
+
+def stages(plan: TextPlan) -> list[list[Run]]:
+    """Models, then their curves on both halves of the held-out text."""
+    curves = [plan.curve(kind, seed, half) for seed in range(plan.seeds) for kind in KINDS for half in (CHOOSING, MEASURED)]
+    return [plan.models(KINDS), curves]
+
+
+def gains(plan: TextPlan, kind: str, seed: int, results: Results) -> dict[str, float]:
+    """Improvements of the perplexity in per cent, and the nats and steps behind them."""
+    choosing, measured = (results[plan.curve(kind, seed, half).key] for half in (CHOOSING, MEASURED))
+    recipe = RECIPES[kind]
+    lowest = nats_at(measured, recipe.min_steps)
+    trained = fmean(nats_at(measured, steps) for steps in range(recipe.min_steps, recipe.max_steps + 1))
+    steps = {1: longer(kind, choosing), plan.candidates: longer(kind, choosing, plan.candidates)}
+    alone, verified = nats_at(measured, steps[1]), nats_at(measured, steps[plan.candidates], plan.candidates)
+    return {
+        "nats": lowest,
+        LONGER: improvement(lowest, alone),
+        VERIFIED: improvement(lowest, verified),
+        ADDED: improvement(alone, verified),
+        LONGER_MEAN: improvement(trained, alone),
+        VERIFIED_MEAN: improvement(trained, verified),
+        "steps": steps[1],
+        "verified steps": steps[plan.candidates],
+    }
+
+
+def report(plan: TextPlan, results: Results) -> Page:
+    """Tables, verdicts and pictures."""
+    found = {kind: [gains(plan, kind, seed, results) for seed in range(plan.seeds)] for kind in KINDS}
+    means = {kind: {name: over_seeds([one[name] for one in many]) for name in many[0]} for kind, many in found.items()}
+    shown = {name: [asdict(means[kind][name]) for kind in KINDS] for name in (LONGER, VERIFIED)}
+    label = "improvement of perplexity over the lowest trained number of steps (%)"
+    grouped_bars([TITLES[k] for k in KINDS], shown, plan.out / "gains.png", label, "What each part of the S2 recipe does")
+    panels = {"held-out text": {TITLES[kind]: _curve(plan, kind, results) for kind in KINDS}}
+    step_lines(panels, plan.out / "steps.png", "nats per token", "Thinking longer, one candidate")
+    return Page(
+        title="What each part of the S2 recipe does",
+        question="The paper's table 2: S2 in full, and without one of its parts each. How much does the perplexity fall when a "
+        "model thinks longer than it was trained to, and when it chooses among candidates by their energy?",
+        setting=[
+            *plan.setting(KINDS, results),
+            "As in the paper, the baseline of thinking is the lowest trained number of steps. The second table has a harder "
+            "baseline: the mean loss over the trained numbers.",
+            "Thinking longer is the number of steps above the lowest trained one that was best on the choosing half; with "
+            f"self-verification it is chosen again. Self-verification: {plan.candidates} candidates, the one of lowest energy "
+            "for each token.",
+        ],
+        tables=[_lowest(plan, means, found), _trained(means)],
+        verdicts=_verdicts(means),
+        pictures={
+            "gains.png": f"{label.capitalize()}: means over {plan.seeds} seeds, lines are 95 % intervals.",
+            "steps.png": "Loss against thinking steps, one candidate; bands are 95 % intervals over the seeds.",
+        },
+        numbers={"seeds": plan.seeds, "gains": found},
+    )
+
+
+def _curve(plan: TextPlan, kind: str, results: Results) -> dict[int, dict[str, Any]]:
+    curves = [results[plan.curve(kind, seed, MEASURED).key] for seed in range(plan.seeds)]
+    steps = sorted({point["steps"] for point in curves[0].values["points"]})
+    return {step: asdict(over_seeds([nats_at(curve, step) for curve in curves])) for step in steps}
+
+
+def _lowest(plan: TextPlan, means: dict[str, dict[str, Estimate]], found: dict[str, list[dict[str, float]]]) -> Table:
+    rows = [
+        [
+            TITLES[kind],
+            str(RECIPES[kind].min_steps),
+            mean["nats"].around(4),
+            *(mean[name].around(sign=True) for name in (LONGER, VERIFIED, ADDED)),
+            ", ".join(f"{one['steps']:g}/{one['verified steps']:g}" for one in found[kind]),
+        ]
+        for kind, mean in means.items()
+    ]
+    head = ["model", "lowest steps", "nats there", f"{LONGER} %", f"{VERIFIED} %", f"{ADDED} %", "chosen steps, by seed"]
+    return Table(
+        "Improvement of perplexity over the lowest trained number of steps",
+        head,
+        rows,
+        "Positive is better. Chosen steps: with one candidate / with several.",
+    )
+
+
+def _trained(means: dict[str, dict[str, Estimate]]) -> Table:
+    rows = [[TITLES[k], *(mean[name].around(sign=True) for name in (LONGER_MEAN, VERIFIED_MEAN))] for k, mean in means.items()]
+    return Table("The same over the mean of the trained numbers", ["model", f"{LONGER} %", f"{VERIFIED} %"], rows)
+
+
+def _verdicts(means: dict[str, dict[str, Estimate]]) -> list[Verdict]:
+    full = means["ebt-s2"]
+    return [
+        above("thinking longer helps", "full S2 over its lowest trained number of steps", full[LONGER]),
+        Verdict(
+            "self-verification adds to it",
+            full[ADDED].mean > 0,
+            f"full S2, on top of thinking longer: {full[ADDED].text(sign=True)} % (limit: the mean above 0)",
+        ),
+    ]

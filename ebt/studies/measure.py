@@ -1,0 +1,77 @@
+"""What a trained language model is measured on, and its thinking curve there."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ebt.data.packing import PackedTokens
+from ebt.data.tokenizers import encode
+from ebt.errors import InputError
+from ebt.evaluation import language_curve, thinks, to_json
+from ebt.hub import load_folder, load_tokenizer_of
+from ebt.studies import sets
+from ebt.studies.models import training_data
+from ebt.studies.runs import Json
+from ebt.tasks.training import Report
+
+CHOOSING, MEASURED = "choosing", "held-out"
+"""The two halves of the text that was held out: whatever is chosen, such as a number of steps, is chosen on the first."""
+
+
+def measure_curve(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Quality against thinking steps and candidates."""
+    model, batches = open_model(settings, places), contexts_of(settings, places)
+
+    def progress(done: int, _: int | None) -> None:
+        report(done, settings["contexts"], "")
+
+    return to_json(language_curve(model, batches, settings["steps"], settings["candidates"], progress=progress))
+
+
+def open_model(settings: Json, places: Json) -> Any:
+    """The model of a measurement, with the noise of its candidates."""
+    model = load_folder(places["model"])
+    if thinks(model):
+        model.config.candidate_noise = settings.get("candidate_noise", 0.0)
+    return model
+
+
+def contexts_of(settings: Json, places: Json) -> list[dict[str, Tensor]]:
+    """Batches of the contexts that a measurement is on: whole ones, evenly spread over the text.
+
+    Raises:
+        InputError: the text is too short.
+    """
+    text, count = settings["model"]["text"], settings["contexts"]
+    shape = tuple((name, text[name]) for name in ("tokenizer", "context_length", "batch_size"))
+    where = tuple((name, places[name]) for name in ("train", "validation", "model"))
+    dataset: Any = _dataset(shape, where, places["text"])
+    whole = len(dataset) - 1  # the last one may be padded
+    first, last = {CHOOSING: (0, whole // 2), MEASURED: (whole // 2, whole)}.get(places["text"], (0, whole))
+    if last - first < count:
+        raise InputError(
+            f"{places['text']} has {max(0, last - first)} whole contexts of {text['context_length']} tokens, and {count} are "
+            "to be measured: give more text, or a smaller --contexts."
+        )
+    chosen = np.linspace(first, last - 1, count).round().astype(int).tolist()
+    return list(DataLoader(Subset(dataset, chosen), batch_size=text["batch_size"]))
+
+
+@functools.lru_cache(maxsize=4)
+def _dataset(shape: tuple[tuple[str, Any], ...], where: tuple[tuple[str, Any], ...], text: str) -> Dataset[Any]:
+    if text in (CHOOSING, MEASURED):
+        return _held_out(shape, tuple(pair for pair in where if pair[0] != "model"))
+    tokenizer = load_tokenizer_of(dict(where)["model"])
+    return PackedTokens(encode(tokenizer, sets.read(text)), dict(shape)["context_length"], tokenizer.eos_token_id)
+
+
+@functools.lru_cache(maxsize=1)
+def _held_out(shape: tuple[tuple[str, Any], ...], where: tuple[tuple[str, Any], ...]) -> Dataset[Any]:
+    loader: Any = training_data(dict(shape), dict(where), seed=0).val_dataloader()
+    dataset: Dataset[Any] = loader.dataset
+    return dataset

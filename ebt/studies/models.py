@@ -1,0 +1,63 @@
+"""Language models that several studies share: trained once, by different recipes, on the same batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ebt.data.text import TextDataModule
+from ebt.hub import save_folder
+from ebt.studies.runs import Json
+from ebt.tasks import LanguageNetwork, LanguageTask, Optimisation
+from ebt.tasks.training import Report, train
+from ebt.thinking import Recipe
+
+NETWORK = {"size": "nano", "dim": 96}
+OPTIMISATION = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
+"""The demo's, for all models."""
+HELD_OUT = 0.1
+"""Share of the documents, where the training text has no validation file."""
+TRANSFORMER = "transformer-pp"
+S2 = Recipe.s2()
+RECIPES: dict[str, Recipe] = {
+    "ebt": Recipe(min_steps=1, max_steps=3, loss="last"),
+    "ebt-s1": Recipe.s1(),
+    "ebt-s2": S2,
+    "s2-fixed-step-size": Recipe.s2(step_size_spread=1.0),
+    "s2-fixed-steps": Recipe.s2(max_steps=S2.min_steps),
+    "s2-no-noise": Recipe.s2(noise=0.0),
+    "s2-no-replay": Recipe.s2(replay_size=0, replay_fraction=0.0),
+}
+"""The EBTs: by the library's own recipe as in the demo, by the paper's two, and by its second one without one part each."""
+TITLES = {
+    TRANSFORMER: "Transformer++",
+    "ebt": "EBT own recipe",
+    "ebt-s1": "EBT S1",
+    "ebt-s2": "EBT S2",
+    "s2-fixed-step-size": "S2, fixed step size",
+    "s2-fixed-steps": "S2, fixed number of steps",
+    "s2-no-noise": "S2, no Langevin noise",
+    "s2-no-replay": "S2, no replay buffer",
+}
+EBTS = ("ebt", "ebt-s1", "ebt-s2")
+
+
+def training_data(text: Json, places: Json, seed: int) -> TextDataModule:
+    """The training text and, as validation, the one that is held out; the split does not depend on the seed."""
+    shares = (1 - HELD_OUT, HELD_OUT, 0.0) if places["validation"] is None else (1.0, 0.0, 0.0)
+    shape = {name: text[name] for name in ("tokenizer", "context_length", "batch_size")}
+    data = TextDataModule(places["train"], places["validation"], fractions=shares, seed=seed, split_seed=0, **shape)
+    data.prepare()
+    return data
+
+
+def train_model(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Train a model and save its folder."""
+    report(0, 1, "preparing data")
+    data = training_data(settings["text"], places, settings["seed"])
+    recipe = Recipe(**(settings["recipe"] or {}))
+    optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
+    network = LanguageNetwork(kind=settings["kind"], **settings["network"])
+    task = LanguageTask(network, recipe, optimisation, sample_every=0, seed=settings["seed"])
+    seconds = train(task, data, settings["updates"], report)
+    save_folder(task.model, places["model"], data.tokenizer)
+    return {"parameters": sum(p.numel() for p in task.model.parameters()), "seconds": seconds, "data": data.statistics()}

@@ -1,0 +1,115 @@
+"""Processes that work side by side and tell how far they are."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ebt.tasks.training import Report
+
+OFTEN, SELDOM = 0.5, 30.0
+"""Seconds between messages of a job, and between lines where no bars can be drawn."""
+
+
+@contextmanager
+def pool(processes: int, threads: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
+    """So many fresh processes of so many threads each, and a queue of their messages. Whatever ends the block ends them."""
+    context = get_context("spawn")
+    with context.Manager() as manager:
+        made = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads,))
+        try:
+            yield made, manager.Queue()
+        except BaseException:
+            for process in list((made._processes or {}).values()):
+                process.terminate()
+            raise
+        finally:
+            made.shutdown(cancel_futures=True)
+
+
+def _start(threads: int) -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by the process that started these
+    torch.set_num_threads(threads)
+
+
+def teller(messages: Any, name: str) -> Report:
+    """What a job reports to, in its process."""
+    last = 0.0
+
+    def tell(done: int, total: int, note: str) -> None:
+        nonlocal last
+        if done >= total or time.monotonic() - last > OFTEN:
+            last = time.monotonic()
+            messages.put((name, done, total, note))
+
+    return tell
+
+
+def bars(console: Console) -> Progress:
+    """A bar for each job: how far, how long, time left, and a note."""
+    columns = (
+        TextColumn("{task.description:26}"),
+        BarColumn(24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    return Progress(*columns, console=console, speed_estimate_period=300)
+
+
+@dataclass
+class Board:
+    """Who is running, for the eyes of the user: one bar per job."""
+
+    progress: Progress
+    messages: Any
+    bars: dict[str, TaskID] = field(default_factory=dict)
+    printed: float = 0.0
+
+    def show(self, name: str, done: float, total: float, note: str = "") -> None:
+        """Move the bar of a job."""
+        if name not in self.bars:
+            self.bars[name] = self.progress.add_task(name, note="")
+        self.progress.update(self.bars[name], completed=done, total=total, note=note)
+
+    def read(self) -> None:
+        """Show all messages that have come."""
+        while True:
+            try:
+                self.show(*self.messages.get_nowait())
+            except queue.Empty:
+                return
+
+    def drop(self, name: str) -> None:
+        """Take away the bar of a job that has ended."""
+        if name in self.bars:
+            self.progress.remove_task(self.bars.pop(name))
+
+    def share(self, name: str) -> float:
+        """How much of a job is done, from 0 to 1."""
+        task = next((task for task in self.progress.tasks if task.id == self.bars.get(name)), None)
+        return 0.0 if task is None else task.percentage / 100
+
+    def print_now_and_then(self) -> None:
+        """Where no bars can be drawn, in a log file: a line for each job at work, twice a minute."""
+        if self.progress.console.is_terminal or time.monotonic() - self.printed < SELDOM:
+            return
+        self.printed = time.monotonic()
+        for task in self.progress.tasks:
+            if not task.finished:
+                left = "" if task.time_remaining is None else f", {task.time_remaining:.0f} s left"
+                self.progress.console.print(f"{task.description}: {task.percentage:.0f} %{left}, {task.fields['note']}")

@@ -1,0 +1,163 @@
+"""Runs: what they are, where their results are kept, and how several work side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ebt.errors import InputError
+from ebt.evaluation.results import finite
+from ebt.studies.pool import Board, bars, pool, teller
+from ebt.tasks.training import Report
+
+Json = Mapping[str, Any]
+Work = Callable[[Json, Json, Report], dict[str, Any]]
+"""Executes a run: its settings, its places, whom to tell of progress. The result is a JSON object."""
+PACKAGES = ("energy-based-transformers", "torch", "lightning", "transformers")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One training or measurement."""
+
+    name: str
+    """Short, and its own among the runs of a study."""
+    work: Work
+    """A function of a module, so that another process finds it."""
+    settings: Json
+    """All that its result depends on, as JSON."""
+    folder: Path
+    """Where the result is kept."""
+    places: Json = field(default_factory=dict)
+    """Paths that the work needs, and that the result does not depend on."""
+    product: Path | None = None
+    """What else it makes, without which it is not done."""
+
+    @property
+    def key(self) -> str:
+        """Name and fingerprint of the settings: runs that differ never share a file."""
+        return f"{self.name.replace(' ', '-')}-{fingerprint(self.settings)}"
+
+    @property
+    def path(self) -> Path:
+        """The file of the result."""
+        return self.folder / f"{self.key}.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run left."""
+
+    settings: Json
+    values: Json
+    seconds: float
+    machine: Json
+
+
+def fingerprint(settings: Json) -> str:
+    """Ten hexadecimal digits that tell settings apart."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def load(run: Run) -> Result | None:
+    """The result of a run that has finished, None if it has not.
+
+    Raises:
+        InputError: its file is not what a finished run leaves.
+    """
+    if not run.path.is_file():
+        return None
+    try:
+        result = Result(**json.loads(run.path.read_text(encoding="utf-8")))
+        if not all(isinstance(part, dict) for part in (result.settings, result.values, result.machine)):
+            raise TypeError("a field is of the wrong kind")
+        if fingerprint(result.settings) != fingerprint(run.settings):
+            raise ValueError("it was made with other settings")
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(f"{run.path} is no result of this run ({error}): delete it, then the run is made again.") from error
+    return None if run.product is not None and not run.product.exists() else result
+
+
+def write(value: Json, path: Path) -> None:
+    """Write a JSON file, numbers that are not finite as null; a reader finds it whole or not at all."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    fresh.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console) -> dict[str, Result]:
+    """The results of all runs by their keys: read where they are there, else made now, ``jobs`` at a time.
+
+    Raises:
+        InputError: a broken file, whatever a run finds wrong in its input, or a process that died.
+    """
+    stages = [list({run.key: run for run in stage}.values()) for stage in stages]
+    runs = [run for stage in stages for run in stage]
+    found = {run.key: result for run in runs if (result := load(run)) is not None}
+    console.print(f"{len(runs)} runs, {len(found)} of them finished before.", highlight=False)
+    missing = [[run for run in stage if run.key not in found] for stage in stages]
+    if any(missing):
+        for folder in {run.folder for run in runs}:
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            _execute(missing, min(jobs, max(map(len, missing))), console)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "A process died, as they do when memory runs out. What has finished is kept: the same command goes on; "
+                "with a smaller --jobs it needs less memory."
+            ) from error
+        found |= {run.key: result for stage in missing for run in stage if (result := load(run)) is not None}
+    return found
+
+
+def _execute(stages: Iterable[Sequence[Run]], jobs: int, console: Console) -> None:
+    stages = [stage for stage in stages if stage]
+    total, done, began = sum(map(len, stages)), 0, time.monotonic()
+    with pool(jobs, 1) as (workers, messages), bars(console) as progress:
+        board = Board(progress, messages)
+        board.show(f"all {total} runs", 0, total)
+        for stage in stages:
+            running: dict[Future[float], Run] = {
+                workers.submit(_run, messages, run.name, run.work, run.settings, run.path, run.places): run for run in stage
+            }
+            while running:
+                ended, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                board.read()
+                for future in ended:
+                    run, done = running.pop(future), done + 1
+                    console.print(f"{run.name}: {future.result():.1f} s", highlight=False)
+                    board.drop(run.name)
+                ahead = done + sum(board.share(run.name) for run in running.values())
+                speed = 60 * ahead / (time.monotonic() - began)
+                board.show(f"all {total} runs", ahead, total, f"{done} done, {speed:.2g} a minute")
+                board.print_now_and_then()
+
+
+def _run(messages: Any, name: str, work: Work, settings: Json, path: Path, places: Json) -> float:
+    """Runs in a process of its own, writes the result, and tells its seconds."""
+    began = time.monotonic()
+    values = work(settings, places, teller(messages, name))
+    seconds = time.monotonic() - began
+    write({"settings": settings, "values": values, "seconds": seconds, "machine": machine()}, path)
+    return seconds
+
+
+def machine() -> dict[str, Any]:
+    """What this computer is, and what runs on it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    versions = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+    return {"processor": names[0] if names else platform.machine(), "cores": os.cpu_count(), "versions": versions}

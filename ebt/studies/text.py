@@ -1,0 +1,147 @@
+"""The plan of a study of text, and how thinking curves become numbers."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ebt.evaluation import check_counts
+from ebt.studies import sets
+from ebt.studies.measure import CHOOSING, MEASURED, measure_curve
+from ebt.studies.models import HELD_OUT, NETWORK, OPTIMISATION, RECIPES, TITLES, train_model
+from ebt.studies.runs import Result, Run, Work
+
+Results = Mapping[str, Result]
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """What all studies of text share."""
+
+    out: Path
+    store: Path
+    """Where the trained models are, which studies share."""
+    train: str
+    validation: str | None
+    tokenizer: str
+    updates: int
+    seeds: int
+    contexts: int
+    steps: tuple[int, ...]
+    candidates: int
+    noise: float
+    context_length: int
+    batch_size: int = 16
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> TextPlan:
+        """From the options; those that are not given are smaller in a quick study."""
+        quick = args.quick
+        return cls(
+            out=Path(args.out),
+            store=Path(args.models),
+            train=args.train,
+            validation=args.validation,
+            tokenizer=args.tokenizer,
+            updates=args.updates or (4 if quick else 1000),
+            seeds=args.seeds,
+            contexts=args.contexts or (8 if quick else 256),
+            steps=tuple(check_counts("--steps", args.steps or ([1, 2, 3, 4] if quick else [1, 2, 3, 4, 6, 8, 12]))),
+            candidates=args.candidates or (3 if quick else 5),
+            noise=args.candidate_noise,
+            context_length=args.context_length,
+        )
+
+    def model(self, kind: str, seed: int) -> Run:
+        """The training of a model."""
+        recipe = RECIPES.get(kind)
+        text = {
+            "train": identity(self.train),
+            "validation": None if self.validation is None else identity(self.validation),
+            "tokenizer": self.tokenizer,
+            "context_length": self.context_length,
+            "batch_size": self.batch_size,
+        }
+        settings = {
+            "kind": "ebt" if recipe else "transformer_pp",
+            "recipe": asdict(recipe) if recipe else None,
+            "network": NETWORK,
+            "optimisation": asdict(OPTIMISATION),
+            "text": text,
+            "updates": self.updates,
+            "seed": seed,
+        }
+        run = Run(f"model {kind} {seed}", train_model, settings, self.store / "raw")
+        folder = self.store / "models" / run.key
+        places = {"train": self.train, "validation": self.validation, "model": str(folder)}
+        return Run(run.name, run.work, settings, run.folder, places, folder / "config.json")
+
+    def measurement(self, work: Work, kind: str, seed: int, text: str = MEASURED, **settings: Any) -> Run:
+        """Something measured with a trained model on a text: a half of what was held out, or a set."""
+        model = self.model(kind, seed)
+        about = {"half": text} if text in (CHOOSING, MEASURED) else identity(text)
+        given = {"model": model.settings, "text": about, "contexts": self.contexts, **settings}
+        return Run(f"{kind} {seed} {Path(text).name}", work, given, self.out / "raw", {**model.places, "text": text})
+
+    def curve(self, kind: str, seed: int, text: str) -> Run:
+        """The thinking curve of a model on a text."""
+        steps, candidates, noise = [1], [1], 0.0
+        if kind in RECIPES:
+            steps = sorted({*self.steps, RECIPES[kind].min_steps, RECIPES[kind].own_steps})
+            candidates, noise = sorted({1, self.candidates}), self.noise
+        how = {"steps": steps, "candidates": candidates, "candidate_noise": noise}
+        return self.measurement(measure_curve, kind, seed, text, **how)
+
+    def models(self, kinds: Sequence[str]) -> list[Run]:
+        """The trainings of all seeds."""
+        return [self.model(kind, seed) for seed in range(self.seeds) for kind in kinds]
+
+    def setting(self, kinds: Sequence[str], results: Results) -> list[str]:
+        """How models were trained and measured, in sentences."""
+        made = {kind: [results[self.model(kind, seed).key].values for seed in range(self.seeds)] for kind in kinds}
+        sizes = ", ".join(f"{TITLES[kind]} {found[0]['parameters']:,}" for kind, found in made.items())
+        seconds = ", ".join(f"{TITLES[kind]} {fmean(one['seconds'] for one in found):.0f}" for kind, found in made.items())
+        held_out = f"{HELD_OUT:.0%} of its documents" if self.validation is None else Path(self.validation).name
+        unit = "bytes" if self.tokenizer == "bytes" else f"tokens of {self.tokenizer}"
+        return [
+            f"Trained on {Path(self.train).name}, held out: {held_out}. All models see the same "
+            f"{self.updates * self.batch_size * self.context_length:,} {unit} in the same batches ({self.updates:,} updates of "
+            f"{self.batch_size} contexts of {self.context_length}), with the same optimiser.",
+            f"Seeds {', '.join(map(str, range(self.seeds)))}: of weights, batches and starts. Intervals are Student's, 95 %, "
+            "over the seeds, unless something else is said.",
+            f"Parameters: {sizes}. Mean seconds of training: {seconds}.",
+            f"Each number is on {self.contexts} contexts, {self.contexts * self.context_length:,} scored tokens a model: every "
+            "token is predicted from those before it in its context. Perplexity is the exponential of the mean loss over them.",
+            "Half of the held-out text serves to choose numbers of steps, the other half to measure.",
+        ]
+
+
+@functools.cache
+def identity(source: str) -> dict[str, str]:
+    """See ``sets.identity``; each file is read once."""
+    return sets.identity(source)
+
+
+def nats_at(result: Result, steps: int, candidates: int = 1) -> float:
+    """Nats per token of a thinking curve; infinite where they are not finite."""
+    for point in result.values["points"]:
+        if (point["steps"], point["candidates"]) == (steps, candidates):
+            return math.inf if point["nats"] is None else float(point["nats"])
+    raise KeyError(f"{steps} steps with {candidates} candidates were not measured")
+
+
+def longer(kind: str, choosing: Result, candidates: int = 1) -> int:
+    """The number of steps above the lowest trained one that the choosing half prefers."""
+    tried = {point["steps"] for point in choosing.values["points"] if point["steps"] > RECIPES[kind].min_steps}
+    return min(tried, key=lambda steps: (nats_at(choosing, steps, candidates), steps))
+
+
+def improvement(before: float, after: float) -> float:
+    """By how many per cent the perplexity falls, from nats per token."""
+    return 100 * (1 - math.exp(after - before))
