@@ -146,6 +146,26 @@ def _stability(options: Options) -> None:
     _corpus(options)
 
 
+def _sudoku(options: Options) -> None:
+    add, whole = options.add_argument, count_from(1)
+    add("--size", type=int, choices=(4, 6, 9), default=9, help="of the boards (default: 9)")
+    add("--collection", metavar="FILE", help="CSV of puzzles with few givens, such as 17 (default: generated puzzles)")
+    add("--puzzles", type=whole, metavar="N", help="to train on (default: 4000; 9x9: 50000, or all of the collection)")
+    add("--givens", type=counts, metavar="A,B", help="fewest and most in training (default: by the size)")
+    add("--test-givens", type=counts, metavar="N,N,..", help="a test set for each (default: by the size)")
+    add("--symmetries", action="store_true", help="permute lines and bands in training, too: for few puzzles")
+    add("--kinds", type=_names(*SUDOKU_KINDS), metavar="A,B,..", help=f"models (default: {','.join(SUDOKU_KINDS)})")
+    add("--layers", type=whole, default=4, metavar="N", help="of each model (default: 4)")
+    add("--dim", type=whole, default=64, metavar="N", help="their width (default: 64)")
+    add("--minutes", type=number_in(0), metavar="M", help="of processor time to train each model (default: 30)")
+    add("--boards", type=whole, metavar="N", help="test boards for each number of givens (default: 500)")
+    add("--steps", type=counts, metavar="N,N,..", help="steps or iterations (default: 1,2,3,4,8,16,32,64)")
+    add("--candidates", type=count_from(2), metavar="M", help="of self-verification (default: 8)")
+
+
+SUDOKU_KINDS = ("ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive")
+
+
 def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     def values(text: str) -> list[Any]:
         return list(dict.fromkeys(kind(part) for part in text.split(",")))
@@ -173,6 +193,7 @@ OPTIONS: dict[str, tuple[Callable[[Options], None], str]] = {
     "ablation": (_text, "ebt study ablation --train wikitext2-test.txt --validation wikitext2-valid.txt"),
     "uncertainty": (_text, "ebt study uncertainty --train wikitext2-test.txt --validation wikitext2-valid.txt"),
     "verifiers": (_text, "ebt study verifiers --candidates 8 --candidate-noise 0.1"),
+    "sudoku": (_sudoku, "ebt study sudoku --size 6 --minutes 10"),
     "ood": (_ood, "ebt study ood --set gsm8k=gsm8k-test.jsonl --set shakespeare=tinyshakespeare.txt"),
 }
 """For each study, what adds its own options, and an example."""

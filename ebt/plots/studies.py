@@ -54,6 +54,18 @@ def step_lines(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], path:
             step_axis(axes, [step for points in series.values() for step in points], below)
 
 
+def effort_lines(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Estimate]]]], path: str | Path, label: str, title: str
+) -> None:
+    """Lines over function evaluations, on a logarithmic axis, with bands: a panel for each thing, a colour for each series."""
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    with _panels(list(panels), names, path, ("function evaluations", label), title) as grid:
+        for axes, series in zip(grid, panels.values(), strict=True):
+            for name, points in series.items():
+                _band(axes, dict(points), names.index(name), name)
+            axes.set_xscale("log", base=2)
+
+
 def line_panels(
     panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
     path: str | Path,
@@ -111,7 +123,7 @@ def _panels(
             figure.legend([found[name] for name in kept], kept, loc="outside lower center", ncols=min(3, len(kept)))
 
 
-def _band(axes: Axes, points: Mapping[int, Estimate], colour: int, label: str) -> None:
+def _band(axes: Axes, points: Mapping[Any, Estimate], colour: int, label: str) -> None:
     shade, marker = COLOURS[colour % len(COLOURS)], MARKERS[colour % len(MARKERS)]
     steps, values = list(points), list(points.values())
     axes.plot(steps, [value["mean"] for value in values], color=shade, marker=marker, label=label)

@@ -10,6 +10,7 @@ STUDIES = {
     "ablation": "the paper's table 2: what each part of the S2 recipe does for thinking longer and self-verification",
     "ood": "one model, many texts: does thinking gain more where the text is further from the training text?",
     "uncertainty": "does energy know where the model is wrong, and that a text is none?",
+    "sudoku": "boards with few givens: an EBT against its feed-forward twin, looped and recursive transformers",
     "verifiers": "which of several candidates: lowest energy against votes, means, likelihood and the best in hindsight",
 }
 """Each study with what it asks; its module is ``ebt.studies.NAME``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from ebt.tasks.base import ThinkingTask
 from ebt.thinking import ThinkingWarning
@@ -50,6 +52,60 @@ def train(task: ThinkingTask, data: Any, updates: int, report: Report, *callback
     began = time.monotonic()
     trainer.fit(task, datamodule=data)
     return time.monotonic() - began
+
+
+def train_for(task: ThinkingTask, data: Any, minutes: float, report: Report, average: float = 0.99) -> dict[str, Any]:
+    """Train for so many minutes of processor time, so that other load on the machine does not count.
+
+    The learning rate goes its whole way within the budget. From half of it on weights are averaged, with the decay ``average``
+    (0 for none).
+
+    Returns:
+        updates, and seconds of processor time.
+    """
+    budget = _Budget(60 * minutes, report)
+    averaging = [_SecondHalf(budget, average)] if average else []
+    began = time.process_time()
+    train(task, data, _ENDLESS, lambda *_: None, *averaging, budget)
+    return {"updates": budget.updates, "seconds": time.process_time() - began}
+
+
+_ENDLESS = 10**9
+
+
+class _Budget(L.Callback):
+    """Ends a training after its processor time, and sets the learning rate by how much of it is gone."""
+
+    def __init__(self, seconds: float, report: Report) -> None:
+        self.seconds, self.report, self.updates, self.share = seconds, report, 0, 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = time.process_time()
+        self.rates = [group["initial_lr"] for optimiser in trainer.optimizers for group in optimiser.param_groups]
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        expected = self.updates / self.share if self.share else math.inf
+        groups = (group for optimiser in trainer.optimizers for group in optimiser.param_groups)
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = rate * pl_module.optimisation.ratio(self.updates, expected)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.updates += 1
+        self.share = (time.process_time() - self.began) / self.seconds
+        trainer.should_stop = self.share >= 1
+        loss = trainer.callback_metrics.get("train/loss")
+        self.report(round(1000 * min(1.0, self.share)), 1000, "" if loss is None else f"loss {float(loss):.2f}")
+
+
+class _SecondHalf(EMAWeightAveraging):
+    """Averages weights when half of a budget is gone."""
+
+    def __init__(self, budget: _Budget, decay: float) -> None:
+        super().__init__(decay=decay)
+        self.budget = budget
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return step_idx is not None and self.budget.share >= 0.5
 
 
 class _Beat(L.Callback):

@@ -1,0 +1,301 @@
+"""Sudoku with fewer givens than trained: an EBT against the same blocks without an energy, trained for the same time."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebt.data.sudoku_module import SudokuDataModule
+from ebt.evaluation import sudoku_curve, to_json
+from ebt.evaluation.statistics import Estimate, over_seeds
+from ebt.hub import load_folder, save_folder
+from ebt.plots.studies import effort_lines
+from ebt.studies.page import Page, Table, Verdict
+from ebt.studies.runs import Json, Result, Run
+from ebt.studies.sets import identity
+from ebt.tasks import Optimisation, SudokuNetwork, SudokuTask
+from ebt.tasks.training import Report, train_for
+from ebt.thinking import Recipe
+
+KINDS = {
+    "ebt": "EBT",
+    "feed_forward": "feed-forward twin",
+    "looped_prediction": "looped, prediction fed back",
+    "looped_hidden": "looped, hidden state carried",
+    "recursive": "tiny recursive model",
+}
+TWIN, RIVAL = "feed_forward", "looped_prediction"
+OPTIMISATION = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
+RECIPE = Recipe(min_steps=2, max_steps=4)
+SCALE = {6: 0.35, 9: 1.0}
+"""Step size of thinking, as a multiple of the learned one, by the size of the board."""
+NOISE = 0.3
+"""Langevin noise of all candidates but the first."""
+UNSOLVED = 0.05
+"""The feed-forward twin solves less where the EBT has to show what it can."""
+AUROC = 0.75
+
+
+@dataclass(frozen=True)
+class SudokuPlan:
+    """What is trained and measured."""
+
+    out: Path
+    size: int
+    collection: str | None
+    puzzles: int
+    givens: tuple[int, int]
+    test_givens: tuple[int, ...]
+    symmetries: bool
+    kinds: tuple[str, ...]
+    layers: int
+    dim: int
+    minutes: float
+    boards: int
+    steps: tuple[int, ...]
+    candidates: int
+    seeds: int
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> SudokuPlan:
+        """From the options; those that are not given depend on the size of the board, and are smaller in a quick study."""
+        quick, few = args.quick, args.size == 9 and args.collection is not None
+        usual = {4: (5, 9), 6: (14, 20), 9: (17, 34) if few else (28, 45)}
+        tests = {4: (4, 6), 6: (10, 12, 14, 17), 9: (17, 20, 24, 28, 34) if few else (24, 28, 32, 36, 40)}
+        steps = args.steps or ([1, 2, 4] if quick else [1, 2, 3, 4, 8, 16, 32, 64])
+        return cls(
+            Path(args.out),
+            args.size,
+            args.collection,
+            args.puzzles or (64 if quick else 4000 if args.size < 9 else 50_000),
+            tuple(args.givens or usual[args.size]),
+            tuple(args.test_givens or tests[args.size][: 2 if quick else None]),
+            args.symmetries,
+            tuple(args.kinds or KINDS),
+            args.layers,
+            args.dim,
+            args.minutes or (0.02 if quick else 30.0),
+            args.boards or (8 if quick else 500),
+            tuple(sorted(set(steps))),
+            args.candidates or (2 if quick else 8),
+            args.seeds,
+        )
+
+    def data(self, seed: int = 0) -> dict[str, Any]:
+        """Settings of the data module: the same puzzles for all seeds, whose order and relabelling differ."""
+        return {
+            "size": self.size,
+            "train_count": self.puzzles,
+            "train_givens": list(self.givens),
+            "validation_count": 1,
+            "test_count": self.boards,
+            "test_givens": list(self.test_givens),
+            "batch_size": 64 if self.size < 9 else 32,
+            "permute_lines": self.symmetries,
+        }
+
+    def model(self, kind: str, seed: int) -> Run:
+        """The training of a model."""
+        settings = {
+            "kind": kind,
+            "network": {"size": "nano", "layers": self.layers, "dim": self.dim},
+            "recipe": asdict(RECIPE) if kind != TWIN else asdict(Recipe()),
+            "optimisation": asdict(OPTIMISATION),
+            "data": self.data(),
+            "collection": None if self.collection is None else identity(self.collection),
+            "minutes": self.minutes,
+            "seed": seed,
+        }
+        run = Run(f"model {kind} {seed}", train_board_model, settings, self.out / "raw")
+        folder = self.out / "models" / run.key
+        places = {"collection": self.collection, "model": str(folder)}
+        return Run(run.name, run.work, settings, run.folder, places, folder / "config.json")
+
+    def curve(self, kind: str, seed: int, givens: int, candidates: int = 1) -> Run:
+        """Boards solved against steps."""
+        model = self.model(kind, seed)
+        how = {"givens": givens, "steps": list(self.steps), "candidates": candidates, "scale": SCALE.get(self.size, 1.0)}
+        name = f"{kind} {seed} {givens} givens" + (f" best of {candidates}" if candidates > 1 else "")
+        return Run(name, measure_boards, {"model": model.settings, **how}, self.out / "raw", model.places)
+
+
+def plan(args: argparse.Namespace) -> SudokuPlan:
+    """From the options."""
+    return SudokuPlan.of(args)
+
+
+def stages(plan: SudokuPlan) -> list[list[Run]]:
+    """Models, then their curves."""
+    seeds = range(plan.seeds)
+    curves = [plan.curve(kind, seed, givens) for seed in seeds for kind in plan.kinds for givens in plan.test_givens]
+    if "ebt" in plan.kinds:
+        curves += [plan.curve("ebt", seed, givens, plan.candidates) for seed in seeds for givens in plan.test_givens]
+    return [[plan.model(kind, seed) for seed in seeds for kind in plan.kinds], curves]
+
+
+def _boards(data: Json, places: Json, seed: int) -> SudokuDataModule:
+    settings = {**data, "train_givens": tuple(data["train_givens"])}
+    made = SudokuDataModule(collection=places["collection"], seed=0, **settings)
+    made.prepare()
+    made.seed = seed  # of the order and the relabelling alone: all seeds have the same puzzles
+    return made
+
+
+def train_board_model(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Train a model for its budget of processor time, and save its folder."""
+    report(0, 1, "preparing puzzles")
+    data = _boards(settings["data"], places, settings["seed"])
+    optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
+    network = SudokuNetwork(kind=settings["kind"], **settings["network"])
+    task = SudokuTask(network, Recipe(**settings["recipe"]), optimisation, seed=settings["seed"])
+    made = train_for(task, data, settings["minutes"], report)
+    save_folder(task.model, places["model"])
+    return {"parameters": sum(p.numel() for p in task.model.parameters()), **made}
+
+
+def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Boards solved, cells right, and evaluations, for every number of steps."""
+    model: Any = load_folder(places["model"])
+    if settings["model"]["kind"] == "ebt":
+        model.config.step_size_scale, model.config.candidate_noise = settings["scale"], NOISE
+    boards = _boards(settings["model"]["data"], places, 0).sets[f"givens_{settings['givens']}"]
+    puzzles, solutions = (torch.as_tensor(part) for part in boards)
+    steps = settings["steps"] if settings["model"]["kind"] != TWIN else [1]
+
+    def progress(done: int, total: int | None) -> None:
+        report(done, total or done, "")
+
+    return to_json(sudoku_curve(model, puzzles, solutions, steps, [settings["candidates"]], progress=progress))
+
+
+Results = Mapping[str, Result]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A model on the boards with some number of givens: shares over the seeds, by steps."""
+
+    name: str
+    evaluations: dict[int, float]
+    """Forward and inner backward passes."""
+    exact: dict[int, Estimate]
+    cell: dict[int, Estimate]
+    auroc: Estimate | None
+    """Of the energies of cells, after the last step."""
+
+    def within(self, evaluations: float) -> Estimate | None:
+        """At the largest number of steps that takes no more passes."""
+        steps = [step for step, passes in self.evaluations.items() if passes <= evaluations]
+        return self.exact[max(steps)] if steps else None
+
+
+def _line(plan: SudokuPlan, results: Results, kind: str, givens: int, candidates: int = 1) -> Line:
+    curves = [results[plan.curve(kind, seed, givens, candidates).key].values["points"] for seed in range(plan.seeds)]
+    by_step = {points[0]["steps"]: points for points in zip(*curves, strict=True)}
+    aurocs = [curve[-1]["cell_auroc"] for curve in curves]
+
+    def percent(name: str) -> dict[int, Estimate]:
+        return {step: over_seeds([100 * point[name] for point in points]) for step, points in by_step.items()}
+
+    return Line(
+        KINDS[kind] + (f", best of {candidates}" if candidates > 1 else ""),
+        {step: points[0]["forward"] + points[0]["backward"] for step, points in by_step.items()},
+        percent("exact"),
+        percent("cell"),
+        over_seeds(aurocs) if all(value is not None for value in aurocs) else None,
+    )
+
+
+def report(plan: SudokuPlan, results: Results) -> Page:
+    """Tables by number of givens, verdicts, and a picture."""
+    lines = {givens: [_line(plan, results, kind, givens) for kind in plan.kinds] for givens in plan.test_givens}
+    if "ebt" in plan.kinds:
+        for givens, found in lines.items():
+            found.insert(1, _line(plan, results, "ebt", givens, plan.candidates))
+    panels = {
+        f"{givens} givens": {
+            line.name: [(line.evaluations[step], asdict(line.exact[step])) for step in line.exact] for line in found
+        }
+        for givens, found in lines.items()
+    }
+    effort_lines(panels, plan.out / "sudoku.png", "boards solved (%)", f"{plan.size}x{plan.size} Sudoku")
+    return Page(
+        title=f"{plan.size}x{plan.size} Sudoku by thinking",
+        question="Boards with few givens need search. How many does a model solve, and does thinking longer than in training "
+        "help, for an EBT and for the same blocks without an energy?",
+        setting=_setting(plan, results),
+        tables=[_table(f"{givens} givens", found) for givens, found in lines.items()],
+        verdicts=_verdicts(plan, lines),
+        pictures={
+            "sudoku.png": "Boards solved against function evaluations, forward and inner backward passes together; bands are "
+            "95 % intervals over the seeds."
+        },
+        numbers={"lines": {str(givens): [asdict(line) for line in found] for givens, found in lines.items()}},
+    )
+
+
+def _setting(plan: SudokuPlan, results: Results) -> list[str]:
+    made = {kind: [results[plan.model(kind, seed).key].values for seed in range(plan.seeds)] for kind in plan.kinds}
+    sizes = "; ".join(
+        f"{KINDS[kind]} {found[0]['parameters']:,}, {', '.join(str(one['updates']) for one in found)}"
+        for kind, found in made.items()
+    )
+    source = "generated" if plan.collection is None else f"of {Path(plan.collection).name}, further cells revealed at random"
+    return [
+        f"Trained on {plan.puzzles:,} puzzles, {source}, with {plan.givens[0]} to {plan.givens[1]} givens, digits "
+        f"{'and lines ' if plan.symmetries else ''}permuted; {plan.boards} test boards for each number of givens. No "
+        "solution grid of training occurs in a test, in any labelling of the digits.",
+        f"{plan.minutes:g} minutes of one processor for each model; {plan.layers} layers of {plan.dim}, the same optimiser. "
+        f"EBT and loops train with {RECIPE.min_steps} to {RECIPE.max_steps} steps or iterations and a loss at each. Weights "
+        "are averaged over the second half.",
+        f"Parameters and updates by seed: {sizes}.",
+        "A step of the EBT is a forward and a backward pass, an iteration of a looped transformer one forward pass, one of the "
+        "recursive model seven.",
+    ]
+
+
+def _table(title: str, lines: list[Line]) -> Table:
+    steps = sorted({step for line in lines for step in line.exact})
+    rows = []
+    for line in lines:
+        most = max(line.exact)
+        cells = [line.exact[step].around(1) if step in line.exact else "" for step in steps]
+        auroc = "" if line.auroc is None else line.auroc.around(3)
+        rows.append([line.name, *cells, line.cell[most].around(1), f"{line.evaluations[most]:.0f}", auroc])
+    head = ["boards solved, %", *(f"{step} steps" if step > 1 else "1 step" for step in steps), "cells %", "passes", "AUROC"]
+    note = "Cells, passes and AUROC (does a cell's energy tell that it is wrong?) at the largest number of steps."
+    return Table(title, head, rows, note)
+
+
+def _verdicts(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> list[Verdict]:
+    if not {"ebt", TWIN, RIVAL} <= set(plan.kinds):
+        return []
+    names = {
+        kind: {givens: next(x for x in found if x.name == KINDS[kind]) for givens, found in lines.items()} for kind in KINDS
+    }
+    hard = [givens for givens in lines if names[TWIN][givens].exact[1].mean < 100 * UNSOLVED]
+    if not hard:
+        return [Verdict("the twin fails", False, f"it solves {UNSOLVED:.0%} or more of all boards: give fewer givens")]
+    easiest = max(hard)
+    ours, twin = names["ebt"][easiest], names[TWIN][easiest]
+    best = ours.exact[max(ours.exact)]
+    most = max(ours.evaluations.values())
+    found = [_over(f"{easiest} givens, EBT over the feed-forward twin", best, twin.exact[1])]
+    for kind in ("looped_prediction", "looped_hidden", "recursive"):
+        if kind in plan.kinds and (theirs := names[kind][easiest].within(most)) is not None:
+            found.append(_over(f"{easiest} givens, EBT over {KINDS[kind]}, at no more than {most:.0f} passes", best, theirs))
+    if ours.auroc is not None:
+        text = f"AUROC of the energies of cells, {easiest} givens: {ours.auroc.text(3)} (limit {AUROC})"
+        found.append(Verdict("energy finds wrong cells", ours.auroc.mean >= AUROC, text))
+    return found
+
+
+def _over(name: str, ours: Estimate, theirs: Estimate) -> Verdict:
+    """Met if the intervals do not overlap."""
+    apart = ours.low is not None and theirs.high is not None and ours.low > theirs.high
+    return Verdict(name, apart, f"{ours.text(1)} % against {theirs.text(1)} % (limit: intervals apart)")
