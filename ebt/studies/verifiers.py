@@ -16,9 +16,9 @@ from ebt.plots.studies import grouped_bars
 from ebt.studies.measure import MEASURED, contexts_of, open_model
 from ebt.studies.models import EBTS, RECIPES, TITLES
 from ebt.studies.page import Page, Table, Verdict, above
+from ebt.studies.pool import Report
 from ebt.studies.runs import Json, Run
 from ebt.studies.text import Results, TextPlan, improvement
-from ebt.tasks.training import Report
 from ebt.thinking import Rule
 
 RULES: dict[str, Rule] = {
@@ -66,7 +66,7 @@ def measure(settings: Json, places: Json, report: Report) -> dict[str, Any]:
         for inputs, targets in zip(batch["input_ids"].split(rows), batch["targets"].split(rows), strict=True):
             record = _think(model, inputs, settings["steps"], many, generator)
             for steps in settings["steps"]:
-                _add(sums, steps, record, targets, many, generator)
+                add_rules(sums, steps, record, targets, many, generator)
             scored += targets.numel()
         report(scored, settings["contexts"] * targets.shape[1], "")
     found: dict[str, Any] = {}
@@ -94,7 +94,7 @@ def _think(model: Any, inputs: Tensor, steps: list[int], many: int, generator: t
     )
 
 
-def _add(sums: Sums, steps: int, record: Recorded, targets: Tensor, many: int, generator: torch.Generator) -> None:
+def add_rules(sums: Sums, steps: int, record: Recorded, targets: Tensor, many: int, generator: torch.Generator) -> None:
     space: Any = record.space
     state = record.thought.states[steps - 1].unflatten(0, (many, -1))
     log_p = space.logits(state).float().log_softmax(-1)
