@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -111,8 +112,8 @@ def add_rules(sums: Sums, steps: int, record: Recorded, targets: Tensor, many: i
         assert winner is not None
         won = winner.unsqueeze(0)
         sums.add(steps, name, nats=nats.gather(0, won), right=answers.gather(0, won).squeeze(0) == targets)
-    mean = log_p.exp().mean(0)
-    surprise = -mean.gather(-1, targets.unsqueeze(-1)).clamp(min=1e-30).log()
+    mean = log_p.logsumexp(0) - math.log(many)
+    surprise = -mean.gather(-1, targets.unsqueeze(-1))
     sums.add(steps, MEAN, nats=surprise, right=mean.argmax(-1) == targets)
     sums.add(steps, "candidates", disagree=(answers != answers[0]).any(0), spread=nats.amax(0) - nats.amin(0))
 
