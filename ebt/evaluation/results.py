@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
+
+from ebt import files
 
 Progress = Callable[[int, int | None], None]
 """Called after each batch with the number of rows done, and of all rows where that is known."""
@@ -125,19 +126,10 @@ def _cost(point: Point) -> float:
 
 def to_json(result: Any) -> dict[str, Any]:
     """A result as a JSON object; numbers that are not finite become null."""
-    plain: dict[str, Any] = finite(asdict(result))
+    plain: dict[str, Any] = files.finite(asdict(result))
     return plain
 
 
 def write_json(result: Any, path: str | Path) -> None:
     """Write a result as a JSON file."""
-    Path(path).write_text(json.dumps(to_json(result), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def finite(value: Any) -> Any:
-    """A value for JSON: tuples become lists, numbers that are not finite None."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    files.write_json(to_json(result), path)

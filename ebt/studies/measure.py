@@ -16,8 +16,8 @@ from ebt.evaluation import language_curve, thinks, to_json
 from ebt.hub import load_folder, load_tokenizer_of
 from ebt.studies import sets
 from ebt.studies.models import training_data
+from ebt.studies.pool import Report
 from ebt.studies.runs import Json
-from ebt.tasks.training import Report
 
 CHOOSING, MEASURED = "choosing", "held-out"
 """The two halves of the text that was held out: whatever is chosen, such as a number of steps, is chosen on the first."""

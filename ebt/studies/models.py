@@ -6,9 +6,10 @@ from typing import Any
 
 from ebt.data.text import TextDataModule
 from ebt.hub import save_folder
+from ebt.studies.pool import Report
 from ebt.studies.runs import Json
 from ebt.tasks import LanguageNetwork, LanguageTask, Optimisation
-from ebt.tasks.training import Report, train
+from ebt.tasks.training import train
 from ebt.thinking import Recipe
 
 NETWORK = {"size": "nano", "dim": 96}

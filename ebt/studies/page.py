@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ebt.evaluation.statistics import Estimate
-from ebt.studies.runs import Result, write
+from ebt.files import write_json
+from ebt.studies.runs import Result
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def publish(name: str, page: Page, command: str, results: Iterable[Result], out:
     results = list(results)
     about = {"command": command, "date": datetime.date.today().isoformat(), "made": _made(results)}
     content = {"study": name, **about, "verdicts": [asdict(verdict) for verdict in page.verdicts], **page.numbers}
-    write(content, out / "results.json")
+    write_json(content, out / "results.json")
     (out / f"{name}.md").write_text(_markdown(page, about), encoding="utf-8")
     return [out / f"{name}.md", out / "results.json", *(out / picture for picture in page.pictures)]
 

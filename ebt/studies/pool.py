@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ebt.tasks.training import Report
-
+Report = Callable[[int, int, str], None]
+"""Called with the units of work done, all units, and a note."""
 OFTEN, SELDOM = 0.5, 30.0
 """Seconds between messages of a job, and between lines where no bars can be drawn."""
 

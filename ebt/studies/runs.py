@@ -18,9 +18,8 @@ from typing import Any
 from rich.console import Console
 
 from ebt.errors import InputError
-from ebt.evaluation.results import finite
-from ebt.studies.pool import Board, bars, pool, teller
-from ebt.tasks.training import Report
+from ebt.files import write_json
+from ebt.studies.pool import Board, Report, bars, pool, teller
 
 Json = Mapping[str, Any]
 Work = Callable[[Json, Json, Report], dict[str, Any]]
@@ -90,20 +89,13 @@ def load(run: Run) -> Result | None:
     return None if run.product is not None and not run.product.exists() else result
 
 
-def write(value: Json, path: Path) -> None:
-    """Write a JSON file, numbers that are not finite as null; a reader finds it whole or not at all."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fresh.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    fresh.replace(path)
-
-
 def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console) -> dict[str, Result]:
     """The results of all runs by their keys: read where they are there, else made now, ``jobs`` at a time.
 
     Raises:
         InputError: a broken file, whatever a run finds wrong in its input, or a process that died.
     """
-    stages = [list({run.key: run for run in stage}.values()) for stage in stages]
+    stages = _distinct(stages)
     runs = [run for stage in stages for run in stage]
     found = {run.key: result for run in runs if (result := load(run)) is not None}
     console.print(f"{len(runs)} runs, {len(found)} of them finished before.", highlight=False)
@@ -120,6 +112,17 @@ def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console) -> dic
             ) from error
         found |= {run.key: result for stage in missing for run in stage if (result := load(run)) is not None}
     return found
+
+
+def _distinct(stages: Sequence[Sequence[Run]]) -> list[list[Run]]:
+    """Each run once, in the first stage that names it."""
+    seen: set[str] = set()
+    kept = []
+    for stage in stages:
+        fresh = {run.key: run for run in stage if run.key not in seen}
+        seen |= fresh.keys()
+        kept.append(list(fresh.values()))
+    return kept
 
 
 def _execute(stages: Iterable[Sequence[Run]], jobs: int, console: Console) -> None:
@@ -150,7 +153,7 @@ def _run(messages: Any, name: str, work: Work, settings: Json, path: Path, place
     began = time.monotonic()
     values = work(settings, places, teller(messages, name))
     seconds = time.monotonic() - began
-    write({"settings": settings, "values": values, "seconds": seconds, "machine": machine()}, path)
+    write_json({"settings": settings, "values": values, "seconds": seconds, "machine": machine()}, path)
     return seconds
 
 

@@ -20,10 +20,11 @@ from ebt.plots.stability import final_losses, loss_curves
 from ebt.studies.grid import LARGEST, LAST, Cell, Trained, judge, spreads
 from ebt.studies.models import OPTIMISATION, RECIPES
 from ebt.studies.page import Page, Table
+from ebt.studies.pool import Report
 from ebt.studies.runs import Json, Run
 from ebt.studies.text import Results, identity
 from ebt.tasks import LanguageTask, Optimisation
-from ebt.tasks.training import Report, train
+from ebt.tasks.training import train
 from ebt.thinking import NonFiniteError, Recipe
 
 NETWORK = {"size": "nano", "dim": 64}

@@ -20,9 +20,9 @@ from ebt.plots.studies import histograms, line_panels, step_lines
 from ebt.studies.measure import MEASURED, contexts_of, open_model
 from ebt.studies.models import EBTS, RECIPES, TITLES, TRANSFORMER
 from ebt.studies.page import Page, Table, Verdict
+from ebt.studies.pool import Report
 from ebt.studies.runs import Json, Run
 from ebt.studies.text import Results, TextPlan
-from ebt.tasks.training import Report
 
 KINDS = (TRANSFORMER, *EBTS)
 MARGIN = 0.02
@@ -91,7 +91,7 @@ def measure(settings: Json, places: Json, report: Report) -> dict[str, Any]:
         parts = [look(model, part, settings["own"], settings["most"]) for part in tokens.split(16)]
         seen[name] = _join(parts)
         report(i + 1, len(texts), name)
-    found = _of_errors(seen["real"]) | {"texts": _of_texts(seen)}
+    found = errors_of(seen["real"]) | {"texts": compare_texts(seen)}
     if thinks(model):
         tokenizer = load_tokenizer_of(places["model"])
         sample = tokenizer.decode(real[0, 1 : SAMPLE + 1])
@@ -113,7 +113,7 @@ def _join(parts: list[Seen]) -> Seen:
     return Seen(nats, wrong, scores, of_token, torch.cat([part.energies for part in parts], 1))
 
 
-def _of_errors(seen: Seen) -> dict[str, Any]:
+def errors_of(seen: Seen) -> dict[str, Any]:
     detection = {}
     for name, score in seen.scores.items():
         detection[name] = {"auroc": auroc(score, seen.wrong), **asdict(risk_coverage(score, seen.wrong))}
@@ -132,7 +132,7 @@ def _of_errors(seen: Seen) -> dict[str, Any]:
     return found
 
 
-def _of_texts(seen: Mapping[str, Seen]) -> dict[str, Any]:
+def compare_texts(seen: Mapping[str, Seen]) -> dict[str, Any]:
     """Of the predictions in each text, and of its own tokens: means, histograms, and how well they tell it from real text."""
     found = {}
     for what in ("prediction", "token"):

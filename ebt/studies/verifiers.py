@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,9 +17,9 @@ from ebt.plots.studies import grouped_bars
 from ebt.studies.measure import MEASURED, contexts_of, open_model
 from ebt.studies.models import EBTS, RECIPES, TITLES
 from ebt.studies.page import Page, Table, Verdict, above
+from ebt.studies.pool import Report
 from ebt.studies.runs import Json, Run
 from ebt.studies.text import Results, TextPlan, improvement
-from ebt.tasks.training import Report
 from ebt.thinking import Rule
 
 RULES: dict[str, Rule] = {
@@ -66,7 +67,7 @@ def measure(settings: Json, places: Json, report: Report) -> dict[str, Any]:
         for inputs, targets in zip(batch["input_ids"].split(rows), batch["targets"].split(rows), strict=True):
             record = _think(model, inputs, settings["steps"], many, generator)
             for steps in settings["steps"]:
-                _add(sums, steps, record, targets, many, generator)
+                add_rules(sums, steps, record, targets, many, generator)
             scored += targets.numel()
         report(scored, settings["contexts"] * targets.shape[1], "")
     found: dict[str, Any] = {}
@@ -94,7 +95,7 @@ def _think(model: Any, inputs: Tensor, steps: list[int], many: int, generator: t
     )
 
 
-def _add(sums: Sums, steps: int, record: Recorded, targets: Tensor, many: int, generator: torch.Generator) -> None:
+def add_rules(sums: Sums, steps: int, record: Recorded, targets: Tensor, many: int, generator: torch.Generator) -> None:
     space: Any = record.space
     state = record.thought.states[steps - 1].unflatten(0, (many, -1))
     log_p = space.logits(state).float().log_softmax(-1)
@@ -111,8 +112,8 @@ def _add(sums: Sums, steps: int, record: Recorded, targets: Tensor, many: int, g
         assert winner is not None
         won = winner.unsqueeze(0)
         sums.add(steps, name, nats=nats.gather(0, won), right=answers.gather(0, won).squeeze(0) == targets)
-    mean = log_p.exp().mean(0)
-    surprise = -mean.gather(-1, targets.unsqueeze(-1)).clamp(min=1e-30).log()
+    mean = log_p.logsumexp(0) - math.log(many)
+    surprise = -mean.gather(-1, targets.unsqueeze(-1))
     sums.add(steps, MEAN, nats=surprise, right=mean.argmax(-1) == targets)
     sums.add(steps, "candidates", disagree=(answers != answers[0]).any(0), spread=nats.amax(0) - nats.amin(0))
 

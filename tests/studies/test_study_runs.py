@@ -1,0 +1,120 @@
+"""Runs: kept, found again, refused when broken, side by side, and going on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ebt.errors import InputError
+from ebt.files import write_json
+from ebt.studies.pool import Report
+from ebt.studies.runs import Json, Run, collect, load
+
+
+def square(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """A run's work: counts its calls beside its answer."""
+    report(1, 2, "half")
+    calls = Path(places["calls"]) / f"{settings['n']}"
+    calls.write_text(calls.read_text() + "x" if calls.exists() else "x")
+    if settings["n"] == 13:
+        raise InputError("13 is no number: choose another.")
+    if places.get("slow"):
+        time.sleep(0.2 if settings["n"] == 0 else 60)
+    return {"square": settings["n"] ** 2, "process": os.getpid(), "unknown": float("nan")}
+
+
+def runs(folder: Path, *numbers: int, slow: bool = False) -> list[Run]:
+    (folder / "calls").mkdir(exist_ok=True)
+    places = {"calls": str(folder / "calls"), "slow": slow}
+    return [Run(f"square {n}", square, {"n": n}, folder / "raw", places) for n in numbers]
+
+
+def calls(folder: Path) -> dict[str, int]:
+    return {path.name: len(path.read_text()) for path in (folder / "calls").iterdir()}
+
+
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+def test_runs_are_made_once_side_by_side_and_not_in_this_process(tmp_path: Path) -> None:
+    first, second = runs(tmp_path, 1, 2), runs(tmp_path, 3, 1)
+    found = collect([first, second], 2, quiet())
+    assert [found[run.key].values["square"] for run in (*first, *second)] == [1, 4, 9, 1]
+    assert found[first[0].key].values["unknown"] is None  # JSON has no NaN
+    assert os.getpid() not in {result.values["process"] for result in found.values()}
+    assert found[first[0].key].machine["versions"].keys() >= {"python", "torch"}
+    again = collect([runs(tmp_path, 1, 2, 3)], 1, quiet())
+    assert {key: again[key] for key in found} == found
+    assert calls(tmp_path) == {"1": 1, "2": 1, "3": 1}  # none a second time; one named twice once
+
+
+def test_what_a_run_finds_wrong_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="13 is no number"):
+        collect([runs(tmp_path, 4), runs(tmp_path, 13)], 1, quiet())
+    assert load(runs(tmp_path, 4)[0]) is not None
+    assert load(runs(tmp_path, 13)[0]) is None
+
+
+def test_other_settings_are_another_run(tmp_path: Path) -> None:
+    one, other = runs(tmp_path, 1)[0], Run("square 1", square, {"n": 1, "more": True}, tmp_path / "raw")
+    assert one.path != other.path
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"settings": {}}', '{"settings": {"n": 2}, "values": {}, "seconds": 1, "machine": {}}',
+     '{"settings": {"n": 1}, "values": 3, "seconds": 1, "machine": {}}'],
+)  # fmt: skip
+def test_a_broken_file_is_refused_by_its_name(text: str, tmp_path: Path) -> None:
+    (run,) = runs(tmp_path, 1)
+    run.folder.mkdir()
+    run.path.write_text(text)
+    with pytest.raises(InputError, match=rf"{run.path.name} is no result of this run .*delete it"):
+        collect([[run]], 1, quiet())
+
+
+def test_without_its_product_a_run_is_not_done(tmp_path: Path) -> None:
+    (run,) = runs(tmp_path, 1)
+    whole = Run(run.name, run.work, run.settings, run.folder, run.places, tmp_path / "model")
+    run.folder.mkdir()
+    write_json({"settings": {"n": 1}, "values": {}, "seconds": 1.0, "machine": {}}, run.path)
+    assert load(run) is not None
+    assert load(whole) is None
+    (tmp_path / "model").mkdir()
+    assert load(whole) is not None
+
+
+def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_study_runs as t\n"
+        "if __name__ == '__main__':\n"
+        "    t.collect([t.runs(Path(sys.argv[2]), 0, 1, slow=True)], 1, t.quiet())"
+    )
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "program.py"), str(Path(__file__).parent), str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    until = time.monotonic() + 120
+    while "1" not in calls(tmp_path) if (tmp_path / "calls").exists() else True:
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all of them
+    _, error = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in error
+    assert process.returncode != 0
+    assert [path.name for path in (tmp_path / "raw").glob("*")] == [runs(tmp_path, 0)[0].path.name]
+
+    found = collect([runs(tmp_path, 0, 1)], 1, quiet())
+    assert sorted(result.values["square"] for result in found.values()) == [0, 1]
+    assert calls(tmp_path) == {"0": 1, "1": 2}
+    assert json.loads(runs(tmp_path, 1)[0].path.read_text())["settings"] == {"n": 1}
