@@ -67,7 +67,7 @@ def floors(row: Row, blocks: int) -> dict[str, float]:
 def turns(model: torch.nn.Module, words: int, loss_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Turn, Turn]:
     """A step with one row, and one with the whole batch."""
     model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator().manual_seed(0)
 
     def step(rows: int) -> None:

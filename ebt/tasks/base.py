@@ -240,7 +240,7 @@ class ThinkingTask(L.LightningModule):
                 "The learning rate shall decay, but the number of updates is not known: set trainer.max_steps or "
                 "trainer.max_epochs, or optimisation.min_lr_ratio to 1."
             )
-        optimiser = self.optimisation.optimiser(self)
+        optimiser = self.optimisation.optimiser(self, fused=self.trainer.precision != "16-mixed")
         schedule = {"scheduler": self.optimisation.schedule(optimiser, updates), "interval": "step"}
         return {"optimizer": optimiser, "lr_scheduler": schedule}
 
