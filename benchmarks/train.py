@@ -165,14 +165,15 @@ def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
 
 def show(found: Sequence[Result], console: Console) -> None:
     table = plain_table()
-    for column in ("V", "D", "what", "tokens/s", "time / twin", "floor", "over it", "memory (MB)"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    for column in ("V", "D", "what", "tokens/s", "/ twin", "floor", "over it", "MB"):
+        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
     for one in found:
         least = ("", "") if one.floor is None else (f"{one.floor:.2f}", f"{one.times_twin / one.floor:.2f}")
         memory = "" if one.measured.memory is None else f"{one.measured.memory:.0f}"
         numbers = (f"{one.tokens_per_second:.0f}", f"{one.times_twin:.2f}", *least, memory)
         table.add_row(str(one.row.words), str(one.row.dim), one.name, *numbers)
-    print_table(console, "Training, 8 x 256 tokens; memory: the peak above weights, gradients and the optimiser's state", table)
+    caption = "/ twin: time over transformer++; MB: peak memory above weights, gradients and the optimiser's state"
+    print_table(console, f"Training, {BATCH} x {CONTEXT} tokens", table, caption)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -100,23 +100,27 @@ def assess(u: Tensor, table: Tensor, target: Tensor, weight: Tensor, into: Tenso
     return torch.cat(found) - _own(u, table, target), slope.to(u.dtype), view
 
 
-def pull_back(u: Tensor, table: Tensor, view: Tensor, gradient: Tensor, into: Tensor | None) -> Tensor:
+def pull_back(
+    u: Tensor, table: Tensor, view: Tensor, gradient: Tensor, into: Tensor | None, wanted: bool = True
+) -> Tensor | None:
     """From the gradient (N, D) with respect to views to that with respect to states: ``W^T (diag p - p p^T) W`` times it.
 
     Args:
         u, view: states and what is seen of them, (N, D).
         gradient: (N, D).
         into: (V, D), to which the gradient with respect to the table is added, if it is wanted.
+        wanted: whether that with respect to the states is.
     """
     pulled = []
     for (part, logits), (_, push) in zip(_parts(u, table), _parts(gradient, table), strict=True):
         weights, total, _ = _exponentials(logits)
         push = push.to(weights.dtype).sub_((gradient[part] * view[part]).sum(-1)).mul_(weights)
-        pulled.append(_mean(push, total, table))
+        if wanted:
+            pulled.append(_mean(push, total, table))
         if into is not None:
             into.addmm_(weights.to(into.dtype), (gradient[part] / total.unsqueeze(-1)).to(into.dtype))
             into.addmm_(push.to(into.dtype), (u[part] / total.unsqueeze(-1)).to(into.dtype))
-    return torch.cat(pulled).to(u.dtype)
+    return torch.cat(pulled).to(u.dtype) if wanted else None
 
 
 class View(torch.autograd.Function):
@@ -134,7 +138,7 @@ class View(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         u, table, view = ctx.saved_tensors
         into = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
-        return pull_back(u, table, view, gradient, into), into, None
+        return pull_back(u, table, view, gradient, into, ctx.needs_input_grad[0]), into, None
 
 
 class CrossEntropy(torch.autograd.Function):
