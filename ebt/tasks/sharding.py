@@ -32,8 +32,8 @@ class Sharded(DDPStrategy):
     fsdp``).
 
     At rest each of n processes holds 1/n of them. During an update, an evaluation or a sample each holds all weights, and an
-    update all their gradients, too. Checkpoints are those of ``ddp``: one file with whole tensors. After training the module has
-    its whole weights again.
+    update all their gradients, too. Checkpoints are those of ``ddp``: one file with whole tensors. After training the module
+    has its whole weights again.
     """
 
     def configure_ddp(self) -> None:

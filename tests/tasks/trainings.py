@@ -41,6 +41,16 @@ RECIPES = {
 }
 CASES = (*RECIPES, "feed_forward", "text")
 SHARDED_CASES = (*CASES, "transformer_pp", "accumulated")
+AVERAGED: Any = (
+    ("drawn-sharded", "drawn", "sharded", None),
+    ("drawn-ddp", "drawn", "ddp", None),
+    ("images-sharded", "images", "sharded", None),
+    ("images-ddp", "images", "ddp", None),
+    ("sharded-again", "drawn", "sharded", "drawn-sharded"),
+    ("sharded-after-ddp", "drawn", "sharded", "drawn-ddp"),
+    ("ddp-after-sharded", "drawn", "ddp", "drawn-sharded"),
+)
+"""Trainings with averaged weights: name, case, strategy, the one whose checkpoint it resumes."""
 SIZES: dict[str, Any] = {"layers": 1, "dim": 16, "heads": 2}
 DRAWN = Recipe.s2(replay_size=12, replay_fraction=0.5, max_steps=6)
 """Everything drawn at random."""
@@ -65,12 +75,20 @@ class Watch(L.Callback):
                     parameter.copy_(drawn)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
-        self.gradients.append({name: full(parameter.grad).clone() for name, parameter in task.named_parameters()})
+        self.gradients.append(gradients(task))
+
+    def on_before_zero_grad(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
+        self.clipped = gradients(task)  # those of the last update but one, in the end
 
     def on_train_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
         if trainer.global_step == self.save_at and self.file is not None:
             trainer.save_checkpoint(self.file)
+
+
+def gradients(task: Any) -> dict[str, torch.Tensor]:
+    """Whole, by the names of parameters that have one."""
+    return {name: full(parameter.grad).clone() for name, parameter in task.named_parameters() if parameter.grad is not None}
 
 
 def boards(batch_size: int) -> SudokuDataModule:
@@ -203,6 +221,8 @@ class AtRest(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, task: Any, *_: Any) -> None:
         states = [value for state in trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
+        if not states:  # no update yet
+            return
         self.shares = [
             sum(tensor.to_local().numel() for tensor in tensors) / sum(tensor.numel() for tensor in tensors)
             for tensors in (list(task.parameters()), states)
@@ -215,25 +235,27 @@ def sharded(folder: Path) -> None:
     at_rest = AtRest()
     for case in SHARDED_CASES:
         task, watch = train(case, folder, processes=2, strategy=Sharded(), callbacks=[at_rest])
-        found[case] = {"losses": watch.losses, "gradients": watch.gradients, "weights": task.state_dict(), **vars(at_rest)}
-    for case in ("drawn", "images"):
-        for name, strategy in (("ddp", "ddp"), ("sharded", Sharded())):
-            average = Average(decay=0.5)
-            saved: Any = {"save_at": 2, "file": folder / f"{case}-{name}.ckpt", "callbacks": [average]}
-            task, _ = train(case, folder, processes=2, updates=4, strategy=strategy, **saved)
-            found[f"{case}-{name}"] = {"weights": task.state_dict(), "average": average.weights}
-    for name, strategy in (("sharded", Sharded()), ("ddp", "ddp")):
+        found[case] = {
+            "losses": watch.losses,
+            "gradients": watch.gradients,
+            "clipped": watch.clipped,
+            "weights": task.state_dict(),
+            "shares": at_rest.shares,
+        }
+    for name, case, strategy, before in AVERAGED:
         average = Average(decay=0.5)
         task, _ = train(
-            "drawn",
+            case,
             folder,
             processes=2,
             updates=4,
-            resume=folder / "drawn-sharded.ckpt",
-            strategy=strategy,
+            resume=None if before is None else folder / f"{before}.ckpt",
+            strategy=Sharded() if strategy == "sharded" else strategy,
             callbacks=[average],
+            save_at=2,
+            file=folder / f"{name}.ckpt",
         )
-        found[f"resumed-{name}"] = {"weights": task.state_dict(), "average": average.weights}
+        found[name] = {"weights": task.state_dict(), "average": average.weights}
     torch.save(found, folder / f"found-{task.global_rank}.pt")
 
 
