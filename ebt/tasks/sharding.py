@@ -28,12 +28,10 @@ _REFUSED = ("fsdp", "model_parallel", "modelparallel", "deepspeed", "xla")
 
 
 class Sharded(DDPStrategy):
-    """Data-parallel training with weights, gradients and the optimiser's state sharded between updates (``--trainer.strategy
-    fsdp``).
+    """Between updates, each of n processes holds 1/n of the weights, the gradients and the optimiser's state.
 
-    At rest each of n processes holds 1/n of them. During an update, an evaluation or a sample each holds all weights, and an
-    update all their gradients, too. Checkpoints are those of ``ddp``: one file with whole tensors. After training the module
-    has its whole weights again.
+    During an update, an evaluation or a sample it holds all weights, and an update all their gradients, too. Checkpoints are
+    those of ``ddp``: one file with whole tensors. After training the module has its whole weights again.
     """
 
     def configure_ddp(self) -> None:
@@ -50,8 +48,10 @@ class Sharded(DDPStrategy):
             parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
             keys = chain.from_iterable(group["params"] for group in saved["param_groups"])
             for parameter, key in zip(parameters, keys, strict=True):
-                for name, value in saved["state"].get(key, {}).items():
-                    saved["state"][key][name] = _part_of(name, value, parameter)
+                state = saved["state"].get(key, {})
+                for name, value in state.items():
+                    if name != "step" and getattr(value, "shape", None) == parameter.shape:
+                        state[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
         super().load_optimizer_state_dict(checkpoint)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
@@ -62,8 +62,7 @@ class Sharded(DDPStrategy):
         super().save_checkpoint(tree_map_only(DTensor, gather, checkpoint), filepath, storage_options)
 
     def on_train_end(self) -> None:
-        with torch.no_grad():
-            _replace(self.model, lambda parameter: nn.Parameter(parameter.full_tensor(), parameter.requires_grad))
+        _replace(self.model, lambda parameter: nn.Parameter(parameter.full_tensor(), parameter.requires_grad))
 
 
 def supported(strategy: Any) -> Any:
@@ -90,31 +89,25 @@ def refuse_sharding(strategy: Any) -> None:
     if not isinstance(strategy, Sharded) and any(part in name.lower() for part in _REFUSED):
         raise InputError(
             f"trainer.strategy is {name}: gradients of gradients fail, or are left out silently, with its sharded weights. "
-            "Use fsdp (in Python strategy=ebt.tasks.Sharded()), which shards weights, gradients and the optimiser's state "
-            "over all processes; a ModelParallelStrategy of tensor_parallel_size 1 becomes that."
+            "Use fsdp (in Python strategy=ebt.tasks.Sharded()), or a ModelParallelStrategy with tensor_parallel_size: 1."
         )
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> None:
     """Replace the parameters by parts of the first process's, along their first dimension; numbers are replicated."""
-    _replace(
-        module,
-        lambda parameter: nn.Parameter(
-            distribute_tensor(parameter.data, mesh, [Shard(0) if parameter.dim() else Replicate()]), parameter.requires_grad
-        ),
-    )
+
+    def part(parameter: nn.Parameter) -> nn.Parameter:
+        placement = Shard(0) if parameter.dim() else Replicate()
+        return nn.Parameter(distribute_tensor(parameter.data, mesh, [placement]), parameter.requires_grad)
+
+    _replace(module, part)
 
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
     """Plain tensors in the place of sharded parameters, which get the mean of all processes' gradients. All processes must
     enter. Without sharded parameters nothing happens."""
-    places = [
-        (part, name, parameter)
-        for part in module.modules()
-        for name, parameter in part._parameters.items()
-        if isinstance(parameter, DTensor)
-    ]
+    places = [place for place in _places(module) if isinstance(place[-1], DTensor)]
     sharded = {id(parameter): parameter for *_, parameter in places}
     found = dict(zip(sharded, _Gather.apply(*sharded.values()) if sharded else (), strict=True))
     try:
@@ -133,8 +126,8 @@ def full(tree: Any) -> Any:
 
 
 class _Gather(torch.autograd.Function):
-    """All sharded tensors whole; backwards the mean of the gradients, sharded. One node for all of them, so that all processes
-    communicate in the same order, and about weights, too, that one of them did not use."""
+    """All sharded tensors whole; backwards the mean of the gradients, sharded. One node for all, so that processes communicate
+    in the same order, and about weights, too, that one of them did not use."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: DTensor) -> tuple[Tensor, ...]:
@@ -152,18 +145,14 @@ class _Gather(torch.autograd.Function):
         )
 
 
+def _places(module: nn.Module) -> list[tuple[nn.Module, str, Any]]:
+    """Where each parameter is, which may be in several places."""
+    return [(part, name, found) for part in module.modules() for name, found in part._parameters.items() if found is not None]
+
+
 def _replace(module: nn.Module, make: Callable[[Any], nn.Parameter]) -> None:
     """Put what is made of each parameter into all its places."""
-    made: dict[int, tuple[Any, nn.Parameter]] = {}  # the old one, too, so that no other gets its id
-    for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                made[id(parameter)] = made.get(id(parameter)) or (parameter, make(parameter))
-                part._parameters[name] = made[id(parameter)][1]
-
-
-def _part_of(name: str, value: Any, parameter: Any) -> Any:
-    """An entry of an optimiser's state, sharded like its parameter if it belongs to each number of that."""
-    if name == "step" or not isinstance(value, Tensor) or value.shape != parameter.shape:
-        return value
-    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    places = _places(module)
+    made = {key: make(parameter) for key, parameter in {id(place[-1]): place[-1] for place in places}.items()}
+    for part, name, parameter in places:
+        part._parameters[name] = made[id(parameter)]

@@ -217,15 +217,15 @@ class Average(EMAWeightAveraging):
 
 
 class AtRest(L.Callback):
-    """The share of the weights and of the optimiser's state that this process holds between updates."""
+    """The share of the bytes of weights, gradients and the optimiser's state that this process holds between updates."""
 
     def on_train_batch_end(self, trainer: L.Trainer, task: Any, *_: Any) -> None:
         states = [value for state in trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
         if not states:  # no update yet
             return
         self.shares = [
-            sum(tensor.to_local().numel() for tensor in tensors) / sum(tensor.numel() for tensor in tensors)
-            for tensors in (list(task.parameters()), states)
+            sum(tensor.to_local().untyped_storage().nbytes() for tensor in tensors) / sum(tensor.nbytes for tensor in tensors)
+            for tensors in (list(task.parameters()), [parameter.grad for parameter in task.parameters()], states)
         ]
 
 
