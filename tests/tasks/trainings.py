@@ -40,7 +40,8 @@ RECIPES = {
     "s2": Recipe.s2(**FIXED, noise=0.0, step_size_spread=1.0, replay_size=0, replay_fraction=0.0),
 }
 CASES = (*RECIPES, "feed_forward", "text")
-SHARDED_CASES = (*CASES, "transformer_pp", "accumulated")
+LANGUAGE = {"text": "s1", "text_own": "own", "text_s2": "s2", "accumulated": "s1", "transformer_pp": None}
+SHARDED_CASES = (*RECIPES, "feed_forward", *LANGUAGE)
 AVERAGED: Any = (
     ("drawn-sharded", "drawn", "sharded", None),
     ("drawn-ddp", "drawn", "ddp", None),
@@ -100,10 +101,10 @@ def boards(batch_size: int) -> SudokuDataModule:
 
 def parts(case: str, batch_size: int, folder: Path) -> tuple[ThinkingTask, L.LightningDataModule]:
     """The task and the data of a case."""
-    if case in ("text", "transformer_pp", "accumulated"):
-        kind: Any = "transformer_pp" if case == "transformer_pp" else "ebt"
-        recipe = {} if kind == "transformer_pp" else {"recipe": RECIPES["s1"]}
-        task = LanguageTask(LanguageNetwork(kind=kind, **SIZES), **recipe, sample_every=0)
+    if case in LANGUAGE:
+        name = LANGUAGE[case]
+        network = LanguageNetwork(kind="transformer_pp" if name is None else "ebt", **SIZES)
+        task = LanguageTask(network, Recipe() if name is None else RECIPES[name], sample_every=0)
         return task, TextDataModule(str(folder / "text.txt"), context_length=8, batch_size=batch_size, fractions=(1, 0, 0))
     if case == "images":
         images = ImageDataModule(str(folder / "images"), size=8, batch_size=batch_size, fractions=(1, 0, 0))
@@ -177,7 +178,7 @@ def launch(folder: Path, what: str) -> None:
         for rank in range(2)
     ]
     for process in processes:
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=240)
         assert process.returncode == 0, error
 
 
