@@ -244,8 +244,8 @@ def targets(lengths: Lengths, seconds: dict[Case, float], long: float) -> list[T
 
 def show(row: Row, found: Sequence[Result], wanted: Sequence[Target], console: Console) -> None:
     table = plain_table()
-    for column in ("what", "cache", "prefix", "steps", "candidates", "tokens/s", "time / twin", "floor", "over it"):
-        table.add_column(column, justify="left" if column in ("what", "cache") else "right")
+    for column in ("what", "prefix", "steps", "M", "tokens/s", "/ twin", "floor", "over it"):
+        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
     for one in found:
         case = one.case
         thinking = (str(case.steps), str(case.candidates)) if case.steps else ("", "")
@@ -255,8 +255,9 @@ def show(row: Row, found: Sequence[Result], wanted: Sequence[Target], console: C
             f"{one.floor:.2f}",
             f"{one.times_twin / one.floor:.2f}",
         )
-        table.add_row(case.model, case.mode, str(case.prefix), *thinking, *numbers)
-    print_table(console, f"Generation, V = {row.words}, D = {row.dim}; twin: a cached token of transformer++", table)
+        table.add_row(f"{case.model}, {case.mode}", str(case.prefix), *thinking, *numbers)
+    caption = "M: candidates; / twin: time over that of transformer++ with a cache; floor: of that, by operations"
+    print_table(console, f"Generation, V = {row.words}, D = {row.dim}", table, caption)
     limits = plain_table()
     for column in ("2 steps", "ratio", "limit", ""):
         limits.add_column(column, justify="left" if column in ("2 steps", "") else "right")

@@ -140,7 +140,7 @@ def write(path: str | None, settings: argparse.Namespace, results: Sequence[Any]
     if path is None:
         return
     content = {
-        "settings": vars(settings),
+        "settings": {name: value for name, value in vars(settings).items() if name != "json"},
         "results": [result if isinstance(result, dict) else asdict(result) for result in results],
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

@@ -233,7 +233,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     results = [run(task, args, console) for task in (("text", "sudoku") if args.only is None else (args.only,))]
     if args.json:
-        content = {"settings": vars(args), "results": results, "versions": {"torch": torch.__version__}}
+        content = {
+            "settings": {name: value for name, value in vars(args).items() if name != "json"},
+            "results": results,
+            "versions": {"torch": torch.__version__},
+        }
         content["versions"]["python"] = platform.python_version()
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -4,7 +4,8 @@
 
 Every contestant trains a batch of 8 x 256 tokens (forward, backward, AdamW) in a process of its own, by turns. The floor counts
 operations per token, with N weights of the blocks, V words and D width: Transformer++ 6 N + 6 V D; each step of thinking with a
-gradient 12 N on top of 6 N for the context, each without 4 N; the loss of a step's state 6 V D.
+gradient 12 N on top of 6 N for the context, each without 4 N; the loss of a step's state 6 V D, a state without one 4 V D
+(``ebt.evaluation.plan.floor``, which ``ebt plan`` prints).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from plain import supervise_plainly
 from race import Contestant, Measured, Turn, options, race, seconds, write
 
 from ebt.cli.terminal import plain_table, print_table
+from ebt.evaluation.plan import Sizes, floor
 from ebt.hub import EBTConfig, EBTForCausalLM, TransformerPPConfig, TransformerPPForCausalLM
 from ebt.tasks.compiling import compile_parts
 from ebt.thinking import Recipe, supervise
@@ -55,16 +57,17 @@ ROWS = (Row(512, 256, 4), Row(4096, 384, 6), Row(50_277, 384, 6))
 SMALL = (Row(512, 128, 4, 2),)
 
 
-def floors(blocks: int, table: int) -> dict[str, float]:
-    """Operations per token over those of Transformer++, with ``blocks`` weights in the blocks and V x D in a table."""
-    twin = 6 * blocks + 6 * table
-    return {"transformer++": 1.0, "s1": (30 * blocks + 12 * table) / twin, "s2": (26 * blocks + 6 * table) / twin}
+def floors(row: Row, blocks: int) -> dict[str, float]:
+    """Operations per token over those of Transformer++, with ``blocks`` weights in the blocks; without attention."""
+    sizes = Sizes(blocks, row.layers, row.dim, row.words, context=0)
+    least = {name: floor(sizes, recipe, steps).total for name, (recipe, steps) in RECIPES.items()}
+    return {"transformer++": 1.0, **{name: total / floor(sizes, None, 1).total for name, total in least.items()}}
 
 
 def turns(model: torch.nn.Module, words: int, loss_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Turn, Turn]:
     """A step with one row, and one with the whole batch."""
     model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator().manual_seed(0)
 
     def step(rows: int) -> None:
@@ -145,7 +148,7 @@ class Result:
 
 def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
     model = TransformerPPForCausalLM(TransformerPPConfig(1, CONTEXT, **row.sizes))
-    known = floors(sum(weight.numel() for weight in model.network.blocks.parameters()), row.words * row.dim)
+    known = floors(row, sum(weight.numel() for weight in model.network.blocks.parameters()))
     base = seconds(found["transformer++"], clock)
     return [
         Result(
@@ -162,14 +165,15 @@ def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
 
 def show(found: Sequence[Result], console: Console) -> None:
     table = plain_table()
-    for column in ("V", "D", "what", "tokens/s", "time / twin", "floor", "over it", "memory (MB)"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    for column in ("V", "D", "what", "tokens/s", "/ twin", "floor", "over it", "MB"):
+        table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
     for one in found:
-        floor = ("", "") if one.floor is None else (f"{one.floor:.2f}", f"{one.times_twin / one.floor:.2f}")
+        least = ("", "") if one.floor is None else (f"{one.floor:.2f}", f"{one.times_twin / one.floor:.2f}")
         memory = "" if one.measured.memory is None else f"{one.measured.memory:.0f}"
-        numbers = (f"{one.tokens_per_second:.0f}", f"{one.times_twin:.2f}", *floor, memory)
+        numbers = (f"{one.tokens_per_second:.0f}", f"{one.times_twin:.2f}", *least, memory)
         table.add_row(str(one.row.words), str(one.row.dim), one.name, *numbers)
-    print_table(console, "Training, 8 x 256 tokens; memory: the peak above weights, gradients and the optimiser's state", table)
+    caption = "/ twin: time over transformer++; MB: peak memory above weights, gradients and the optimiser's state"
+    print_table(console, f"Training, {BATCH} x {CONTEXT} tokens", table, caption)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

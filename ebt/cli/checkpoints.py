@@ -18,6 +18,7 @@ from ebt.cli.run import Run
 from ebt.errors import InputError
 from ebt.hub import save_folder
 from ebt.tasks import ModelTask
+from ebt.tasks.sharding import gathered
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -132,8 +133,10 @@ class Checkpoints(L.Callback):
         trainer.save_checkpoint(self.run.last)
 
     def _export(self, trainer: L.Trainer, task: L.LightningModule) -> None:
-        if isinstance(task, ModelTask) and trainer.is_global_zero:
-            save_folder(task.model, self.run.model, getattr(trainer.datamodule, "tokenizer", None))
+        if isinstance(task, ModelTask):
+            with torch.no_grad(), gathered(task):
+                if trainer.is_global_zero:
+                    save_folder(task.model, self.run.model, getattr(trainer.datamodule, "tokenizer", None))
 
     def _listen(self) -> None:
         """Take over the signals; Lightning would raise where no checkpoint of the moment exists."""

@@ -12,7 +12,6 @@ from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElastic
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from ebt.errors import InputError
-from ebt.tasks.processes import refuse_sharding
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed")
 
@@ -21,10 +20,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Look at the trainer's settings before it is made.
 
     Raises:
-        InputError: a strategy that shards weights, a device that is not there, more processes than cores, machines that
+        InputError: a device that is not there, more processes than cores, machines that
             nothing connects, 16 bits without scaling or on a CPU.
     """
-    refuse_sharding(_name(settings["strategy"]))
     _check_accelerator(settings["accelerator"], settings["devices"])
     _check_nodes(int(settings["num_nodes"] or 1))
     _check_precision(settings["precision"], _on_cpu(settings["accelerator"]))
@@ -53,10 +51,6 @@ def _check_precision(precision: Any, on_cpu: bool) -> None:
         f"trainer.precision is {precision}, which is not offered on this device (float16 is too narrow for gradients of "
         "gradients): choose bf16-mixed, bf16-true or 32-true."
     )
-
-
-def _name(strategy: Any) -> str:
-    return strategy if isinstance(strategy, str) else type(strategy).__name__
 
 
 def _check_accelerator(accelerator: Any, devices: Any) -> None:

@@ -14,6 +14,7 @@ _PARTS = (
     (r"/torch/optim/", "the optimiser's state", "choose a smaller model.network.size, or trainer.precision bf16-true"),
     (r"/ebt/tasks/base\.py:_evaluate", "an evaluation", "lower data.evaluation_batch_size or model.validation_steps"),
     (r"/ebt/thinking/(spaces|vocabulary)", "the vocabulary", f"{_BATCH}, or train a tokenizer with fewer words"),
+    (r"/ebt/tasks/sharding", "the whole weights, which an update gathers", "choose a smaller model.network.size"),
     (r":configure_model$", "the model's weights", "choose a smaller model.network.size, or trainer.precision bf16-true"),
     (r"/ebt/data/", "the data", "give less data, or set data.streaming"),
     (r"/torch/autograd/|:backward$", "the backward passes", f"{_BATCH}, or model.recipe.max_steps"),

@@ -43,6 +43,9 @@ class Report(ProgressBar):
         """Lightning asks before it prints."""
         return True
 
+    def disable(self) -> None:
+        """Lightning calls it in all processes but the first, which alone says anything."""
+
     def print(self, *args: Any, **kwargs: Any) -> None:
         self.console.print(*args, markup=False, highlight=False, soft_wrap=True)
 

@@ -16,7 +16,8 @@ from ebt.data.tokenizers import load_tokenizer, vocabulary_size
 from ebt.errors import InputError
 from ebt.evaluation.plan import Memory, Sizes
 from ebt.evaluation.rehearsal import Rehearsal, Update, extended, rehearse
-from ebt.tasks import LanguageTask
+from ebt.tasks import LanguageTask, Sharded
+from ebt.tasks.sharding import supported
 from ebt.thinking import Recipe
 from ebt.thinking.adjoint import rows_together
 from ebt.thinking.vocabulary import CHUNK
@@ -44,6 +45,8 @@ class PlannedRun:
     updates: int
     precision: str
     accelerator: str
+    sharded: bool = False
+    """Whether devices share the weights, the gradients and the optimiser's state out among them."""
 
     @property
     def recipe(self) -> Recipe | None:
@@ -83,7 +86,8 @@ def planned_run(arguments: list[str], vocabulary: int | None) -> PlannedRun:
     words = vocabulary or vocabulary_size(load_tokenizer(data.tokenizer_spec))
     accumulate = trainer["accumulate_grad_batches"]
     sizes = (words, data.context_length, data.batch_size)
-    return PlannedRun(task, *sizes, accumulate, trainer["max_steps"], precision, str(trainer["accelerator"]))
+    sharded = isinstance(supported(cli.config_init["trainer"]["strategy"]), Sharded)
+    return PlannedRun(task, *sizes, accumulate, trainer["max_steps"], precision, str(trainer["accelerator"]), sharded)
 
 
 _PRECISIONS = {"None": "32-true", "32": "32-true", "32-true": "32-true", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed",
@@ -103,14 +107,22 @@ class Rehearsals:
         """Of one device, by part."""
         whole = self._most(batch, self.run.vocabulary)
         words = min(max(0, whole.activations - self._most(batch, SMALL).activations), whole.activations)
-        communication = whole.gradients if self.devices > 1 else 0
-        activations = whole.activations - words
-        return Memory(whole.weights, whole.gradients, whole.optimiser, activations, words, communication)
+        return Memory(*self._at_rest(whole), whole.activations - words, words, self._communication(whole))
 
     def peak(self, batch: int) -> int:
         """Bytes of one device."""
         whole = self._most(batch, self.run.vocabulary)
-        return whole.weights + whole.peak + (whole.gradients if self.devices > 1 else 0)
+        return sum(self._at_rest(whole)) + whole.activations + self._communication(whole)
+
+    def _at_rest(self, whole: Rehearsal) -> tuple[int, int, int]:
+        """Weights, gradients and the optimiser's state of one device."""
+        owners = self.devices if self.run.sharded else 1
+        return -(-whole.weights // owners), -(-whole.gradients // owners), -(-whole.optimiser // owners)
+
+    def _communication(self, whole: Rehearsal) -> int:
+        if self.devices == 1:
+            return 0
+        return whole.weights if self.run.sharded else whole.gradients
 
     def operations_per_token(self) -> float:
         """What the code carries out per fresh token, on average over the numbers of steps."""

@@ -27,6 +27,7 @@ from ebt.cli.progress import Report
 from ebt.cli.run import Run
 from ebt.errors import InputError
 from ebt.tasks import ThinkingTask
+from ebt.tasks.sharding import supported
 from ebt.tasks.training import quiet
 
 DEFAULTS = {
@@ -89,6 +90,7 @@ class TrainingCLI(LightningCLI):
         settings = {**self.config_init["trainer"], **kwargs}
         if settings["gradient_clip_val"] is not None:
             raise InputError("trainer.gradient_clip_val is set: set model.optimisation.clip instead.")
+        settings["strategy"] = supported(settings["strategy"])
         check_settings(settings)
         for name in ("callbacks", "plugins"):
             given = settings[name]

@@ -85,7 +85,7 @@ class Memory:
     vocabulary: int
     """What a vocabulary of this size adds to the activations."""
     communication: int
-    """Gradients on their way to the other devices."""
+    """Gradients on their way to the other devices; if the weights are sharded, all of them, gathered for an update."""
 
     @property
     def total(self) -> int:

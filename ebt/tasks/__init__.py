@@ -6,6 +6,7 @@ from ebt.tasks.language import LanguageNetwork, LanguageTask
 from ebt.tasks.models import ModelTask, Network
 from ebt.tasks.optimisation import Optimisation
 from ebt.tasks.samples import TextSamples
+from ebt.tasks.sharding import Sharded
 from ebt.tasks.sudoku import SudokuNetwork, SudokuTask
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ModelTask",
     "Network",
     "Optimisation",
+    "Sharded",
     "Outcome",
     "SudokuNetwork",
     "SudokuTask",

@@ -15,7 +15,8 @@ from torchmetrics import MeanMetric
 
 from ebt.errors import InputError
 from ebt.tasks.optimisation import Optimisation
-from ebt.tasks.processes import refuse_sharding, share
+from ebt.tasks.processes import share
+from ebt.tasks.sharding import full, gathered, refuse_sharding
 from ebt.thinking import (
     CandidateSpace,
     Descent,
@@ -181,7 +182,7 @@ class ThinkingTask(L.LightningModule):
     # Training
 
     def setup(self, stage: str) -> None:
-        refuse_sharding(type(self.trainer.strategy).__name__)
+        refuse_sharding(self.trainer.strategy)
 
     def learn_and_remember(self, batch: Batch) -> Outcome:
         """Think about a batch, together with rows of the replay buffer, which then takes in where the batch ended."""
@@ -192,16 +193,17 @@ class ThinkingTask(L.LightningModule):
         return replace(outcome, loss=outcome.loss * self._weight(whole))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        outcome = self.learn_and_remember(batch)
-        if not torch.isfinite(outcome.loss):
-            step = int((~torch.isfinite(outcome.losses)).nonzero()[0]) + 1 if not outcome.losses.isfinite().all() else 0
-            raise NonFiniteError(
-                f"the loss after thinking step {step} at update {self.global_step + 1} is not finite. "
-                "Lower optimisation.lr or the step size, or set optimisation.clip or recipe.clamp."
-            )
-        self._log_training(outcome)
-        if outcome.thought is not None and (batch_idx + 1) % self.alarm_every == 0 and self._warm:
-            self.log("train/alarms", float(self._look_for_alarms(outcome.thought)), batch_size=1)
+        with gathered(self):
+            outcome = self.learn_and_remember(batch)
+            if not torch.isfinite(outcome.loss):
+                step = int((~torch.isfinite(outcome.losses)).nonzero()[0]) + 1 if not outcome.losses.isfinite().all() else 0
+                raise NonFiniteError(
+                    f"the loss after thinking step {step} at update {self.global_step + 1} is not finite. "
+                    "Lower optimisation.lr or the step size, or set optimisation.clip or recipe.clamp."
+                )
+            self._log_training(outcome)
+            if outcome.thought is not None and (batch_idx + 1) % self.alarm_every == 0 and self._warm:
+                self.log("train/alarms", float(self._look_for_alarms(outcome.thought)), batch_size=1)
         return outcome.loss
 
     def _weight(self, batch: Batch) -> Tensor | float:
@@ -240,7 +242,7 @@ class ThinkingTask(L.LightningModule):
                 "The learning rate shall decay, but the number of updates is not known: set trainer.max_steps or "
                 "trainer.max_epochs, or optimisation.min_lr_ratio to 1."
             )
-        optimiser = self.optimisation.optimiser(self)
+        optimiser = self.optimisation.optimiser(self, fused=self.trainer.precision != "16-mixed")
         schedule = {"scheduler": self.optimisation.schedule(optimiser, updates), "interval": "step"}
         return {"optimizer": optimiser, "lr_scheduler": schedule}
 
@@ -259,10 +261,10 @@ class ThinkingTask(L.LightningModule):
         if gradient_clip_val is not None:
             raise InputError("trainer.gradient_clip_val is set: set optimisation.clip instead, which clips already")
         named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in named if parameter.grad is not None])
+        norm = full(torch.nn.utils.get_total_norm([parameter.grad for _, parameter in named if parameter.grad is not None]))
         scaled = self.trainer.scaler is not None  # 16-bit scaling meets infinite gradients now and then, and skips the update
         if not scaled and not torch.isfinite(norm):
-            broken = next((n for n, p in named if p.grad is not None and not p.grad.isfinite().all()), "all weights together")
+            broken = next((n for n, p in named if not full(p.grad.isfinite()).all()), "all weights together")
             raise NonFiniteError(
                 f"the gradient of {broken} at update {self.global_step + 1} is not finite. "
                 "Lower optimisation.lr or the step size, or set recipe.clamp."
@@ -291,7 +293,8 @@ class ThinkingTask(L.LightningModule):
         self._report("test")
 
     def _evaluate(self, batch: Batch, stage: str, batch_idx: int, dataloader_idx: int) -> None:
-        with torch.inference_mode(False), torch.no_grad():  # thinking needs gradients, which inference mode forbids
+        # thinking needs gradients, which inference mode forbids
+        with torch.inference_mode(False), torch.no_grad(), gathered(self):
             batch = {key: value.clone() if value.is_inference() else value for key, value in batch.items()}
             states, thought = self.explore(batch, self.validation_steps[-1], self._evaluation_generator)
             prefix = f"{stage}/{self._set_name(stage, dataloader_idx)}"

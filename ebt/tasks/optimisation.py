@@ -47,8 +47,11 @@ class Optimisation:
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is {self.clip}: give a positive norm, or null for no clipping")
 
-    def optimiser(self, module: nn.Module) -> AdamW:
-        """AdamW with a group each for matrices, for what does not decay, and for step sizes."""
+    def optimiser(self, module: nn.Module, fused: bool = True) -> AdamW:
+        """AdamW with a group each for matrices, for what does not decay, and for step sizes.
+
+        ``fused`` is faster, and unscales the gradients of 16-mixed precision itself, so that they cannot be clipped before.
+        """
         groups: dict[str, list[nn.Parameter]] = {"decay": [], "plain": [], "step_size": []}
         for kind, parameter in _kinds(module):
             groups[kind].append(parameter)
@@ -58,7 +61,7 @@ class Optimisation:
             "step_size": {"weight_decay": 0.0, "lr": self.lr * self.step_size_lr},
         }
         filled = [{"params": groups[kind], **settings[kind], "name": kind} for kind in groups if groups[kind]]
-        return AdamW(filled, lr=self.lr, betas=self.betas)
+        return AdamW(filled, lr=self.lr, betas=self.betas, fused=fused)
 
     def schedule(self, optimiser: Optimizer, updates: float) -> LambdaLR:
         """Warm-up, then a cosine down to ``min_lr_ratio`` at the last of ``updates``."""

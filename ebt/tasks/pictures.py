@@ -8,6 +8,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ebt.tasks.sharding import gathered
+
 SHOWN = 4
 """Images of a picture."""
 
@@ -23,11 +25,17 @@ class ImageSamples(L.Callback):
         self.every, self.validations = every, 0
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if not self.every or trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
+        if not self.every or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.validations += 1
+        if (self.validations - 1) % self.every == 0:
+            with torch.no_grad(), gathered(pl_module):
+                if trainer.is_global_zero:
+                    self._show(trainer, pl_module)
+
+    def _show(self, trainer: L.Trainer, task: Any) -> None:
         writers = [logger for logger in trainer.loggers if isinstance(logger, L.pytorch.loggers.TensorBoardLogger)]
-        if (self.validations - 1) % self.every == 0 and writers and (picture := self.sample(trainer, pl_module)) is not None:
+        if writers and (picture := self.sample(trainer, task)) is not None:
             for logger in writers:
                 logger.experiment.add_image("denoised", picture, trainer.global_step)
 

@@ -1,26 +1,9 @@
-"""Several processes: what training by gradients of gradients allows, and means over all of them."""
+"""Several processes: means over all of them."""
 
 from __future__ import annotations
 
 import torch.distributed as dist
 from torch import Tensor
-
-from ebt.errors import InputError
-
-_SHARDING = ("fsdp", "model_parallel", "modelparallel", "deepspeed", "xla")
-
-
-def refuse_sharding(strategy: str) -> None:
-    """A strategy that shards weights is refused.
-
-    Raises:
-        InputError: it is one.
-    """
-    if any(name in strategy.lower() for name in _SHARDING):
-        raise InputError(
-            f"trainer.strategy is {strategy}: gradients of gradients fail, or are left out silently, if weights are sharded. "
-            "Use ddp, and if the model does not fit then, see `ebt plan` for one that does."
-        )
 
 
 def share(own: Tensor) -> Tensor | float:

@@ -7,6 +7,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from ebt.tasks.sharding import gathered
+
 
 class TextSamples(L.Callback):
     """Let the model continue a prompt after a validation, into the logger and the terminal.
@@ -23,21 +25,20 @@ class TextSamples(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         tokenizer = getattr(trainer.datamodule, "tokenizer", None)
-        if (
-            not self.every
-            or tokenizer is None
-            or trainer.sanity_checking
-            or trainer.state.fn != "fit"
-            or not trainer.is_global_zero
-        ):
+        if not self.every or tokenizer is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self.validations += 1
         if (self.validations - 1) % self.every == 0:
-            text = self.sample(pl_module, tokenizer)
-            pl_module.print(f"  sample: {text!r}")
-            for logger in trainer.loggers:
-                if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
-                    logger.experiment.add_text("sample", text, trainer.global_step)
+            with torch.no_grad(), gathered(pl_module):
+                if trainer.is_global_zero:
+                    self._show(trainer, pl_module, tokenizer)
+
+    def _show(self, trainer: L.Trainer, task: L.LightningModule, tokenizer: Any) -> None:
+        text = self.sample(task, tokenizer)
+        task.print(f"  sample: {text!r}")
+        for logger in trainer.loggers:
+            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
+                logger.experiment.add_text("sample", text, trainer.global_step)
 
     def sample(self, task: Any, tokenizer: Any) -> str:
         """One continuation, drawn from a fixed seed."""

@@ -95,6 +95,25 @@ def test_a_run_from_configuration_to_results(text: list[str], tmp_path: Path, ca
     assert "does not fit" in capsys.readouterr().err
 
 
+def test_two_processes_with_sharded_weights_leave_a_run_for_one(text: list[str], tmp_path: Path, capsys: Captured) -> None:
+    config = ROOT / "configs" / "language" / "ebt.yaml"
+    processes = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=fsdp"]
+    trained = ["--trainer.max_steps=4", "--trainer.val_check_interval=2", "--out=run"]
+    command = [sys.executable, "-m", "ebt.cli.main", "fit", f"--config={config}", *text, *processes, *trained]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu" in done.stdout
+    assert done.stdout.count("sample: ") == 2
+
+    run, one = tmp_path / "run", ["--trainer.devices=1", "--trainer.strategy=auto"]
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    model = load_folder(run, EBTForCausalLM)
+    assert all(torch.equal(best[f"model.{name}"], weight) for name, weight in model.state_dict().items())
+    assert main(["validate", f"--checkpoint={run}", *one]) == 0
+    assert main(["fit", "--resume", f"--out={run}", *one]) == 2
+    assert "written by 2 processes and this run has 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_a_run_that_resumes_exactly(number: signal.Signals, empty: Path, capsys: Captured) -> None:
     settings = [
@@ -154,7 +173,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "unnamed resume": (["--resume"], ["--name"]),
     "unknown logger": (["--loggers=[paper]"], ["loggers", "wandb", "paper"]),
     "folder": (["--out=/proc/run"], ["/proc/run"]),
-    "sharded weights": (["--trainer.strategy=fsdp"], ["fsdp", "Use ddp"]),
+    "sharded weights": (["--trainer.strategy=deepspeed"], ["deepspeed", "Use fsdp"]),
     "no such device": (["--trainer.accelerator=tpu"], ["tpu", "choose cpu, or auto"]),
     "no device": (["--trainer.devices=0"], ["trainer.devices", "at least 1"]),
     "too many processes": (["--trainer.accelerator=cpu", "--trainer.devices=5000"], ["5000", "cores"]),

@@ -75,6 +75,18 @@ def test_operations_against_the_counter(kind: str) -> None:
         assert words == pytest.approx(least[0].vocabulary)
 
 
+def test_sharded_weights_are_shared_out_and_gathered() -> None:
+    small = ["--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2", "--data.context_length=16"]
+    run = planned_run([f"--config={CONFIGS / KINDS['ebt']}", *small, "--trainer.strategy=fsdp"], 300)
+    sharded, plain = (Rehearsals(one, devices=8) for one in (run, replace(run, sharded=False)))
+    memory, whole = sharded.memory(2), plain.memory(2)
+    for part in ("weights", "gradients", "optimiser"):
+        assert getattr(memory, part) == pytest.approx(getattr(whole, part) / 8, abs=1)
+    assert (memory.activations, memory.vocabulary) == (whole.activations, whole.vocabulary)
+    assert memory.communication == whole.weights
+    assert sharded.peak(2) == memory.total < whole.total == plain.peak(2)
+
+
 @pytest.mark.parametrize(("kind", "vocabulary"), [("ebt", 257), ("s2", 8000), ("transformer_pp", 8000)])
 def test_memory_is_what_is_measured(kind: str, vocabulary: int) -> None:
     """Within 15 %, the weights with their gradients and states, and all that an update takes beside them."""

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 import trainings
@@ -17,7 +12,6 @@ import trainings
 from ebt.data.sampling import ResumableSampler
 from ebt.errors import InputError
 from ebt.hub import EBTConfig, EBTForCausalLM
-from ebt.tasks.processes import refuse_sharding
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -27,27 +21,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left that were started as torchrun starts them."""
     folder = tmp_path_factory.mktemp("processes")
     trainings.write_text(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-    environment = {
-        **os.environ,
-        **shared,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, trainings.__file__, str(folder)]
-    processes = [
-        subprocess.Popen(
-            command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
+    trainings.launch(folder, "ddp")
     return folder
 
 
@@ -103,19 +77,6 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path: Path) -> No
     _, halves = trainings.train("text", tmp_path, batch_size=4, accumulate_grad_batches=2)
     losses = [sum(halves.losses[i : i + 2]) for i in range(0, len(halves.losses), 2)]
     assert_same_updates(losses, halves.gradients, whole)
-
-
-@pytest.mark.parametrize("name", ["fsdp", "FSDPStrategy", "ModelParallelStrategy", "deepspeed_stage_2"])
-def test_sharded_weights_are_refused_with_the_remedy(name: str) -> None:
-    with pytest.raises(InputError, match=rf"{name}.*Use ddp"):
-        refuse_sharding(name)
-
-
-def test_a_task_refuses_a_strategy_that_shards(tmp_path: Path) -> None:
-    task, data = trainings.parts("s1", 4, tmp_path)
-    trainer = L.Trainer(accelerator="cpu", strategy=L.pytorch.strategies.ModelParallelStrategy(), logger=False)
-    with pytest.raises(InputError, match="ModelParallelStrategy"):
-        trainer.fit(task, datamodule=data)
 
 
 def test_more_processes_than_examples_are_refused() -> None:

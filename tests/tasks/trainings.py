@@ -1,19 +1,36 @@
 """Short trainings whose draws do not depend on the number of processes. As a program: one of two processes, as torchrun starts
-them, that does them all and leaves what it saw in a folder."""
+them, that does them all, by ``ddp`` or with sharded weights, and leaves what it saw in a folder."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ebt.data.image_module import ImageDataModule
 from ebt.data.sudoku_module import SudokuDataModule
 from ebt.data.text import TextDataModule
-from ebt.tasks import LanguageNetwork, LanguageTask, SudokuNetwork, SudokuTask, ThinkingTask
+from ebt.tasks import (
+    DenoisingNetwork,
+    DenoisingTask,
+    LanguageNetwork,
+    LanguageTask,
+    Sharded,
+    SudokuNetwork,
+    SudokuTask,
+    ThinkingTask,
+)
+from ebt.tasks.sharding import full
 from ebt.thinking import Recipe
 
 FIXED: dict[str, Any] = {"start_std": 0.0, "min_steps": 2, "max_steps": 2}
@@ -23,6 +40,18 @@ RECIPES = {
     "s2": Recipe.s2(**FIXED, noise=0.0, step_size_spread=1.0, replay_size=0, replay_fraction=0.0),
 }
 CASES = (*RECIPES, "feed_forward", "text")
+LANGUAGE = {"text": "s1", "text_own": "own", "text_s2": "s2", "accumulated": "s1", "transformer_pp": None}
+SHARDED_CASES = (*RECIPES, "feed_forward", *LANGUAGE)
+AVERAGED: Any = (
+    ("drawn-sharded", "drawn", "sharded", None),
+    ("drawn-ddp", "drawn", "ddp", None),
+    ("images-sharded", "images", "sharded", None),
+    ("images-ddp", "images", "ddp", None),
+    ("sharded-again", "drawn", "sharded", "drawn-sharded"),
+    ("sharded-after-ddp", "drawn", "sharded", "drawn-ddp"),
+    ("ddp-after-sharded", "drawn", "ddp", "drawn-sharded"),
+)
+"""Trainings with averaged weights: name, case, strategy, the one whose checkpoint it resumes."""
 SIZES: dict[str, Any] = {"layers": 1, "dim": 16, "heads": 2}
 DRAWN = Recipe.s2(replay_size=12, replay_fraction=0.5, max_steps=6)
 """Everything drawn at random."""
@@ -41,15 +70,26 @@ class Watch(L.Callback):
         with torch.no_grad():
             for parameter in task.parameters():
                 if parameter.dim() > 1:
-                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
+                    drawn = torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5
+                    if isinstance(parameter, DTensor):
+                        drawn = distribute_tensor(drawn, parameter.device_mesh, parameter.placements)
+                    parameter.copy_(drawn)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
-        self.gradients.append({name: parameter.grad.clone() for name, parameter in task.named_parameters()})
+        self.gradients.append(gradients(task))
+
+    def on_before_zero_grad(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
+        self.clipped = gradients(task)  # those of the last update but one, in the end
 
     def on_train_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
         if trainer.global_step == self.save_at and self.file is not None:
             trainer.save_checkpoint(self.file)
+
+
+def gradients(task: Any) -> dict[str, torch.Tensor]:
+    """Whole, by the names of parameters that have one."""
+    return {name: full(parameter.grad).clone() for name, parameter in task.named_parameters() if parameter.grad is not None}
 
 
 def boards(batch_size: int) -> SudokuDataModule:
@@ -61,9 +101,14 @@ def boards(batch_size: int) -> SudokuDataModule:
 
 def parts(case: str, batch_size: int, folder: Path) -> tuple[ThinkingTask, L.LightningDataModule]:
     """The task and the data of a case."""
-    if case == "text":
-        task = LanguageTask(LanguageNetwork(**SIZES), RECIPES["s1"], sample_every=0)
+    if case in LANGUAGE:
+        name = LANGUAGE[case]
+        network = LanguageNetwork(kind="transformer_pp" if name is None else "ebt", **SIZES)
+        task = LanguageTask(network, Recipe() if name is None else RECIPES[name], sample_every=0)
         return task, TextDataModule(str(folder / "text.txt"), context_length=8, batch_size=batch_size, fractions=(1, 0, 0))
+    if case == "images":
+        images = ImageDataModule(str(folder / "images"), size=8, batch_size=batch_size, fractions=(1, 0, 0))
+        return DenoisingTask(DenoisingNetwork(patch_size=4, **SIZES), picture_every=0), images
     if case == "feed_forward":
         return SudokuTask(SudokuNetwork(kind="feed_forward", **SIZES)), boards(batch_size)
     return SudokuTask(SudokuNetwork(**SIZES), RECIPES.get(case, DRAWN)), boards(batch_size)
@@ -76,9 +121,13 @@ def train(
     batch_size: int = 8,
     updates: int = 3,
     resume: Path | None = None,
+    strategy: Any = "ddp",
+    callbacks: Sequence[L.Callback] = (),
     **settings: Any,
 ) -> tuple[ThinkingTask, Watch]:
     """Train for a few updates; ``batch_size`` is that of all processes together."""
+    if case == "accumulated":
+        settings["accumulate_grad_batches"], batch_size = 2, batch_size // 2
     task, data = parts(case, batch_size // processes, folder)
     watch = Watch(settings.pop("save_at", None), settings.pop("file", None))
     trainer = L.Trainer(
@@ -86,13 +135,13 @@ def train(
         max_epochs=-1,
         accelerator="cpu",
         devices=processes,
-        strategy="ddp" if processes > 1 else "auto",
+        strategy=strategy if processes > 1 else "auto",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[watch] if resume is None else [],
+        callbacks=[*callbacks, *([watch] if resume is None else [])],
         **settings,
     )
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -104,9 +153,37 @@ def write_text(folder: Path) -> None:
     (folder / "text.txt").write_text("\n\n".join(f"{i} foxes jump over {i * i} dogs." for i in range(60)))
 
 
-def main(folder: Path) -> None:
-    """Everything that two processes do."""
-    warnings.simplefilter("ignore")
+def launch(folder: Path, what: str) -> None:
+    """Run this program in two processes, as torchrun starts them.
+
+    Raises:
+        AssertionError: one of them failed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    environment = {
+        **os.environ,
+        **shared,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "TORCHELASTIC_RUN_ID": "test",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, __file__, str(folder), what]
+    processes = [
+        subprocess.Popen(
+            command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+
+
+def ddp(folder: Path) -> None:
+    """Everything that two processes do with ``ddp``."""
     found: dict[str, Any] = {}
     for case in CASES:
         _, watch = train(case, folder, processes=2)
@@ -132,6 +209,58 @@ def main(folder: Path) -> None:
     torch.save(found, folder / f"found-{rank}.pt")
 
 
+class Average(EMAWeightAveraging):
+    """What it averages, whole."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        super().on_train_end(trainer, pl_module)
+        self.weights = full(self._average_model.module.state_dict())
+
+
+class AtRest(L.Callback):
+    """The share of the bytes of weights, gradients and the optimiser's state that this process holds between updates."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: Any, *_: Any) -> None:
+        states = [value for state in trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
+        if not states:  # no update yet
+            return
+        self.shares = [
+            sum(tensor.to_local().untyped_storage().nbytes() for tensor in tensors) / sum(tensor.nbytes for tensor in tensors)
+            for tensors in (list(task.parameters()), [parameter.grad for parameter in task.parameters()], states)
+        ]
+
+
+def sharded(folder: Path) -> None:
+    """Everything that two processes do with sharded weights; where draws depend on the process, with ``ddp``, too."""
+    found: dict[str, Any] = {}
+    at_rest = AtRest()
+    for case in SHARDED_CASES:
+        task, watch = train(case, folder, processes=2, strategy=Sharded(), callbacks=[at_rest])
+        found[case] = {
+            "losses": watch.losses,
+            "gradients": watch.gradients,
+            "clipped": watch.clipped,
+            "weights": task.state_dict(),
+            "shares": at_rest.shares,
+        }
+    for name, case, strategy, before in AVERAGED:
+        average = Average(decay=0.5)
+        task, _ = train(
+            case,
+            folder,
+            processes=2,
+            updates=4,
+            resume=None if before is None else folder / f"{before}.ckpt",
+            strategy=Sharded() if strategy == "sharded" else strategy,
+            callbacks=[average],
+            save_at=2,
+            file=folder / f"{name}.ckpt",
+        )
+        found[name] = {"weights": task.state_dict(), "average": average.weights}
+    torch.save(found, folder / f"found-{task.global_rank}.pt")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    warnings.simplefilter("ignore")
+    {"ddp": ddp, "sharded": sharded}[sys.argv[2]](Path(sys.argv[1]))
