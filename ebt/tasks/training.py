@@ -61,13 +61,13 @@ def train_for(task: ThinkingTask, data: Any, minutes: float, report: Report, ave
     (0 for none).
 
     Returns:
-        updates, and seconds of processor time.
+        updates, seconds of processor time, and lr, the learning rate of the last update.
     """
     budget = _Budget(60 * minutes, report)
     averaging = [_SecondHalf(budget, average)] if average else []
     began = time.process_time()
     train(task, data, _ENDLESS, lambda *_: None, *averaging, budget)
-    return {"updates": budget.updates, "seconds": time.process_time() - began}
+    return {"updates": budget.updates, "seconds": time.process_time() - began, "lr": budget.lr}
 
 
 _ENDLESS = 10**9
@@ -85,9 +85,11 @@ class _Budget(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
         expected = self.updates / self.share if self.share else math.inf
+        ratio = pl_module.optimisation.ratio(self.updates, expected)
         groups = (group for optimiser in trainer.optimizers for group in optimiser.param_groups)
         for group, rate in zip(groups, self.rates, strict=True):
-            group["lr"] = rate * pl_module.optimisation.ratio(self.updates, expected)
+            group["lr"] = rate * ratio
+        self.lr = pl_module.optimisation.lr * ratio
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self.updates += 1

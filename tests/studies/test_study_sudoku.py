@@ -1,0 +1,82 @@
+"""The study of Sudoku through the command, on small boards; training for a budget of time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_study_command import no_pool
+
+from ebt.cli.main import main
+from ebt.data.sudoku import generate, write_csv
+from ebt.data.sudoku_module import SudokuDataModule
+from ebt.tasks import Optimisation, SudokuNetwork, SudokuTask
+from ebt.tasks.training import train_for
+from ebt.thinking import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+FEW = ["--symmetries", "--givens", "5,8", "--test-givens", "6", "--boards", "3"]
+SMALL = ["--quick", "--jobs", "1", "--seeds", "1", "--size", "4", "--layers", "1", "--dim", "8", "--minutes", "0.002"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sudoku")
+    write_csv(folder / "few.csv", *generate(4, 5, 12, seed=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ebt.studies.runs.pool", no_pool)
+        few = [
+            "--collection",
+            str(folder / "few.csv"),
+            "--symmetries",
+            "--givens",
+            "5,8",
+            "--test-givens",
+            "6",
+            "--boards",
+            "3",
+        ]
+        assert main(["study", "sudoku", *SMALL, *few, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_every_model_is_measured_at_every_number_of_steps(out: Path) -> None:
+    results = json.loads((out / "results.json").read_text())
+    lines = results["lines"]["6"]
+    passes = {line["name"]: line["evaluations"] for line in lines}
+    assert passes == {
+        "EBT": {"1": 2, "2": 4, "4": 8},
+        "EBT, best of 2": {"1": 6, "2": 10, "4": 18},  # and the energies of the last states
+        "feed-forward twin": {"1": 1},
+        "looped, prediction fed back": {"1": 1, "2": 2, "4": 4},
+        "looped, hidden state carried": {"1": 1, "2": 2, "4": 4},
+        "tiny recursive model": {"1": 7, "2": 14, "4": 28},
+    }
+    assert all(0 <= line["cell"][step]["mean"] <= 100 for line in lines for step in line["cell"])
+    assert len(results["verdicts"]) in (1, 5)
+    page = (out / "sudoku.md").read_text()
+    assert "of few.csv, further cells revealed at random" in page
+    assert (out / "sudoku.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_call_trains_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "sudoku", *SMALL, *FEW, "--collection", str(out / "few.csv"), "--out", str(out)]) == 0
+    assert "11 runs, 11 of them finished before." in capsys.readouterr().out
+
+
+def trained(minutes: float) -> tuple[dict[str, Any], list[tuple[int, int]]]:
+    told: list[tuple[int, int]] = []
+    data = SudokuDataModule(size=4, train_count=20, train_givens=(6, 9), validation_count=1, test_count=1, test_givens=(6,))
+    optimisation = Optimisation(lr=0.01, warmup_steps=2, min_lr_ratio=0.1)
+    task = SudokuTask(SudokuNetwork("nano", layers=1, dim=8, heads=2), Recipe(), optimisation)
+    return train_for(task, data, minutes, lambda done, total, _: told.append((done, total))), told
+
+
+def test_training_ends_with_its_budget_of_processor_time() -> None:
+    made, told = trained(0.02)
+    assert made["updates"] == len(told) > 3
+    assert 1.2 <= made["seconds"] < 10
+    assert told[-1] == (1000, 1000)
+    assert 0.001 <= made["lr"] < 0.003  # the schedule has gone its way
