@@ -12,7 +12,7 @@ LEAVES = {"errors", "files", "__version__"}
 MIDDLE = {"nn", "data", "evaluation", "plots", "hub"}
 BELOW = {
     "thinking": set(),
-    **{folder: {"thinking"} for folder in MIDDLE},
+    **{folder: {"thinking"} for folder in sorted(MIDDLE)},
     "tasks": MIDDLE | {"thinking"},
     "studies": MIDDLE | {"thinking", "tasks"},
     "cli": MIDDLE | {"thinking", "tasks", "studies"},
