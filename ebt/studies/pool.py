@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -23,17 +25,36 @@ OFTEN, SELDOM = 0.5, 30.0
 
 @contextmanager
 def pool(processes: int, threads: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    """So many fresh processes of so many threads each, and a queue of their messages. Whatever ends the block ends them."""
+    """So many fresh processes of so many threads each, and a queue of their messages. Whatever ends the block ends them.
+
+    Ctrl-C ends the processes, and then the block as ``KeyboardInterrupt``: raised at once, wherever the program is, it could
+    get lost in a callback.
+    """
     context = get_context("spawn")
     with context.Manager() as manager:
         made = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads,))
+        pressed = list[int]()
+
+        def end(*signals: Any) -> None:
+            pressed.extend(signals[:1])
+            working = list((made._processes or {}).values())
+            for process in working:
+                process.terminate()
+            if signals and not working:
+                raise KeyboardInterrupt
+
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGINT, end) if main else None
         try:
             yield made, manager.Queue()
-        except BaseException:
-            for process in list((made._processes or {}).values()):
-                process.terminate()
+        except BaseException as error:
+            end()
+            if pressed and isinstance(error, BrokenProcessPool):
+                raise KeyboardInterrupt from error
             raise
         finally:
+            if main:
+                signal.signal(signal.SIGINT, before)
             made.shutdown(cancel_futures=True)
 
 

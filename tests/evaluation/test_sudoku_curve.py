@@ -123,6 +123,7 @@ class Oracle:
 
     device = torch.device("cpu")
     config = SimpleNamespace(loop="none")
+    passes = 1
 
     def __init__(self, solutions: Tensor, errors: list[tuple[int, int]]) -> None:
         self.digits = solutions.long().clone()

@@ -86,8 +86,8 @@ def test_one_candidate_per_token_wins(rule: Any, pick: Any) -> None:
         for s in range(7):
             torch.testing.assert_close(output.energies[-1, b, s], energies[winner[b, s], b, s])
             torch.testing.assert_close(output.logits[b, s], model.space().logits(states[winner[b, s], b, s]))
-    more = model(ids, candidates=6, rule=rule).energies[-1]
-    assert ((more <= output.energies[-1]) if rule == "lowest" else (more >= output.energies[-1])).all()
+    gain = model(ids, candidates=6, rule=rule).energies[-1] - output.energies[-1]
+    assert (gain if rule == "lowest" else -gain).max() < 1e-5  # another number of rows rounds otherwise
 
 
 def test_energies_are_those_of_the_states() -> None:
