@@ -64,6 +64,7 @@ def effort_lines(
             for name, points in series.items():
                 _band(axes, dict(points), names.index(name), name)
             axes.set_xscale("log", base=2)
+            axes.set_ylim(bottom=0)
 
 
 def line_panels(

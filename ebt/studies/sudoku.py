@@ -24,10 +24,10 @@ from ebt.thinking import Recipe
 
 KINDS = {
     "ebt": "EBT",
-    "feed_forward": "feed-forward twin",
-    "looped_prediction": "looped, prediction fed back",
-    "looped_hidden": "looped, hidden state carried",
-    "recursive": "tiny recursive model",
+    "feed_forward": "feed-forward",
+    "looped_prediction": "looped, prediction",
+    "looped_hidden": "looped, hidden",
+    "recursive": "recursive",
 }
 TWIN, RIVAL = "feed_forward", "looped_prediction"
 OPTIMISATION = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
@@ -229,7 +229,7 @@ def report(plan: SudokuPlan, results: Results) -> Page:
         question="Boards with few givens need search. How many does a model solve, and does thinking longer than in training "
         "help, for an EBT and for the same blocks without an energy?",
         setting=_setting(plan, results),
-        tables=[_table(f"{givens} givens", found) for givens, found in lines.items()],
+        tables=[*(_table(givens, found) for givens, found in lines.items()), _last(lines)],
         verdicts=_verdicts(plan, lines),
         pictures={
             "sudoku.png": "Boards solved against function evaluations, forward and inner backward passes together; bands are "
@@ -254,22 +254,37 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"EBT and loops train with {RECIPE.min_steps} to {RECIPE.max_steps} steps or iterations and a loss at each. Weights "
         "are averaged over the second half.",
         f"Parameters and updates by seed: {sizes}.",
+        "The rivals have the same blocks and no energy. Feed-forward: one pass. Looped: the same blocks again and again, which "
+        "see their last prediction or their last hidden state. Recursive: an answer and a latent state in turns, in the manner "
+        "of a tiny recursive model (Jolicoeur-Martineau 2025).",
         "A step of the EBT is a forward and a backward pass, an iteration of a looped transformer one forward pass, one of the "
         "recursive model seven.",
+        "Published, with other data and far more compute: EBT 29.7 % out of distribution, its feed-forward twin 0.03 % "
+        "(Gladstone et al., table 5); on Sudoku-Extreme TRM 87.4 %, HRM 55 % (Jolicoeur-Martineau 2025).",
     ]
 
 
-def _table(title: str, lines: list[Line]) -> Table:
+def _table(givens: int, lines: list[Line]) -> Table:
     steps = sorted({step for line in lines for step in line.exact})
-    rows = []
-    for line in lines:
-        most = max(line.exact)
-        cells = [line.exact[step].around(1) if step in line.exact else "" for step in steps]
-        auroc = "" if line.auroc is None else line.auroc.around(3)
-        rows.append([line.name, *cells, line.cell[most].around(1), f"{line.evaluations[most]:.0f}", auroc])
-    head = ["boards solved, %", *(f"{step} steps" if step > 1 else "1 step" for step in steps), "cells %", "passes", "AUROC"]
-    note = "Cells, passes and AUROC (does a cell's energy tell that it is wrong?) at the largest number of steps."
-    return Table(title, head, rows, note)
+    rows = [[line.name, *(line.exact[step].around(1) if step in line.exact else "" for step in steps)] for line in lines]
+    return Table(f"{givens} givens: boards solved (%) after so many steps or iterations", ["", *map(str, steps)], rows)
+
+
+def _last(lines: Mapping[int, list[Line]]) -> Table:
+    rows = [
+        [
+            f"{givens} givens, {line.name}",
+            line.exact[most].around(1),
+            line.cell[most].around(1),
+            f"{line.evaluations[most]:.0f}",
+            "" if line.auroc is None else line.auroc.around(3),
+        ]
+        for givens, found in lines.items()
+        for line in found
+        for most in [max(line.exact)]
+    ]
+    note = "Passes: forward and inner backward. AUROC: how well a cell's energy tells that it is wrong."
+    return Table("At the largest number of steps", ["", "boards %", "cells %", "passes", "AUROC"], rows, note)
 
 
 def _verdicts(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> list[Verdict]:
