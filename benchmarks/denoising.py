@@ -401,13 +401,13 @@ def draw(results: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> 
     """Figure 12: PSNR against function evaluations, for each noise level."""
     with picture(path, width=10, height=4.5) as figure:
         for axes, (level, found) in zip(figure.subplots(1, len(LEVELS)), summary["levels"].items(), strict=True):
-            for i, (kind, name) in enumerate((("ebt", "EBT"), ("dit", "DiT, DDIM"))):
-                points = {int(passes): point["psnr"] for passes, point in found[kind].items()}
+            for i, (kind, name, each) in enumerate((("ebt", "EBT", 2), ("dit", "DiT, DDIM", 1))):
+                points = {each * int(passes): point["psnr"] for passes, point in found[kind].items()}
                 axes.plot(list(points), list(points.values()), color=COLOURS[i], marker="os"[i], label=name)
             axes.axhline(summary["noisy"][level], color=GREY, linestyle=":", label="noisy input")
             axes.axhline(summary["non-local means"][level], color=GREY, linestyle="--", label="non-local means")
             axes.set_xscale("log")
-            axes.set_xlabel("function evaluations")
+            axes.set_xlabel("forward and inner backward passes")
             axes.set_title(f"noise level {level}" + (" (trained)" if float(level) == LEVELS[0] else " (out of distribution)"))
         figure.axes[0].set_ylabel("PSNR (dB)")
         figure.axes[0].legend()
