@@ -2,7 +2,7 @@
 
     python benchmarks/denoising.py --train bsds500/train --test coco-val bsds500/test --minutes 30 --json denoising.json
 
-Both have the same blocks, sizes, batches, optimiser and number of parameters (a few per cent apart), and the same budget of
+Both have the same blocks, sizes, batches and optimiser (the DiT has 11 % more parameters), and the same budget of
 processor time, so that other load on the machine does not count. Whatever can be chosen (how many of three steps the EBT takes,
 which way of DDIM) is chosen on validation photos, a tenth of the training folder. A finished run is one JSON file in ``--out``;
 an interrupted benchmark goes on where it stopped. After a change of the code, start with an empty folder.
