@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
 
 from ebt import __version__
-from ebt.errors import InputError
+from ebt.errors import InputError, unknown
 
 COMMANDS = {
     "fit": "train a model: text, images or Sudoku, EBT or a rival; resume a run",
@@ -63,9 +62,7 @@ def _run(arguments: list[str]) -> int:
         print(__version__)
         return 0
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean `ebt {close[0]}`?" if close else f"choose one of {', '.join(COMMANDS)}."
-        raise InputError(f"there is no command {name!r}: {hint}")
+        raise unknown("command", name, COMMANDS, "ebt")
     code: int = importlib.import_module(f"ebt.cli.{name}").main(rest)
     return code
 

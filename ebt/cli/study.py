@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import shlex
@@ -14,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from ebt.cli.terminal import Options, count_from, counts, number_in, out_folder, plain_table, print_table, say_written
-from ebt.errors import InputError
+from ebt.errors import unknown
 from ebt.studies import STUDIES
 
 FOLDER = "runs/studies"
@@ -27,9 +26,7 @@ def main(argv: list[str]) -> int:
         return 0
     name, *rest = argv
     if name not in STUDIES:
-        close = difflib.get_close_matches(name, STUDIES, 1)
-        hint = f"did you mean `ebt study {close[0]}`?" if close else f"choose one of {', '.join(STUDIES)}."
-        raise InputError(f"there is no study {name!r}: {hint}")
+        raise unknown("study", name, STUDIES, "ebt study")
     args, console = _options(name).parse_args(rest), Console()
     args.seeds = args.seeds or (2 if args.quick else 3)
     args.out = args.out or f"{FOLDER}/{name}{'-quick' if args.quick else ''}"

@@ -10,8 +10,10 @@ import pytest
 from test_study_command import no_pool
 
 from ebt.cli.main import main
+from ebt.cli.study import SUDOKU_KINDS
 from ebt.data.sudoku import generate, write_csv
 from ebt.data.sudoku_module import SudokuDataModule
+from ebt.studies.sudoku import KINDS
 from ebt.tasks import Optimisation, SudokuNetwork, SudokuTask
 from ebt.tasks.training import train_for
 from ebt.thinking import Recipe
@@ -59,6 +61,10 @@ def test_every_model_is_measured_at_every_number_of_steps(out: Path) -> None:
     page = (out / "sudoku.md").read_text()
     assert "of few.csv, further cells revealed at random" in page
     assert (out / "sudoku.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_option_knows_all_kinds() -> None:
+    assert tuple(KINDS) == SUDOKU_KINDS
 
 
 def test_a_second_call_trains_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
