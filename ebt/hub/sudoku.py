@@ -23,11 +23,15 @@ class BoardEmbedding(nn.Module):
             nn.init.normal_(table.weight, std=dim**-0.5)
 
     def forward(self, puzzle: Tensor) -> Tensor:
-        cell = torch.arange(self.board**2, device=puzzle.device)
-        row, column = cell // self.board, cell % self.board
-        high, wide = BOXES[self.board]
-        box = row // high * high + column // wide
+        row, column, box = groups(self.board).to(puzzle.device)
         return self.digit(puzzle) + self.row(row) + self.column(column) + self.box(box)
+
+
+def groups(board: int) -> Tensor:
+    """The row, the column and the box of each cell, (3, C)."""
+    cell, (high, wide) = torch.arange(board**2), BOXES[board]
+    row, column = cell // board, cell % board
+    return torch.stack((row, column, row // high * high + column // wide))
 
 
 class EBTForSudoku(ThinkingModel):
@@ -39,7 +43,7 @@ class EBTForSudoku(ThinkingModel):
         super().__init__(config)
         self.embedding = BoardEmbedding(config.board, config.dim)
         self.digits = nn.Embedding(config.board, config.dim)
-        self.network = EBTEncoder(config.network(), config.energy_scale)
+        self.network = EBTEncoder(config.network(), config.energy_scale, groups(config.board) if config.rules else None)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         self.post_init()
 
@@ -100,7 +104,7 @@ class SudokuTransformer(HubModel):
         super().__init__(config)
         self.embedding = BoardEmbedding(config.board, config.dim)
         self.digits = nn.Embedding(config.board, config.dim) if config.loop == "prediction" else None
-        self.network = Transformer(config.network())
+        self.network = Transformer(config.network(), groups(config.board) if config.rules else None)
         self.head = nn.Linear(config.dim, config.board, bias=False)
         nn.init.normal_(self.head.weight, std=config.dim**-0.5)
         self.post_init()

@@ -56,9 +56,32 @@ class Attention(nn.Module):
         return self.output(x.transpose(-3, -2).flatten(-2))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Plain attention of everything to everything, twice differentiable (fused kernels are not)."""
-    return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Plain attention of everything to everything, twice differentiable (fused kernels are not); ``bias`` (H, S, S)."""
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (scores if bias is None else scores + bias).softmax(-1) @ v
+
+
+class Relations(nn.Module):
+    """What each head of each layer adds to the attention between two parts for being in the same group, nothing at first.
+
+    Args:
+        config: the network's.
+        groups: (R, S), for R ways to group the S parts, the group that each part is in.
+    """
+
+    same: Tensor
+
+    def __init__(self, config: NetworkConfig, groups: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.layers, config.heads, len(groups)))
+        self.scale = config.dim**0.5
+        """So that the weights are as small as those of tables, and learn as fast."""
+        self.register_buffer("same", (groups.unsqueeze(-1) == groups.unsqueeze(-2)).float(), persistent=False)
+
+    def forward(self) -> tuple[Tensor, ...]:
+        """The bias (H, S, S) of each layer."""
+        return torch.einsum("lhr,rst->lhst", self.weight * self.scale, self.same.to(self.weight.dtype)).unbind()
 
 
 def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ebt.nn.blocks import Blocks, EnergyHead, OutputNorm, StepEmbedding, attend, initialise
+from ebt.nn.blocks import Blocks, EnergyHead, OutputNorm, Relations, StepEmbedding, attend, initialise
 from ebt.nn.config import NetworkConfig
 from ebt.thinking.adjoint import Separated
 
@@ -15,10 +15,11 @@ from ebt.thinking.adjoint import Separated
 class Transformer(nn.Module):
     """Bidirectional stack on embeddings (B, S, D) that already carry their positions; twice differentiable."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, groups: Tensor | None = None) -> None:
         super().__init__()
         self.config = config
         self.blocks = Blocks(config)
+        self.relations = None if groups is None else Relations(config, groups)
         self.norm = OutputNorm(config)
         initialise(self, config)
 
@@ -28,25 +29,27 @@ class Transformer(nn.Module):
 
     def hidden(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """What the last block makes of embeddings, (B, S, D), before the norm."""
-        return run_blocks(self.blocks, x, condition)
+        return run_blocks(self.blocks, x, condition, self.relations)
 
 
-def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None = None) -> Tensor:
-    """Everything attends to everything."""
-    for block in blocks:
+def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None = None, relations: Relations | None = None) -> Tensor:
+    """Everything attends to everything, more to what it is related to."""
+    biases = [None] * len(blocks) if relations is None else relations()
+    for block, bias in zip(blocks, biases, strict=True):
         adapted = block.adapt(condition)
         q, k, v = block.project(x, None, adapted)
-        x = block.finish(x, attend(q, k, v), adapted)
+        x = block.finish(x, attend(q, k, v, bias), adapted)
     return x
 
 
 class EBTEncoder(nn.Module):
     """Bidirectional EBT: context and candidate of each part are added, all parts see each other, one energy per part."""
 
-    def __init__(self, config: NetworkConfig, alpha0: float = 1.0) -> None:
+    def __init__(self, config: NetworkConfig, alpha0: float = 1.0, groups: Tensor | None = None) -> None:
         super().__init__()
         self.config = config
         self.blocks = Blocks(config)
+        self.relations = None if groups is None else Relations(config, groups)
         self.head = EnergyHead(config, alpha0)
         self.steps = StepEmbedding(config) if config.conditioning != "none" else None
         initialise(self, config)
@@ -60,22 +63,26 @@ class EBTEncoder(nn.Module):
         """
         return EncoderLandscape(self, x, None if free is None else free.unsqueeze(-1).to(x.dtype))
 
-    def hidden(self, context: Tensor, candidate: Tensor, step: int = 0) -> Tensor:
-        """What the last block makes of candidates (N, S, D) in a context, (N, S, D), before norm and head."""
-        x = context + candidate
+    def hidden(self, context: Tensor, candidate: Tensor | None, step: int = 0) -> Tensor:
+        """What the last block makes of candidates (N, S, D) in a context, or of the context alone, before norm and head."""
+        x = context if candidate is None else context + candidate
         if self.steps is None:
-            return run_blocks(self.blocks, x)
+            return run_blocks(self.blocks, x, None, self.relations)
         token = self.steps(step)
         if self.config.conditioning == "modulation":
-            return run_blocks(self.blocks, x, token)
+            return run_blocks(self.blocks, x, token, self.relations)
         if self.config.conditioning == "candidate":
-            return run_blocks(self.blocks, x + token)
+            return run_blocks(self.blocks, x + token, None, self.relations)
         return run_blocks(self.blocks, torch.cat((token.expand(x.shape[0], 1, -1), x), 1))[:, 1:]
 
-    def energy(self, context: Tensor, candidate: Tensor, step: int) -> Tensor:
-        """Energies (N, S) of candidates (N, S, D) with the context at the same places (N, S, D)."""
+    def energy(self, context: Tensor, candidate: Tensor, step: int, unseen: bool = False) -> Tensor:
+        """Energies (N, S) of candidates (N, S, D) with the context at the same places (N, S, D).
+
+        With candidates ``unseen`` by the blocks, a bilinear energy is linear in them: its gradient is what the feed-forward
+        twin would predict, in one pass.
+        """
         token = self.steps(step) if self.steps is not None and self.config.conditioning == "modulation" else None
-        return self.head(self.hidden(context, candidate, step), candidate, token)
+        return self.head(self.hidden(context, None if unseen else candidate, step), candidate, token)
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,23 @@ class EncoderLandscape:
     network: EBTEncoder
     x: Tensor
     free: Tensor | None
+    blind: bool = False
+    """Whether the blocks do not see the candidates."""
+
+    def unseen(self) -> EncoderLandscape:
+        """The same, with candidates that the blocks do not see.
+
+        Raises:
+            ValueError: the head is linear, and nothing would depend on the candidates.
+        """
+        if not self.network.head.bilinear:
+            raise ValueError("the energy head is linear, and cannot judge what the blocks do not see: choose head bilinear")
+        return replace(self, blind=True)
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
         repeats = candidate.shape[0] // self.x.shape[0]
         seen = candidate if self.free is None else candidate * self.free.repeat(repeats, 1, 1)
-        return self.network.energy(self.x.repeat(repeats, 1, 1), seen, step)
+        return self.network.energy(self.x.repeat(repeats, 1, 1), seen, step, self.blind)
 
     def roots(self) -> list[Tensor]:
         """The input and the weights."""

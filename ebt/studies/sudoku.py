@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ KINDS = {
 }
 TWIN, RIVAL = "feed_forward", "looped_prediction"
 OPTIMISATION = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
-RECIPE = Recipe(min_steps=2, max_steps=4)
+LOOPS = Recipe(min_steps=2, max_steps=4)
+RECIPES = {"ebt": replace(LOOPS, warm_start=0.4), TWIN: Recipe()}
 SCALE = {6: 0.35, 9: 1.0}
 """Step size of thinking, as a multiple of the learned one, by the size of the board."""
 NOISE = 0.3
@@ -103,8 +104,9 @@ class SudokuPlan:
         """The training of a model."""
         settings = {
             "kind": kind,
-            "network": {"size": "nano", "layers": self.layers, "dim": self.dim},
-            "recipe": asdict(RECIPE) if kind != TWIN else asdict(Recipe()),
+            "network": {"size": "nano", "layers": self.layers, "dim": self.dim, "rules": True}
+            | ({"head": "bilinear"} if kind == "ebt" else {}),
+            "recipe": asdict(RECIPES.get(kind, LOOPS)),
             "optimisation": asdict(OPTIMISATION),
             "data": self.data(),
             "collection": None if self.collection is None else identity(self.collection),
@@ -251,8 +253,9 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"{'and lines ' if plan.symmetries else ''}permuted; {plan.boards} test boards for each number of givens. No "
         "solution grid of training occurs in a test, in any labelling of the digits.",
         f"{plan.minutes:g} minutes of one processor for each model; {plan.layers} layers of {plan.dim}, the same optimiser. "
-        f"EBT and loops train with {RECIPE.min_steps} to {RECIPE.max_steps} steps or iterations and a loss at each. Weights "
-        "are averaged over the second half.",
+        f"EBT and loops train with {LOOPS.min_steps} to {LOOPS.max_steps} steps or iterations and a loss at each. Weights "
+        f"are averaged over the second half. For the first {RECIPES['ebt'].warm_start:.0%} of its time the EBT does not see "
+        "its candidates and learns as its twin. The attention of all models knows which cells share a row, a column or a box.",
         f"Parameters and updates by seed: {sizes}.",
         "The rivals have the same blocks and no energy. Feed-forward: one pass. Looped: the same blocks again and again, which "
         "see their last prediction or their last hidden state. Recursive: an answer and a latent state in turns, in the manner "

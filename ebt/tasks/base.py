@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,6 +79,8 @@ class ThinkingTask(L.LightningModule):
     """
 
     alpha: StepSize
+    warm_starts = False
+    """Whether ``recipe.warm_start`` is for this task: its landscapes have ``unseen()``."""
 
     def __init__(
         self,
@@ -94,6 +97,8 @@ class ThinkingTask(L.LightningModule):
                 f"validation_steps {list(validation_steps)}, steps {steps}, alarm_every {alarm_every}, seed {seed}: "
                 "numbers of steps and alarm_every must be at least 1, the seed at least 0"
             )
+        if recipe.warm_start and not self.warm_starts:
+            raise InputError(f"recipe.warm_start is {recipe.warm_start}: {type(self).__name__} has no warm start; set it to 0")
         self.recipe, self.optimisation, self.seed, self.alarm_every = recipe, optimisation, seed, alarm_every
         self.steps = recipe.own_steps if steps is None else steps
         self.validation_steps = tuple(sorted({1, self.steps, *validation_steps}))
@@ -102,6 +107,8 @@ class ThinkingTask(L.LightningModule):
         self._evaluation_generator: torch.Generator | None = None
         self._meters: dict[str, MeanMetric] = {}
         self._alarmed: set[str] = set()
+        self.budget: Callable[[], float] | None = None
+        """Tells the share of the training that is done, where a budget ends it."""
 
     # What a subclass implements
 
@@ -138,9 +145,10 @@ class ThinkingTask(L.LightningModule):
         start = self.start(batch, _rows(batch) - (0 if replayed is None else len(replayed)), generator)
         if replayed is not None:
             start = torch.cat((start, replayed.to(start)))
-        outcome = supervise(
-            self.landscape(batch), space, start, self.target(batch), self.alpha, self.recipe, generator, self.draw_schedule()
-        )
+        landscape, schedule = self.landscape(batch), self.draw_schedule()
+        if self.progress() < self.recipe.warm_start:
+            landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
+        outcome = supervise(landscape, space, start, self.target(batch), self.alpha, self.recipe, generator, schedule)
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 
     def explore(self, batch: Batch, steps: int, generator: torch.Generator | None) -> tuple[Sequence[Tensor], Thought | None]:
@@ -158,6 +166,10 @@ class ThinkingTask(L.LightningModule):
     def thinking_alpha(self) -> Tensor:
         """The step size of evaluations."""
         return self.alpha()
+
+    def progress(self) -> float:
+        """The share of the training that is done, as far as the trainer knows its length."""
+        return self.global_step / self.trainer.estimated_stepping_batches if self.budget is None else self.budget()
 
     # Random draws
 
@@ -243,8 +255,14 @@ class ThinkingTask(L.LightningModule):
                 "trainer.max_epochs, or optimisation.min_lr_ratio to 1."
             )
         optimiser = self.optimisation.optimiser(self, fused=self.trainer.precision != "16-mixed")
-        schedule = {"scheduler": self.optimisation.schedule(optimiser, updates), "interval": "step"}
+        schedule = {"scheduler": self.optimisation.schedule(optimiser, updates, self._second(updates)), "interval": "step"}
         return {"optimizer": optimiser, "lr_scheduler": schedule}
+
+    def _second(self, updates: float) -> int:
+        """The first update after the warm start."""
+        if self.recipe.warm_start and updates == float("inf"):
+            raise InputError("recipe.warm_start is a share of the updates: set trainer.max_steps or trainer.max_epochs.")
+        return math.ceil(self.recipe.warm_start * updates) if self.recipe.warm_start else 0
 
     def configure_gradient_clipping(
         self,
@@ -339,7 +357,8 @@ class ThinkingTask(L.LightningModule):
 
     @property
     def _warm(self) -> bool:
-        return self.global_step >= max(self.optimisation.warmup_steps, 1) and not self.trainer.sanity_checking
+        begun = self.global_step >= max(self.optimisation.warmup_steps, 1) and not self.trainer.sanity_checking
+        return begun and self.progress() >= self.recipe.warm_start
 
     def _look_for_alarms(self, thought: Thought) -> int:
         """Warn of each kind of alarm once; returns how many there are."""

@@ -184,6 +184,11 @@ class ModelTask(ThinkingTask):
                     self.model = self.build().to(dtype)
                 finally:
                     torch.set_default_dtype(dtype)
+        if self.recipe.warm_start and self.thinks and self.model.config.head == "linear":
+            raise InputError(
+                f"recipe.warm_start is {self.recipe.warm_start}, and a linear energy head cannot judge candidates that the "
+                "network does not see: set network.head to bilinear, or recipe.warm_start to 0."
+            )
         if self.compiles:
             compile_parts(self.model)
             self.compiles = False

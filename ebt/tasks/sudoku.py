@@ -25,12 +25,14 @@ class SudokuNetwork(Network):
     again and again, which see their last prediction or their last hidden state; ``recursive``, a tiny recursive model."""
 
     kind: Literal["ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive"] = "ebt"
+    rules: bool = False
+    """Attention knows which cells share a row, a column or a box."""
 
     def build(self, board: int, recipe: Recipe, steps: int) -> Model:
         """The model with fresh weights."""
         if self.kind == "ebt":
-            return EBTForSudoku(EBTSudokuConfig(board, **self.sizes(), **self.thinking(recipe, steps)))
-        return SudokuTransformer(SudokuTransformerConfig(board, _LOOPS[self.kind], **self.sizes()))
+            return EBTForSudoku(EBTSudokuConfig(board, rules=self.rules, **self.sizes(), **self.thinking(recipe, steps)))
+        return SudokuTransformer(SudokuTransformerConfig(board, _LOOPS[self.kind], rules=self.rules, **self.sizes()))
 
 
 NETWORK = SudokuNetwork()
@@ -50,6 +52,8 @@ class SudokuTask(ModelTask):
     Logged beside the losses, in [0, 1]: exact, boards without a wrong cell; cells, empty cells that are right. Energies are
     sums over a board.
     """
+
+    warm_starts = True
 
     def __init__(
         self,

@@ -77,15 +77,20 @@ class _Budget(L.Callback):
     """Ends a training after its processor time, and sets the learning rate by how much of it is gone."""
 
     def __init__(self, seconds: float, report: Report) -> None:
-        self.seconds, self.report, self.updates, self.share = seconds, report, 0, 0.0
+        self.seconds, self.report, self.updates, self.share, self.second = seconds, report, 0, 0.0, 0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.began = time.process_time()
+        pl_module.budget = lambda: self.share
         self.rates = [group["initial_lr"] for optimiser in trainer.optimizers for group in optimiser.param_groups]
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        expected = self.updates / self.share if self.share else math.inf
-        ratio = pl_module.optimisation.ratio(self.updates, expected)
+        expected, warm = self.updates / self.share if self.share else math.inf, pl_module.recipe.warm_start
+        if self.share < warm:
+            self.second = max(self.updates + 1, round(warm * expected)) if self.share else _ENDLESS
+        elif warm:
+            self.second = min(self.second, self.updates)
+        ratio = pl_module.optimisation.ratio(self.updates, expected, self.second)
         groups = (group for optimiser in trainer.optimizers for group in optimiser.param_groups)
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * ratio

@@ -44,6 +44,9 @@ class Recipe:
     """Records in the replay buffer; 0 is none."""
     replay_fraction: float = 0.0
     """Replayed rows, appended to a batch, as a fraction of it."""
+    warm_start: float = 0.0
+    """The share of training, from its beginning, in which the network does not see its candidates. One step is then a pass of
+    the feed-forward twin, at the twin's price; heads that are no product with the candidate cannot learn by it."""
     rows_at_once: int | None = None
     """Rows whose gradients are computed at once: fewer need less memory. By default a few on CPUs, else all of a batch."""
 
@@ -67,6 +70,8 @@ class Recipe:
                 f"replay_size {self.replay_size} with replay_fraction {self.replay_fraction}: "
                 "set both (fraction in (0, 1]) or neither"
             )
+        if not 0 <= self.warm_start < 1:
+            raise ValueError(f"warm_start is {self.warm_start}: give a share of the training, at least 0 and below 1")
         if self.rows_at_once is not None and self.rows_at_once < 1:
             raise ValueError(f"rows_at_once is {self.rows_at_once}: at least 1, or null to leave it to the library")
         regularised = self.noise > 0 or self.replay_size > 0 or self.step_size_spread > 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import ENCODERS, WIDTH, conditioning, make_network, normal
+from toys import ENCODERS, WIDTH, assert_slopes, conditioning, make_network, normal
 
 from ebt.nn import EBTEncoder, NetworkConfig, Transformer
 
@@ -74,6 +74,64 @@ def test_without_conditioning_the_energy_is_a_transformer_with_a_norm_and_a_head
     twin.norm.load_state_dict(network.head.norm.state_dict())
     expected = network.head.projection(twin(X + CANDIDATE)).squeeze(-1)
     torch.testing.assert_close(network.encode(X)(CANDIDATE, 0), expected)
+
+
+GROUPS = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 0, 1, 0]])
+
+
+def related(head: str = "linear", layers: int = 2) -> EBTEncoder:
+    network = EBTEncoder(NetworkConfig(layers=layers, dim=WIDTH, heads=2, head=head), groups=GROUPS)  # type: ignore[arg-type]
+    torch.nn.init.normal_(network.head.projection.weight)
+    return network
+
+
+def test_relations_change_nothing_at_first_and_are_a_mask_of_attention_then() -> None:
+    network = related(layers=1)
+    twin = EBTEncoder(network.config)
+    twin.load_state_dict(network.state_dict(), strict=False)
+    torch.testing.assert_close(network.encode(X)(CANDIDATE, 0), twin.encode(X)(CANDIDATE, 0))
+    assert network.relations is not None
+    torch.nn.init.normal_(network.relations.weight)
+    block, same = next(iter(network.blocks)), GROUPS.unsqueeze(-1) == GROUPS.unsqueeze(-2)
+    bias = sum(network.relations.weight[0, :, r, None, None] * WIDTH**0.5 * same[r] for r in range(2))
+    q, k, v = block.project(X + CANDIDATE, None)
+    expected = block.finish(X + CANDIDATE, torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias))
+    torch.testing.assert_close(network.hidden(X, CANDIDATE), expected)
+
+
+def test_relations_learn_through_thinking() -> None:
+    network = related()
+    relations = network.relations
+    assert relations is not None
+
+    def loss() -> torch.Tensor:
+        view = CANDIDATE.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(network.encode(X, FREE)(view, 0).sum(), view, create_graph=True)
+        return gradient.square().sum()
+
+    loss().backward()
+    assert_slopes(loss, [("relations", relations.weight)])
+
+
+@pytest.mark.parametrize("head", ["bilinear", "quadratic"])
+def test_unseen_candidates_are_judged_by_the_twin_of_the_network(head: str) -> None:
+    network = related(head)
+    landscape, candidate = network.encode(X, FREE).unseen(), CANDIDATE.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(landscape(candidate, 0).sum(), candidate)
+    twin = Transformer(network.config, GROUPS)
+    twin.load_state_dict(network.state_dict(), strict=False)
+    if network.head.norm is not None:
+        twin.norm.load_state_dict(network.head.norm.state_dict())
+    hidden = twin(X) if head == "bilinear" else twin.hidden(X)
+    expected = -hidden * network.head.projection.weight * network.head.scale * FREE.unsqueeze(-1)
+    torch.testing.assert_close(gradient, expected)
+    rows = torch.tensor([1])
+    torch.testing.assert_close(landscape.select(rows)(CANDIDATE[rows], 0), landscape(CANDIDATE, 0)[rows])
+
+
+def test_a_linear_head_cannot_judge_what_is_not_seen() -> None:
+    with pytest.raises(ValueError, match="choose head bilinear"):
+        related().encode(X).unseen()
 
 
 def test_attention_is_that_of_torch() -> None:

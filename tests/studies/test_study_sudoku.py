@@ -80,6 +80,23 @@ def trained(minutes: float) -> tuple[dict[str, Any], list[tuple[int, int]]]:
     return train_for(task, data, minutes, lambda done, total, _: told.append((done, total))), told
 
 
+def test_a_warm_start_is_a_share_of_the_budget() -> None:
+    steps = list[float]()
+
+    class Note(SudokuTask):
+        def _log_training(self, outcome: Any) -> None:
+            super()._log_training(outcome)
+            steps.append(len(outcome.losses))
+
+    data = SudokuDataModule(size=4, train_count=20, train_givens=(6, 9), validation_count=1, test_count=1, test_givens=(6,))
+    network = SudokuNetwork("nano", layers=1, dim=8, heads=2, head="bilinear")
+    task = Note(network, Recipe(min_steps=2, max_steps=2, warm_start=0.5), Optimisation(warmup_steps=2))
+    train_for(task, data, 0.02, lambda *_: None)
+    first = steps.index(2)
+    assert 0 < first < len(steps)
+    assert steps == [1] * first + [2] * (len(steps) - first)
+
+
 def test_training_ends_with_its_budget_of_processor_time() -> None:
     made, told = trained(0.02)
     assert made["updates"] == len(told) > 3

@@ -17,6 +17,7 @@ RECIPES = {
     "own": Recipe(),
     "s1": Recipe.s1(),
     "s2": Recipe.s2(replay_size=12, replay_fraction=0.5),
+    "warm start": Recipe(warm_start=0.5, replay_size=12, replay_fraction=0.5),
 }
 
 
@@ -35,7 +36,7 @@ def train(folder: Path, recipe: Recipe, resume: Path | None = None, stop_after: 
     data = SudokuDataModule(
         size=4, train_count=20, train_givens=(6, 9), validation_count=4, test_givens=(6,), test_count=1, batch_size=4
     )
-    task = SudokuTask(SudokuNetwork("nano", layers=1, dim=8, heads=1), recipe, seed=7)
+    task = SudokuTask(SudokuNetwork("nano", layers=1, dim=8, heads=1, head="bilinear", rules=True), recipe, seed=7)
     settings: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "limit_val_batches": 0}
     callbacks = [L.pytorch.callbacks.ModelCheckpoint(folder, save_last=True, every_n_train_steps=1), Stop(stop_after)]
     trainer = L.Trainer(max_steps=8, max_epochs=-1, enable_model_summary=False, callbacks=callbacks, **settings)

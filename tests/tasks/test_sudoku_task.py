@@ -11,7 +11,8 @@ from small_models import QUIET
 from torch import Tensor
 
 from ebt.data.sudoku_module import SudokuDataModule
-from ebt.tasks import SudokuNetwork, SudokuTask
+from ebt.errors import InputError
+from ebt.tasks import LanguageTask, SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
 
 KINDS = ("ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive")
@@ -70,6 +71,42 @@ def test_metrics_come_by_set_and_number_of_steps(kind: str) -> None:
         assert (f"test/{name}/cells_at_16" in metrics) == (kind != "feed_forward")
         assert (f"test/{name}/energy_last" in metrics) == (kind == "ebt")
         assert 0 <= metrics[f"test/{name}/cells"] <= 1
+
+
+class Steps(L.Callback):
+    """Notes the number of losses of each update, and what the network could see."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.steps.append(float(trainer.callback_metrics["train/steps"]))
+
+
+def test_a_warm_start_is_one_step_of_the_twin() -> None:
+    """After it the weights are those of an EBT that saw no candidates, and the steps are the recipe's."""
+    task, steps = make_warm(Recipe(warm_start=0.5, min_steps=3, max_steps=3)), Steps()
+    L.Trainer(max_steps=8, callbacks=[steps], **QUIET).fit(task, datamodule=make_data())
+    assert steps.steps == [1.0] * 4 + [3.0] * 4
+
+
+def make_warm(recipe: Recipe, head: Any = "bilinear") -> SudokuTask:
+    return SudokuTask(SudokuNetwork(layers=1, dim=8, heads=2, head=head), recipe)
+
+
+def test_a_warm_start_needs_a_head_that_judges_the_unseen() -> None:
+    with pytest.raises(InputError, match=r"set network\.head to bilinear, or recipe\.warm_start to 0"):
+        L.Trainer(max_steps=1, **QUIET).fit(make_warm(Recipe(warm_start=0.5), None), datamodule=make_data())
+
+
+def test_tasks_without_a_warm_start_refuse_it() -> None:
+    with pytest.raises(InputError, match=r"warm_start is 0\.5: LanguageTask has no warm start; set it to 0"):
+        LanguageTask(recipe=Recipe(warm_start=0.5))
+
+
+def test_a_share_is_below_one() -> None:
+    with pytest.raises(ValueError, match="warm_start is 1"):
+        Recipe(warm_start=1.0)
 
 
 def test_accuracy_counts_empty_cells_alone() -> None:

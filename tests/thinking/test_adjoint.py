@@ -33,6 +33,8 @@ def plain(landscape: Landscape) -> Landscape:
 class Trial:
     """A network with a context, a space, and everything that learns."""
 
+    unseen = False
+
     def __init__(self, kind: str, name: str, **settings: Any) -> None:
         self.network, self.table, self.step_size = make_network(kind, "bilinear"), make_table(), StepSize(0.9)
         self.x = nn.Parameter(normal(ROWS, PARTS, WIDTH, seed=7))
@@ -46,7 +48,8 @@ class Trial:
 
     def supervise(self, recipe: Recipe, steps: int, bind: Callable[[Landscape], Landscape]) -> Supervised:
         start = self.space.start((ROWS, PARTS), generator=seeded(3))
-        landscape = bind(self.network.encode(self.x * 1.5))  # not a leaf, as embeddings are not
+        encoded: Any = self.network.encode(self.x * 1.5)  # not a leaf, as embeddings are not
+        landscape = bind(encoded.unseen() if self.unseen else encoded)
         schedule = tuple(range(steps))
         return supervise(landscape, self.space, start, self.target, self.step_size, recipe, seeded(4), schedule)
 
@@ -85,6 +88,14 @@ def test_few_and_many_steps(name: str, recipe: str, steps: int) -> None:
 @pytest.mark.parametrize("name", ["compact-restart", "compact-mirror", "restart", "reference"])
 def test_a_table_that_does_not_learn_from_views(name: str, recipe: str) -> None:
     Trial("decoder", name, input_gradient=False).compare(Recipe(**RECIPES[recipe], rows_at_once=2), 2)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", ["compact-mirror", "restart", "euclidean"])
+def test_candidates_that_the_network_does_not_see(name: str, recipe: str) -> None:
+    trial = Trial("encoder", name)
+    trial.unseen = True
+    trial.compare(Recipe(**RECIPES[recipe], rows_at_once=rows_for(recipe, 2)), 1)
 
 
 def test_what_does_not_learn_gets_no_gradient() -> None:
