@@ -43,6 +43,8 @@ class EBTForSudoku(ThinkingModel):
         super().__init__(config)
         self.embedding = BoardEmbedding(config.board, config.dim)
         self.digits = nn.Embedding(config.board, config.dim)
+        if config.head_init == "unit":  # as small as the twin's head, so that seeing it at last does not upset the blocks
+            nn.init.normal_(self.digits.weight, std=config.dim**-0.5)
         self.network = EBTEncoder(config.network(), config.energy_scale, groups(config.board) if config.rules else None)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         self.post_init()

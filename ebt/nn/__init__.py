@@ -1,6 +1,6 @@
 """Layers and networks. No training code; networks see embeddings and know no text, image or puzzle."""
 
-from ebt.nn.config import SIZES, Anchor, Conditioning, Head, NetworkConfig, network_config
+from ebt.nn.config import SIZES, Anchor, Conditioning, Head, HeadInit, NetworkConfig, network_config
 from ebt.nn.decoder import CausalTransformer, DecoderLandscape, EBTDecoder, KeyValueCache
 from ebt.nn.encoder import EBTEncoder, EncoderLandscape, Transformer
 from ebt.nn.patches import PatchEmbedding, fixed_positions, patchify, unpatchify
@@ -15,6 +15,7 @@ __all__ = [
     "EBTEncoder",
     "EncoderLandscape",
     "Head",
+    "HeadInit",
     "KeyValueCache",
     "NetworkConfig",
     "PatchEmbedding",

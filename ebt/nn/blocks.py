@@ -255,3 +255,5 @@ def initialise(network: nn.Module, config: NetworkConfig) -> None:
             nn.init.zeros_(module.projection.weight)
         if isinstance(module, EnergyHead) and config.head_init == "xavier":
             nn.init.xavier_normal_(module.projection.weight)
+        if isinstance(module, EnergyHead) and config.head_init == "unit":
+            nn.init.constant_(module.projection.weight, config.dim**-0.5)

@@ -25,8 +25,10 @@ Head = Literal["linear", "bilinear", "quadratic"]
 candidate; or the same without the last norm, so that its gradient grows with what is wrong, however large that is."""
 
 
-HeadInit = Literal["zero", "xavier"]
-"""The first weights of the energy head: zero, so that training starts flat, or Xavier's, as in the published code."""
+HeadInit = Literal["zero", "xavier", "unit"]
+"""The first weights of the energy head: zero, so that training starts flat; Xavier's, as in the published code; or, for heads
+that are a product with the candidate, that product itself: what the blocks make of a context is then read as by the head of the
+feed-forward twin, and the candidates' table stays as small as the twin's."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class NetworkConfig:
         for name, choices in kinds:
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
+        if self.head_init == "unit" and self.head == "linear":
+            raise ValueError("head_init is 'unit', and a linear head is no product with the candidate: choose head bilinear")
         if self.conditioned_steps < 1:
             raise ValueError(f"conditioned_steps is {self.conditioned_steps}: at least 1")
 

@@ -17,10 +17,18 @@ Estimate = Mapping[str, Any]
 
 
 def grouped_bars(
-    groups: Sequence[str], series: Mapping[str, Sequence[Estimate | None]], path: str | Path, label: str, title: str
+    groups: Sequence[str],
+    series: Mapping[str, Sequence[Estimate | None]],
+    path: str | Path,
+    label: str,
+    title: str,
+    linear_to: float | None = None,
 ) -> None:
-    """Horizontal bars with intervals: a group for each thing, a colour for each series; None leaves a gap."""
-    with picture(path, 9.0, 1.6 + 0.28 * len(groups) * (len(series) + 1)) as figure:
+    """Horizontal bars with intervals: a group for each thing, a colour for each series; None leaves a gap.
+
+    ``linear_to``: the axis is logarithmic beyond it, on both sides.
+    """
+    with picture(path, 9.0, 1.6 + 0.2 * len(groups) * (len(series) + 1)) as figure:
         axes, height = figure.subplots(), 0.8 / len(series)
         for i, (name, values) in enumerate(series.items()):
             at = [j + (i - (len(series) - 1) / 2) * height for j, value in enumerate(values) if value is not None]
@@ -29,6 +37,9 @@ def grouped_bars(
             _intervals(axes, at, found)
         axes.set_yticks(range(len(groups)), groups)
         axes.invert_yaxis()
+        if linear_to is not None:
+            axes.set_xscale("symlog", linthresh=linear_to)
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.axvline(0, color="black", linewidth=1)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(label)

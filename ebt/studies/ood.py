@@ -180,7 +180,12 @@ def _slope(shift: dict[str, list[float]], gain: dict[str, list[float]]) -> Estim
 
 
 def _perplexity(values: list[float]) -> str:
-    return over_seeds([math.exp(value) for value in values]).around(2)
+    found = over_seeds([math.exp(value) for value in values])
+    return _short(found.mean) + ("" if found.high is None else f" ± {_short(found.high - found.mean)}")
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}" if value >= 1000 else f"{value:.2f}"
 
 
 def _perplexities(plan: OodPlan, found: Nats, shift: dict[str, list[float]]) -> Table:
@@ -203,7 +208,7 @@ def _thinking(plan: OodPlan, found: Nats, kind: str, many: int) -> Table:
     rows = []
     for name in plan.sets:
         best, verified = (over_seeds(gains(found, kind, way)[name]) for way in ("best", "verified"))
-        perplexities = [f"{over_seeds([math.exp(v) for v in found[kind][way][name]]).mean:.3f}" for way in WAYS]
+        perplexities = [_short(over_seeds([math.exp(v) for v in found[kind][way][name]]).mean) for way in WAYS]
         rows.append([name, *perplexities, best.around(sign=True), verified.around(sign=True)])
     head = ["set", "lowest", "own", "best", f"best of {many}", "gain %", f"gain, best of {many}, %"]
     return Table(f"{TITLES[kind]}: perplexity by steps, and gain by thinking", head, rows)
@@ -244,16 +249,23 @@ def _draw(plan: OodPlan, results: Results, found: Nats, slopes: dict[str, Estima
     points = {TITLES[kind]: {name: (shift[name], gains(found, kind, "best")[name]) for name in order} for kind in EBTS}
     fits = {TITLES[kind]: to_json(slopes[kind]) for kind in EBTS}
     fitted_points(points, fits, out / "gain.png", ("shift (nats)", "gain by thinking (%)"), "Gain against shift")
-    bars = {TITLES[kind]: [asdict(over_seeds(against(found, kind, "best")[name])) for name in order] for kind in EBTS}
-    label = "perplexity over that of Transformer++ (%): left is better"
-    grouped_bars(order, bars, out / "rival.png", label, "EBTs at their best number of steps against Transformer++")
+    bars = {TITLES[kind]: [asdict(_over_rival(found, kind, name)) for name in order] for kind in EBTS}
+    label = "nats per token over those of Transformer++: left is better"
+    title = "EBTs at their best number of steps against Transformer++"
+    grouped_bars(order, bars, out / "rival.png", label, title, linear_to=0.5)
     panels = {name: {TITLES[kind]: _relative(plan, results, kind, name) for kind in EBTS} for name in order}
     step_lines(panels, out / "steps.png", "nats less those of\nthe lowest trained steps", "Thinking longer, one candidate")
     return {
         "gain.png": "Gain by thinking against shift: a point for each set and seed, and the line of least squares.",
-        "rival.png": "Perplexity over that of Transformer++ in per cent, sets in order of their shift; means over the seeds.",
+        "rival.png": "Nats per token over those of Transformer++, sets in order of their shift; means over the seeds, lines are "
+        "95 % intervals. The axis is logarithmic beyond half a nat.",
         "steps.png": "Loss against thinking steps, less that after the lowest trained number; bands over the seeds.",
     }
+
+
+def _over_rival(found: Nats, kind: str, name: str) -> Estimate:
+    pairs = zip(found[kind]["best"][name], found[TRANSFORMER]["lowest"][name], strict=True)
+    return over_seeds([own - rival for own, rival in pairs])
 
 
 def _relative(plan: OodPlan, results: Results, kind: str, name: str) -> dict[int, dict[str, Any]]:

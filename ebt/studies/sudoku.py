@@ -105,7 +105,7 @@ class SudokuPlan:
         settings = {
             "kind": kind,
             "network": {"size": "nano", "layers": self.layers, "dim": self.dim, "rules": True}
-            | ({"head": "bilinear"} if kind == "ebt" else {}),
+            | ({"head": "bilinear", "head_init": "unit"} if kind == "ebt" else {}),
             "recipe": asdict(RECIPES.get(kind, LOOPS)),
             "optimisation": asdict(OPTIMISATION),
             "data": self.data(),

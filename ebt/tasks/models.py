@@ -19,7 +19,7 @@ from ebt.hub import (
     TransformerPPForCausalLM,
 )
 from ebt.hub.base import ThinkingModel
-from ebt.nn import Anchor, Conditioning, Head, network_config
+from ebt.nn import Anchor, Conditioning, Head, HeadInit, network_config
 from ebt.tasks.base import RECIPE, Batch, Outcome, ThinkingTask
 from ebt.tasks.compiling import compile_parts
 from ebt.thinking import (
@@ -47,6 +47,7 @@ _THINKING = (
     "conditioned_steps",
     "anchor",
     "head",
+    "head_init",
 )
 _LOOPING = ("min_steps", "max_steps", "loss")
 
@@ -82,6 +83,8 @@ class Network:
     """What a prediction's stream starts from besides its candidate; language models only."""
     head: Head | None = None
     """How the energy is read off."""
+    head_init: HeadInit | None = None
+    """The first weights of the head."""
 
     def __post_init__(self) -> None:
         network_config(self.size, layers=self.layers, dim=self.dim, heads=self.heads, ffn_dim=self.ffn_dim)

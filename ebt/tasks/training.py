@@ -57,8 +57,8 @@ def train(task: ThinkingTask, data: Any, updates: int, report: Report, *callback
 def train_for(task: ThinkingTask, data: Any, minutes: float, report: Report, average: float = 0.99) -> dict[str, Any]:
     """Train for so many minutes of processor time, so that other load on the machine does not count.
 
-    The learning rate goes its whole way within the budget. From half of it on weights are averaged, with the decay ``average``
-    (0 for none).
+    The learning rate goes its whole way within the budget, and twice if there is a warm start, a share of it. From the half of
+    what is left after that, weights are averaged with the decay ``average`` (0 for none).
 
     Returns:
         updates, seconds of processor time, and lr, the learning rate of the last update.
@@ -77,20 +77,20 @@ class _Budget(L.Callback):
     """Ends a training after its processor time, and sets the learning rate by how much of it is gone."""
 
     def __init__(self, seconds: float, report: Report) -> None:
-        self.seconds, self.report, self.updates, self.share, self.second = seconds, report, 0, 0.0, 0
+        self.seconds, self.report, self.updates, self.share = seconds, report, 0, 0.0
+        self.warm, self.first = 0.0, 0
+        """The share of the warm start, and the first update of the part that runs: each has a schedule of its own."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.began = time.process_time()
+        self.warm = pl_module.recipe.warm_start
         pl_module.budget = lambda: self.share
         self.rates = [group["initial_lr"] for optimiser in trainer.optimizers for group in optimiser.param_groups]
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        expected, warm = self.updates / self.share if self.share else math.inf, pl_module.recipe.warm_start
-        if self.share < warm:
-            self.second = max(self.updates + 1, round(warm * expected)) if self.share else _ENDLESS
-        elif warm:
-            self.second = min(self.second, self.updates)
-        ratio = pl_module.optimisation.ratio(self.updates, expected, self.second)
+        done = self.share / self.warm if self.share < self.warm else (self.share - self.warm) / (1 - self.warm)
+        updates = self.updates - self.first
+        ratio = pl_module.optimisation.ratio(updates, updates / done if done else math.inf)
         groups = (group for optimiser in trainer.optimizers for group in optimiser.param_groups)
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"] = rate * ratio
@@ -98,21 +98,22 @@ class _Budget(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self.updates += 1
-        self.share = (time.process_time() - self.began) / self.seconds
+        before, self.share = self.share, (time.process_time() - self.began) / self.seconds
+        self.first = self.updates if before < self.warm <= self.share else self.first
         trainer.should_stop = self.share >= 1
         loss = trainer.callback_metrics.get("train/loss")
         self.report(round(1000 * min(1.0, self.share)), 1000, "" if loss is None else f"loss {float(loss):.2f}")
 
 
 class _SecondHalf(EMAWeightAveraging):
-    """Averages weights when half of a budget is gone."""
+    """Averages weights when half of a budget is gone, of what is left of it after a warm start."""
 
     def __init__(self, budget: _Budget, decay: float) -> None:
         super().__init__(decay=decay)
         self.budget = budget
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return step_idx is not None and self.budget.share >= 0.5
+        return step_idx is not None and self.budget.share >= (1 + self.budget.warm) / 2
 
 
 class _Beat(L.Callback):

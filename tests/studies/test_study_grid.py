@@ -82,5 +82,5 @@ def test_the_published_parameterisation_is_what_it_says() -> None:
     weights = torch.cat([EBTForCausalLM(wide).network.head.projection.weight for _ in range(8)])
     assert weights.std().item() == pytest.approx((2 / 513) ** 0.5, rel=0.05)
     assert EBTForCausalLM(EBTConfig(**sizes)).network.head.projection.weight.eq(0).all()
-    with pytest.raises(InputError, match="head_init is 'he': choose one of zero, xavier"):
+    with pytest.raises(InputError, match="head_init is 'he': choose one of zero, xavier, unit"):
         EBTConfig(**sizes, head_init="he")
