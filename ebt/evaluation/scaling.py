@@ -30,7 +30,7 @@ STEEPEST = 5.0
 ROUNDS = 4
 """Of grids of exponents, each over the neighbours of the best one of the last."""
 DISTINCT = 3
-"""So many different points a draw of a bootstrap has, at least."""
+"""So many different points a draw of a bootstrap has, at least; all but one where that is less."""
 TRUSTED = 0.95
 """A share of the draws of a bootstrap without which it is no interval."""
 
@@ -179,7 +179,7 @@ def _points(count: int, generator: np.random.Generator) -> Indices:
     """Drawn with replacement, again if there are too few different ones to say anything."""
     while True:
         points = generator.integers(0, count, count)
-        if len(set(points.tolist())) >= min(count, DISTINCT):
+        if len(set(points.tolist())) >= min(DISTINCT, count - 1):
             return points
 
 
