@@ -216,7 +216,7 @@ def check_filled(grid: Grid, examples: int, held_out: int, per_example: int, ite
         if len(set(grid.values)) < len(grid.values):
             raise InputError(f"{origin}: {most:,} {items} are too few for an axis of data: give more, or a grid of your own.")
     if len({(point.size or most) // per_example for point in grid.points}) < len(grid.points) and grid.axis == "data":
-        raise InputError(f"{origin}: values of data are the same number of rows of {per_example} {items}: set them further apart.")
+        raise InputError(f"{origin}: values are the same number of rows of {per_example} {items}: set them further apart.")
     base = replace(grid.base, size=grid.base.size or most)
     grid = replace(grid, base=base)
     for point in grid.points:

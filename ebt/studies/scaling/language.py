@@ -47,7 +47,7 @@ class Language(Subject):
         base = Point(decay=not along, evaluations=16 if along else 8)
         if quick:
             base = Point(layers=1, dim=32, updates=6, evaluations=3, held_out=16, batch_size=8, decay=not along)
-        return Grid(axis, (QUICK if quick else VALUES)[axis], base, self.data)
+        return Grid(axis, (QUICK if quick else VALUES)[axis], base, self.data | ({"context_length": 64} if quick else {}))
 
     def identity(self, source: str) -> Json:
         return identity(source)

@@ -64,8 +64,8 @@ def _setting(plan: ScalingPlan, found: list[Found]) -> list[str]:
         "Kinds differ in nothing but the energy: the same data, batches, updates, optimiser and blocks.",
         *(f"{one.grid.axis}: {_common(one)}" for one in found),
         f"Seeds {', '.join(map(str, range(plan.seeds)))}: of weights, batches, starts, and of the data where not all are used.",
-        "The loss is measured along training, after each number of thinking steps up to the largest trained one. Moment and "
-        "number of steps are chosen on a half of the held-out rows (early stopping); what is shown is the loss on the other half.",
+        "The loss is measured along training, after each number of thinking steps up to the largest trained one. Moment "
+        "and number of steps are chosen on a half of the held-out rows (early stopping); shown is the loss on the other half.",
         "Laws: L = a x^-b by least squares of logarithms, and L = c + a x^-b with an irreducible loss c, by those of relative "
         "deviations. Intervals are 95 %, of a bootstrap that draws points and seeds anew, the same for all kinds. 'Steeper' is "
         f"the ratio of the exponents b over that of {RIVAL}, less 1.",
