@@ -10,7 +10,7 @@ import pytest
 from ebt.errors import InputError
 from ebt.studies.machines import array_share, cores, devices, share_of
 from ebt.studies.scaling import AXES, TASKS
-from ebt.studies.scaling.grid import VARIED, Grid, Point, check_axes, check_filled, make_grid, read_grid
+from ebt.studies.scaling.grid import VARIED, Grid, Point, check_filled, make_grid, read_grid
 from ebt.studies.scaling.subject import subject
 
 DATA = {"tokenizer": "bytes", "context_length": 128}
@@ -120,12 +120,6 @@ def test_files_that_hold_no_grid(text: str, reason: str, tmp_path: Path) -> None
         read_grid(str(tmp_path / "g.yaml"))
     with pytest.raises(InputError, match="cannot be read"):
         read_grid(str(tmp_path / "none.yaml"))
-
-
-def test_axes_by_name() -> None:
-    assert check_axes(["width", "data", "width"]) == ["width", "data"]
-    with pytest.raises(InputError, match="--axis size: choose of data"):
-        check_axes(["size"])
 
 
 def array(index: int, count: int, **more: int) -> dict[str, str]:

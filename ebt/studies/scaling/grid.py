@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 from ebt.errors import InputError
-from ebt.studies.scaling import AXES
 
 VARIED = {
     "data": ("size",),
@@ -238,15 +237,3 @@ def check_filled(grid: Grid, examples: int, held_out: int, per_example: int, ite
 def settings_of(point: Point) -> dict[str, Any]:
     """A point as JSON, with what it leads to."""
     return {**asdict(point), "rate": point.rate, "moments": point.moments}
-
-
-def check_axes(names: Sequence[str]) -> list[str]:
-    """The axes, each once.
-
-    Raises:
-        InputError: one that is not known.
-    """
-    for name in names:
-        if name not in AXES:
-            raise InputError(f"--axis {name}: choose of {', '.join(AXES)}, several with commas between.")
-    return list(dict.fromkeys(names))

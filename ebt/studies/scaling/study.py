@@ -9,7 +9,7 @@ from pathlib import Path
 from ebt.errors import InputError
 from ebt.studies.models import EBTS, OPTIMISATION, RECIPES, TRANSFORMER
 from ebt.studies.runs import Run
-from ebt.studies.scaling.grid import Grid, Point, check_axes, check_filled, make_grid, read_grid, settings_of
+from ebt.studies.scaling.grid import Grid, Point, check_filled, make_grid, read_grid, settings_of
 from ebt.studies.scaling.subject import Subject, subject
 from ebt.studies.scaling.training import train_point
 
@@ -63,9 +63,9 @@ def plan(args: argparse.Namespace) -> ScalingPlan:
     """From the options; all that contradicts itself is told now.
 
     Raises:
-        InputError: wrong axes, grids or data.
+        InputError: wrong grids or data.
     """
-    axes, about = check_axes(args.axis), subject(args.task)
+    axes, about = args.axis, subject(args.task)
     if args.grid is not None and len(axes) > 1:
         raise InputError(f"--grid is for one axis, and --axis names {len(axes)}: give one of them at a time.")
     given, origin = ({}, "the default grid") if args.grid is None else (read_grid(args.grid), f"--grid {args.grid}")
