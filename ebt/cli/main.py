@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": "make a model folder of a published checkpoint",
     "demo": "train, think and report in minutes",
     "study": "many trainings with seeds and intervals: what thinking is worth, and why",
+    "scaling": "do EBTs scale faster than Transformer++ in data, size, operations? power laws with intervals",
 }
 """Each command with what it does; its module is ``ebt.cli.NAME``, with ``main(argv) -> exit code``."""
 

@@ -14,7 +14,7 @@ from ebt.cli.training import TrainingCLI, configure
 from ebt.data.text import TextDataModule
 from ebt.data.tokenizers import load_tokenizer, vocabulary_size
 from ebt.errors import InputError
-from ebt.evaluation.plan import Memory, Sizes
+from ebt.evaluation.plan import Memory, Sizes, sizes_of
 from ebt.evaluation.rehearsal import Rehearsal, Update, extended, rehearse
 from ebt.tasks import LanguageTask, Sharded
 from ebt.tasks.sharding import supported
@@ -59,8 +59,7 @@ class PlannedRun:
 
     @property
     def mean_steps(self) -> float:
-        recipe = self.task.recipe
-        return (len(self.schedule(recipe.min_steps)) + len(self.schedule(recipe.max_steps))) / 2
+        return self.task.recipe.mean_steps
 
     def rows(self, batch: int) -> int:
         """Rows of a batch with those replayed."""
@@ -135,11 +134,7 @@ class Rehearsals:
 
     def sizes(self) -> Sizes:
         """Those that operations depend on."""
-        config, task = self._model.network.config, self.run.task
-        named = self._model.network.named_parameters()
-        network = sum(weight.numel() for name, weight in named if "modulation" not in name)
-        contexts = min(task.recipe.told_steps, config.conditioned_steps) if config.context_per_step else 1
-        return Sizes(network, config.layers, config.dim, self.run.vocabulary, self.run.context, contexts)
+        return sizes_of(self._model.network, self.run.task.recipe, self.run.vocabulary, self.run.context)
 
     @property
     def parameters(self) -> int:

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +37,29 @@ def main(argv: list[str]) -> int:
 
 
 def _execute(name: str, args: argparse.Namespace, out: Path, command: str, console: Console) -> None:
-    from ebt.studies import page, runs  # not above: help and errors shall not wait for torch
-
     study: Any = importlib.import_module(f"ebt.studies.{name}")
     plan = study.plan(args)
     stages = study.stages(plan)
     console.print(f"{_sentence(STUDIES[name])}\nResults go to {out}/.", highlight=False)
+    results = gather(stages, args.jobs, console)
+    finish(name, study.report(plan, results), command, results, out, console)
+
+
+def gather(stages: Any, jobs: int, console: Console, devices: Sequence[str] = ()) -> Any:
+    """The results of all runs, made now where they are not there; see ``ebt.studies.runs.collect``."""
+    from ebt.studies import runs
+
     try:
-        results = runs.collect(stages, args.jobs, console)
+        return runs.collect(stages, jobs, console, devices)
     except KeyboardInterrupt:
         console.print("Interrupted. What has finished is kept: the same command goes on.", highlight=False)
         raise
-    made = study.report(plan, results)
+
+
+def finish(name: str, made: Any, command: str, results: Any, out: Path, console: Console) -> None:
+    """Show a page, and write it with its numbers."""
+    from ebt.studies import page
+
     for table in made.tables:
         shown = plain_table()
         for i, head in enumerate(table.head):
@@ -131,12 +142,12 @@ def _stability(options: Options) -> None:
     add, numbers = options.add_argument, _list_of(number_in(0))
     add(
         "--parameterisations",
-        type=_names("ours", "reference"),
+        type=names("ours", "reference"),
         default=["ours", "reference"],
         metavar="A,B",
         help="default: both",
     )
-    add("--recipes", type=_names("own", "s1", "s2"), metavar="A,B,..", help="default: own,s1,s2; quick: s1")
+    add("--recipes", type=names("own", "s1", "s2"), metavar="A,B,..", help="default: own,s1,s2; quick: s1")
     add("--lr", type=numbers, metavar="X,Y,..", help="learning rates (default: 0.001,0.004,0.016; quick: 0.004)")
     add("--step-sizes", type=numbers, metavar="X,Y,..", help="initial ones (default: 1,10,100,1000; quick: 1,1000)")
     add("--updates", type=count_from(1), metavar="N", help="of each training (default: 100; quick: 4)")
@@ -151,7 +162,7 @@ def _sudoku(options: Options) -> None:
     add("--givens", type=counts, metavar="A,B", help="fewest and most in training (default: by the size)")
     add("--test-givens", type=counts, metavar="N,N,..", help="a test set for each (default: by the size)")
     add("--symmetries", action="store_true", help="permute lines and bands in training, too: for few puzzles")
-    add("--kinds", type=_names(*SUDOKU_KINDS), metavar="A,B,..", help=f"models (default: {','.join(SUDOKU_KINDS)})")
+    add("--kinds", type=names(*SUDOKU_KINDS), metavar="A,B,..", help=f"models (default: {','.join(SUDOKU_KINDS)})")
     add("--layers", type=whole, default=4, metavar="N", help="of each model (default: 4)")
     add("--dim", type=whole, default=64, metavar="N", help="their width (default: 64)")
     add("--minutes", type=number_in(0), metavar="M", help="of processor time to train each model (default: 30)")
@@ -170,7 +181,9 @@ def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     return values
 
 
-def _names(*known: str) -> Callable[[str], list[str]]:
+def names(*known: str) -> Callable[[str], list[str]]:
+    """The type of options that are some of these names, separated by commas."""
+
     def name(text: str) -> str:
         if text not in known:
             raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")

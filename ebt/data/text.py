@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerFast
 
 from ebt.data.corpora import (
@@ -53,6 +53,7 @@ class TextDataModule(ResumableData):
         evaluation_batch_size: the same for validation and testing; `batch_size` by default.
         seed: of the training order, and of the split.
         split_seed: of the split, where it shall not change with the order.
+        train_examples: contexts to train on, drawn by the seed from all that there are; all by default.
         fractions: shares of train, validation and test.
         streaming: read, tokenise and pack during training instead of before.
         num_workers: processes that prepare batches.
@@ -83,6 +84,7 @@ class TextDataModule(ResumableData):
         streaming: bool = False,
         num_workers: int = 0,
         split_seed: int | None = None,
+        train_examples: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -97,6 +99,9 @@ class TextDataModule(ResumableData):
                 raise InputError(f"{name}={getattr(self, name)} is too small. Give at least 1.")
         if seed < 0 or num_workers < 0:
             raise InputError(f"seed={seed} and num_workers={num_workers} must not be negative. Give 0 or more.")
+        self.train_examples = train_examples
+        if train_examples is not None and (train_examples < 1 or streaming):
+            raise InputError(f"train_examples={train_examples}: give at least 1, and no streaming, which cannot draw contexts.")
         check_fractions(fractions)
         self._datasets: dict[str, PackedTokens | PromptedExamples | StreamedExamples] = {}
         self._documents: dict[str, int] = {}
@@ -148,7 +153,7 @@ class TextDataModule(ResumableData):
         dataset = self._datasets["train"]
         if isinstance(dataset, StreamedExamples):
             dataset.rank, dataset.processes = self._process
-        return self._training_loader(dataset)
+        return self._training_loader(self._drawn(dataset))
 
     def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
         """Batches in the order of the source; an empty list, which skips validation, without such a split."""
@@ -161,6 +166,15 @@ class TextDataModule(ResumableData):
         if "test" not in self._datasets:
             raise InputError("There are no test documents. Give a test_source, or a share above 0 in fractions.")
         return self._evaluation_loader("test")
+
+    def _drawn(self, dataset: Any) -> Any:
+        """As many contexts as shall be trained on; fewer are among the more of the same seed."""
+        if self.train_examples is None:
+            return dataset
+        if self.train_examples > len(dataset):
+            raise InputError(f"train_examples={self.train_examples}, and {self.source} has {len(dataset)} contexts: lower it.")
+        order = np.random.default_rng(self.seed).permutation(len(dataset))
+        return Subset(dataset, order[: self.train_examples].tolist())
 
     def _open(self) -> dict[str, Documents]:
         sources = open_source(self.source, self.fields, self.streaming)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ebt.errors import InputError
 from ebt.thinking import Recipe
@@ -39,6 +40,14 @@ class Sizes:
     def words(self) -> int:
         """V D."""
         return self.vocabulary * self.dim
+
+
+def sizes_of(network: Any, recipe: Recipe, vocabulary: int, context: int) -> Sizes:
+    """Those of a network of ``ebt.nn`` that a recipe trains on contexts of ``context`` positions (no vocabulary: 0 words)."""
+    config = network.config
+    weights = sum(weight.numel() for name, weight in network.named_parameters() if "modulation" not in name)
+    contexts = min(recipe.told_steps, config.conditioned_steps) if config.context_per_step else 1
+    return Sizes(weights, config.layers, config.dim, vocabulary, context, contexts)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,13 @@ def contexts_of(settings: Json, places: Json) -> list[dict[str, Tensor]]:
             f"{places['text']} has {max(0, last - first)} whole contexts of {text['context_length']} tokens, and {count} are "
             "to be measured: give more text, or a smaller --contexts."
         )
-    chosen = np.linspace(first, last - 1, count).round().astype(int).tolist()
-    return list(DataLoader(Subset(dataset, chosen), batch_size=text["batch_size"]))
+    return list(DataLoader(Subset(dataset, evenly(first, last, count)), batch_size=text["batch_size"]))
+
+
+def evenly(first: int, last: int, count: int) -> list[int]:
+    """So many numbers from ``first`` to below ``last``, evenly spread."""
+    chosen: list[int] = np.linspace(first, last - 1, count).round().astype(int).tolist()
+    return chosen
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,15 +25,20 @@ OFTEN, SELDOM = 0.5, 30.0
 
 
 @contextmanager
-def pool(processes: int, threads: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
+def pool(processes: int, threads: int, devices: Sequence[str] = ()) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
     """So many fresh processes of so many threads each, and a queue of their messages. Whatever ends the block ends them.
+
+    Where there are ``devices``, by number or name as in CUDA_VISIBLE_DEVICES, each process sees one of them, in turns.
 
     Ctrl-C ends the processes, and then the block as ``KeyboardInterrupt``: raised at once, wherever the program is, it could
     get lost in a callback.
     """
     context = get_context("spawn")
     with context.Manager() as manager:
-        made = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads,))
+        free = manager.Queue()
+        for i in range(processes if devices else 0):
+            free.put(devices[i % len(devices)])
+        made = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads, free if devices else None))
         pressed = list[int]()
 
         def end(*signals: Any) -> None:
@@ -58,7 +64,9 @@ def pool(processes: int, threads: int) -> Iterator[tuple[ProcessPoolExecutor, An
             made.shutdown(cancel_futures=True)
 
 
-def _start(threads: int) -> None:
+def _start(threads: int, devices: Any = None) -> None:
+    if devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()  # before CUDA is asked for anything
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by the process that started these

@@ -43,6 +43,8 @@ class Run:
     """Paths that the work needs, and that the result does not depend on."""
     product: Path | None = None
     """What else it makes, without which it is not done."""
+    cost: float = 1.0
+    """How much work it is, next to other runs."""
 
     @property
     def key(self) -> str:
@@ -89,8 +91,10 @@ def load(run: Run) -> Result | None:
     return None if run.product is not None and not run.product.exists() else result
 
 
-def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console) -> dict[str, Result]:
+def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console, devices: Sequence[str] = ()) -> dict[str, Result]:
     """The results of all runs by their keys: read where they are there, else made now, ``jobs`` at a time.
+
+    Each of the processes sees one of the ``devices`` alone, where there are any.
 
     Raises:
         InputError: a broken file, whatever a run finds wrong in its input, or a process that died.
@@ -104,7 +108,7 @@ def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console) -> dic
         for folder in {run.folder for run in runs}:
             folder.mkdir(parents=True, exist_ok=True)
         try:
-            _execute(missing, min(jobs, max(map(len, missing))), console)
+            _execute(missing, min(jobs, max(map(len, missing))), console, devices)
         except BrokenProcessPool as error:
             raise InputError(
                 "A process died, as they do when memory runs out. What has finished is kept: the same command goes on; "
@@ -125,12 +129,13 @@ def _distinct(stages: Sequence[Sequence[Run]]) -> list[list[Run]]:
     return kept
 
 
-def _execute(stages: Iterable[Sequence[Run]], jobs: int, console: Console) -> None:
+def _execute(stages: Iterable[Sequence[Run]], jobs: int, console: Console, devices: Sequence[str]) -> None:
     stages = [stage for stage in stages if stage]
     total, done, began = sum(map(len, stages)), 0, time.monotonic()
-    with pool(jobs, 1) as (workers, messages), bars(console) as progress:
+    work, worked = sum(run.cost for stage in stages for run in stage), 0.0
+    with pool(jobs, 1, devices) as (workers, messages), bars(console) as progress:
         board = Board(progress, messages)
-        board.show(f"all {total} runs", 0, total)
+        board.show(f"all {total} runs", 0, work)
         for stage in stages:
             running: dict[Future[float], Run] = {
                 workers.submit(_run, messages, run.name, run.work, run.settings, run.path, run.places): run for run in stage
@@ -140,11 +145,12 @@ def _execute(stages: Iterable[Sequence[Run]], jobs: int, console: Console) -> No
                 board.read()
                 for future in ended:
                     run, done = running.pop(future), done + 1
+                    worked += run.cost
                     console.print(f"{run.name}: {future.result():.1f} s", highlight=False)
                     board.drop(run.name)
-                ahead = done + sum(board.share(run.name) for run in running.values())
-                speed = 60 * ahead / (time.monotonic() - began)
-                board.show(f"all {total} runs", ahead, total, f"{done} done, {speed:.2g} a minute")
+                ahead = worked + sum(run.cost * board.share(run.name) for run in running.values())
+                speed = 60 * total * ahead / work / (time.monotonic() - began)
+                board.show(f"all {total} runs", ahead, work, f"{done} done, {speed:.2g} a minute")
                 board.print_now_and_then()
 
 

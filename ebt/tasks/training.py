@@ -1,4 +1,4 @@
-"""Training without a configuration: one task, one data module, so many updates, on the CPU, and nothing printed."""
+"""Training without a configuration: one task, one data module, so many updates, on one device, and nothing printed."""
 
 from __future__ import annotations
 
@@ -31,15 +31,18 @@ _NOISE = (
 )
 
 
-def train(task: ThinkingTask, data: Any, updates: int, report: Report, *callbacks: L.Callback) -> float:
-    """Train for so many updates, and tell the seconds that it took.
+def train(
+    task: ThinkingTask, data: Any, updates: int, report: Report, *callbacks: L.Callback, accelerator: str = "cpu"
+) -> float:
+    """Train for so many updates on one device, and tell the seconds that it took.
 
     Raises:
         NonFiniteError: a loss, an energy or a gradient is not finite.
     """
     quiet()
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
         max_steps=updates,
         max_epochs=-1,
         logger=False,

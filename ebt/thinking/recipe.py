@@ -110,6 +110,14 @@ class Recipe:
         """The number of steps of evaluations: the largest; of several landscapes only the last is stepped on repeatedly."""
         return self.max_steps if self.landscapes is None else self.landscapes - 1 + self.max_steps
 
+    @property
+    def mean_steps(self) -> float:
+        """Steps of a training batch on average, over all landscapes."""
+        mean = (self.min_steps + self.max_steps) / 2
+        if self.landscapes is None:
+            return mean
+        return self.landscapes * mean if self.repeated == "all" else self.landscapes - 1 + mean
+
     def descent(self, schedule: tuple[int, ...]) -> Descent:
         """The descent of a training batch, with the step index of each step."""
         return Descent(len(schedule), self.gradients, self.noise, self.clamp, keep_states=True, schedule=schedule)

@@ -63,7 +63,7 @@ class Here:
 
 
 @contextmanager
-def no_pool(processes: int, threads: int) -> Iterator[tuple[Here, queue.Queue[Any]]]:
+def no_pool(*_: Any) -> Iterator[tuple[Here, queue.Queue[Any]]]:
     yield Here(), queue.Queue()
 
 

@@ -1,0 +1,18 @@
+"""``ebt scaling``: how losses fall with data, batch, depth, width, parameters and operations, for EBTs and Transformer++.
+
+A study (see ``ebt.studies``) over the points of an axis, for any task that ``ebt.studies.scaling.subject`` can train. Another
+task is a file ``NAME.py`` in this folder that holds a ``SUBJECT``, and its name in ``TASKS``.
+"""
+
+TASKS = {"language": "the next token of a text"}
+"""Each task with what is predicted; its module is ``ebt.studies.scaling.NAME``."""
+
+AXES = {
+    "data": "how much there is to train on",
+    "batch": "rows of an update, at equal updates",
+    "depth": "layers",
+    "width": "width of the layers",
+    "parameters": "layers and width together",
+    "flops": "operations, along training and over sizes",
+}
+"""Each axis with what varies along it."""

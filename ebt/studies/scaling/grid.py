@@ -1,0 +1,239 @@
+"""Grids: the points of an axis, what they have in common, and what contradicts itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ebt.errors import InputError
+
+VARIED = {
+    "data": ("size",),
+    "batch": ("batch_size",),
+    "depth": ("layers",),
+    "width": ("dim",),
+    "parameters": ("layers", "dim"),
+    "flops": ("layers", "dim"),
+}
+"""Fields of a point that vary along an axis; a value of the axis is one number for each."""
+FEWEST = 3
+"""Points of a grid: two lie on any line."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """All that a training depends on, but the kind of model, the data and the seed."""
+
+    layers: int = 3
+    dim: int = 64
+    head_dim: int = 16
+    """Width of a head; there are ``dim / head_dim`` of them."""
+    batch_size: int = 16
+    size: int | None = None
+    """Items (tokens, frames) to train on, drawn by the seed; None for all there are."""
+    updates: int = 800
+    evaluations: int = 8
+    """Times that the loss is measured along training, ever less often; the best one counts (early stopping)."""
+    lr: float = 4e-3
+    """Learning rate at a width of 64."""
+    lr_exponent: float = 0.5
+    """It falls as ``dim ** -lr_exponent``."""
+    decay: bool = True
+    """Whether it falls to nearly nothing at the last update, by a cosine; without, any moment is as good as an end."""
+    held_out: int = 256
+    """Rows of held-out data: half of them to choose moment and number of steps on, half to measure."""
+
+    @property
+    def rate(self) -> float:
+        """The learning rate at this width."""
+        return float(self.lr * (64 / self.dim) ** self.lr_exponent)
+
+    @property
+    def moments(self) -> list[int]:
+        """Updates after which the loss is measured: evenly spread over the logarithm, from a sixteenth to the last."""
+        count = min(self.evaluations, self.updates)
+        steps = [16 ** (i / max(1, count - 1) - 1) for i in range(count)] if count > 1 else [1.0]
+        return sorted({max(1, round(self.updates * share)) for share in steps})
+
+    @property
+    def cost(self) -> float:
+        """About how much work its training is, next to that of others."""
+        return float(self.updates * self.batch_size * self.layers * (12 * self.dim**2 + 4000 * self.dim))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Points along an axis."""
+
+    axis: str
+    values: tuple[tuple[int, ...], ...]
+    """One for each point: a number for each field that varies."""
+    base: Point = field(default_factory=Point)
+    """What they have in common."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the task's data."""
+    origin: str = ""
+    """Where errors are to be mended."""
+
+    @property
+    def points(self) -> list[Point]:
+        names: Any = VARIED[self.axis]
+        return [replace(self.base, **dict(zip(names, value, strict=True))) for value in self.values]
+
+    def label(self, index: int) -> str:
+        """A point by its value."""
+        return " x ".join(f"{number:,}" for number in self.values[index])
+
+
+def read_grid(path: str) -> dict[str, Any]:
+    """The fields of a grid in YAML.
+
+    Raises:
+        InputError: no such file, or it holds no fields.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--grid {path} cannot be read ({error}): name an existing YAML file.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"--grid {path} is no valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(found, dict):
+        raise InputError(f"--grid {path} holds no fields: write lines such as `values: [16, 32, 64]`.")
+    return found
+
+
+def make_grid(axis: str, given: Mapping[str, Any], default: Grid, origin: str) -> Grid:
+    """A grid of which only what differs from the default is given.
+
+    Raises:
+        InputError: an unknown field, one of the wrong kind, or fields that contradict each other or the axis.
+    """
+    point, known = {one.name: one for one in fields(Point)}, ("axis", "values", "data")
+    for name in given:
+        if name not in point and name not in known:
+            close = difflib.get_close_matches(str(name), [*point, *known], 1)
+            hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join((*known, *point))}."
+            raise InputError(f"{origin}: there is no field {name!r}: {hint}")
+    if given.get("axis", axis) != axis:
+        raise InputError(f"{origin}: axis is {given['axis']!r}, and --axis {axis}: make them one, or leave axis out.")
+    if doubled := [name for name in VARIED[axis] if name in given]:
+        raise InputError(f"{origin}: {', '.join(doubled)} is given, and varies along the axis {axis}: leave it out.")
+    base = replace(default.base, **{name: _checked(name, given[name], origin) for name in point if name in given})
+    values = _values(axis, given["values"], origin) if "values" in given else default.values
+    data = _data(given.get("data") or {}, default.data, origin)
+    grid = Grid(axis, values, base, data, origin)
+    for one in grid.points:
+        _consistent(one, origin)
+    return grid
+
+
+def _checked(name: str, value: Any, origin: str) -> Any:
+    if name == "decay":
+        if not isinstance(value, bool):
+            raise InputError(f"{origin}: decay is {value!r}: write true or false.")
+        return value
+    if name in ("lr", "lr_exponent"):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value < 1e9
+            or (name == "lr" and not value)
+        ):
+            raise InputError(f"{origin}: {name} is {value!r}: give a positive number, such as 0.004 or 4.0e-3.")
+        return float(value)
+    if name == "size" and value is None:
+        return None
+    return _whole(name, value, origin)
+
+
+def _whole(name: str, value: Any, origin: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{origin}: {name} is {value!r}: give a whole number of at least 1.")
+    return value
+
+
+def _values(axis: str, given: Any, origin: str) -> tuple[tuple[int, ...], ...]:
+    names = VARIED[axis]
+    form = "numbers" if len(names) == 1 else f"pairs [{', '.join(names)}]"
+    if not isinstance(given, list) or len(given) < FEWEST:
+        what = "empty" if not given else f"{given!r}"
+        raise InputError(f"{origin}: values is {what}: the axis {axis} needs a list of at least {FEWEST} {form}.")
+    values = []
+    for one in given:
+        numbers: Sequence[Any] = one if isinstance(one, list) else [one]
+        if len(numbers) != len(names):
+            raise InputError(f"{origin}: values holds {one!r}: the axis {axis} needs {form}.")
+        values.append(tuple(_whole(name, number, origin) for name, number in zip(names, numbers, strict=True)))
+    for one in values:
+        if values.count(one) > 1:
+            raise InputError(f"{origin}: values holds {', '.join(map(str, one))} twice: name each point once.")
+    return tuple(sorted(values))
+
+
+def _data(given: Any, default: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise InputError(f"{origin}: data is {given!r}: write the settings of the data below it, each as `name: value`.")
+    for name, value in given.items():
+        if name not in default:
+            raise InputError(f"{origin}: there is no data.{name}: the settings are {', '.join(default)}.")
+        if isinstance(default[name], int):
+            _whole(f"data.{name}", value, origin)
+        elif not isinstance(value, type(default[name])):
+            raise InputError(f"{origin}: data.{name} is {value!r}: give such as {default[name]!r}.")
+    return {**default, **given}
+
+
+def _consistent(point: Point, origin: str) -> None:
+    if point.head_dim % 2:
+        raise InputError(f"{origin}: head_dim is {point.head_dim}: give an even number, since rotary embeddings need pairs.")
+    if point.dim % point.head_dim:
+        raise InputError(
+            f"{origin}: dim {point.dim} is no multiple of head_dim {point.head_dim}, so it cannot be divided into heads: "
+            "change one of them."
+        )
+    if point.held_out < 2:
+        raise InputError(f"{origin}: held_out is {point.held_out}: give at least 2, a row to choose on and one to measure.")
+    if point.evaluations > point.updates:
+        raise InputError(f"{origin}: evaluations {point.evaluations} are more than updates {point.updates}: lower them.")
+
+
+def check_filled(grid: Grid, examples: int, held_out: int, per_example: int, items: str) -> Grid:
+    """The grid with the size of all data where it names none, and where the axis is data, spread over what there is.
+
+    Raises:
+        InputError: data that are too few for a point.
+    """
+    origin, most = grid.origin, examples * per_example
+    if not grid.values:  # the default of the axis data
+        shares = [0.4 * 2.5**-i for i in reversed(range(5))]
+        grid = replace(grid, values=tuple((max(1, int(share * examples)) * per_example,) for share in shares))
+        if len(set(grid.values)) < len(grid.values):
+            raise InputError(f"{origin}: {most:,} {items} are too few for an axis of data: give more, or a grid of your own.")
+    if len({(point.size or most) // per_example for point in grid.points}) < len(grid.points) and grid.axis == "data":
+        raise InputError(f"{origin}: values are the same number of rows of {per_example} {items}: set them further apart.")
+    base = replace(grid.base, size=grid.base.size or most)
+    grid = replace(grid, base=base)
+    for point in grid.points:
+        size = point.size or most
+        if size > most:
+            raise InputError(f"{origin}: size {size:,} is more than the {most:,} {items} there are to train on: lower it.")
+        if size // per_example < point.batch_size:
+            raise InputError(
+                f"{origin}: batch_size {point.batch_size} cannot be filled: {size:,} {items} are {size // per_example} rows. "
+                "Lower batch_size, or give more data."
+            )
+        if point.held_out > held_out:
+            raise InputError(
+                f"{origin}: held_out is {point.held_out}, and there are {held_out} rows: lower it, or give more data."
+            )
+    return grid
+
+
+def settings_of(point: Point) -> dict[str, Any]:
+    """A point as JSON, with what it leads to."""
+    return {**asdict(point), "rate": point.rate, "moments": point.moments}
