@@ -146,7 +146,7 @@ class ThinkingTask(L.LightningModule):
         if replayed is not None:
             start = torch.cat((start, replayed.to(start)))
         landscape, schedule = self.landscape(batch), self.draw_schedule()
-        if self.progress() < self.recipe.warm_start:
+        if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
         outcome = supervise(landscape, space, start, self.target(batch), self.alpha, self.recipe, generator, schedule)
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
@@ -167,9 +167,12 @@ class ThinkingTask(L.LightningModule):
         """The step size of evaluations."""
         return self.alpha()
 
-    def progress(self) -> float:
-        """The share of the training that is done, as far as the trainer knows its length."""
-        return self.global_step / self.trainer.estimated_stepping_batches if self.budget is None else self.budget()
+    def starts_warm(self) -> bool:
+        """Whether the network does not see its candidates yet (``Recipe.warm_start``)."""
+        if not self.recipe.warm_start:
+            return False
+        done = self.global_step / self.trainer.estimated_stepping_batches if self.budget is None else self.budget()
+        return done < self.recipe.warm_start
 
     # Random draws
 
@@ -358,7 +361,7 @@ class ThinkingTask(L.LightningModule):
     @property
     def _warm(self) -> bool:
         begun = self.global_step >= max(self.optimisation.warmup_steps, 1) and not self.trainer.sanity_checking
-        return begun and self.progress() >= self.recipe.warm_start
+        return begun and not self.starts_warm()
 
     def _look_for_alarms(self, thought: Thought) -> int:
         """Warn of each kind of alarm once; returns how many there are."""

@@ -64,13 +64,14 @@ class Optimisation:
         return AdamW(filled, lr=self.lr, betas=self.betas, fused=fused)
 
     def schedule(self, optimiser: Optimizer, updates: float, second: int = 0) -> LambdaLR:
-        """Warm-up, then a cosine down to ``min_lr_ratio`` at the last of ``updates``; anew from update ``second`` on."""
+        """Warm-up, then a cosine down to ``min_lr_ratio`` at the last of ``updates``; the warm-up anew at update ``second``, and
+        no decay before."""
         return LambdaLR(optimiser, lambda step: self.ratio(step, updates, second))
 
     def ratio(self, step: int, updates: float, second: int = 0) -> float:
         """Learning rate at update ``step`` (0, 1, ...) as a share of ``lr``."""
         if second:
-            return self.ratio(step, second) if step < second else self.ratio(step - second, updates - second)
+            return self.ratio(step, math.inf) if step < second else self.ratio(step - second, updates - second)
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.min_lr_ratio == 1 or math.isinf(updates):

@@ -60,8 +60,8 @@ def train(
 def train_for(task: ThinkingTask, data: Any, minutes: float, report: Report, average: float = 0.99) -> dict[str, Any]:
     """Train for so many minutes of processor time, so that other load on the machine does not count.
 
-    The learning rate goes its whole way within the budget, and twice if there is a warm start, a share of it. From the half of
-    what is left after that, weights are averaged with the decay ``average`` (0 for none).
+    The learning rate goes its whole way within the budget, or within what a warm start leaves of it. From half of that on,
+    weights are averaged, with the decay ``average`` (0 for none).
 
     Returns:
         updates, seconds of processor time, and lr, the learning rate of the last update.
@@ -82,7 +82,7 @@ class _Budget(L.Callback):
     def __init__(self, seconds: float, report: Report) -> None:
         self.seconds, self.report, self.updates, self.share = seconds, report, 0, 0.0
         self.warm, self.first = 0.0, 0
-        """The share of the warm start, and the first update of the part that runs: each has a schedule of its own."""
+        """The share of the warm start, and the first update after it: the schedule begins anew there."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.began = time.process_time()
@@ -91,8 +91,7 @@ class _Budget(L.Callback):
         self.rates = [group["initial_lr"] for optimiser in trainer.optimizers for group in optimiser.param_groups]
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
-        done = self.share / self.warm if self.share < self.warm else (self.share - self.warm) / (1 - self.warm)
-        updates = self.updates - self.first
+        done, updates = max(0.0, (self.share - self.warm) / (1 - self.warm)), self.updates - self.first
         ratio = pl_module.optimisation.ratio(updates, updates / done if done else math.inf)
         groups = (group for optimiser in trainer.optimizers for group in optimiser.param_groups)
         for group, rate in zip(groups, self.rates, strict=True):
