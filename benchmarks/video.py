@@ -2,9 +2,10 @@
 
     python benchmarks/video.py --minutes 30 --seeds 3 --json video.json
 
-Both have the same blocks, sizes, batches and optimiser. The number of thinking steps is chosen on validation digits; tests are on digits
-that chose nothing, and on a harder set, ``shifted`` (two digits, another speed). A finished run is one JSON file in ``--out``, its model
-a folder beside it; an interrupted benchmark goes on where it stopped. After a change of the code, start with an empty folder.
+Both have the same blocks, sizes, batches and optimiser. The number of thinking steps is chosen on validation digits; tests are
+on digits that chose nothing, and on a harder set, ``shifted`` (two digits, another speed). A finished run is one JSON file in
+``--out``, its model a folder beside it; an interrupted benchmark goes on where it stopped. After a change of the code, start
+with an empty folder.
 """
 
 from __future__ import annotations
@@ -184,7 +185,9 @@ def reading(model: Any, data: VideoDataModule, count: int, steps: int | None) ->
     clips = [data.digits["digits"].clip(i, given + AHEAD) for i in range(count)]
     frames = held_out_frames(data, "digits", given + AHEAD, count)
     found = rollout(model, frames[:, :given], AHEAD, steps)
-    labels, places = (np.stack([part(clip) for clip in clips]) for part in (lambda clip: clip.labels, lambda clip: clip.places[-1]))
+    labels, places = (
+        np.stack([part(clip) for clip in clips]) for part in (lambda clip: clip.labels, lambda clip: clip.places[-1])
+    )
     shown = {"rollout": found.frames[:, -1], "true frame": frames[:, -1], "repeated frame": frames[:, given - 1]}
     return {name: float((reader.read(_pixels(data, part), places) == labels).mean()) for name, part in shown.items()}
 
@@ -222,7 +225,9 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "spearman": {name: [r["spearman"].get(name) for r in ebts] for name in SETS},
         "unsure": {name: [r["unsure"][name] for r in ebts] for name in ebts[0]["unsure"]},
-        "reading": {kind: {name: [r["reading"][name] for r in found] for name in found[0]["reading"]} for kind, found in models.items()},
+        "reading": {
+            kind: {name: [r["reading"][name] for r in found] for name in found[0]["reading"]} for kind, found in models.items()
+        },
         "training": {
             kind: {"parameters": found[0]["parameters"], **{name: [r[name] for r in found] for name in ("updates", "seconds")}}
             for kind, found in models.items()
@@ -243,9 +248,7 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
     for kind in KINDS:
         table.add_row(f"{NAMES[kind]} below repeating", *(_percent(summary["below repeating"][kind][name]) for name in SETS))
     for step in ("4", "8"):
-        table.add_row(
-            f"EBT, {step} over {RECIPE.own_steps} steps", *(_percent(summary["longer"][name][step]) for name in SETS)
-        )
+        table.add_row(f"EBT, {step} over {RECIPE.own_steps} steps", *(_percent(summary["longer"][name][step]) for name in SETS))
     table.add_row("energy ~ loss (Spearman)", *(_around(summary["spearman"][name], 2) for name in SETS))
     print_table(console, f"moving digits, {summary['seeds']} seed(s)", table, f"chosen steps: {summary['chosen steps']}")
     rest = plain_table()

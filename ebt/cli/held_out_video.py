@@ -50,7 +50,8 @@ def held_out_video(checkpoint: str, model: Any, source: str | None, split: str) 
     else:
         data = VideoDataModule(source, **_encoding(checkpoint, model), fractions=(1.0, 0.0, 0.0))
         note = "" if data.digits else f"All of {source} is used: held-out quality only if the model was not trained on it."
-        found = HeldOutVideo(data, _set(data, split) if data.digits else "train", Path(source).name, note)
+        chosen = _set(data, split)
+        found = HeldOutVideo(data, chosen if data.digits else "train", Path(source).name, note)
     if data.frame_dim != model.config.frame_dim:
         raise InputError(
             f"{checkpoint} predicts frames of {model.config.frame_dim} numbers, and {data.encoder_name} of {data.size} pixels "

@@ -172,7 +172,7 @@ def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:
             f"energy ~ loss of the next frame, given the true ones (Spearman): {results.spearman:.2f}", highlight=False
         )
     if videos.note:
-        console.print(f"[dim]{videos.note}[/]", highlight=False)
+        console.print(f"[dim]{videos.note}[/]", highlight=False, soft_wrap=True)
 
 
 def _write(

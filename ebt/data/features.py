@@ -9,6 +9,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +77,8 @@ class FeatureCache:
                 f"the cache {self.folder} cannot be written ({error}): free some space, or name another folder."
             ) from error
         finally:
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
         found = self.get(key)
         assert found is not None
         return found

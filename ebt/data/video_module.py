@@ -17,7 +17,7 @@ from ebt.data.corpora import check_fractions
 from ebt.data.encoders import Encoder, open_encoder
 from ebt.data.features import Encoded, FeatureCache, encode_clips, encode_frames
 from ebt.data.image_module import split_images
-from ebt.data.moving_digits import DIGITS, MovingDigits
+from ebt.data.moving_digits import DIGITS, SIDE, MovingDigits
 from ebt.data.sampling import EpochSampler, ResumableData, ResumableLoader
 from ebt.errors import InputError
 
@@ -153,7 +153,8 @@ class VideoDataModule(ResumableData):
     ) -> dict[str, MovingDigits]:
         """The moving digits of each set; those of evaluation do not depend on the seed."""
         plain: dict[str, Any] = {"size": self.size, "digits": digits, "speeds": speeds, "arrival": arrival}
-        other = {"digits": digits + 1, "speeds": (max(speeds) + 1,), **(shifted or {})}
+        faster = min(max(speeds, default=0) + 1, self.size - SIDE)
+        other = {"digits": digits + 1, "speeds": (faster,), **(shifted or {})}
         if extra := sorted(other.keys() - plain.keys()):
             raise InputError(f"shifted has {', '.join(extra)}: it may hold digits, speeds, arrival and size.")
         if other.get("size", self.size) != self.size:

@@ -172,7 +172,7 @@ def rollout(
     check_frames(model, context, 1)
     if ahead < 1:
         raise InputError(f"{ahead} frames ahead: give at least 1.")
-    frames, energies = context.to(model.device), list[Tensor]()
+    frames, energies = context.to(model.device, model.dtype), list[Tensor]()
     generator = torch.Generator(model.device).manual_seed(seed)
     for done in range(ahead):
         seen = frames[:, -model.config.context_length :]
@@ -221,7 +221,8 @@ def frame_energies(model: Any, frames: Tensor, steps: int | None = None, seed: i
         thought = model.think(clip[:, end - longest : end], steps, 1, generator=generator, predictions=1)
         energies.append(thought.energies)
         states.append(torch.stack(thought.states))
-    losses = frame_loss(torch.cat(states, 2), clip[:, 1:])
+    found = torch.cat(states, 2)
+    losses = frame_loss(found, clip[:, 1:].expand_as(found))
     return FrameEnergies(torch.cat(energies, 2).double().cpu(), losses.double().cpu())
 
 

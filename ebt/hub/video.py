@@ -25,6 +25,7 @@ class EBTForVideo(ThinkingModel):
 
     def landscape(self, frames: Tensor, predictions: int | None = None) -> DecoderLandscape:
         """The energy of candidates for the frames that follow each of (B, S, E) observed ones, or the last ``predictions``."""
+        frames = frames.to(self.network.head.projection.weight.dtype)
         return self.network.encode(frames if self.projection is None else self.projection(frames), predictions=predictions)
 
     def space(self) -> Projected:
@@ -70,6 +71,7 @@ class VideoTransformer(HubModel):
 
     def forward(self, frames: Tensor) -> Tensor:
         """The frames (B, S, E) that follow each of (B, S, E) observed ones."""
+        frames = frames.to(self.head.weight.dtype)
         prediction: Tensor = self.head(self.network(frames if self.projection is None else self.projection(frames)))
         return prediction
 

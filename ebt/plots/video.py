@@ -87,7 +87,7 @@ def frame_energy_map(
     title: str = "",
 ) -> None:
     """The energy of each frame at the start and after each step, bright where the model is unsure; below it the loss (paper,
-    figure 11).
+    figure 11). Colours are those of the energies after the first step: random starts lie above them.
 
     Args:
         energies: (T + 1, S), of the frames from the second on.
@@ -96,13 +96,14 @@ def frame_energy_map(
         frames: the true frames, which are shown above, if there are any.
         title: above the picture.
     """
-    count, ratios = len(losses), [0.75] * bool(len(frames)) + [1.6, 1.0]
+    count, ratios = len(losses), [0.5] * bool(len(frames)) + [1.6, 1.0]
     with picture(path, width=min(24.0, 0.6 * count + 3.0), height=1.3 * sum(ratios) + 0.9) as figure:
         *above, heat, bars = figure.subplots(len(ratios), 1, height_ratios=ratios, sharex=True)
         for axes in above:
             _film(axes, frames)
         extent = (1.5, count + 1.5, -0.5, len(energies) - 0.5)
-        shown = heat.imshow(np.array(energies), aspect="auto", cmap=HEAT, origin="lower", extent=extent)
+        colours = {"cmap": HEAT, "vmin": np.min(energies[1:]), "vmax": np.max(energies[1:])}
+        shown = heat.imshow(np.array(energies), aspect="auto", origin="lower", extent=extent, **colours)
         heat.set_yticks(range(len(energies)))
         heat.set_ylabel("step")
         heat.grid(visible=False)
@@ -110,7 +111,7 @@ def frame_energy_map(
         bars.set_xlim(1.5, count + 1.5)
         bars.set_ylabel("loss")
         bars.set_xlabel("frame")
-        figure.colorbar(shown, ax=[*above, heat, bars], label="energy", pad=0.01, aspect=30)
+        figure.colorbar(shown, ax=[*above, heat, bars], label="energy", pad=0.01, aspect=30, extend="both")
         if title:
             figure.suptitle(title)
 

@@ -48,7 +48,12 @@ def test_a_clip_follows_seed_split_epoch_and_index_and_not_its_length() -> None:
     digits = MovingDigits(seed=1)
     clip = digits.clip(5, 9, epoch=2)
     assert np.array_equal(clip.frames, MovingDigits(seed=1).clip(5, 30, epoch=2).frames[:9])
-    others = [digits.clip(6, 9, 2), digits.clip(5, 9, 3), MovingDigits(seed=2).clip(5, 9, 2), MovingDigits("test", seed=1).clip(5, 9, 2)]
+    others = [
+        digits.clip(6, 9, 2),
+        digits.clip(5, 9, 3),
+        MovingDigits(seed=2).clip(5, 9, 2),
+        MovingDigits("test", seed=1).clip(5, 9, 2),
+    ]
     assert not any(np.array_equal(clip.frames, other.frames) for other in others)
 
 
