@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,17 @@ KINDS = ("ebt", "transformer_pp")
 NAMES = {"ebt": "EBT", "transformer_pp": "Transformer++"}
 SETS = ("validation", "digits", "shifted")
 STEPS = (1, 2, 3, 4, 8)
-SETTINGS: dict[str, Any] = {"layers": 2, "dim": 256, "heads": 8, "ffn_dim": 384}
+LONGER = ("4", "8")
+"""Up to four times the trained steps."""
+SETTINGS: dict[str, Any] = {"layers": 2, "dim": 320, "heads": 8, "ffn_dim": 384}
 DATA: dict[str, Any] = {"batch_size": 16}
-RECIPE = Recipe(min_steps=1, max_steps=2, start_std=0.1, replay_size=256, replay_fraction=0.25)
+RECIPE = Recipe(min_steps=1, max_steps=2, start_std=0.05, replay_size=256, replay_fraction=0.25)
 OPTIMISATION = {
     "ebt": Optimisation(lr=2e-3, warmup_steps=100, weight_decay=0.01, min_lr_ratio=0.02),
     "transformer_pp": Optimisation(lr=2e-3, warmup_steps=100, weight_decay=0.01, min_lr_ratio=0.02),
 }
+TOLERANCE = 0.05
+"""The stop rule: a frame that moves by less has converged."""
 CLIPS = 256
 """Of each set."""
 AHEAD = 8
@@ -68,6 +73,8 @@ class Result:
     """Of processor time."""
     wall: float
     losses: dict[str, dict[str, float]]
+    stopped: dict[str, dict[str, float]]
+    """The same under the stop rule; of an EBT."""
     repeat: dict[str, float]
     """Of repeating the last frame, by set."""
     chosen: int
@@ -121,7 +128,15 @@ def main(argv: list[str] | None = None) -> int:
 def settings_of(kind: str, args: argparse.Namespace) -> dict[str, Any]:
     """All that a run depends on besides its seed, as JSON."""
     recipe = asdict(RECIPE) if kind == "ebt" else None
-    own = {"minutes": args.minutes, "clips": args.clips, "ahead": AHEAD, "network": SETTINGS, "data": DATA, "recipe": recipe}
+    own = {
+        "minutes": args.minutes,
+        "clips": args.clips,
+        "ahead": AHEAD,
+        "tolerance": TOLERANCE,
+        "network": SETTINGS,
+        "data": DATA,
+        "recipe": recipe,
+    }
     plain: dict[str, Any] = json.loads(json.dumps({**own, "optimisation": asdict(OPTIMISATION[kind])}))
     return plain
 
@@ -151,7 +166,11 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path) -> Result:
     count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frames = {name: held_out_frames(data, name, data.length, args.clips) for name in SETS}
     curves = {name: video_curve(model, clips, STEPS) for name, clips in frames.items()}
-    losses = {name: {str(point.steps): point.loss for point in curve.points} for name, curve in curves.items()}
+    stopped = {name: video_curve(model, clips, STEPS, tolerance=TOLERANCE) for name, clips in frames.items()}
+    losses, ended = (
+        {name: {str(point.steps): point.loss for point in curve.points} for name, curve in measured.items()}
+        for measured in (curves, stopped)
+    )
     chosen = curves["validation"].best().steps
     known = {name: curve.at(chosen).spearman for name, curve in curves.items()} if thinks(model) else {}
     return Result(
@@ -163,6 +182,7 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path) -> Result:
         trained["seconds"],
         wall,
         losses,
+        ended if thinks(model) else {},
         {name: repeat_loss(clips).mean().item() for name, clips in frames.items()},
         chosen,
         {name: value for name, value in known.items() if value is not None},
@@ -178,10 +198,16 @@ def unsure(model: Any, frames: Tensor, steps: int) -> dict[str, float]:
     return {"second frame": scaled[:, 0].mean().item(), "later frames": scaled[:, 1:].mean().item()}
 
 
+@cache
+def reader() -> DigitReader:
+    """The classifier of clean training digits."""
+    source = digit_images()["train"]
+    return DigitReader(source.images, source.labels)
+
+
 def reading(model: Any, data: VideoDataModule, count: int, steps: int | None) -> dict[str, float]:
     """Whether the digits of test clips can still be named at the end of a rollout."""
-    source, given = digit_images()["train"], data.context_length
-    reader = DigitReader(source.images, source.labels)
+    given = data.context_length
     clips = [data.digits["digits"].clip(i, given + AHEAD) for i in range(count)]
     frames = held_out_frames(data, "digits", given + AHEAD, count)
     found = rollout(model, frames[:, :given], AHEAD, steps)
@@ -189,7 +215,7 @@ def reading(model: Any, data: VideoDataModule, count: int, steps: int | None) ->
         np.stack([part(clip) for clip in clips]) for part in (lambda clip: clip.labels, lambda clip: clip.places[-1])
     )
     shown = {"rollout": found.frames[:, -1], "true frame": frames[:, -1], "repeated frame": frames[:, given - 1]}
-    return {name: float((reader.read(_pixels(data, part), places) == labels).mean()) for name, part in shown.items()}
+    return {name: float((reader().read(_pixels(data, part), places) == labels).mean()) for name, part in shown.items()}
 
 
 def _pixels(data: VideoDataModule, vectors: Tensor) -> np.ndarray:
@@ -219,9 +245,11 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
         "below repeating": {
             kind: {name: [1 - loss / ebts[0]["repeat"][name] for loss in best[kind][name]] for name in SETS} for kind in KINDS
         },
-        "longer": {
-            name: {step: [r["losses"][name][step] / r["losses"][name][own] - 1 for r in ebts] for step in ("4", "8")}
-            for name in SETS
+        **{
+            title: {
+                name: {step: [r[kind][name][step] / r[kind][name][own] - 1 for r in ebts] for step in LONGER} for name in SETS
+            }
+            for title, kind in (("longer", "losses"), ("longer, stopped", "stopped"))
         },
         "spearman": {name: [r["spearman"].get(name) for r in ebts] for name in SETS},
         "unsure": {name: [r["unsure"][name] for r in ebts] for name in ebts[0]["unsure"]},
@@ -247,8 +275,10 @@ def _print(console: Console, summary: dict[str, Any]) -> None:
     table.add_row("EBT over Transformer++", *(_percent(summary["EBT over Transformer++"][name]) for name in SETS))
     for kind in KINDS:
         table.add_row(f"{NAMES[kind]} below repeating", *(_percent(summary["below repeating"][kind][name]) for name in SETS))
-    for step in ("4", "8"):
-        table.add_row(f"EBT, {step} over {RECIPE.own_steps} steps", *(_percent(summary["longer"][name][step]) for name in SETS))
+    for title, rule in (("longer", ""), ("longer, stopped", ", with the stop rule")):
+        for step in LONGER:
+            label = f"EBT, {step} over {RECIPE.own_steps} steps{rule}"
+            table.add_row(label, *(_percent(summary[title][name][step]) for name in SETS))
     table.add_row("energy ~ loss (Spearman)", *(_around(summary["spearman"][name], 2) for name in SETS))
     print_table(console, f"moving digits, {summary['seeds']} seed(s)", table, f"chosen steps: {summary['chosen steps']}")
     rest = plain_table()

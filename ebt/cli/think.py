@@ -90,7 +90,7 @@ def _options() -> Options:
         "--tolerance",
         type=number_in(0),
         metavar="T",
-        help="boards and images: stop when probabilities, or pixels, move by less",
+        help="boards, images and videos: stop when probabilities, or pixels, move by less",
     )
     options.add_argument(
         "--batch-size", type=count_from(1), metavar="B", help="contexts (default: 8) or boards x candidates (64) at once"
@@ -174,8 +174,8 @@ def _images(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str,
 
 
 def _video(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str, Curve[Any]], HeldOut]:
-    if args.givens is not None or args.tolerance is not None:
-        raise InputError("--givens and --tolerance are for boards: leave them out for videos.")
+    if args.givens is not None:
+        raise InputError("--givens is for boards: leave it out for videos.")
     if len({(model.config.frame_dim, str(model.config.encoding)) for model in models.values()}) > 1:
         raise InputError("The models see frames by different encoders: compare models of one encoder.")
     context = min(model.config.context_length for model in models.values())
@@ -184,7 +184,7 @@ def _video(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str, 
     for (name, model), label in zip(models.items(), _names(models), strict=True):
         with progress_bar(f"thinking: {name}", len(frames)) as bar:
             curves[label] = video_curve(
-                model, frames, args.steps, args.candidates, args.rule, args.seed, args.batch_size or 32, bar
+                model, frames, args.steps, args.candidates, args.rule, args.tolerance, args.seed, args.batch_size or 32, bar
             )
     note = f"repeating the last frame: {repeat_loss(frames).mean().item():.4f}. {found.note}".strip()
     return curves, HeldOut(found.name, note, clips=frames)

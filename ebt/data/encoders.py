@@ -68,17 +68,17 @@ class Encoder(ABC):
 
 
 class Pixels(Encoder):
-    """The numbers of a frame as they are; for small frames."""
+    """The pixels of a frame, for small ones. Black is 0: what is dark lies where candidates start and needs no prediction."""
 
     @property
     def dim(self) -> int:
         return self.channels * self.size**2
 
     def encode(self, frames: Tensor) -> Tensor:
-        return frames.flatten(1)
+        return frames.flatten(1) + 1
 
     def decode(self, vectors: Tensor) -> Tensor:
-        return vectors.unflatten(1, (self.channels, self.size, self.size))
+        return vectors.unflatten(1, (self.channels, self.size, self.size)) - 1
 
 
 class Patches(Encoder):

@@ -38,32 +38,31 @@ def video_curve(
     steps: Sequence[int],
     candidates: Sequence[int] = (1,),
     rule: Rule = "lowest",
+    tolerance: float | None = None,
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> Curve[VideoPoint]:
-    """Quality of next-frame predictions for every number of steps and candidates; one descent a batch serves all of them.
+    """Quality of next-frame predictions for every number of steps and candidates, by one descent a batch.
 
     Args:
         model: an ``EBTForVideo``, or a ``VideoTransformer``, which gives a single point.
         frames: encoded clips (B, S + 1, E), of which the last S frames are predicted.
-        steps, candidates: which numbers to measure.
-        rule: how winners are chosen, frame by frame.
+        steps, candidates, rule: which numbers to measure, and how winners are chosen, frame by frame.
+        tolerance: a frame stops when it moves by less (root mean square).
         seed: of the random starts.
-        batch_size: clips at once.
-        progress: called with the clips done.
+        batch_size, progress: clips at once, and what is called with the clips done.
 
     Raises:
         InputError: numbers below 1, clips of fewer than two frames, or frames of another width than the model's.
     """
     steps, candidates = check_counts("steps", steps), check_counts("candidates", candidates)
     check_frames(model, frames, 2)
-    sums = _Sums()
-    generator = torch.Generator(model.device).manual_seed(seed)
+    sums, generator = _Sums(), torch.Generator(model.device).manual_seed(seed)
     for rows in torch.arange(len(frames)).split(batch_size):
         clip = frames[rows].to(model.device)
         if thinks(model):
-            _think_batch(model, clip, steps, candidates, rule, generator, sums)
+            _think_batch(model, clip, steps, candidates, rule, tolerance, generator, sums)
         else:
             sums.add((1, 1), frame_loss(model(clip[:, :-1]), clip[:, 1:]))
         if progress:
@@ -71,8 +70,8 @@ def video_curve(
     points, scored = sums.points(thinks(model)), len(frames) * (frames.shape[1] - 1)
     if not thinks(model):
         return Curve("video", "feed-forward", points, len(frames), scored, seed=seed)
-    start = sums.start_energy / scored
-    return Curve("video", "ebt", points, len(frames), scored, rule, None, seed, start, tuple(sums.alarms))
+    ends = sums.start_energy / scored, tuple(sums.alarms)
+    return Curve("video", "ebt", points, len(frames), scored, rule, tolerance, seed, *ends)
 
 
 class _Sums:
@@ -81,6 +80,7 @@ class _Sums:
     def __init__(self) -> None:
         self.losses: dict[tuple[int, int], list[Tensor]] = {}
         self.energies: dict[tuple[int, int], list[Tensor]] = {}
+        self.spent: dict[tuple[int, int], float] = {}
         self.start_energy = 0.0
         self.alarms: list[str] = []
 
@@ -99,7 +99,7 @@ class _Sums:
             return VideoPoint(1, 1, None, None, 1.0, 0.0, losses.mean().item(), error, None, each.tolist())
         energy = torch.cat(self.energies[steps, candidates])
         known, mean = spearman(energy.numpy(), losses.numpy()), energy.mean().item()
-        spent = evaluations(steps, candidates)
+        spent = evaluations(self.spent[steps, candidates] / len(each), candidates)
         return VideoPoint(steps, candidates, mean, mean, *spent, losses.mean().item(), error, known, each.tolist())
 
 
@@ -109,6 +109,7 @@ def _think_batch(
     steps: Sequence[int],
     candidates: Sequence[int],
     rule: Rule,
+    tolerance: float | None,
     generator: torch.Generator,
     sums: _Sums,
 ) -> None:
@@ -122,6 +123,7 @@ def _think_batch(
         model.alpha(),
         steps,
         most,
+        tolerance,
         conditioned=conditioned,
         noise=noise,
         generator=generator,
@@ -132,6 +134,7 @@ def _think_batch(
         for count in candidates:
             won = record.at(step, count, rule)
             sums.add((step, count), frame_loss(won.state, clip[:, 1:]), won.energies[-1])
+            sums.spent[step, count] = sums.spent.get((step, count), 0.0) + rows * record.taken(step, count)
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,7 @@ def rollout(
         context: the frames that are given.
         ahead: how many to predict.
         steps, candidates: how an EBT thinks; as the model's configuration says by default.
-        rule: which candidate wins.
-        seed: of the random starts.
+        rule, seed: which candidate wins, and of the random starts.
         progress: called after each frame.
 
     Raises:

@@ -38,6 +38,7 @@ def test_it_trains_compares_and_goes_on_where_it_stopped(
         assert summary["EBT over Transformer++"][name] == [pytest.approx(loss / other - 1)]
         assert summary["below repeating"]["ebt"][name] == [pytest.approx(1 - loss / ebt["repeat"][name])]
         assert summary["longer"][name]["8"] == [pytest.approx(ebt["losses"][name]["8"] / ebt["losses"][name]["2"] - 1)]
+        assert set(summary["longer, stopped"][name]) == {"4", "8"}
         assert -1 <= summary["spearman"][name][0] <= 1
     assert summary["unsure"]["second frame"][0] == pytest.approx(-3 * summary["unsure"]["later frames"][0], abs=1e-6)
     assert all(part["true frame"][0] > 0.9 for part in summary["reading"].values())

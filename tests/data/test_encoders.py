@@ -57,6 +57,10 @@ def test_what_loses_nothing_comes_back(name: str, folders: dict[str, str]) -> No
     torch.testing.assert_close(encoder.decode(encoder.encode(pictures())), pictures())
 
 
+def test_black_pixels_are_zero(folders: dict[str, str]) -> None:
+    assert not make("pixels", folders).encode(-torch.ones(1, 3, 8, 8)).any()
+
+
 def test_patches_keep_distances_and_the_order_of_places(folders: dict[str, str]) -> None:
     one, other = pictures(2).unbind()
     encoder = make("patches:4", folders)

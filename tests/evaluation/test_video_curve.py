@@ -53,6 +53,15 @@ def test_candidates_are_chosen_frame_by_frame(candidate_noise: float) -> None:
     assert (curve.at(2, 3).forward, curve.at(2, 3).backward) == (9, 6)
 
 
+def test_frames_that_move_no_more_stop() -> None:
+    model = video_ebt()
+    stopped = video_curve(model, FRAMES, [1, 4], tolerance=1e9)
+    assert [point.loss for point in stopped.points] == pytest.approx([video_curve(model, FRAMES, [1]).points[0].loss] * 2)
+    assert [(point.forward, point.backward) for point in stopped.points] == [(1, 1), (1, 1)]
+    free, some = video_curve(model, FRAMES, [4]), video_curve(model, FRAMES, [4], tolerance=1e-9)
+    assert some.points[0].loss == pytest.approx(free.points[0].loss)
+
+
 def test_the_twin_has_one_point() -> None:
     model = video_twin()
     (point,) = video_curve(model, FRAMES, [1, 2], batch_size=2).points
