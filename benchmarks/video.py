@@ -45,7 +45,7 @@ SETS = ("validation", "digits", "shifted")
 STEPS = (1, 2, 3, 4, 8)
 LONGER = ("4", "8")
 """Up to four times the trained steps."""
-SETTINGS: dict[str, Any] = {"layers": 2, "dim": 320, "heads": 8, "ffn_dim": 384}
+SETTINGS: dict[str, Any] = {"layers": 2, "dim": 256, "heads": 8, "ffn_dim": 384}
 DATA: dict[str, Any] = {"batch_size": 16}
 RECIPE = Recipe(min_steps=1, max_steps=2, start_std=0.05, replay_size=256, replay_fraction=0.25)
 OPTIMISATION = {

@@ -81,7 +81,7 @@ class MovingDigits:
     """
 
     split: str = "train"
-    size: int = 16
+    size: int = 14
     """Height and width of a frame, in pixels."""
     digits: int = 1
     speeds: Sequence[int] = (1, 2)

@@ -108,7 +108,7 @@ class VideoDataModule(ResumableData):
         validation_source: str | None = None,
         test_source: str | None = None,
         encoder: str = "pixels",
-        size: int = 16,
+        size: int = 14,
         channels: int = 1,
         context_length: int = 16,
         seconds: float = 0.25,
