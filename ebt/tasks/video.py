@@ -16,7 +16,7 @@ from ebt.tasks.models import Model, ModelTask, Network
 from ebt.tasks.optimisation import Optimisation
 from ebt.thinking import Euclidean, Recipe
 
-RECIPE = Recipe(min_steps=1, max_steps=2, start_std=0.05)
+RECIPE = Recipe(min_steps=1, max_steps=2, start_std=0.3)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_replayed_frames_go_on_where_they_ended() -> None:
 
 def test_settings_that_contradict_each_other_are_named() -> None:
     with pytest.raises(InputError, match=r"recipe\.max_steps: a model of kind transformer_pp does not think"):
-        make_task("transformer_pp", recipe=Recipe(min_steps=1, max_steps=4, start_std=0.05))
+        make_task("transformer_pp", recipe=Recipe(min_steps=1, max_steps=4, start_std=0.3))
     with pytest.raises(InputError, match=r"network\.head: a model of kind transformer_pp"):
         VideoTask(VideoNetwork(kind="transformer_pp", head="linear"))
     with pytest.raises(InputError, match=r"network\.space and network\.input_gradient are for words"):
