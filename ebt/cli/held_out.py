@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ebt.hub.folder import find_folder
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Text as batches, boards, or images."""
+    """Text as batches, boards, images, or clips."""
 
     name: str
     note: str = ""
@@ -38,11 +38,18 @@ class HeldOut:
 
     images: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
     """Clean and noisy crops (n, C, H, W)."""
+    clips: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Encoded frames (n, S + 1, E)."""
 
     @property
     def size(self) -> int:
-        """Rows, boards or crops."""
-        return len(self.boards[0]) or len(self.images[0]) or sum(len(batch["input_ids"]) for batch in self.batches)
+        """Rows, boards, crops or clips."""
+        return (
+            len(self.boards[0])
+            or len(self.images[0])
+            or len(self.clips)
+            or sum(len(batch["input_ids"]) for batch in self.batches)
+        )
 
 
 def run_data(checkpoint: str, module: type[Any]) -> dict[str, Any] | None:

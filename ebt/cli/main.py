@@ -10,7 +10,7 @@ from ebt import __version__
 from ebt.errors import InputError, unknown
 
 COMMANDS = {
-    "fit": "train a model: text, images or Sudoku, EBT or a rival; resume a run",
+    "fit": "train a model: text, images, video or Sudoku, EBT or a rival; resume a run",
     "plan": "what a training will take: memory, operations, days",
     "validate": "evaluate a trained run on its validation data",
     "test": "evaluate a trained run on its test data",
@@ -19,6 +19,7 @@ COMMANDS = {
     "energies": "the energy of every token of a text while the model thinks",
     "solve": "solve a Sudoku, step by step",
     "denoise": "take the noise out of images, or fill in what a mask leaves open",
+    "rollout": "predict the next frames of a video, each from those before",
     "probe": "what the features of an image model know",
     "tokenizer": "train a tokenizer on your own text",
     "convert": "make a model folder of a published checkpoint",

@@ -175,7 +175,7 @@ def data_line(data: dict[str, Any]) -> str:
     sizes = [
         f"{data[unit]['train']:,} {unit}"
         + (f" ({data[unit]['validation']:,} for validation)" if "validation" in data[unit] else "")
-        for unit in ("documents", "tokens", "puzzles")
+        for unit in ("documents", "tokens", "puzzles", "videos", "clips")
         if isinstance(data.get(unit), dict) and "train" in data[unit]
     ]
     return ", ".join(([str(data["source"])] if "source" in data else []) + sizes) or "of the data module"

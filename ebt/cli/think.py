@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ebt.cli.energy_maps import write_energies
 from ebt.cli.held_out import HeldOut, held_out_boards, held_out_images, held_out_text
+from ebt.cli.held_out_video import SPLITS, held_out_video
 from ebt.cli.terminal import (
     RULES,
     Options,
@@ -25,7 +26,19 @@ from ebt.cli.terminal import (
     warn,
 )
 from ebt.errors import InputError
-from ebt.evaluation import Curve, ImagePoint, LanguagePoint, SudokuPoint, image_curve, language_curve, sudoku_curve, to_json
+from ebt.evaluation import (
+    Curve,
+    ImagePoint,
+    LanguagePoint,
+    SudokuPoint,
+    VideoPoint,
+    image_curve,
+    language_curve,
+    repeat_loss,
+    sudoku_curve,
+    to_json,
+    video_curve,
+)
 from ebt.hub import load_folder, load_tokenizer_of
 from ebt.plots import energy_curve, thinking_curve
 
@@ -36,8 +49,10 @@ TYPES = {
     "ebt_sudoku_transformer": "sudoku",
     "ebt_images": "denoising",
     "ebt_dit_images": "denoising",
+    "ebt_video": "video",
+    "ebt_video_transformer": "video",
 }
-UNITS = {"language": "token", "sudoku": "board", "denoising": "image"}
+UNITS = {"language": "token", "sudoku": "board", "denoising": "image", "video": "frame"}
 
 
 def _options() -> Options:
@@ -52,9 +67,9 @@ def _options() -> Options:
         "--baseline", action="append", default=[], metavar="DIR", help="another model to compare with; may be repeated"
     )
     data = options.add_argument_group("data (default: what the run held out)")
-    data.add_argument("--data", metavar="SOURCE", help="text source, all of which is read; CSV file of puzzles; images")
+    data.add_argument("--data", metavar="SOURCE", help="text source, all of which is read; CSV file of puzzles; images; videos")
     data.add_argument(
-        "--split", choices=("validation", "test"), default="test", help="which of the run's own texts (default: test)"
+        "--split", choices=SPLITS, default="test", help="which of the run's own data (default: test; shifted: moving digits)"
     )
     data.add_argument(
         "--givens", type=count_from(1), metavar="N", help="the run's test set, or new puzzles, with so many givens"
@@ -66,7 +81,7 @@ def _options() -> Options:
         "--limit",
         type=count_from(1),
         metavar="N",
-        help="at most so many contexts (default: 64), boards (default: 200) or crops of images (default: 64)",
+        help="at most so many contexts (default: 64), boards (default: 200), crops of images or clips (default: 64)",
     )
     options.add_argument("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="default: 1,2,3,4,8")
     options.add_argument("--candidates", type=counts, default=[1], metavar="M,M,..", help="default: 1")
@@ -75,7 +90,7 @@ def _options() -> Options:
         "--tolerance",
         type=number_in(0),
         metavar="T",
-        help="boards and images: stop when probabilities, or pixels, move by less",
+        help="boards, images and videos: stop when probabilities, or pixels, move by less",
     )
     options.add_argument(
         "--batch-size", type=count_from(1), metavar="B", help="contexts (default: 8) or boards x candidates (64) at once"
@@ -94,8 +109,11 @@ def main(argv: list[str]) -> int:
         raise InputError("--baseline must name other folders than --checkpoint, with models of the same task.")
     folder = out_folder(args.out)
     if args.noise is not None and tasks[args.checkpoint] != "denoising":
-        raise InputError("--noise is for images: leave it out for text and boards.")
-    curves, data = {"language": _language, "sudoku": _sudoku, "denoising": _images}[tasks[args.checkpoint]](args, models)
+        raise InputError("--noise is for images: leave it out for text, boards and videos.")
+    if args.split == "shifted" and tasks[args.checkpoint] != "video":
+        raise InputError("--split shifted is the harder test of moving digits: choose validation or test.")
+    measure = {"language": _language, "sudoku": _sudoku, "denoising": _images, "video": _video}[tasks[args.checkpoint]]
+    curves, data = measure(args, models)
     _print(console, curves, data)
     _say_best(console, curves)
     for curve in curves.values():
@@ -155,6 +173,23 @@ def _images(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str,
     return curves, held_out
 
 
+def _video(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str, Curve[Any]], HeldOut]:
+    if args.givens is not None:
+        raise InputError("--givens is for boards: leave it out for videos.")
+    if len({(model.config.frame_dim, str(model.config.encoding)) for model in models.values()}) > 1:
+        raise InputError("The models see frames by different encoders: compare models of one encoder.")
+    context = min(model.config.context_length for model in models.values())
+    found = held_out_video(args.checkpoint, models[args.checkpoint], args.data, args.split)
+    frames, curves = found.frames(context + 1, args.limit or 64), {}
+    for (name, model), label in zip(models.items(), _names(models), strict=True):
+        with progress_bar(f"thinking: {name}", len(frames)) as bar:
+            curves[label] = video_curve(
+                model, frames, args.steps, args.candidates, args.rule, args.tolerance, args.seed, args.batch_size or 32, bar
+            )
+    note = f"repeating the last frame: {repeat_loss(frames).mean().item():.4f}. {found.note}".strip()
+    return curves, HeldOut(found.name, note, clips=frames)
+
+
 def _names(folders: dict[str, Any]) -> list[str]:
     """The folders' own names, or whole paths if these are alike."""
     short = [Path(folder).resolve().name for folder in folders]
@@ -169,6 +204,7 @@ def _print(console: Console, curves: dict[str, Curve[Any]], data: HeldOut) -> No
         "language": ("nats per token", "perplexity", "right %"),
         "sudoku": ("solved %", "cells %", "taken"),
         "denoising": ("PSNR dB", "mse"),
+        "video": ("smooth L1", "energy ~ loss"),
     }[first.task]
     columns = [*(["model"] if len(curves) > 1 else []), "steps", "candidates", *quality, "energy", "objective", "passes"]
     for name in columns:
@@ -183,13 +219,13 @@ def _print(console: Console, curves: dict[str, Curve[Any]], data: HeldOut) -> No
     caption = f"objective: what the updates descend; passes: forward + inner backward; all per {unit}"
     print_table(
         console,
-        f"{data.name}: {first.scored if first.task == 'language' else first.rows:,} {unit}s",
+        f"{data.name}: {first.scored if first.task in ('language', 'video') else first.rows:,} {unit}s",
         table,
         caption if thinking else "",
     )
 
 
-def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint | ImagePoint) -> list[str]:
+def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint | ImagePoint | VideoPoint) -> list[str]:
     if isinstance(point, LanguagePoint):
         error = "" if point.nats_error is None else f" ±{point.nats_error:.3f}"
         quality = [
@@ -200,6 +236,9 @@ def _row(curve: Curve[Any], point: LanguagePoint | SudokuPoint | ImagePoint) -> 
     elif isinstance(point, ImagePoint):
         error = "" if point.psnr_error is None else f" ±{point.psnr_error:.2f}"
         quality = [f"{point.psnr:.2f}{error}", f"{point.mse:.5f}"]
+    elif isinstance(point, VideoPoint):
+        error = "" if point.loss_error is None else f" ±{point.loss_error:.4f}"
+        quality = [f"{point.loss:.4f}{error}", "-" if point.spearman is None else f"{point.spearman:.2f}"]
     else:
         quality = [
             f"{100 * point.exact:.1f} ±{100 * point.exact_error:.1f}",
@@ -226,6 +265,8 @@ def _say_best(console: Console, curves: dict[str, Curve[Any]]) -> None:
 def _quality(task: str, point: Any) -> str:
     if task == "language":
         return f"{point.nats:.4f} nats per token"
+    if task == "video":
+        return f"smooth L1 {point.loss:.4f}"
     return f"{point.psnr:.2f} dB" if task == "denoising" else f"{100 * point.exact:.1f} % of boards solved"
 
 

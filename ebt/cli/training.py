@@ -20,7 +20,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import ebt.data.image_module
 import ebt.data.sudoku_module
-import ebt.data.text  # noqa: F401 (configurations find all data modules by their short names)
+import ebt.data.text
+import ebt.data.video_module  # noqa: F401 (configurations find all data modules by their short names)
 from ebt.cli.checkpoints import AtomicCheckpointIO, Checkpoints
 from ebt.cli.machine import check_settings, check_trainer
 from ebt.cli.progress import Report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -178,7 +178,21 @@ class ImageDataModule(ResumableData):
         return DataLoader(crops, **self._loading(self.evaluation_batch_size))
 
 
-def split_images(found: dict[str, Images], fractions: Sequence[float], seed: int) -> dict[str, Images]:
+class Collection(Protocol):
+    """Images, videos: things that can be counted and shared out."""
+
+    @property
+    def source(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def part(self, indices: Sequence[int], /) -> Any: ...
+
+
+Part = TypeVar("Part", bound=Collection)
+
+
+def split_images(found: dict[str, Part], fractions: Sequence[float], seed: int, what: str = "image") -> dict[str, Part]:
     """Splits without a common image: those that are there stay, missing ones are drawn from the training images.
 
     Raises:
@@ -189,7 +203,7 @@ def split_images(found: dict[str, Images], fractions: Sequence[float], seed: int
     counts = {split: max(1, round(share * len(whole))) for split, share in shares.items()}
     if sum(counts.values()) >= len(whole):
         raise InputError(
-            f"{whole.source} has {len(whole)} image(s), too few for {', '.join(['train', *counts])}: give more, a "
+            f"{whole.source} has {len(whole)} {what}(s), too few for {', '.join(['train', *counts])}: give more, a "
             "validation_source and a test_source, or fractions [1, 0, 0]."
         )
     order = np.random.default_rng(seed).permutation(len(whole)).tolist()

@@ -98,6 +98,14 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
 
 
+def to_square(picture: Image.Image, size: int) -> Image.Image:
+    """The middle square of a picture, resized to ``size`` x ``size`` pixels."""
+    short = min(picture.size)
+    left, top = (picture.width - short) // 2, (picture.height - short) // 2
+    square = picture.crop((left, top, left + short, top + short))
+    return square if short == size else square.resize((size, size), Image.Resampling.BICUBIC)
+
+
 def open_image(path: str | Path) -> Image.Image:
     """An image file, not yet decoded.
 

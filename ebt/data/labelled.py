@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ebt.data.images import Images, image_files, open_image, to_array, to_tensor
+from ebt.data.images import Images, image_files, open_image, to_array, to_square, to_tensor
 from ebt.errors import InputError
 
 DIGITS = "digits"
@@ -61,10 +61,7 @@ def labelled_images(source: str, size: int, channels: int, limit: int | None = N
 
 def _square(images: Images, index: int, size: int, channels: int) -> Tensor:
     array = to_array(images.open(index), images.names[index], 3)
-    picture = Image.fromarray(array.transpose(1, 2, 0))
-    short = min(picture.size)
-    left, top = (picture.width - short) // 2, (picture.height - short) // 2
-    picture = picture.crop((left, top, left + short, top + short)).resize((size, size), Image.Resampling.BICUBIC)
+    picture = to_square(Image.fromarray(array.transpose(1, 2, 0)), size)
     return to_tensor(to_array(picture, images.names[index], channels))
 
 

@@ -79,6 +79,20 @@ class ImagePoint(Point):
     """PSNR of every image, for paired comparisons."""
 
 
+@dataclass(frozen=True)
+class VideoPoint(Point):
+    """Quality of predicted frames; means over all frames of all clips."""
+
+    loss: float
+    """Smooth L1 (beta 1), mean over the numbers of an encoded frame."""
+    loss_error: float | None
+    """Standard error of ``loss`` over clips; None for a single one."""
+    spearman: float | None
+    """Rank correlation of the energies of frames with their losses; None for a model without an energy."""
+    losses: list[float]
+    """Loss of every clip, for paired comparisons."""
+
+
 P = TypeVar("P", bound=Point)
 
 
@@ -86,13 +100,13 @@ P = TypeVar("P", bound=Point)
 class Curve(Generic[P]):
     """Quality against thinking steps, for one model on one set."""
 
-    task: Literal["language", "sudoku", "denoising"]
+    task: Literal["language", "sudoku", "denoising", "video"]
     kind: Kind
     points: list[P]
     rows: int
-    """Rows of text, boards, or images."""
+    """Rows of text, boards, images, or clips."""
     scored: int
-    """Tokens, empty cells, or images."""
+    """Tokens, empty cells, images, or frames."""
     rule: str | None = None
     """How the winner was chosen; None for models without an energy."""
     tolerance: float | None = None
@@ -121,6 +135,8 @@ class Curve(Generic[P]):
 def _cost(point: Point) -> float:
     if isinstance(point, LanguagePoint):
         return point.nats
+    if isinstance(point, VideoPoint):
+        return point.loss
     return -point.psnr if isinstance(point, ImagePoint) else -getattr(point, "exact", math.nan)
 
 

@@ -222,7 +222,8 @@ class EBTVideoConfig(_ThinkingFields):
     """Continuous autoregressive EBT over frames of ``frame_dim`` numbers, those of a frozen encoder.
 
     Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network. ``noise_in``: whether Langevin noise moves the
-    candidate (state) or only what the network sees of it (view, as in the published code).
+    candidate (state) or only what the network sees of it (view, as in the published code). ``encoding``: how frames are made of
+    pictures (``encoder``, ``size``, ``channels``, ``seconds`` between them, see ``ebt.data.encoders``), where that is known.
     """
 
     model_type = "ebt_video"
@@ -234,12 +235,14 @@ class EBTVideoConfig(_ThinkingFields):
         context_length: int = 16,
         noise_in: str = "state",
         space: str = "euclidean",
+        encoding: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         _check_frames(frame_dim, context_length)
         if noise_in not in ("state", "view"):
             raise InputError(f"noise_in is {noise_in!r}: choose state or view")
         self.frame_dim, self.context_length, self.noise_in = frame_dim, context_length, noise_in
+        self.encoding = encoding
         super().__init__(space=space, **kwargs)
 
 
@@ -248,9 +251,11 @@ class VideoTransformerConfig(_NetworkFields):
 
     model_type = "ebt_video_transformer"
 
-    def __init__(self, frame_dim: int = 768, context_length: int = 16, **kwargs: Any) -> None:
+    def __init__(
+        self, frame_dim: int = 768, context_length: int = 16, encoding: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         _check_frames(frame_dim, context_length)
-        self.frame_dim, self.context_length = frame_dim, context_length
+        self.frame_dim, self.context_length, self.encoding = frame_dim, context_length, encoding
         super().__init__(**kwargs)
 
 

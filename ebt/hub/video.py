@@ -23,9 +23,10 @@ class EBTForVideo(ThinkingModel):
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         self.post_init()
 
-    def landscape(self, frames: Tensor) -> DecoderLandscape:
-        """The energy of candidates for the frames that follow each of (B, S, E) observed ones."""
-        return self.network.encode(frames if self.projection is None else self.projection(frames))
+    def landscape(self, frames: Tensor, predictions: int | None = None) -> DecoderLandscape:
+        """The energy of candidates for the frames that follow each of (B, S, E) observed ones, or the last ``predictions``."""
+        frames = frames.to(self.network.head.projection.weight.dtype)
+        return self.network.encode(frames if self.projection is None else self.projection(frames), predictions=predictions)
 
     def space(self) -> Projected:
         """Frames (B, S, E), seen through the projection."""
@@ -43,13 +44,16 @@ class EBTForVideo(ThinkingModel):
         tolerance: float | None = None,
         noise: float | None = None,
         generator: torch.Generator | None = None,
+        predictions: int | None = None,
     ) -> Thought:
-        """Think about the frames that follow (B, S, E); the record of all M x B candidates (see ``ebt.thinking.choose``)."""
+        """Think about the frames that follow each of (B, S, E), or the last ``predictions`` of them; the record of all M x B
+        candidates (see ``ebt.thinking.choose``)."""
         descent, candidates = self.descent(len(frames), steps, candidates, tolerance, noise)
         with leave_inference_mode():
-            space = self.space()
-            start = space.start((candidates * len(frames), frames.shape[1]), self.config.start_std, generator)
-            return think(self.landscape(frames), space, start, self.alpha(), descent, generator)
+            space, landscape = self.space(), self.landscape(frames, predictions)
+            length = frames.shape[1] if predictions is None else predictions
+            start = space.start((candidates * len(frames), length), self.config.start_std, generator)
+            return think(landscape, space, start, self.alpha(), descent, generator)
 
 
 class VideoTransformer(HubModel):
@@ -67,6 +71,7 @@ class VideoTransformer(HubModel):
 
     def forward(self, frames: Tensor) -> Tensor:
         """The frames (B, S, E) that follow each of (B, S, E) observed ones."""
+        frames = frames.to(self.head.weight.dtype)
         prediction: Tensor = self.head(self.network(frames if self.projection is None else self.projection(frames)))
         return prediction
 

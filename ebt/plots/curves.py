@@ -17,9 +17,10 @@ LABELS = {
     "exact": "boards solved (%)",
     "cell": "empty cells right (%)",
     "psnr": "PSNR (dB)",
+    "loss": "smooth L1 per frame",
 }
-DEFAULT = {"language": "nats", "sudoku": "exact", "denoising": "psnr"}
-UNIT = {"language": "per token", "sudoku": "per board", "denoising": "per image"}
+DEFAULT = {"language": "nats", "sudoku": "exact", "denoising": "psnr", "video": "loss"}
+UNIT = {"language": "per token", "sudoku": "per board", "denoising": "per image", "video": "per frame"}
 PERCENT = ("accuracy", "exact", "cell")
 
 
@@ -29,10 +30,11 @@ def thinking_curve(
     """Quality against thinking steps: a line for each number of candidates, a dashed level for a feed-forward model.
 
     Args:
-        curves: results of ``language_curve``, ``sudoku_curve`` or ``image_curve`` as JSON objects, by the name of the model;
-            all of one task.
+        curves: results of ``language_curve``, ``sudoku_curve``, ``image_curve`` or ``video_curve`` as JSON objects, by the
+            name of the model; all of one task.
         path: the PNG to write.
-        measure: nats (default for language), perplexity or accuracy; exact (default for Sudoku) or cell; psnr (images).
+        measure: nats (default for language), perplexity or accuracy; exact (default for Sudoku) or cell; psnr (images); loss
+            (video).
         title: above the picture.
     """
     measure = measure or DEFAULT[next(iter(curves.values()))["task"]]

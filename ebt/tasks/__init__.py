@@ -8,6 +8,7 @@ from ebt.tasks.optimisation import Optimisation
 from ebt.tasks.samples import TextSamples
 from ebt.tasks.sharding import Sharded
 from ebt.tasks.sudoku import SudokuNetwork, SudokuTask
+from ebt.tasks.video import VideoNetwork, VideoTask
 
 __all__ = [
     "Batch",
@@ -25,4 +26,6 @@ __all__ = [
     "Sums",
     "TextSamples",
     "ThinkingTask",
+    "VideoNetwork",
+    "VideoTask",
 ]

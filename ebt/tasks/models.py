@@ -15,8 +15,10 @@ from ebt.hub import (
     EBTForCausalLM,
     EBTForImages,
     EBTForSudoku,
+    EBTForVideo,
     SudokuTransformer,
     TransformerPPForCausalLM,
+    VideoTransformer,
 )
 from ebt.hub.base import ThinkingModel
 from ebt.nn import Anchor, Conditioning, Head, HeadInit, network_config
@@ -33,7 +35,16 @@ from ebt.thinking import (
     mean_loss,
 )
 
-Model = EBTForCausalLM | TransformerPPForCausalLM | EBTForSudoku | SudokuTransformer | EBTForImages | DiTForImages
+Model = (
+    EBTForCausalLM
+    | TransformerPPForCausalLM
+    | EBTForSudoku
+    | SudokuTransformer
+    | EBTForImages
+    | DiTForImages
+    | EBTForVideo
+    | VideoTransformer
+)
 
 _THINKING = (
     "space",
@@ -165,7 +176,8 @@ class ModelTask(ThinkingTask):
         if missing := [name for name in names if not hasattr(data, name)]:
             raise InputError(
                 f"{type(self).__name__} needs data with {', '.join(missing)}, which {type(data).__name__} has not: "
-                "choose the data module of the task (TextDataModule, SudokuDataModule, ImageDataModule), or your own that has."
+                "choose the data module of the task (TextDataModule, SudokuDataModule, ImageDataModule, VideoDataModule), or "
+                "your own that has."
             )
         return [getattr(data, name) for name in names]
 

@@ -34,6 +34,15 @@ SUDOKU = [
     "--model.recipe.replay_size=12",
 ]
 IMAGES = [*NETWORK, "--data.size=16", "--data.crops=2", "--data.evaluation_crops=1", "--data.batch_size=2"]
+VIDEO = [
+    *NETWORK,
+    "--data.size=10",
+    "--data.context_length=4",
+    "--data.clips=8",
+    "--data.evaluation_clips=2",
+    "--data.batch_size=2",
+]
+VIDEO += ["--data.speeds=[1]", "--data.shifted.speeds=[2]"]
 Captured = pytest.CaptureFixture[str]
 
 
@@ -147,7 +156,7 @@ def test_a_signal_stops_a_run_that_resumes_exactly(number: signal.Signals, empty
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_configuration_trains(config: Path, text: list[str], capsys: Captured) -> None:
-    settings = {"language": text, "sudoku": SUDOKU[1:-1], "denoising": IMAGES}[config.parent.name]
+    settings = {"language": text, "sudoku": SUDOKU[1:-1], "denoising": IMAGES, "video": VIDEO}[config.parent.name]
     assert main(["fit", f"--config={config}", *settings, "--trainer.fast_dev_run=2"]) == 0
     assert "val/loss" in capsys.readouterr().out
     assert not Path("runs").exists()

@@ -12,7 +12,16 @@ from matplotlib import pyplot
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from ebt.plots import board_strip, energy_curve, thinking_curve, token_heat_map
+from ebt.plots import (
+    board_strip,
+    energy_curve,
+    film_strip,
+    frame_energy_map,
+    save_gif,
+    side_by_side_frames,
+    thinking_curve,
+    token_heat_map,
+)
 from ebt.plots.style import COLOURS, RIGHT, WRONG
 from ebt.plots.tokens import visible
 
@@ -135,3 +144,38 @@ def test_boards_of_every_size_and_number_of_steps(size: int, tmp_path: Path) -> 
     one, many = (draw(board_strip, tmp_path, result, steps=steps) for steps in ([8], [0, 1, 2, 4, 6]))
     assert many.shape[0] > 1.5 * one.shape[0]
     assert many.shape[1] > one.shape[1]
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 16), (5, 200, 120, 3)])
+def test_films_have_the_truth_and_the_prediction_side_by_side(shape: tuple[int, ...], tmp_path: Path) -> None:
+    true, found = np.full(shape, 40, dtype=np.uint8), np.full(shape, 90, dtype=np.uint8)
+    pages = side_by_side_frames(true, found, 3)
+    assert pages.shape[0] == 5
+    height, width = pages.shape[1:3]
+    assert height >= 160
+    middle = pages[:, height // 2]
+    assert (middle[:, width // 4] == 40).all()
+    assert (middle[:, 3 * width // 4] == 90).all()
+    edges = [tuple(page[height // 2, width // 2 + 8].tolist()) for page in pages]
+    assert len(set(edges[:3])) == len(set(edges[3:])) == 1
+    assert edges[0] != edges[3]
+    save_gif(pages, tmp_path / "film.gif", 0.25)
+    assert (tmp_path / "film.gif").stat().st_size > 500
+
+
+def test_a_strip_has_a_column_for_each_frame(tmp_path: Path) -> None:
+    frames = [np.full((8, 8), 255 * (i % 2), dtype=np.uint8) for i in range(6)]
+    picture = draw(lambda path: film_strip({"true": frames, "predicted": frames}, list("abcdef"), path), tmp_path)
+    assert picture.shape[1] == 820
+    black = (picture[picture.shape[0] // 4] < 0.1).all(-1)
+    assert (np.diff(black.astype(int)) == 1).sum() >= 3
+
+
+@pytest.mark.parametrize("with_frames", [False, True])
+def test_unsure_frames_are_bright(with_frames: bool, tmp_path: Path) -> None:
+    energies = [[99.0] * 8, [1.0] * 8, [0.0] * 5 + [3.0] * 3]
+    frames = [np.zeros((4, 4), dtype=np.uint8)] * 8 if with_frames else []
+    picture = draw(lambda path: frame_energy_map(energies, [0.1] * 8, path, frames, "title"), tmp_path)
+    yellow, purple = pixels(picture, "#fde725"), pixels(picture, "#440154")
+    assert yellow / purple == pytest.approx((8 + 3) / 5, rel=0.25)
+    assert pixels(picture, COLOURS[1]) > 500

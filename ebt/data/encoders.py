@@ -1,0 +1,277 @@
+"""Frozen encoders: what a video model sees of a frame, and back to pixels where that is possible.
+
+By name: ``pixels``; ``patches``, ``patches:P`` or ``patches:P:K`` (patches of P x P pixels, K numbers each); else a folder or
+an id of the Hugging Face hub with an ``AutoencoderKL`` of ``diffusers`` or a DINOv2 of ``transformers``.
+
+Letters: n frames, C channels, H x W pixels with values in [-1, 1], E numbers of an encoded frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebt.errors import InputError
+
+AT_ONCE = 16
+"""Frames that a network encodes or decodes at a time."""
+PATCH = 4
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the colours that DINOv2 was trained on, in [0, 1]."""
+NOT_CONTENT = ("transformers_version", "dtype", "torch_dtype")
+"""What a configuration tells that does not change the encoding."""
+
+
+class Encoder(ABC):
+    """Turns square frames of ``size`` pixels and ``channels`` channels into vectors, always the same way."""
+
+    learned = False
+    """Whether it is a network, so that encodings are worth keeping."""
+
+    def __init__(self, name: str, size: int, channels: int) -> None:
+        self.name, self.size, self.channels = name, size, channels
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """E."""
+
+    @abstractmethod
+    def encode(self, frames: Tensor) -> Tensor:
+        """Vectors (n, E) of frames (n, C, H, W)."""
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        """Frames (n, C, H, W) of vectors (n, E).
+
+        Raises:
+            InputError: the encoder keeps too little of a frame.
+        """
+        raise InputError(
+            f"{self.name} cannot be turned back into pictures: use pixels, patches of full size or an AutoencoderKL for that."
+        )
+
+    @property
+    def decodes(self) -> bool:
+        """Whether ``decode`` works."""
+        return type(self).decode is not Encoder.decode
+
+    @property
+    def key(self) -> str:
+        """A text that changes with the encoding, for caches."""
+        return f"{self.name} {self.size} {self.channels}"
+
+
+class Pixels(Encoder):
+    """The pixels of a frame, for small ones. Black is 0: what is dark lies where candidates start and needs no prediction."""
+
+    @property
+    def dim(self) -> int:
+        return self.channels * self.size**2
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return frames.flatten(1) + 1
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        return vectors.unflatten(1, (self.channels, self.size, self.size)) - 1
+
+
+class Patches(Encoder):
+    """Patches of P x P pixels, each turned by one fixed random matrix with orthonormal rows, to K numbers.
+
+    With K = C x P x P, the default, nothing is lost, and ``decode`` turns them back.
+
+    Raises:
+        InputError: patches that do not fill the frame, or K out of range.
+    """
+
+    def __init__(self, name: str, size: int, channels: int, patch: int = PATCH, kept: int | None = None) -> None:
+        super().__init__(name, size, channels)
+        full = channels * patch**2
+        self.patch, self.kept = patch, full if kept is None else kept
+        if patch < 1 or size % patch or not 1 <= self.kept <= full:
+            raise InputError(
+                f"encoder {name}: patches must divide frames of {size} pixels and keep 1 to {full} numbers each. "
+                "Give patches:P, or patches:P:K, with such numbers."
+            )
+        generator = torch.Generator().manual_seed(0)
+        square = torch.randn(full, full, generator=generator, dtype=torch.float64)
+        self.matrix = torch.linalg.qr(square).Q[: self.kept].float()
+
+    @property
+    def dim(self) -> int:
+        return (self.size // self.patch) ** 2 * self.kept
+
+    def encode(self, frames: Tensor) -> Tensor:
+        cut = frames.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # (n, C, rows, P, columns, P)
+        return (cut.permute(0, 2, 4, 1, 3, 5).flatten(3) @ self.matrix.T.to(frames)).flatten(1)
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        if not self.decodes:
+            return super().decode(vectors)
+        rows = self.size // self.patch
+        cut = vectors.unflatten(1, (rows, rows, self.kept)) @ self.matrix.to(vectors)
+        cut = cut.unflatten(3, (self.channels, self.patch, self.patch)).permute(0, 3, 1, 4, 2, 5)
+        return cut.flatten(4).flatten(2, 3)
+
+    @property
+    def decodes(self) -> bool:
+        return self.kept == len(self.matrix.T)
+
+
+class Network(Encoder):
+    """A pretrained network on the accelerator, if there is one. Grey frames are shown to it in its own channels."""
+
+    learned = True
+    colours = 3
+
+    def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
+        super().__init__(name, size, channels)
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self.model = model.float().eval().requires_grad_(False).to(device or "cpu")
+        self._key: str | None = None
+
+    @property
+    def key(self) -> str:
+        if self._key is None:
+            config = self.model.config if isinstance(self.model.config, dict) else self.model.config.to_dict()
+            told = {name: value for name, value in config.items() if not name.startswith("_") and name not in NOT_CONTENT}
+            digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+            for name, weight in sorted(self.model.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            self._key = f"{type(self).__name__} {digest.hexdigest()} {self.size} {self.channels}"
+        return self._key
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        frames = frames.float().expand(-1, self.colours, -1, -1) if self.channels == 1 else frames.float()
+        return torch.cat([self._encode(part.to(self.model.device)).cpu() for part in frames.split(AT_ONCE)])
+
+    @abstractmethod
+    def _encode(self, frames: Tensor) -> Tensor:
+        """Vectors of a few frames."""
+
+
+class Latents(Network):
+    """Latents of a ``diffusers`` ``AutoencoderKL``: the mean, less ``shift_factor``, times ``scaling_factor``.
+
+    Raises:
+        InputError: frames whose size or channels it does not take.
+    """
+
+    def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
+        super().__init__(name, size, channels, model)
+        self.colours, stride = model.config.in_channels, 2 ** (len(model.config.block_out_channels) - 1)
+        if size % stride or channels not in (1, self.colours):
+            raise InputError(
+                f"encoder {name} takes frames of {self.colours} channels and a multiple of {stride} pixels, not {channels} and "
+                f"{size}: change channels or size."
+            )
+        self.shape = (model.config.latent_channels, size // stride, size // stride)
+        self.shift, self.scale = model.config.get("shift_factor") or 0.0, model.config.scaling_factor
+
+    @property
+    def dim(self) -> int:
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        latents: Tensor = self.model.encode(frames).latent_dist.mean
+        return ((latents - self.shift) * self.scale).flatten(1)
+
+    @torch.no_grad()
+    def decode(self, vectors: Tensor) -> Tensor:
+        latents = vectors.float().unflatten(1, self.shape) / self.scale + self.shift
+        parts = [self.model.decode(part.to(self.model.device)).sample.cpu() for part in latents.split(AT_ONCE)]
+        frames = torch.cat(parts)
+        return frames.mean(1, keepdim=True) if self.channels == 1 else frames
+
+
+class Features(Network):
+    """The class token of a ``transformers`` DINOv2; cannot be turned back into pictures.
+
+    Raises:
+        InputError: frames smaller than its patches.
+    """
+
+    def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
+        super().__init__(name, size, channels, model)
+        self.colours, patch = model.config.num_channels, model.config.patch_size
+        if size < patch or channels not in (1, self.colours):
+            raise InputError(
+                f"encoder {name} takes frames of {self.colours} channels and at least {patch} pixels, not {channels} and "
+                f"{size}: change channels or size."
+            )
+
+    @property
+    def dim(self) -> int:
+        width: int = self.model.config.hidden_size
+        return width
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        mean, std = (torch.tensor(colours, device=frames.device).view(1, -1, 1, 1) for colours in (MEAN, STD))
+        hidden: Tensor = self.model(pixel_values=((frames + 1) / 2 - mean) / std).last_hidden_state
+        return hidden[:, 0]
+
+
+def open_encoder(name: str, size: int, channels: int) -> Encoder:
+    """The encoder of a name.
+
+    Args:
+        name: see the module.
+        size, channels: of the frames.
+
+    Raises:
+        InputError: no such encoder, one of another kind, or one that does not take such frames.
+    """
+    if size < 1 or channels not in (1, 3):
+        raise InputError(f"size is {size}, channels {channels}: frames have at least 1 pixel, and 3 channels, or 1 for grey.")
+    kind, *numbers = name.split(":")
+    if kind == "pixels" and not numbers:
+        return Pixels(name, size, channels)
+    if kind == "patches" and len(numbers) <= 2 and all(number.isdecimal() for number in numbers):
+        return Patches(name, size, channels, *map(int, numbers))
+    return _network(name, size, channels)
+
+
+def _network(name: str, size: int, channels: int) -> Network:
+    config = _config(name)
+    kind = config.get("_class_name") or config.get("model_type")
+    try:
+        if kind == "AutoencoderKL":
+            from diffusers import AutoencoderKL
+
+            return Latents(name, size, channels, AutoencoderKL.from_pretrained(name))
+        if kind == "dinov2":
+            from transformers import Dinov2Model
+
+            return Features(name, size, channels, Dinov2Model.from_pretrained(name))
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"encoder {name} cannot be loaded ({' '.join(str(error).split())}): copy it again.") from error
+    raise InputError(
+        f"encoder {name} is of kind {kind!r}: give pixels, patches, an AutoencoderKL of diffusers or a DINOv2 of transformers."
+    )
+
+
+def _config(name: str) -> dict[str, Any]:
+    """The config.json of a folder or of an id of the hub."""
+    file = Path(name).expanduser() / "config.json"
+    try:
+        if not Path(name).expanduser().is_dir():
+            from huggingface_hub import hf_hub_download
+
+            file = Path(hf_hub_download(name, "config.json"))
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except Exception as error:  # the hub's client raises many kinds
+        raise InputError(
+            f"encoder {name} is neither pixels nor patches, nor a folder or id of a model with config.json "
+            f"({' '.join(str(error).split())[:200]}): check the name."
+        ) from error
+    return config
