@@ -257,8 +257,8 @@ def _draw(plan: OodPlan, results: Results, found: Nats, slopes: dict[str, Estima
     step_lines(panels, out / "steps.png", "nats less those of\nthe lowest trained steps", "Thinking longer, one candidate")
     return {
         "gain.png": "Gain by thinking against shift: a point for each set and seed, and the line of least squares.",
-        "rival.png": "Nats per token over those of Transformer++, sets in order of their shift; means over the seeds, lines are "
-        "95 % intervals. The axis is logarithmic beyond half a nat.",
+        "rival.png": "Nats per token over those of Transformer++, sets in order of their shift; means over the seeds, lines "
+        "are 95 % intervals. The axis is logarithmic beyond half a nat.",
         "steps.png": "Loss against thinking steps, less that after the lowest trained number; bands over the seeds.",
     }
 

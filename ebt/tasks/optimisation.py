@@ -64,8 +64,8 @@ class Optimisation:
         return AdamW(filled, lr=self.lr, betas=self.betas, fused=fused)
 
     def schedule(self, optimiser: Optimizer, updates: float, second: int = 0) -> LambdaLR:
-        """Warm-up, then a cosine down to ``min_lr_ratio`` at the last of ``updates``; the warm-up anew at update ``second``, and
-        no decay before."""
+        """Warm-up, then a cosine down to ``min_lr_ratio`` at the last of ``updates``; all of it from update ``second`` on, and
+        before that a warm-up without decay."""
         return LambdaLR(optimiser, lambda step: self.ratio(step, updates, second))
 
     def ratio(self, step: int, updates: float, second: int = 0) -> float:
