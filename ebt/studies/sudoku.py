@@ -32,7 +32,11 @@ KINDS = {
 TWIN, RIVAL = "feed_forward", "looped_prediction"
 OPTIMISATION = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
 LOOPS = Recipe(min_steps=2, max_steps=4)
-RECIPES = {"ebt": replace(LOOPS, warm_start=0.4), TWIN: Recipe()}
+WARM = 9
+"""Boards of this size start warm, since little is learned on them otherwise."""
+WARM_START = 0.4
+HEAD = {"head": "bilinear", "head_init": "unit"}
+"""What a warm start needs."""
 SCALE = {6: 0.35, 9: 1.0}
 """Step size of thinking, as a multiple of the learned one, by the size of the board."""
 NOISE = 0.3
@@ -102,11 +106,11 @@ class SudokuPlan:
 
     def model(self, kind: str, seed: int) -> Run:
         """The training of a model."""
+        warm = kind == "ebt" and self.size == WARM
         settings = {
             "kind": kind,
-            "network": {"size": "nano", "layers": self.layers, "dim": self.dim, "rules": True}
-            | ({"head": "bilinear", "head_init": "unit"} if kind == "ebt" else {}),
-            "recipe": asdict(RECIPES.get(kind, LOOPS)),
+            "network": {"size": "nano", "layers": self.layers, "dim": self.dim, "rules": True, **(HEAD if warm else {})},
+            "recipe": asdict(Recipe() if kind == TWIN else replace(LOOPS, warm_start=WARM_START) if warm else LOOPS),
             "optimisation": asdict(OPTIMISATION),
             "data": self.data(),
             "collection": None if self.collection is None else identity(self.collection),
@@ -247,6 +251,8 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"{KINDS[kind]} {found[0]['parameters']:,}, {', '.join(str(one['updates']) for one in found)}"
         for kind, found in made.items()
     )
+    first = f"For the first {WARM_START:.0%} of its time the EBT does not see its candidates and learns as its twin. "
+    first = first if plan.size == WARM else ""
     source = "generated" if plan.collection is None else f"of {Path(plan.collection).name}, further cells revealed at random"
     return [
         f"Trained on {plan.puzzles:,} puzzles, {source}, with {plan.givens[0]} to {plan.givens[1]} givens, digits "
@@ -254,8 +260,8 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         "solution grid of training occurs in a test, in any labelling of the digits.",
         f"{plan.minutes:g} minutes of one processor for each model; {plan.layers} layers of {plan.dim}, the same optimiser. "
         f"EBT and loops train with {LOOPS.min_steps} to {LOOPS.max_steps} steps or iterations and a loss at each. Weights "
-        f"are averaged over the second half. For the first {RECIPES['ebt'].warm_start:.0%} of its time the EBT does not see "
-        "its candidates and learns as its twin. The attention of all models knows which cells share a row, a column or a box.",
+        f"are averaged over the second half. {first}The attention of all models knows which cells share a row, a column or a "
+        "box.",
         f"Parameters and updates by seed: {sizes}.",
         "The rivals have the same blocks and no energy. Feed-forward: one pass. Looped: the same blocks again and again, which "
         "see their last prediction or their last hidden state. Recursive: an answer and a latent state in turns, in the manner "
