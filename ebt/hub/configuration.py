@@ -161,12 +161,17 @@ class EBTConfig(_ThinkingFields):
         """The recipe of ``forward(labels=...)``.
 
         Raises:
-            InputError: fields that a recipe does not have, or that contradict each other, or a replay buffer.
+            InputError: fields that a recipe does not have, or that contradict each other, or a replay buffer or a warm start.
         """
         try:
             recipe = Recipe(**{"start_std": self.start_std, **(self.recipe or {})})
         except (TypeError, ValueError) as error:
             raise InputError(f"recipe {self.recipe}: {error}") from error
+        if recipe.warm_start:
+            raise InputError(
+                f"recipe has warm_start {recipe.warm_start}: a model alone does not know how far its training is. Set it to 0, "
+                "or train with `ebt fit`."
+            )
         if recipe.replay_size:
             raise InputError(
                 f"recipe has replay_size {recipe.replay_size}: a model alone keeps no replay buffer. Set replay_size and "

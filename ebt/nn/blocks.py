@@ -218,6 +218,15 @@ class EnergyHead(nn.Module):
         self.bilinear = config.head != "linear"
         self.scale = config.dim**0.5 / alpha0 if self.bilinear else 1 / alpha0
 
+    def needs_product(self) -> None:
+        """Judging candidates that the blocks do not see takes a head that is a product with them.
+
+        Raises:
+            ValueError: this one is not.
+        """
+        if not self.bilinear:
+            raise ValueError("the energy head is linear, and cannot judge what the blocks do not see: choose head bilinear")
+
     def forward(self, x: Tensor, candidate: Tensor, condition: Tensor | None = None) -> Tensor:
         """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
         normed = x if self.norm is None else self.norm(x, condition)

@@ -243,9 +243,15 @@ class EBTDecoder(nn.Module):
         visible, horizon = positions.last(predictions, observed=layers[0][1].shape[2])
         return Context([(k, v) for _, k, v in layers], visible, rotary, anchor, condition, horizon)
 
-    def energy(self, candidate: Tensor, context: Context, step: int, places: Places | None = None) -> Tensor:
-        """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B; (n, 1) of (n, 1, D) at n places."""
-        view = candidate = candidate * self.scale
+    def energy(
+        self, candidate: Tensor, context: Context, step: int, places: Places | None = None, unseen: bool = False
+    ) -> Tensor:
+        """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B; (n, 1) of (n, 1, D) at n places.
+
+        ``unseen``: by the blocks, see ``EBTEncoder.energy``.
+        """
+        view = candidate * self.scale
+        candidate = torch.zeros_like(view) if unseen else view
         if self.steps is not None and self.config.conditioning == "candidate":
             candidate = candidate + self.steps(step)
         rows, length = context.layers[0][0].shape[0], context.rotary.shape[-2]
@@ -284,6 +290,7 @@ class DecoderLandscape:
         self._learns = torch.is_grad_enabled()  # thinking enables gradients, which a context needs in training only
         self._contexts: dict[int, Context] = {}
         self._places: Places | None = None
+        self._blind = False
         if cache is not None:  # it must take in every token at every step, used or not
             for step in range(network.config.conditioned_steps if self._per_step else 1):
                 self._contexts[step] = network.context(x, mask, cache, step, predictions)
@@ -296,7 +303,18 @@ class DecoderLandscape:
         return self._contexts[index]
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
-        return self._network.energy(candidate, self._context(step), step, self._places)
+        return self._network.energy(candidate, self._context(step), step, self._places, self._blind)
+
+    def unseen(self) -> DecoderLandscape:
+        """The same, with candidates that the blocks do not see.
+
+        Raises:
+            ValueError: the head is linear, and nothing would depend on the candidates.
+        """
+        self._network.head.needs_product()
+        part = copy(self)
+        part._blind = True
+        return part
 
     def roots(self) -> list[Tensor] | None:
         """Inputs and weights; None where each step has a context of its own."""

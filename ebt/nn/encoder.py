@@ -101,8 +101,7 @@ class EncoderLandscape:
         Raises:
             ValueError: the head is linear, and nothing would depend on the candidates.
         """
-        if not self.network.head.bilinear:
-            raise ValueError("the energy head is linear, and cannot judge what the blocks do not see: choose head bilinear")
+        self.network.head.needs_product()
         return replace(self, blind=True)
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:

@@ -77,6 +77,7 @@ class LanguageTask(ModelTask):
     """
 
     prediction_dims = 2
+    warm_starts = True
 
     def __init__(
         self,

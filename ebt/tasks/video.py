@@ -56,6 +56,7 @@ class VideoTask(ModelTask):
     """
 
     prediction_dims = 2
+    warm_starts = True
 
     def __init__(
         self,

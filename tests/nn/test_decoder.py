@@ -122,6 +122,25 @@ def test_the_bilinear_head_measures_agreement_with_the_candidate(kind: str) -> N
 
 
 @pytest.mark.parametrize("variant", DECODERS)
+def test_unseen_candidates_have_a_slope_that_does_not_depend_on_them(variant: str) -> None:
+    """Where the head is a product with them; a linear one cannot judge them."""
+    network, landscape = decoder(variant), decoder(variant).encode(context())
+    if not network.head.bilinear:
+        with pytest.raises(ValueError, match="choose head bilinear"):
+            landscape.unseen()
+        return
+    slopes = []
+    for seed in (2, 3):
+        candidate = normal(ROWS, LENGTH, WIDTH, seed=seed).requires_grad_()
+        (slope,) = torch.autograd.grad(landscape.unseen()(candidate, 0).sum(), candidate)
+        slopes.append(slope)
+    torch.testing.assert_close(slopes[0], slopes[1])
+    zero = torch.zeros(ROWS, LENGTH, WIDTH, requires_grad=True)
+    (seen,) = torch.autograd.grad(landscape(zero, 0).sum(), zero)
+    torch.testing.assert_close(slopes[0], seen)  # a candidate of nothing is as good as none
+
+
+@pytest.mark.parametrize("variant", DECODERS)
 def test_the_step_matters_where_it_is_conditioned(variant: str) -> None:
     landscape, candidate = decoder(variant).encode(context()), normal(ROWS, LENGTH, WIDTH, seed=2)
     first, second, third = (landscape(candidate, step) for step in range(3))

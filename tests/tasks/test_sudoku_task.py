@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebt.data.sudoku_module import SudokuDataModule
 from ebt.errors import InputError
-from ebt.tasks import LanguageTask, SudokuNetwork, SudokuTask
+from ebt.tasks import DenoisingTask, SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
 
 KINDS = ("ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive")
@@ -100,8 +100,8 @@ def test_a_warm_start_needs_a_head_that_judges_the_unseen() -> None:
 
 
 def test_tasks_without_a_warm_start_refuse_it() -> None:
-    with pytest.raises(InputError, match=r"warm_start is 0\.5: LanguageTask has no warm start; set it to 0"):
-        LanguageTask(recipe=Recipe(warm_start=0.5))
+    with pytest.raises(InputError, match=r"warm_start is 0\.5: DenoisingTask has no warm start; set it to 0"):
+        DenoisingTask(recipe=Recipe(warm_start=0.5))
 
 
 def test_a_share_is_below_one() -> None:

@@ -90,10 +90,11 @@ def test_a_table_that_does_not_learn_from_views(name: str, recipe: str) -> None:
     Trial("decoder", name, input_gradient=False).compare(Recipe(**RECIPES[recipe], rows_at_once=2), 2)
 
 
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("name", ["compact-mirror", "restart", "euclidean"])
-def test_candidates_that_the_network_does_not_see(name: str, recipe: str) -> None:
-    trial = Trial("encoder", name)
+@pytest.mark.parametrize("name", ["compact-restart", "compact-mirror", "restart", "euclidean"])
+def test_candidates_that_the_network_does_not_see(name: str, recipe: str, kind: str) -> None:
+    trial = Trial(kind, name)
     trial.unseen = True
     trial.compare(Recipe(**RECIPES[recipe], rows_at_once=rows_for(recipe, 2)), 1)
 
