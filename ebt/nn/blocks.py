@@ -70,18 +70,19 @@ class Relations(nn.Module):
         groups: (R, S), for R ways to group the S parts, the group that each part is in.
     """
 
-    same: Tensor
+    groups: Tensor
 
     def __init__(self, config: NetworkConfig, groups: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(config.layers, config.heads, len(groups)))
         self.scale = config.dim**0.5
         """So that the weights are as small as those of tables, and learn as fast."""
-        self.register_buffer("same", (groups.unsqueeze(-1) == groups.unsqueeze(-2)).float(), persistent=False)
+        self.register_buffer("groups", groups)  # saved with the weights: what is not is lost when a model is loaded
 
     def forward(self) -> tuple[Tensor, ...]:
         """The bias (H, S, S) of each layer."""
-        return torch.einsum("lhr,rst->lhst", self.weight * self.scale, self.same.to(self.weight.dtype)).unbind()
+        same = self.groups.unsqueeze(-1) == self.groups.unsqueeze(-2)
+        return torch.einsum("lhr,rst->lhst", self.weight * self.scale, same.to(self.weight.dtype)).unbind()
 
 
 def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:

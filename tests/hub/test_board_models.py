@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hub_toys import CONDITIONINGS, TINY, randomise
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.hub import EBTForSudoku, EBTSudokuConfig, SudokuTransformer, SudokuTransformerConfig
+from ebt.hub import EBTForSudoku, EBTSudokuConfig, SudokuTransformer, SudokuTransformerConfig, load_folder, save_folder
 from ebt.hub.sudoku import BoardEmbedding
 from ebt.thinking import SIMPLEX_SPACES
 
@@ -97,3 +98,22 @@ def test_rivals_give_logits_after_every_iteration(loop: str, passes: int) -> Non
     torch.testing.assert_close(model(make_puzzles(6), iterations=1)[0], logits[0])
     if passes > 1:
         assert not torch.allclose(logits[0], logits[2])
+
+
+@pytest.mark.parametrize("loop", [None, "none", "recursive"])
+def test_models_that_know_the_rules_survive_saving(loop: str | None, tmp_path: Path) -> None:
+    model: Any = make_model(rules=True) if loop is None else make_rival(loop, rules=True)
+    puzzles, candidate = make_puzzles(), torch.randn(3, 16, TINY["dim"], generator=seeded())
+
+    def results(one: Any) -> Tensor:
+        found: Tensor = one.landscape(puzzles)(candidate, 0) if loop is None else one(puzzles)[0]
+        return found.detach()
+
+    expected = results(model)
+    torch.testing.assert_close(results(load_folder(save_folder(model, tmp_path / "model"))), expected)
+    torch.nn.init.zeros_(model.network.relations.weight)
+    assert not torch.allclose(results(model), expected)
+
+
+def make_rival(loop: str, **config: Any) -> SudokuTransformer:
+    return randomise(SudokuTransformer(SudokuTransformerConfig(4, loop, **TINY, **config)))
