@@ -38,6 +38,8 @@ def test_two_steps_cost_what_the_arithmetic_demands(vocabulary: int, dim: int, r
     assert least == 30 * sizes.network + 12 * sizes.words
     assert least / floor(sizes, None, 1).total == pytest.approx(ratio, abs=0.005)
     assert floor(sizes, Recipe.s2(replay_size=0, replay_fraction=0), 3).network == 26 * sizes.network
+    half = floor(sizes, Recipe.s1(warm_start=0.5), 2)
+    assert (half.network, half.vocabulary) == (21 * sizes.network, 9 * sizes.words)
 
 
 def test_many_layers_follow_from_two_and_three() -> None:
