@@ -151,6 +151,7 @@ def test_the_recipe_is_that_of_the_training(tmp_path: Path) -> None:
         "clamp": 9.0 / 5.0,
         "replay_size": 192,
         "replay_fraction": 0.5,
+        "warm_start": 0.0,
     }
 
 
