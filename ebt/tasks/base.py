@@ -203,8 +203,9 @@ class ThinkingTask(L.LightningModule):
         """Think about a batch, together with rows of the replay buffer, which then takes in where the batch ended."""
         whole, replayed = self._with_replay(batch)
         outcome = self.learn(whole, replayed)
-        if self.replay is not None and outcome.thought is not None and torch.isfinite(outcome.loss):
-            self.replay.add({**batch, "state": outcome.thought.state[: _rows(batch)]})
+        replay = None if self.starts_warm() else self.replay  # a candidate that nobody saw is no place to start
+        if replay is not None and outcome.thought is not None and torch.isfinite(outcome.loss):
+            replay.add({**batch, "state": outcome.thought.state[: _rows(batch)]})
         return replace(outcome, loss=outcome.loss * self._weight(whole))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -227,7 +228,7 @@ class ThinkingTask(L.LightningModule):
 
     def _with_replay(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """The batch with replayed rows behind the fresh ones, and where those rows start."""
-        if self.replay is None:
+        if self.replay is None or self.starts_warm():
             return batch, None
         count = max(1, round(self.recipe.replay_fraction * _rows(batch)))
         records = self.replay.sample(count, self.generator("cpu"))

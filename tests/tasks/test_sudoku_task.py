@@ -74,20 +74,24 @@ def test_metrics_come_by_set_and_number_of_steps(kind: str) -> None:
 
 
 class Steps(L.Callback):
-    """Notes the number of losses of each update, and what the network could see."""
+    """Notes the number of losses of each update, and how much is remembered after it."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
+        self.remembered: list[int] = []
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, task: Any, *_: Any) -> None:
         self.steps.append(float(trainer.callback_metrics["train/steps"]))
+        self.remembered.append(len(task.replay))
 
 
 def test_a_warm_start_is_one_step_of_the_twin() -> None:
-    """After it the weights are those of an EBT that saw no candidates, and the steps are the recipe's."""
-    task, steps = make_warm(Recipe(warm_start=0.5, min_steps=3, max_steps=3)), Steps()
+    """After it the steps are the recipe's, and candidates are remembered."""
+    recipe = Recipe(warm_start=0.5, min_steps=3, max_steps=3, replay_size=12, replay_fraction=0.5)
+    task, steps = make_warm(recipe), Steps()
     L.Trainer(max_steps=8, callbacks=[steps], **QUIET).fit(task, datamodule=make_data())
     assert steps.steps == [1.0] * 4 + [3.0] * 4
+    assert steps.remembered == [0] * 4 + [4, 8, 12, 12]
 
 
 def make_warm(recipe: Recipe, head: Any = "bilinear") -> SudokuTask:
