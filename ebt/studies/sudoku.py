@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ LOOPS = Recipe(min_steps=2, max_steps=4)
 WARM = 9
 """Boards of this size start warm, since little is learned on them otherwise."""
 WARM_START = 0.4
+WARM_RECIPE = Recipe(1, 3, gradients="truncated", loss="last", replay_size=512, replay_fraction=0.5, warm_start=WARM_START)
+"""Half the price of gradients through all steps; replayed candidates are far along their descent."""
 HEAD = {"head": "bilinear", "head_init": "unit"}
 """What a warm start needs."""
 SCALE = {6: 0.35, 9: 1.0}
@@ -110,7 +112,7 @@ class SudokuPlan:
         settings = {
             "kind": kind,
             "network": {"size": "nano", "layers": self.layers, "dim": self.dim, "rules": True, **(HEAD if warm else {})},
-            "recipe": asdict(Recipe() if kind == TWIN else replace(LOOPS, warm_start=WARM_START) if warm else LOOPS),
+            "recipe": asdict(Recipe() if kind == TWIN else WARM_RECIPE if warm else LOOPS),
             "optimisation": asdict(OPTIMISATION),
             "data": self.data(),
             "collection": None if self.collection is None else identity(self.collection),
@@ -251,7 +253,10 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"{KINDS[kind]} {found[0]['parameters']:,}, {', '.join(str(one['updates']) for one in found)}"
         for kind, found in made.items()
     )
-    first = f"For the first {WARM_START:.0%} of its time the EBT does not see its candidates and learns as its twin. "
+    first = (
+        f"For the first {WARM_START:.0%} of its time the EBT does not see its candidates and learns as its twin; then "
+        f"with {WARM_RECIPE.min_steps} to {WARM_RECIPE.max_steps} steps, a loss and a gradient at the last alone, and replay. "
+    )
     first = first if plan.size == WARM else ""
     source = "generated" if plan.collection is None else f"of {Path(plan.collection).name}, further cells revealed at random"
     return [
