@@ -141,14 +141,6 @@ class ImageDataModule(ResumableData):
                 found[split] = parts.get(split, parts["train"])
         self.sets = split_images(found, self.fractions, self.seed)
 
-    def prepare_data(self) -> None:
-        """Called by the trainer in one process per machine, before the others: whatever is downloaded is cached."""
-        self.prepare()
-
-    def setup(self, stage: str) -> None:
-        """Called by the trainer in every process."""
-        self.prepare()
-
     def statistics(self) -> dict[str, Any]:
         """What the data are: source, size of the crops and number of images of each split."""
         self.prepare()

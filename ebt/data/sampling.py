@@ -128,6 +128,18 @@ class ResumableData(L.LightningDataModule):
     batch_size: int
     num_workers: int
 
+    def prepare(self) -> None:
+        """Find or make the data, once; any later call returns at once."""
+        raise NotImplementedError(f"{type(self).__name__} must implement prepare()")
+
+    def prepare_data(self) -> None:
+        """Called by the trainer in one process per machine, before the others: whatever is downloaded or encoded is cached."""
+        self.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Called by the trainer in every process."""
+        self.prepare()
+
     def _loading(self, batch_size: int) -> dict[str, Any]:
         # Its own generator: a loader otherwise draws from the global one, which a resumed run would then find changed.
         generator = torch.Generator().manual_seed(self.seed)

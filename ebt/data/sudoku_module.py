@@ -115,10 +115,6 @@ class SudokuDataModule(ResumableData):
     def prepare_data(self) -> None:
         """Nothing to download."""
 
-    def setup(self, stage: str) -> None:
-        """Called by the trainer in every process."""
-        self.prepare()
-
     def statistics(self) -> dict[str, Any]:
         """What the data are: size, and for each set the number of puzzles and the range of givens."""
         self.prepare()

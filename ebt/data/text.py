@@ -121,14 +121,6 @@ class TextDataModule(ResumableData):
         else:
             self._prepare_datasets({name: list(documents) for name, documents in sources.items()}, shares)
 
-    def prepare_data(self) -> None:
-        """Called by the trainer in one process per machine, before the others: whatever is downloaded is cached."""
-        self.prepare()
-
-    def setup(self, stage: str) -> None:
-        """Called by the trainer in every process."""
-        self.prepare()
-
     def statistics(self) -> dict[str, Any]:
         """What the data are: source, SHA-256 of all documents, vocabulary, and for each split the number of its
         documents, tokens (with separators) and contexts. Nothing is known beforehand of the documents of a stream."""

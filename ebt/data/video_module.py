@@ -212,14 +212,6 @@ class VideoDataModule(ResumableData):
     def _encode(self, clips: Clips) -> Encoded:
         return encode_clips(clips, self.encoder, self.cache, self.length)
 
-    def prepare_data(self) -> None:
-        """Called by the trainer in one process per machine, before the others: whatever is downloaded or encoded is cached."""
-        self.prepare()
-
-    def setup(self, stage: str) -> None:
-        """Called by the trainer in every process."""
-        self.prepare()
-
     def statistics(self) -> dict[str, Any]:
         """What the data are: source, encoder, size, numbers of videos and frames, what was skipped."""
         self.prepare()

@@ -195,7 +195,7 @@ class TransformerPPConfig(_NetworkFields):
 class EBTSudokuConfig(_ThinkingFields):
     """Bidirectional EBT over the cells of a board of ``board`` x ``board``.
 
-    ``rules``: attention knows which cells share a row, a column or a box (see ``ebt.nn.Relations``).
+    ``rules``: attention knows which cells share a row, a column or a box (see ``ebt.nn.blocks.Relations``).
     """
 
     model_type = "ebt_sudoku"

@@ -148,6 +148,7 @@ class ThinkingTask(L.LightningModule):
         landscape, schedule = self.landscape(batch), self.draw_schedule()
         if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
+            start = torch.zeros_like(start)  # spaces that move would carry the noise of an unseen start into the prediction
         outcome = supervise(landscape, space, start, self.target(batch), self.alpha, self.recipe, generator, schedule)
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 

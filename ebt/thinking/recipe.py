@@ -46,7 +46,8 @@ class Recipe:
     """Replayed rows, appended to a batch, as a fraction of it."""
     warm_start: float = 0.0
     """The share of training, from its beginning, in which the network does not see its candidates. One step is then a pass of
-    the feed-forward twin, at the twin's price; heads that are no product with the candidate cannot learn by it."""
+    the feed-forward twin, at the twin's price (autoregressive: two passes, one of them for the context); heads that are no
+    product with the candidate cannot learn by it."""
     rows_at_once: int | None = None
     """Rows whose gradients are computed at once: fewer need less memory. By default a few on CPUs, else all of a batch."""
 

@@ -94,8 +94,21 @@ def test_a_warm_start_is_one_step_of_the_twin() -> None:
     assert steps.remembered == [0] * 4 + [4, 8, 12, 12]
 
 
-def make_warm(recipe: Recipe, head: Any = "bilinear") -> SudokuTask:
-    return SudokuTask(SudokuNetwork(layers=1, dim=8, heads=2, head=head), recipe)
+def make_warm(recipe: Recipe, head: Any = "bilinear", space: str | None = None) -> SudokuTask:
+    return SudokuTask(SudokuNetwork(layers=1, dim=8, heads=2, head=head, space=space), recipe)
+
+
+@pytest.mark.parametrize("space", ["restart", "mirror", "compact-mirror"])
+def test_a_warm_start_learns_nothing_from_where_candidates_start(space: str) -> None:
+    task, data = make_warm(Recipe(1, 1, warm_start=0.5), space=space), make_data()
+    L.Trainer(max_steps=1, **QUIET).fit(task, datamodule=data)
+    batch, share = next(iter(data.train_dataloader())), [0.0]
+    task.budget = lambda: share[0]
+    first, second = (task.learn(batch).loss.item() for _ in range(2))
+    assert first == second
+    share[0] = 0.9
+    third, fourth = (task.learn(batch).loss.item() for _ in range(2))
+    assert third != fourth
 
 
 def test_a_warm_start_needs_a_head_that_judges_the_unseen() -> None:
