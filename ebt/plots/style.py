@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,19 +46,28 @@ def picture(path: str | Path, width: float = 8.0, height: float = 5.0) -> Iterat
 
 def step_axis(axes: Axes, steps: list[int], label: str = "thinking steps") -> None:
     """A logarithmic axis of whole steps, if they span more than a factor of 8; else a linear one."""
-    steps = sorted(set(steps))
+    steps, place = sorted(set(steps)), float
     if min(steps) > 0 and max(steps) > 8 * min(steps):
         axes.set_xscale("log", base=2)
         axes.minorticks_off()
+        place = math.log2
     elif min(steps) == 0 and max(steps) > 16:
         axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.set_xticks(_apart(steps), [str(step) for step in _apart(steps)])
+        place = _symlog
+    axes.set_xticks(_apart(steps, place), [str(step) for step in _apart(steps, place)])
     axes.set_xlabel(label)
 
 
-def _apart(steps: list[int]) -> list[int]:
-    """At most ten ticks; the last one always."""
-    if len(steps) <= 10:
-        return steps
-    stride = -(-len(steps) // 10)
-    return sorted(set(steps[::stride]) | {steps[-1]})
+def _symlog(step: float) -> float:
+    """Places of an axis that is linear up to 1."""
+    return 1 + math.log2(step) if step > 1 else step
+
+
+def _apart(steps: list[int], place: Callable[[float], float]) -> list[int]:
+    """At most eleven ticks that do not touch; the last one always."""
+    ticks = [steps[-1]]
+    gap = (place(steps[-1]) - place(steps[0])) / 10
+    for step in reversed(steps[:-1]):
+        if place(ticks[0]) - place(step) >= gap:
+            ticks.insert(0, step)
+    return ticks

@@ -18,6 +18,11 @@ OPTIMISATION = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
 HELD_OUT = 0.1
 """Share of the documents, where the training text has no validation file."""
 TRANSFORMER = "transformer-pp"
+MORE = "transformer-pp-more"
+"""Transformer++ that gets as many operations as an EBT."""
+TIMES = {MORE: 5}
+"""Updates, as multiples of those of the others. By each of the recipes below an update of an EBT takes 30 operations per weight
+(``ebt.evaluation.plan.floor``), one of Transformer++ 6."""
 S2 = Recipe.s2()
 RECIPES: dict[str, Recipe] = {
     "ebt": Recipe(min_steps=1, max_steps=3, loss="last"),
@@ -31,6 +36,7 @@ RECIPES: dict[str, Recipe] = {
 """The EBTs: by the library's own recipe as in the demo, by the paper's two, and by its second one without one part each."""
 TITLES = {
     TRANSFORMER: "Transformer++",
+    MORE: f"Transformer++, {TIMES[MORE]} x updates",
     "ebt": "EBT own recipe",
     "ebt-s1": "EBT S1",
     "ebt-s2": "EBT S2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,22 @@ from ebt.evaluation import to_json
 from ebt.evaluation.statistics import Estimate, over_seeds, slope_over
 from ebt.plots.studies import fitted_points, grouped_bars, step_lines
 from ebt.studies.measure import CHOOSING, MEASURED
-from ebt.studies.models import EBTS, RECIPES, TITLES, TRANSFORMER
+from ebt.studies.models import EBTS, MORE, RECIPES, TITLES, TRANSFORMER
 from ebt.studies.page import Page, Table, Verdict, above
 from ebt.studies.runs import Run
 from ebt.studies.sets import BUILT_IN, SUFFIXES
 from ebt.studies.text import Results, TextPlan, identity, improvement, longer, nats_at
+from ebt.studies.verifiers import MEAN, measure
 
-KINDS = (TRANSFORMER, *EBTS)
+KINDS = (TRANSFORMER, MORE, *EBTS)
 WITHIN = 5.0
 """Per cent of Transformer++'s perplexity, in distribution."""
-WAYS = ("lowest", "own", "best", "verified")
-"""An EBT's steps: the lowest trained number, the largest trained, the best above the lowest, and that with candidates."""
+WAYS = ("lowest", "own", "best", "verified", "averaged")
+"""An EBT's steps: the lowest trained number, the largest trained, the best above the lowest, that with candidates of which the
+lowest energy wins, and the mean of candidates' probabilities."""
+SHOWN = ("lowest", "best", "verified", "averaged")
+AVERAGED_NOISE = 1.0
+"""Langevin noise of candidates whose mean is taken, which must differ to be worth it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,18 @@ def stages(plan: OodPlan) -> list[list[Run]]:
     """Models, then the curve of each on each set, and on the half of the held-out text where steps are chosen."""
     seeds, text = range(plan.text.seeds), plan.text
     curves = [text.curve(kind, seed, source) for seed in seeds for kind in KINDS for source in plan.sets.values()]
-    return [text.models(KINDS), [*(text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS), *curves]]
+    chosen = [text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS]
+    texts = (CHOOSING, *plan.sets.values())
+    means = [_averages(text, kind, seed, source) for seed in seeds for kind in EBTS for source in texts]
+    return [text.models(KINDS), [*chosen, *curves, *means]]
+
+
+def _averages(text: TextPlan, kind: str, seed: int, source: str) -> Run:
+    """Means of candidates after the lowest and the largest trained number of steps."""
+    steps = sorted({RECIPES[kind].min_steps, RECIPES[kind].own_steps})
+    how = {"steps": steps, "candidates": text.candidates, "candidate_noise": AVERAGED_NOISE}
+    run = text.measurement(measure, kind, seed, source, **how)
+    return replace(run, name=f"{run.name} mean")
 
 
 def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -98,7 +114,16 @@ def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[
                 curve = results[text.curve(kind, seed, source).key]
                 for way, (steps, candidates) in ways.items():
                     found[kind][way][name].append(nats_at(curve, steps, candidates))
+                if kind in EBTS:
+                    found[kind]["averaged"][name].append(_averaged(text, kind, seed, source, results))
     return found
+
+
+def _averaged(text: TextPlan, kind: str, seed: int, source: str, results: Results) -> float:
+    """Nats of the mean of the candidates, after the number of steps that the choosing half prefers."""
+    choosing, measured = (results[_averages(text, kind, seed, name).key].values for name in (CHOOSING, source))
+    best = min(choosing, key=lambda steps: float(choosing[steps][MEAN]["nats"]))
+    return float(measured[best][MEAN]["nats"])
 
 
 def _ways(plan: OodPlan, kind: str, seed: int, results: Results) -> dict[str, tuple[int, int]]:
@@ -125,9 +150,9 @@ def gains(found: Nats, kind: str, way: str) -> dict[str, list[float]]:
     return _paired(found[kind]["lowest"], found[kind][way], improvement)
 
 
-def against(found: Nats, kind: str, way: str) -> dict[str, list[float]]:
-    """Perplexity over that of Transformer++, in per cent of it: negative is better."""
-    return _paired(found[TRANSFORMER]["lowest"], found[kind][way], lambda rival, own: -improvement(rival, own))
+def against(found: Nats, kind: str, way: str, rival: str = TRANSFORMER) -> dict[str, list[float]]:
+    """Perplexity over that of a Transformer++, in per cent of it: negative is better."""
+    return _paired(found[rival]["lowest"], found[kind][way], lambda theirs, own: -improvement(theirs, own))
 
 
 def _paired(
@@ -140,8 +165,9 @@ def report(plan: OodPlan, results: Results) -> Page:
     """Tables, verdicts and pictures."""
     found = nats(plan, results)
     shift = shifts(found)
-    slopes = {kind: _slope(shift, gains(found, kind, "best")) for kind in EBTS}
-    verified = {kind: _slope(shift, gains(found, kind, "verified")) for kind in EBTS}
+    slopes, verified, averaged = (
+        {kind: _slope(shift, gains(found, kind, way)) for kind in EBTS} for way in ("best", "verified", "averaged")
+    )
     pictures = _draw(plan, results, found, slopes)
     many, sets = plan.text.candidates, ", ".join(name for name in plan.sets if name != MEASURED)
     return Page(
@@ -152,24 +178,27 @@ def report(plan: OodPlan, results: Results) -> Page:
             *plan.text.setting(KINDS, results),
             f"Sets: {MEASURED} (of the training text), {sets}. None of them but the first is of the training text.",
             "Ways to think: the lowest trained number of steps (the paper's baseline), the own (largest trained) one, the best "
-            "above the lowest, chosen on held-out training text and never on the set, and the same with self-verification "
-            f"among {many} candidates by energy.",
+            "above the lowest, chosen on held-out training text and never on the set, the same with self-verification "
+            f"among {many} candidates by energy, and the mean of the probabilities of {many} candidates with Langevin noise of "
+            f"{AVERAGED_NOISE:g} after the lowest or the largest trained number of steps, chosen likewise.",
             "Shift: Transformer++'s nats per token on the set less those on the held-out text. Gain: by how many per cent the "
             "perplexity falls from the lowest trained number of steps. Slopes: least squares over all (set, seed); their "
             "intervals are a bootstrap that draws sets and seeds.",
         ],
         tables=[
             _perplexities(plan, found, shift),
+            _equal_compute(plan, found),
             *(_thinking(plan, found, kind, many) for kind in EBTS),
-            _slopes(slopes, verified),
+            _slopes(slopes, verified, averaged),
         ],
-        verdicts=_verdicts(found, slopes),
+        verdicts=_verdicts(found, slopes, averaged),
         pictures=pictures,
         numbers={
             "nats": found,
             "shifts": shift,
             "slopes": {kind: to_json(slopes[kind]) for kind in EBTS},
             "slopes_verified": {kind: to_json(verified[kind]) for kind in EBTS},
+            "slopes_averaged": {kind: to_json(averaged[kind]) for kind in EBTS},
             "scored": plan.text.contexts * plan.text.context_length,
         },
     )
@@ -199,32 +228,51 @@ def _perplexities(plan: OodPlan, found: Nats, shift: dict[str, list[float]]) -> 
         ]
         for name in plan.sets
     ]
-    head = ["set", "shift (nats)", *(TITLES[kind] for kind in KINDS), *(f"{TITLES[kind]}, %" for kind in EBTS)]
+    titles = (TITLES[kind] for kind in (TRANSFORMER, *EBTS))
+    head = ["set", "shift (nats)", *titles, *(f"{TITLES[kind]}, %" for kind in EBTS)]
     note = "EBTs at their best number of steps. Last columns: over Transformer++'s perplexity, negative is better."
     return Table("Perplexity per token", head, rows, note)
+
+
+def _equal_compute(plan: OodPlan, found: Nats) -> Table:
+    rows = [
+        [
+            name,
+            _perplexity(found[MORE]["lowest"][name]),
+            f"{over_seeds(against(found, MORE, 'lowest')[name]).mean:+.1f}",
+            *(over_seeds(against(found, kind, "best", MORE)[name]).around(sign=True) for kind in EBTS),
+        ]
+        for name in plan.sets
+    ]
+    head = ["set", TITLES[MORE], "over Transformer++, %", *(f"{TITLES[kind]}, %" for kind in EBTS)]
+    note = "EBTs at their best number of steps, over the perplexity of the first column: negative is better."
+    return Table("At equal operations", head, rows, note)
 
 
 def _thinking(plan: OodPlan, found: Nats, kind: str, many: int) -> Table:
     rows = []
     for name in plan.sets:
-        best, verified = (over_seeds(gains(found, kind, way)[name]) for way in ("best", "verified"))
-        perplexities = [_short(over_seeds([math.exp(v) for v in found[kind][way][name]]).mean) for way in WAYS]
-        rows.append([name, *perplexities, best.around(sign=True), verified.around(sign=True)])
-    head = ["set", "lowest", "own", "best", f"best of {many}", "gain %", f"gain, best of {many}, %"]
+        gained = (over_seeds(gains(found, kind, way)[name]).around(sign=True) for way in SHOWN[1:])
+        perplexities = [_short(over_seeds([math.exp(v) for v in found[kind][way][name]]).mean) for way in SHOWN]
+        rows.append([name, *perplexities, *gained])
+    ways = ["best", f"best of {many}", f"mean of {many}"]
+    head = ["set", "lowest", *ways, *(f"gain, {way}, %" for way in ways)]
     return Table(f"{TITLES[kind]}: perplexity by steps, and gain by thinking", head, rows)
 
 
-def _slopes(slopes: dict[str, Estimate], verified: dict[str, Estimate]) -> Table:
-    rows = [[TITLES[kind], slopes[kind].text(3, sign=True), verified[kind].text(3, sign=True)] for kind in slopes]
-    head = ["model", "thinking longer", "and self-verification"]
+def _slopes(*ways: dict[str, Estimate]) -> Table:
+    rows = [[TITLES[kind], *(slopes[kind].text(3, sign=True) for slopes in ways)] for kind in EBTS]
+    head = ["model", "thinking longer", "and self-verification", "mean of candidates"]
     return Table("Slope of gain against shift (% per nat)", head, rows, "Intervals: bootstrap over sets and seeds.")
 
 
-def _verdicts(found: Nats, slopes: dict[str, Estimate]) -> list[Verdict]:
+def _verdicts(found: Nats, slopes: dict[str, Estimate], averaged: dict[str, Estimate]) -> list[Verdict]:
     verdicts = []
     for kind in EBTS:
         title = TITLES[kind]
         verdicts.append(above(f"{title}: gain grows with shift", "slope", slopes[kind], unit="% per nat"))
+        of_mean = f"{title}: gain of the candidates' mean grows with shift"
+        verdicts.append(above(of_mean, "slope", averaged[kind], unit="% per nat"))
         gain = {name: over_seeds(values) for name, values in gains(found, kind, "best").items()}
         least = min(gain, key=lambda name: -math.inf if gain[name].low is None else gain[name].low or 0.0)
         verdicts.append(above(f"{title}: thinking longer helps on every set", f"least, on {least}", gain[least]))

@@ -14,7 +14,7 @@ from typing import Any
 from ebt.evaluation import check_counts
 from ebt.studies import sets
 from ebt.studies.measure import CHOOSING, MEASURED, measure_curve
-from ebt.studies.models import HELD_OUT, NETWORK, OPTIMISATION, RECIPES, TITLES, train_model
+from ebt.studies.models import HELD_OUT, NETWORK, OPTIMISATION, RECIPES, TIMES, TITLES, train_model
 from ebt.studies.runs import Result, Run, Work
 
 Results = Mapping[str, Result]
@@ -74,7 +74,7 @@ class TextPlan:
             "network": NETWORK,
             "optimisation": asdict(OPTIMISATION),
             "text": text,
-            "updates": self.updates,
+            "updates": self.updates * TIMES.get(kind, 1),
             "seed": seed,
         }
         run = Run(f"model {kind} {seed}", train_model, settings, self.store / "raw")
@@ -109,10 +109,11 @@ class TextPlan:
         seconds = ", ".join(f"{TITLES[kind]} {fmean(one['seconds'] for one in found):.0f}" for kind, found in made.items())
         held_out = f"{HELD_OUT:.0%} of its documents" if self.validation is None else Path(self.validation).name
         unit = "bytes" if self.tokenizer == "bytes" else f"tokens of {self.tokenizer}"
+        longer = [f" {TITLES[kind]}: as many operations as the EBTs." for kind in kinds if kind in TIMES]
         return [
             f"Trained on {Path(self.train).name}, held out: {held_out}. All models see the same "
             f"{self.updates * self.batch_size * self.context_length:,} {unit} in the same batches ({self.updates:,} updates of "
-            f"{self.batch_size} contexts of {self.context_length}), with the same optimiser.",
+            f"{self.batch_size} contexts of {self.context_length}), with the same optimiser.{''.join(longer)}",
             f"Seeds {', '.join(map(str, range(self.seeds)))}: of weights, batches and starts. Intervals are Student's, 95 %, "
             "over the seeds, unless something else is said.",
             f"Parameters: {sizes}. Mean seconds of training: {seconds}.",

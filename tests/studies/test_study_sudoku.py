@@ -29,18 +29,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_csv(folder / "few.csv", *generate(4, 5, 12, seed=1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ebt.studies.runs.pool", no_pool)
-        few = [
-            "--collection",
-            str(folder / "few.csv"),
-            "--symmetries",
-            "--givens",
-            "5,8",
-            "--test-givens",
-            "6",
-            "--boards",
-            "3",
-        ]
-        assert main(["study", "sudoku", *SMALL, *few, "--out", str(folder)]) == 0
+        assert main(["study", "sudoku", *SMALL, *FEW, "--collection", str(folder / "few.csv"), "--out", str(folder)]) == 0
     return folder
 
 
@@ -70,6 +59,13 @@ def test_the_option_knows_all_kinds() -> None:
 def test_a_second_call_trains_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "sudoku", *SMALL, *FEW, "--collection", str(out / "few.csv"), "--out", str(out)]) == 0
     assert "11 runs, 11 of them finished before." in capsys.readouterr().out
+
+
+def test_a_page_of_some_kinds(out: Path) -> None:
+    few = [*FEW, "--kinds", "ebt,feed_forward,looped_prediction"]
+    assert main(["study", "sudoku", *SMALL, *few, "--collection", str(out / "few.csv"), "--out", str(out)]) == 0
+    lines = json.loads((out / "results.json").read_text())["lines"]["6"]
+    assert [line["name"] for line in lines] == ["EBT", "EBT, best of 2", "feed-forward", "looped, prediction"]
 
 
 def trained(minutes: float) -> tuple[dict[str, Any], list[tuple[int, int]]]:
