@@ -67,7 +67,7 @@ class Settings:
         return SudokuTask(SudokuNetwork("nano", layers=4, kind=kind, **thinking), recipe, optimisation, seed=self.seed)
 
     def text_task(self, kind: Any) -> LanguageTask:
-        recipe = Recipe(min_steps=1, max_steps=3, loss="last") if kind == "ebt" else Recipe()
+        recipe = Recipe.warm() if kind == "ebt" else Recipe()
         optimisation = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
         network = LanguageNetwork("nano", dim=96, kind=kind)
         return LanguageTask(network, recipe, optimisation, sample_every=0, seed=self.seed)

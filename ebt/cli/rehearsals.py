@@ -124,13 +124,15 @@ class Rehearsals:
         return whole.weights if self.run.sharded else whole.gradients
 
     def operations_per_token(self) -> float:
-        """What the code carries out per fresh token, on average over the numbers of steps."""
-        recipe, rows = self.run.task.recipe, self.run.rows(4)
+        """What the code carries out per fresh token, on average over the numbers of steps, and over a warm start."""
+        recipe, rows, words = self.run.task.recipe, self.run.rows(4), self.run.vocabulary
         found = [
-            self._rehearsal(rows, rows, self.run.vocabulary, drawn, count=True).operations
-            for drawn in {recipe.min_steps, recipe.max_steps}
+            self._rehearsal(rows, rows, words, drawn, count=True).operations for drawn in {recipe.min_steps, recipe.max_steps}
         ]
-        return sum(found) / len(found) / (4 * self.run.context)
+        mean = (1 - recipe.warm_start) * sum(found) / len(found)
+        if recipe.warm_start:  # nothing is replayed
+            mean += recipe.warm_start * self._rehearsal(4, 4, words, 1, count=True, warm=True).operations
+        return mean / (4 * self.run.context)
 
     def sizes(self) -> Sizes:
         """Those that operations depend on."""
@@ -161,16 +163,19 @@ class Rehearsals:
         together = rows if self.run.recipe is None else rows_together(rows, numbers, device)
         return min(rows, self._rows_at_once or together)
 
-    def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, count: bool) -> Rehearsal:
+    def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False) -> Rehearsal:
         """Of the whole network; many layers follow from two and three, so that the largest takes no longer."""
         layers = self._model.network.config.layers
         if layers <= 3:
-            return self.rehearsed(layers, rows, group, vocabulary, drawn, count)
-        two, three = (self.rehearsed(few, rows, group, vocabulary, drawn, count) for few in (2, 3))
+            return self.rehearsed(layers, rows, group, vocabulary, drawn, count, warm)
+        two, three = (self.rehearsed(few, rows, group, vocabulary, drawn, count, warm) for few in (2, 3))
         return extended(two, three, layers - 3)
 
-    def rehearsed(self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, count: bool) -> Rehearsal:
-        """An update of a network of so many layers, for which the recipe draws this number of steps; ``group`` rows at once."""
+    def rehearsed(
+        self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False
+    ) -> Rehearsal:
+        """An update of a network of so many layers, for which the recipe draws this number of steps; ``group`` rows at once.
+        After the warm start, which takes less memory, or in it."""
         run, task = self.run, self.run.task
         schedule, network = run.schedule(drawn), replace(task.network, layers=layers)
 
@@ -179,6 +184,7 @@ class Rehearsals:
             task.recipe = replace(task.recipe, rows_at_once=group)
             task.model = model.to(torch.bfloat16) if run.precision == "bf16-true" else model
             task.draw_schedule = lambda: schedule  # type: ignore[method-assign]
+            task.budget = lambda: 0.0 if warm else 1.0
             words = torch.zeros(rows, run.context, dtype=torch.long)
             inputs = {"input_ids": words, "targets": words}
             return Update(task, task.optimisation.optimiser(task), lambda: task.learn(inputs).loss, task.optimisation.clip)

@@ -133,7 +133,7 @@ class EBTConfig(_ThinkingFields):
 
     ``tied_candidates``: candidates are embedded by the table of the observed tokens, not by one of their own. ``recipe`` holds
     fields of ``ebt.thinking.Recipe`` for training through ``forward(labels=...)``, as ``transformers.Trainer``
-    does; what it leaves out is the library's own recipe, with starts as in inference.
+    does; what it leaves out is as in ``Recipe()``, with starts as in inference.
     """
 
     model_type = "ebt"

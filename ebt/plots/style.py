@@ -46,7 +46,8 @@ def picture(path: str | Path, width: float = 8.0, height: float = 5.0) -> Iterat
 
 def step_axis(axes: Axes, steps: list[int], label: str = "thinking steps") -> None:
     """A logarithmic axis of whole steps, if they span more than a factor of 8; else a linear one."""
-    steps, place = sorted(set(steps)), float
+    steps = sorted(set(steps))
+    place: Callable[[float], float] = float
     if min(steps) > 0 and max(steps) > 8 * min(steps):
         axes.set_xscale("log", base=2)
         axes.minorticks_off()

@@ -306,7 +306,8 @@ def _verdicts(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> list[Verdict
     if not {"ebt", TWIN, RIVAL} <= set(plan.kinds):
         return []
     names = {
-        kind: {givens: next(x for x in found if x.name == KINDS[kind]) for givens, found in lines.items()} for kind in plan.kinds
+        kind: {givens: next(line for line in found if line.name == KINDS[kind]) for givens, found in lines.items()}
+        for kind in plan.kinds
     }
     hard = [givens for givens in lines if names[TWIN][givens].exact[1].mean < 100 * UNSOLVED]
     if not hard:

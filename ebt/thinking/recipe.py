@@ -19,8 +19,8 @@ from ebt.thinking.step_size import StepSize
 class Recipe:
     """How candidates are thought during training.
 
-    The defaults are this library's own recipe: gradients through the whole descent and a loss at every step.
-    ``Recipe.s1()`` and ``Recipe.s2()`` are the paper's.
+    The defaults are plain: gradients through the whole descent and a loss at every step. ``Recipe.warm()`` is the library's own
+    recipe for language, ``Recipe.s1()`` and ``Recipe.s2()`` are the paper's.
     """
 
     min_steps: int = 2
@@ -99,6 +99,13 @@ class Recipe:
             "replay_size": 1000,
             "replay_fraction": 0.25,
         }
+        return cls(**{**settings, **overrides})
+
+    @classmethod
+    def warm(cls, **overrides: Any) -> Recipe:
+        """The library's own recipe for language: half of training as the feed-forward twin, then a random number of steps, a
+        loss and a gradient at the last of them."""
+        settings = {"min_steps": 1, "max_steps": 3, "gradients": "truncated", "loss": "last", "warm_start": 0.5}
         return cls(**{**settings, **overrides})
 
     @property

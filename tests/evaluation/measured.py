@@ -42,6 +42,7 @@ def build(run: PlannedRun, vocabulary: int, dim: int | None = None) -> torch.opt
     kind = type(network)(kind=network.kind, **config) if dim else network
     task.model = kind.build(vocabulary, run.context, task.recipe, task.steps)
     task.draw_schedule = lambda: run.schedule(task.recipe.max_steps)
+    task.budget = lambda: 1.0  # after a warm start
     optimiser: torch.optim.Optimizer = task.optimisation.optimiser(task)
     return optimiser
 
