@@ -47,7 +47,7 @@ LONGER = ("4", "8")
 """Up to four times the trained steps."""
 SETTINGS: dict[str, Any] = {"layers": 2, "dim": 256, "heads": 8, "ffn_dim": 384}
 DATA: dict[str, Any] = {"batch_size": 16}
-RECIPE = Recipe(min_steps=1, max_steps=2, start_std=0.3, replay_size=256, replay_fraction=0.25)
+RECIPE = Recipe(min_steps=1, max_steps=3, gradients="truncated", loss="last", start_std=0.3, warm_start=0.6)
 OPTIMISATION = {
     "ebt": Optimisation(lr=2e-3, warmup_steps=100, weight_decay=0.01, min_lr_ratio=0.02),
     "transformer_pp": Optimisation(lr=2e-3, warmup_steps=100, weight_decay=0.01, min_lr_ratio=0.02),

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ebt.nn import EBTDecoder, EBTEncoder, NetworkConfig
 from ebt.nn.blocks import Modulation
-from ebt.thinking import SIMPLEX_SPACES, CandidateSpace, Euclidean, Projected, Simplex
+from ebt.thinking import SIMPLEX_SPACES, CandidateSpace, Euclidean, Projected, RestartProjected, Simplex
 
 WORDS, WIDTH = 7, 8
-VECTORS = ("euclidean", "projected")
+VECTORS = ("euclidean", "projected", "restart-projected")
 SPACES = (*SIMPLEX_SPACES, *VECTORS)
 COMPACT = ("compact-mirror", "compact-restart")
 
@@ -36,8 +36,9 @@ def make_table(seed: int = 1, words: int = WORDS, width: int = WIDTH) -> nn.Para
 def make_space(name: str, table: Tensor, prediction_dims: int = 2) -> CandidateSpace:
     if name == "euclidean":
         return Euclidean(prediction_dims, (table.shape[1],))
-    if name == "projected":
-        return Projected(prediction_dims, (table.shape[0],), weight=table.T)
+    if name in ("projected", "restart-projected"):
+        kind = RestartProjected if name == "restart-projected" else Projected
+        return kind(prediction_dims, (table.shape[0],), weight=table.T)
     return SIMPLEX_SPACES[name](prediction_dims, table)
 
 
@@ -55,7 +56,7 @@ def logits_of(name: str, state: Tensor, table: Tensor) -> Tensor:
 def view_of(name: str, state: Tensor, table: Tensor) -> Tensor:
     if name == "euclidean":
         return state
-    if name in ("projected", "free"):
+    if name in ("projected", "restart-projected", "free"):
         return torch.einsum("...v,vd->...d", state, table)
     exp = logits_of(name, state, table).exp()
     return torch.einsum("...v,vd->...d", exp / exp.sum(-1, keepdim=True), table)

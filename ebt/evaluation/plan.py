@@ -69,8 +69,8 @@ def floor(sizes: Sizes, recipe: Recipe | None, steps: float) -> Operations:
     Per weight, Transformer++: 6. EBT: 6 for each context; each step 12 if a gradient passes through it (2 forward, 2 for the
     descent, 8 for the gradient of both), else 4. Per word and width, 6 for the loss of a step, which hands over the next
     candidate; 4 for a candidate without a loss; 4 more for each candidate but the first whose gradient is wanted. A batch may
-    have replayed rows in addition. In a warm start, where nothing is replayed, 12 and 6: a context, and a step whose descent does
-    not pass the blocks.
+    have replayed rows in addition. In a warm start, where nothing is replayed, 12 and 6: a context, and a step whose descent
+    does not pass the blocks.
     """
     if recipe is None:
         return Operations(6.0 * sizes.network, 6.0 * sizes.attention, 6.0 * sizes.words)

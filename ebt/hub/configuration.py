@@ -226,20 +226,23 @@ class SudokuTransformerConfig(_NetworkFields):
 class EBTVideoConfig(_ThinkingFields):
     """Continuous autoregressive EBT over frames of ``frame_dim`` numbers, those of a frozen encoder.
 
-    Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network. ``noise_in``: whether Langevin noise moves the
-    candidate (state) or only what the network sees of it (view, as in the published code). ``encoding``: how frames are made of
-    pictures (``encoder``, ``size``, ``channels``, ``seconds`` between them, see ``ebt.data.encoders``), where that is known.
+    Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network; candidates have one of their own, unless they
+    are ``tied_candidates``. ``space``: restart or euclidean (``ebt.thinking.RestartProjected``, ``Projected``). ``noise_in``:
+    whether Langevin noise moves the candidate (state) or only what the network sees of it (view, as in the published code).
+    ``encoding``: how frames are made of pictures (``encoder``, ``size``, ``channels``, ``seconds`` between them, see
+    ``ebt.data.encoders``), where that is known.
     """
 
     model_type = "ebt_video"
-    spaces = ("euclidean",)
+    spaces = ("restart", "euclidean")
 
     def __init__(
         self,
         frame_dim: int = 768,
         context_length: int = 16,
         noise_in: str = "state",
-        space: str = "euclidean",
+        space: str = "restart",
+        tied_candidates: bool = False,
         encoding: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -247,7 +250,7 @@ class EBTVideoConfig(_ThinkingFields):
         if noise_in not in ("state", "view"):
             raise InputError(f"noise_in is {noise_in!r}: choose state or view")
         self.frame_dim, self.context_length, self.noise_in = frame_dim, context_length, noise_in
-        self.encoding = encoding
+        self.encoding, self.tied_candidates = encoding, tied_candidates
         super().__init__(space=space, **kwargs)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ebt.hub.base import HubModel, ThinkingModel, leave_inference_mode
 from ebt.hub.configuration import EBTVideoConfig, VideoTransformerConfig
 from ebt.nn import CausalTransformer, DecoderLandscape, EBTDecoder
-from ebt.thinking import Projected, StepSize, Thought, think
+from ebt.thinking import Projected, RestartProjected, StepSize, Thought, think
 
 
 class EBTForVideo(ThinkingModel):
@@ -19,6 +19,7 @@ class EBTForVideo(ThinkingModel):
     def __init__(self, config: EBTVideoConfig) -> None:
         super().__init__(config)
         self.projection = _projection(config)
+        self.candidates = None if config.tied_candidates else _linear(config)
         self.network = EBTDecoder(config.network(), config.energy_scale)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         self.post_init()
@@ -29,11 +30,12 @@ class EBTForVideo(ThinkingModel):
         return self.network.encode(frames if self.projection is None else self.projection(frames), predictions=predictions)
 
     def space(self) -> Projected:
-        """Frames (B, S, E), seen through the projection."""
+        """Frames (B, S, E), seen through the candidates' projection."""
         config = self.config
-        like = self.network.head.projection.weight
-        weight, bias = (None, None) if self.projection is None else (self.projection.weight, self.projection.bias)
-        return Projected(2, (config.frame_dim,), like=like, weight=weight, bias=bias, noise_in=config.noise_in)
+        like, seen = self.network.head.projection.weight, self.projection if self.candidates is None else self.candidates
+        weight, bias = (None, None) if seen is None else (seen.weight, seen.bias)
+        kind = RestartProjected if config.space == "restart" else Projected
+        return kind(2, (config.frame_dim,), like=like, weight=weight, bias=bias, noise_in=config.noise_in)
 
     @torch.no_grad()
     def think(
@@ -77,8 +79,10 @@ class VideoTransformer(HubModel):
 
 
 def _projection(config: EBTVideoConfig | VideoTransformerConfig) -> nn.Linear | None:
-    if config.frame_dim == config.dim:
-        return None
+    return None if config.frame_dim == config.dim else _linear(config)
+
+
+def _linear(config: EBTVideoConfig | VideoTransformerConfig) -> nn.Linear:
     layer = nn.Linear(config.frame_dim, config.dim)
     nn.init.normal_(layer.weight, std=config.frame_dim**-0.5)
     nn.init.zeros_(layer.bias)

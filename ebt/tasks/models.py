@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class Network:
     heads: int | None = None
     ffn_dim: int | None = None
     space: str | None = None
-    """Candidate space by name (``ebt.thinking.SIMPLEX_SPACES``)."""
+    """Candidate space by name (of words, ``ebt.thinking.SIMPLEX_SPACES``)."""
     step_size: float | None = None
     """alpha at the start of training."""
     learn_step_size: bool | None = None
@@ -97,10 +97,12 @@ class Network:
     head_init: HeadInit | None = None
     """The first weights of the head."""
 
+    spaces: ClassVar[Collection[str]] = tuple(SIMPLEX_SPACES)
+
     def __post_init__(self) -> None:
         network_config(self.size, layers=self.layers, dim=self.dim, heads=self.heads, ffn_dim=self.ffn_dim)
-        if self.space is not None and self.space not in SIMPLEX_SPACES:
-            raise InputError(f"network.space is {self.space!r}: choose one of {', '.join(SIMPLEX_SPACES)}")
+        if self.space is not None and self.space not in self.spaces:
+            raise InputError(f"network.space is {self.space!r}: choose one of {', '.join(self.spaces)}")
         if self.step_size is not None and not self.step_size > 0:
             raise InputError(f"network.step_size is {self.step_size}: give a positive number")
 

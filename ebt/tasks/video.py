@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -24,11 +24,14 @@ class VideoNetwork(Network):
     """A model of frames: ``ebt``, whose head is quadratic and anchor hidden by default, or ``transformer_pp``, its twin."""
 
     kind: Literal["ebt", "transformer_pp"] = "ebt"
+    tied_candidates: bool = False
+    """An EBT sees its candidates through the map of the observed frames, not through one of their own."""
+    spaces: ClassVar[Collection[str]] = EBTVideoConfig.spaces
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.space is not None or self.input_gradient is not None:
-            raise InputError("network.space and network.input_gradient are for words: frames have one space. Leave them out.")
+        if self.input_gradient is not None:
+            raise InputError("network.input_gradient is for words: leave it out.")
 
     def build(self, frame_dim: int, context_length: int, encoding: dict[str, Any], recipe: Recipe, steps: int) -> Model:
         """The model with fresh weights."""
@@ -36,6 +39,7 @@ class VideoNetwork(Network):
         if self.kind == "transformer_pp":
             return VideoTransformer(VideoTransformerConfig(**shape, **self.sizes()))
         fields = {"head": "quadratic", "anchor": "hidden", **self.thinking(recipe, steps)}
+        fields["tied_candidates"] = self.tied_candidates
         return EBTForVideo(EBTVideoConfig(**shape, **self.sizes(), **fields))
 
 

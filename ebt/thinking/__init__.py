@@ -17,6 +17,7 @@ from ebt.thinking.spaces import (
     MirrorSimplex,
     Projected,
     ReferenceSimplex,
+    RestartProjected,
     RestartSimplex,
     Simplex,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "MirrorSimplex",
     "NonFiniteError",
     "Projected",
+    "RestartProjected",
     "Recipe",
     "ReferenceSimplex",
     "ReplayBuffer",

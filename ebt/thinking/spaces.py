@@ -17,6 +17,7 @@ CompactRestart        u' = -alpha g              D      restart, with l = W u
 FreeVector            l' = l - alpha W g         V      mirror, seen as ``e = W^T l``: no softmax
 Euclidean             y' = y - alpha g           any    images, frames, vectors (paper, equation 2)
 Projected             y' = y - alpha P^T g       any    seen as ``e = P y + b``
+RestartProjected      y' = -alpha P^T g          any    restart, seen likewise
 ====================  =========================  =====  ================================================
 """
 
@@ -196,6 +197,18 @@ class Projected(Euclidean):
         if self.noise_in == "state":
             return super().look(state, std, generator)
         return state, self.perturb(self.view(state), std, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class RestartProjected(Projected):
+    """``y' = -alpha P^T g``: nothing of a start has to be unlearned. Its fixed point is stationary for
+    ``E + |y|^2 / (2 alpha)``."""
+
+    def move(self, state: Tensor, direction: Tensor, step_size: Tensor | float) -> Tensor:
+        return -step_size * direction
+
+    def objective(self, energies: Tensor, state: Tensor, step_size: Tensor | float) -> Tensor:
+        return energies + precise(state).square().sum(-1) / (2 * _per_part(step_size, state))
 
 
 @dataclass(frozen=True, eq=False)

@@ -200,7 +200,21 @@ def test_forms_that_forget_their_logits_come_to_rest_where_their_objective_is_st
     torch.testing.assert_close(found, energies - potential / alpha)
 
 
-@pytest.mark.parametrize("name", ["listing", "mirror", "compact-mirror", "euclidean"])
+@pytest.mark.parametrize("per_prediction", [False, True])
+def test_vectors_that_forget_their_start_come_to_rest_where_their_objective_is_stationary(per_prediction: bool) -> None:
+    table, landscape = make_table(), Waves(ROWS, PARTS)
+    space = make_space("restart-projected", table)
+    alpha = (torch.rand(ROWS, PARTS, generator=seeded(4)) + 1) / 10 if per_prediction else torch.tensor(0.15)
+    thought = think(landscape, space, space.start((ROWS, PARTS), generator=seeded(3)), alpha, Descent(200))
+    state = thought.state.detach().requires_grad_()
+    energies = landscape(space.view(state), 0)
+    (slope,) = torch.autograd.grad(space.objective(energies, state, thought.step_size).sum(), state, retain_graph=True)
+    assert slope.abs().max() < 1e-12
+    (energy_slope,) = torch.autograd.grad(energies.sum(), state)
+    assert energy_slope.abs().max() > 1e-3  # the energy alone is not stationary
+
+
+@pytest.mark.parametrize("name", ["listing", "mirror", "compact-mirror", "euclidean", "projected"])
 def test_other_spaces_descend_the_energy_itself(name: str) -> None:
     space = make_space(name, make_table())
     energies = normal(ROWS, PARTS)

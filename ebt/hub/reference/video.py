@@ -33,7 +33,7 @@ def convert(hparams: settings.Settings, state: Mapping[str, Tensor]) -> EBTForVi
         names.load(twin, state, weights(twin))
         return twin
     fields |= settings.conditioning(hparams) | settings.thinking(hparams, state)
-    model = EBTForVideo(EBTVideoConfig(**fields, noise_in="view"))
+    model = EBTForVideo(EBTVideoConfig(**fields, space="euclidean", tied_candidates=True, noise_in="view"))
     names.load(model, state, weights(model), unused=[names.NOISE_STD])
     return model
 
