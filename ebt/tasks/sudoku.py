@@ -27,12 +27,15 @@ class SudokuNetwork(Network):
     kind: Literal["ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive"] = "ebt"
     rules: bool = False
     """Attention knows which cells share a row, a column or a box."""
+    inner: int = 6
+    """Updates of the latent state for each of the answer, of a recursive model."""
 
     def build(self, board: int, recipe: Recipe, steps: int) -> Model:
         """The model with fresh weights."""
         if self.kind == "ebt":
             return EBTForSudoku(EBTSudokuConfig(board, rules=self.rules, **self.sizes(), **self.thinking(recipe, steps)))
-        return SudokuTransformer(SudokuTransformerConfig(board, _LOOPS[self.kind], rules=self.rules, **self.sizes()))
+        loop, rules = _LOOPS[self.kind], self.rules
+        return SudokuTransformer(SudokuTransformerConfig(board, loop, inner=self.inner, rules=rules, **self.sizes()))
 
 
 NETWORK = SudokuNetwork()

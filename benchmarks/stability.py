@@ -1,0 +1,15 @@
+"""The stability grid: learning rate x initial step size x recipe x seed, ours and the published parameterisation.
+
+    python benchmarks/stability.py --train wikitext2-test.txt --recipes s1,s2
+
+It is the study of that name, ``ebt study stability``, with all of its options.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ebt.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["study", "stability", *sys.argv[1:]]))
