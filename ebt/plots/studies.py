@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 
 from ebt.plots.style import COLOURS, GREY, MARKERS, picture, step_axis
 
@@ -68,14 +69,15 @@ def step_lines(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], path:
 def effort_lines(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, Estimate]]]], path: str | Path, label: str, title: str
 ) -> None:
-    """Lines over function evaluations, on a logarithmic axis, with bands: a panel for each thing, a colour for each series."""
+    """Per cent over function evaluations (a logarithmic axis) with bands: a panel for each thing, a colour for each series."""
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     with _panels(list(panels), names, path, ("function evaluations", label), title) as grid:
         for axes, series in zip(grid, panels.values(), strict=True):
             for name, points in series.items():
                 _band(axes, dict(points), names.index(name), name)
             axes.set_xscale("log", base=2)
-            axes.set_ylim(bottom=0)
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.set_ylim(0, min(102, axes.get_ylim()[1]))
 
 
 def line_panels(
