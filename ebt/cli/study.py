@@ -171,6 +171,13 @@ def _sudoku(options: Options) -> None:
     add("--candidates", type=count_from(2), metavar="M", help="of self-verification (default: 8)")
 
 
+def _video(options: Options) -> None:
+    add = options.add_argument
+    add("--minutes", type=number_in(0), metavar="M", help="of processor time to train each model (default: 30)")
+    add("--clips", type=count_from(1), metavar="N", help="of each set that a number is measured on (default: 256; quick: 8)")
+    add("--steps", type=counts, metavar="N,N,..", help="numbers of thinking steps (default: 1,2,3,4,6,8,12)")
+
+
 SUDOKU_KINDS = ("ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive")
 
 
@@ -204,6 +211,7 @@ OPTIONS: dict[str, tuple[Callable[[Options], None], str]] = {
     "uncertainty": (_text, "ebt study uncertainty --train wikitext2-test.txt --validation wikitext2-valid.txt"),
     "verifiers": (_text, "ebt study verifiers --candidates 8 --candidate-noise 0.1"),
     "sudoku": (_sudoku, "ebt study sudoku --size 6 --minutes 10"),
+    "video": (_video, "ebt study video --minutes 5 --seeds 1"),
     "ood": (_ood, "ebt study ood --set gsm8k=gsm8k-test.jsonl --set shakespeare=tinyshakespeare.txt"),
 }
 """For each study, what adds its own options, and an example."""

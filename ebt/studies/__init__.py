@@ -11,6 +11,7 @@ STUDIES = {
     "ood": "one model, many texts: does thinking gain more where the text is further from the training text?",
     "uncertainty": "does energy know where the model is wrong, and that a text is none?",
     "sudoku": "boards with few givens: an EBT against its feed-forward twin, looped and recursive transformers",
+    "video": "next frames of moving digits: an EBT against Transformer++ after the same time, rollouts, energy and error",
     "verifiers": "which of several candidates: lowest energy against votes, means, likelihood and the best in hindsight",
 }
 """Each study with what it asks; its module is ``ebt.studies.NAME``."""
