@@ -78,7 +78,8 @@ def test_rising_energies_raise_an_alarm(dims: int) -> None:
 def test_a_healthy_descent_is_silent(name: str, dims: int, alphas: bool) -> None:
     space = make_space(name, make_table(), dims)
     start, bowl = space.start((ROWS, PARTS), generator=seeded(1)), Bowl(normal(ROWS, PARTS, WIDTH), 0.3)
-    alpha = 0.5 + torch.rand((ROWS, PARTS)[:dims], generator=seeded(2)) if alphas else 0.5
+    alpha = 0.5 + torch.rand((ROWS, PARTS)[:dims], generator=seeded(2)) if alphas else torch.tensor(0.5)
+    alpha = alpha / 3 if name == "restart-projected" else alpha  # it comes to rest where alpha times the curvature is below 1
     assert alarms(think(bowl, space, start, alpha, Descent(5, final_energy=True)), space) == []
 
 
