@@ -41,6 +41,8 @@ class ScalingPlan:
     def run(self, grid: Grid, point: Point, kind: str, seed: int) -> Run:
         """The training of a point."""
         recipe, about = RECIPES.get(kind), self.subject
+        if recipe is not None and not point.decay:  # any moment is an end, and nobody thinks in the middle of a warm start
+            recipe = replace(recipe, warm_start=0.0)
         ratio = OPTIMISATION.min_lr_ratio if point.decay else 1.0
         settings = {
             "task": self.name,
