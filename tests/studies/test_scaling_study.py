@@ -197,7 +197,7 @@ def test_a_run_tells_losses_at_every_number_of_steps(folder: Path) -> None:
     assert (sizes.context, sizes.vocabulary, sizes.layers, sizes.dim) == (16, 257, 1, 8)
     assert values["operations"] == floor(sizes, RECIPES["ebt"], 2.0).total
     assert values["network"] == plain["network"] + 8  # the energy head
-    assert 2 < values["operations"] / plain["operations"] < 6
+    assert 1.5 < values["operations"] / plain["operations"] < 6  # half of the updates start warm
 
 
 def test_losses_are_those_of_the_tasks_own_evaluation(folder: Path) -> None:
