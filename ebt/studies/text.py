@@ -109,7 +109,8 @@ class TextPlan:
         seconds = ", ".join(f"{TITLES[kind]} {fmean(one['seconds'] for one in found):.0f}" for kind, found in made.items())
         held_out = f"{HELD_OUT:.0%} of its documents" if self.validation is None else Path(self.validation).name
         unit = "bytes" if self.tokenizer == "bytes" else f"tokens of {self.tokenizer}"
-        longer = [f" {TITLES[kind]}: as many operations as the EBTs." for kind in kinds if kind in TIMES]
+        about = "as many operations as EBTs by the paper's recipes, and more than one by the library's own"
+        longer = [f" {TITLES[kind]}: {about}." for kind in kinds if kind in TIMES]
         return [
             f"Trained on {Path(self.train).name}, held out: {held_out}. All models see the same "
             f"{self.updates * self.batch_size * self.context_length:,} {unit} in the same batches ({self.updates:,} updates of "
