@@ -282,7 +282,8 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"{'and lines ' if plan.symmetries else ''}permuted; {plan.boards} test boards for each number of givens. No "
         "solution grid of training occurs in a test, in any labelling of the digits.",
         f"{plan.minutes:g} minutes of one processor for each model; {plan.layers} layers of {plan.dim}, the same optimiser. "
-        f"EBT and loops train with {LOOPS.min_steps} to {LOOPS.max_steps} steps or iterations and a loss at each. Weights "
+        f"{'Loops' if plan.size == WARM else 'EBT and loops'} train with {LOOPS.min_steps} to {LOOPS.max_steps} steps or "
+        "iterations and a loss at each. Weights "
         f"are averaged over the second half (of what follows a warm start). {first}The attention of all models knows which "
         "cells share a row, a column or a "
         "box.",

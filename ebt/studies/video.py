@@ -91,7 +91,7 @@ def plan(args: argparse.Namespace) -> VideoPlan:
         tuple(sorted({*steps, own, LONGER * own})),
         args.seeds,
         {"layers": 1, "dim": 16, "heads": 2, "ffn_dim": 16} if args.quick else NETWORK,
-        {"batch_size": 2, "clips": 8, "size": 12, "context_length": 4} if args.quick else {"batch_size": 16},
+        {"batch_size": 2, "clips": 8, "context_length": 4} if args.quick else {"batch_size": 16},
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ebt.errors import InputError
 from ebt.hub import EBTForSudoku, EBTSudokuConfig, SudokuTransformer, SudokuTransformerConfig
 from ebt.hub.sudoku import fill
 from ebt.tasks.base import OPTIMISATION, RECIPE, Batch, Sums
@@ -27,15 +28,20 @@ class SudokuNetwork(Network):
     kind: Literal["ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive"] = "ebt"
     rules: bool = False
     """Attention knows which cells share a row, a column or a box."""
-    inner: int = 6
-    """Updates of the latent state for each of the answer, of a recursive model."""
+    inner: int | None = None
+    """Updates of the latent state for each of the answer, of a recursive model (its default: 6)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inner is not None and self.kind != "recursive":
+            raise InputError(f"network.inner is for kind recursive, and kind is {self.kind}: leave it out.")
 
     def build(self, board: int, recipe: Recipe, steps: int) -> Model:
         """The model with fresh weights."""
         if self.kind == "ebt":
             return EBTForSudoku(EBTSudokuConfig(board, rules=self.rules, **self.sizes(), **self.thinking(recipe, steps)))
-        loop, rules = _LOOPS[self.kind], self.rules
-        return SudokuTransformer(SudokuTransformerConfig(board, loop, inner=self.inner, rules=rules, **self.sizes()))
+        inner = {} if self.inner is None else {"inner": self.inner}
+        return SudokuTransformer(SudokuTransformerConfig(board, _LOOPS[self.kind], rules=self.rules, **inner, **self.sizes()))
 
 
 NETWORK = SudokuNetwork()

@@ -32,6 +32,8 @@ class VideoNetwork(Network):
         super().__post_init__()
         if self.input_gradient is not None:
             raise InputError("network.input_gradient is for words: leave it out.")
+        if self.tied_candidates and self.kind != "ebt":
+            raise InputError(f"network.tied_candidates is for kind ebt, and kind is {self.kind}: leave it out.")
 
     def build(self, frame_dim: int, context_length: int, encoding: dict[str, Any], recipe: Recipe, steps: int) -> Model:
         """The model with fresh weights."""

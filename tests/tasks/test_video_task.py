@@ -119,5 +119,7 @@ def test_settings_that_contradict_each_other_are_named() -> None:
         VideoTask(VideoNetwork(kind="transformer_pp", head="linear"))
     with pytest.raises(InputError, match=r"network\.input_gradient is for words"):
         VideoNetwork(input_gradient=False)
+    with pytest.raises(InputError, match=r"network\.tied_candidates is for kind ebt"):
+        VideoNetwork(kind="transformer_pp", tied_candidates=True)
     with pytest.raises(InputError, match=r"network\.space is 'mirror': choose one of restart, euclidean"):
         VideoNetwork(space="mirror")
