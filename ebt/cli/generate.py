@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from ebt.cli.terminal import RULES, Options, count_from, number_in, read_text
+from ebt.cli.terminal import WORD_RULES, Options, count_from, number_in, read_text
 from ebt.errors import InputError
 from ebt.hub import load_folder, load_tokenizer_of
 
 NEW_TOKENS = 200
+RULE_HELP = "which candidate wins (default: lowest); mean: of what all candidates thought at all steps"
 THINKING = ("steps", "candidates", "rule", "tolerance")
 SAMPLING = ("temperature", "top_k", "top_p")
 
@@ -35,7 +36,7 @@ def _options() -> Options:
     thinking = options.add_argument_group("thinking (defaults: those of the model)")
     thinking.add_argument("--steps", type=count_from(1), metavar="N", help="thinking steps per token")
     thinking.add_argument("--candidates", type=count_from(1), metavar="M", help="candidates per token")
-    thinking.add_argument("--rule", choices=RULES, help="which candidate wins (default: lowest)")
+    thinking.add_argument("--rule", choices=WORD_RULES, help=RULE_HELP)
     thinking.add_argument(
         "--tolerance", type=number_in(0), metavar="T", help="stop thinking when the probabilities move by less than this"
     )

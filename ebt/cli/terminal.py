@@ -18,6 +18,8 @@ from ebt.errors import InputError
 
 RULES = ("lowest", "highest", "largest_drop", "majority")
 """Those of ``ebt.thinking.Rule``, written out because help and errors shall not wait for torch."""
+WORD_RULES = (*RULES, "mean")
+"""Those of ``ebt.thinking.WordRule``."""
 CHECKPOINT = "model folder, or run folder of `ebt fit`"
 
 

@@ -13,7 +13,7 @@ from ebt.cli.energy_maps import write_energies
 from ebt.cli.held_out import HeldOut, held_out_boards, held_out_images, held_out_text
 from ebt.cli.held_out_video import SPLITS, held_out_video
 from ebt.cli.terminal import (
-    RULES,
+    WORD_RULES,
     Options,
     count_from,
     counts,
@@ -85,7 +85,12 @@ def _options() -> Options:
     )
     options.add_argument("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="default: 1,2,3,4,8")
     options.add_argument("--candidates", type=counts, default=[1], metavar="M,M,..", help="default: 1")
-    options.add_argument("--rule", choices=RULES, default="lowest", help="which candidate wins (default: lowest)")
+    options.add_argument(
+        "--rule",
+        choices=WORD_RULES,
+        default="lowest",
+        help="which candidate wins (default: lowest); text: mean of what all candidates thought at all steps",
+    )
     options.add_argument(
         "--tolerance",
         type=number_in(0),
@@ -112,6 +117,8 @@ def main(argv: list[str]) -> int:
         raise InputError("--noise is for images: leave it out for text, boards and videos.")
     if args.split == "shifted" and tasks[args.checkpoint] != "video":
         raise InputError("--split shifted is the harder test of moving digits: choose validation or test.")
+    if args.rule == "mean" and tasks[args.checkpoint] != "language":
+        raise InputError("--rule mean is for text: choose another one for boards and videos.")
     measure = {"language": _language, "sudoku": _sudoku, "denoising": _images, "video": _video}[tasks[args.checkpoint]]
     curves, data = measure(args, models)
     _print(console, curves, data)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.thinking import CandidateSpace, Descent, Landscape, Rule, Thought, choose, think
+from ebt.thinking import CandidateSpace, Descent, Landscape, Rule, Simplex, Thought, choose, mean, think
 
 
 class SelectableLandscape(Landscape, Protocol):
@@ -57,6 +57,13 @@ class Recorded:
         )
         rows = len(cut.start) // self.candidates * candidates
         return choose(cut.rows(torch.arange(rows, device=cut.start.device)), self.space, candidates, rule)
+
+    def mean(self, steps: int, candidates: int, first: int, rows: Tensor) -> Tensor:
+        """The mean of what the first ``candidates`` thought about some rows until ``steps`` (see ``ebt.thinking.mean``)."""
+        assert isinstance(self.space, Simplex)
+        taken = (state.unflatten(0, (self.candidates, -1)) for state in self.thought.states[:steps])
+        cut = replace(self.thought, states=tuple(state[:candidates, rows].flatten(0, 1) for state in taken))
+        return mean(cut, self.space, candidates, first)
 
     def taken(self, steps: int, candidates: int) -> float:
         """Mean number of updates per row of the first ``candidates`` when ``steps`` are allowed."""

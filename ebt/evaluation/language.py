@@ -18,7 +18,7 @@ from ebt.errors import InputError
 from ebt.evaluation.descents import Recorded, SelectableLandscape, check_counts, descend, evaluations, thinks
 from ebt.evaluation.detection import auroc
 from ebt.evaluation.results import Curve, LanguagePoint, Progress
-from ebt.thinking import IGNORED, Rule, Simplex, Thought, alarms
+from ebt.thinking import IGNORED, RestartSimplex, Simplex, Thought, WordRule, alarms
 
 ENTRIES = 2**26
 """Logits are held for so many entries at a time (256 MB), whatever the batch."""
@@ -52,7 +52,7 @@ def language_curve(
     batches: Iterable[Mapping[str, Tensor]],
     steps: Sequence[int],
     candidates: Sequence[int] = (1,),
-    rule: Rule = "lowest",
+    rule: WordRule = "lowest",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Curve[LanguagePoint]:
@@ -66,7 +66,8 @@ def language_curve(
         model: an ``EBTForCausalLM``, or its feed-forward twin, which gives a single point.
         batches: dicts of ``input_ids`` (B, S) and ``targets`` (B, S), the next tokens, -100 where none is scored.
         steps, candidates: which numbers to measure.
-        rule: how winners are chosen.
+        rule: how winners are chosen; with ``mean`` nobody wins, and the answer is the mean of what all candidates thought from
+            step ``config.mean_from`` on (``ebt.thinking.mean``); the energies are still those of the lowest.
         seed: of the random starts.
         progress: called with the rows done after each batch.
 
@@ -96,7 +97,7 @@ def _think_batch(
     targets: Tensor,
     steps: Sequence[int],
     candidates: Sequence[int],
-    rule: Rule,
+    rule: WordRule,
     generator: torch.Generator,
     tally: _Tally,
 ) -> None:
@@ -113,7 +114,7 @@ def _think_batch(
     tally.start_energy += record.thought.energies[0, :rows][scored].double().sum().item()
     for step in steps:
         for count in candidates:
-            tally.add_winners(step, count, record, rule, targets)
+            tally.add_winners(step, count, record, rule, targets, model.config.mean_from)
     tally.rows += rows
     tally.scored += int(scored.sum())
 
@@ -158,14 +159,16 @@ class _Tally:
         self.alarms: list[str] = []
         self.sums: dict[tuple[int, int], _Sums] = {}
 
-    def add_winners(self, step: int, count: int, record: Recorded, rule: Rule, targets: Tensor) -> None:
+    def add_winners(self, step: int, count: int, record: Recorded, rule: WordRule, targets: Tensor, first: int) -> None:
         sums, space = self.sums.setdefault((step, count), _Sums()), record.space
-        won = record.at(step, count, rule)
+        won = record.at(step, count, "lowest" if rule == "mean" else rule)
         assert isinstance(space, Simplex)
+        plain = RestartSimplex(space.prediction_dims, space.table)  # of means, which are logits
         scored = targets != IGNORED
         for rows in torch.arange(len(targets), device=targets.device).split(rows_at_once(space, targets.shape[1])):
             part, aim = won.rows(rows), targets[rows]
-            sums.add(space.loss(part.state, aim), space.decide(part.state), aim)
+            said, where = (record.mean(step, count, first, rows), plain) if rule == "mean" else (part.state, space)
+            sums.add(where.loss(said, aim), where.decide(said), aim)
             sums.objective += _objective(space, part)[scored[rows]].double().sum().item()
         sums.energy.append(won.energies[-1][scored].cpu())
 

@@ -15,7 +15,7 @@ from ebt.hub.configuration import EBTConfig
 from ebt.hub.language import LanguageModel, check_context, next_token_loss, rescale
 from ebt.hub.starts import starts
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
-from ebt.thinking import SIMPLEX_SPACES, Rule, Simplex, StepSize, Thought, choose, supervise, think
+from ebt.thinking import SIMPLEX_SPACES, Simplex, StepSize, Thought, WordRule, choose, mean, supervise, think
 
 THINKING_OPTIONS = ("steps", "candidates", "rule", "tolerance", "noise", "seed", "generator")
 """Arguments of ``forward`` that ``generate()`` and ``generation_config`` take, too."""
@@ -27,7 +27,7 @@ class EBTOutput(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    """(B, S, V) of the winning candidates, constants."""
+    """(B, S, V) of the winning candidates, or of the mean of all; constants."""
     energies: Tensor | None = None
     """(T + 1, B, S) of the winning candidates: before each step, and of the final state, unless it was left out."""
     steps: Tensor | None = None
@@ -132,7 +132,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         logits_to_keep: int = 0,
         steps: int | None = None,
         candidates: int | None = None,
-        rule: Rule = "lowest",
+        rule: WordRule = "lowest",
         tolerance: float | None = None,
         noise: float | None = None,
         seed: int | None = None,
@@ -153,8 +153,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 has its own context (conditioning 'prefix' or 'modulation'), it needs a ``DynamicCache()`` without a
                 configuration, which grows to as many contexts.
             logits_to_keep: how many of the last positions to think about; 0 is all.
-            steps, candidates, rule, tolerance, noise, seed, generator: how to think, see ``think`` and ``ebt.thinking.Rule``.
-                Of several candidates the one with the lowest final energy wins, per token, unless ``rule`` says otherwise.
+            steps, candidates, rule, tolerance, noise, seed, generator: how to think, see ``think`` and
+                ``ebt.thinking.WordRule``. Of several candidates the one with the lowest final energy wins, per token, unless
+                ``rule`` says otherwise. With ``mean`` the logits are those of the mean of what all candidates thought from step
+                ``config.mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
             final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.
@@ -172,10 +174,13 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         predictions = (logits_to_keep if labels is None else 0) or None
         context = (input_ids, attention_mask, cache, predictions)
         final = final_energy or candidates > 1
-        thought = self.think(*context, steps, candidates, noise, tolerance, generator, seed, False, final)
+        every = self.think(*context, steps, candidates, noise, tolerance, generator, seed, rule == "mean", final)
         with torch.no_grad():
-            thought = choose(thought, self.space(), candidates, rule) if final else thought
-            logits = self.space().logits(thought.state)
+            thought = choose(every, self.space(), candidates, "lowest" if rule == "mean" else rule) if final else every
+            if rule == "mean":
+                logits = mean(every, self.space(), candidates, self.config.mean_from)
+            else:
+                logits = self.space().logits(thought.state)
         loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
         output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
         return output if return_dict is not False else output.to_tuple()

@@ -13,11 +13,13 @@ from ebt.studies.measure import CHOOSING, MEASURED
 from ebt.studies.models import RECIPES, TITLES
 from ebt.studies.page import Page, Table, Verdict, above
 from ebt.studies.runs import Run
-from ebt.studies.text import Results, TextPlan, improvement, longer, nats_at
+from ebt.studies.text import MEAN_NOISE, Results, TextPlan, improvement, longer, nats_at
 
 KINDS = ("ebt-s2", "s2-fixed-step-size", "s2-fixed-steps", "s2-no-noise", "s2-no-replay")
 LONGER, VERIFIED, ADDED = "thinking longer", "and self-verification", "self-verification adds"
-LONGER_MEAN, VERIFIED_MEAN = "thinking longer, over trained mean", "and self-verification, over trained mean"
+AVERAGED, AVERAGED_MANY = "mean of steps", "mean of steps and candidates"
+OVER = (LONGER, VERIFIED, AVERAGED, AVERAGED_MANY)
+"""Ways to think longer."""
 
 
 def plan(args: argparse.Namespace) -> TextPlan:
@@ -27,35 +29,47 @@ def plan(args: argparse.Namespace) -> TextPlan:
 
 def stages(plan: TextPlan) -> list[list[Run]]:
     """Models, then their curves on both halves of the held-out text."""
-    curves = [plan.curve(kind, seed, half) for seed in range(plan.seeds) for kind in KINDS for half in (CHOOSING, MEASURED)]
-    return [plan.models(KINDS), curves]
+    pairs = [(kind, seed, half) for seed in range(plan.seeds) for kind in KINDS for half in (CHOOSING, MEASURED)]
+    return [plan.models(KINDS), [curve(*pair) for curve in (plan.curve, plan.mean_curve) for pair in pairs]]
 
 
 def gains(plan: TextPlan, kind: str, seed: int, results: Results) -> dict[str, float]:
     """Improvements of the perplexity in per cent, and the nats and steps behind them."""
-    choosing, measured = (results[plan.curve(kind, seed, half).key] for half in (CHOOSING, MEASURED))
-    recipe = RECIPES[kind]
+    recipe, found = RECIPES[kind], dict[str, float]()
+    measured = results[plan.curve(kind, seed, MEASURED).key]
     lowest = nats_at(measured, recipe.min_steps)
     trained = fmean(nats_at(measured, steps) for steps in range(recipe.min_steps, recipe.max_steps + 1))
-    steps = {1: longer(kind, choosing), plan.candidates: longer(kind, choosing, plan.candidates)}
-    alone, verified = nats_at(measured, steps[1]), nats_at(measured, steps[plan.candidates], plan.candidates)
-    return {
-        "nats": lowest,
-        LONGER: improvement(lowest, alone),
-        VERIFIED: improvement(lowest, verified),
-        ADDED: improvement(alone, verified),
-        LONGER_MEAN: improvement(trained, alone),
-        VERIFIED_MEAN: improvement(trained, verified),
-        "steps": steps[1],
-        "verified steps": steps[plan.candidates],
-    }
+    for curve, names in ((plan.curve, (LONGER, VERIFIED)), (plan.mean_curve, (AVERAGED, AVERAGED_MANY))):
+        choosing, measured = (results[curve(kind, seed, half).key] for half in (CHOOSING, MEASURED))
+        for name, many in zip(names, (1, plan.candidates), strict=True):
+            steps = longer(kind, choosing, many)
+            nats = nats_at(measured, steps, many)
+            found |= {name: improvement(lowest, nats), trained_mean(name): improvement(trained, nats), steps_of(name): steps}
+            found[nats_of(name)] = nats
+    found[ADDED] = improvement(found[nats_of(LONGER)], found[nats_of(VERIFIED)])
+    return {"nats": lowest, **found}
+
+
+def trained_mean(way: str) -> str:
+    """The name of a gain over the mean loss of the trained numbers of steps."""
+    return f"{way}, over trained mean"
+
+
+def steps_of(way: str) -> str:
+    """The name of the chosen number of steps."""
+    return f"steps of {way}"
+
+
+def nats_of(way: str) -> str:
+    """The name of the loss."""
+    return f"nats of {way}"
 
 
 def report(plan: TextPlan, results: Results) -> Page:
     """Tables, verdicts and pictures."""
     found = {kind: [gains(plan, kind, seed, results) for seed in range(plan.seeds)] for kind in KINDS}
     means = {kind: {name: over_seeds([one[name] for one in many]) for name in many[0]} for kind, many in found.items()}
-    shown = {name: [asdict(means[kind][name]) for kind in KINDS] for name in (LONGER, VERIFIED)}
+    shown = {name: [asdict(means[kind][name]) for kind in KINDS] for name in OVER}
     label = "improvement of perplexity over the lowest trained number of steps (%)"
     grouped_bars([TITLES[k] for k in KINDS], shown, plan.out / "gains.png", label, "What each part of the S2 recipe does")
     panels = {"held-out text": {TITLES[kind]: _curve(plan, kind, results) for kind in KINDS}}
@@ -71,6 +85,8 @@ def report(plan: TextPlan, results: Results) -> Page:
             "Thinking longer is the number of steps above the lowest trained one that was best on the choosing half; with "
             f"self-verification it is chosen again. Self-verification: {plan.candidates} candidates, the one of lowest energy "
             "for each token.",
+            "Mean of steps: of the probabilities after each step from the lowest trained number on; and candidates: over "
+            f"{plan.candidates} of them, too, with Langevin noise of {MEAN_NOISE:g} for all but the first.",
         ],
         tables=[_lowest(plan, means, found), _trained(means)],
         verdicts=_verdicts(means),
@@ -94,29 +110,30 @@ def _lowest(plan: TextPlan, means: dict[str, dict[str, Estimate]], found: dict[s
             TITLES[kind],
             str(RECIPES[kind].min_steps),
             mean["nats"].around(4),
-            *(mean[name].around(sign=True) for name in (LONGER, VERIFIED, ADDED)),
-            ", ".join(f"{one['steps']:g}/{one['verified steps']:g}" for one in found[kind]),
+            *(mean[name].around(sign=True) for name in (LONGER, VERIFIED, ADDED, AVERAGED, AVERAGED_MANY)),
+            ", ".join("/".join(f"{one[steps_of(way)]:g}" for way in OVER) for one in found[kind]),
         ]
         for kind, mean in means.items()
     ]
-    head = ["model", "lowest steps", "nats there", f"{LONGER} %", f"{VERIFIED} %", f"{ADDED} %", "chosen steps, by seed"]
+    ways = (LONGER, VERIFIED, ADDED, AVERAGED, AVERAGED_MANY)
+    head = ["model", "lowest steps", "nats there", *(f"{way} %" for way in ways), "chosen steps, by seed"]
     return Table(
         "Improvement of perplexity over the lowest trained number of steps",
         head,
         rows,
-        "Positive is better. Chosen steps: with one candidate / with several.",
+        "Positive is better. Chosen steps: in the order of the columns.",
     )
 
 
 def _trained(means: dict[str, dict[str, Estimate]]) -> Table:
-    rows = [[TITLES[k], *(mean[name].around(sign=True) for name in (LONGER_MEAN, VERIFIED_MEAN))] for k, mean in means.items()]
-    return Table("The same over the mean of the trained numbers", ["model", f"{LONGER} %", f"{VERIFIED} %"], rows)
+    rows = [[TITLES[k], *(mean[trained_mean(way)].around(sign=True) for way in OVER)] for k, mean in means.items()]
+    return Table("The same over the mean of the trained numbers", ["model", *(f"{way} %" for way in OVER)], rows)
 
 
 def _verdicts(means: dict[str, dict[str, Estimate]]) -> list[Verdict]:
     full = means["ebt-s2"]
     return [
-        above("thinking longer helps", "full S2 over its lowest trained number of steps", full[LONGER]),
+        *(above(f"{way} helps", "full S2 over its lowest trained number of steps", full[way]) for way in OVER),
         Verdict(
             "self-verification adds to it",
             full[ADDED].mean > 0,

@@ -30,14 +30,16 @@ def measure_curve(settings: Json, places: Json, report: Report) -> dict[str, Any
     def progress(done: int, _: int | None) -> None:
         report(done, settings["contexts"], "")
 
-    return to_json(language_curve(model, batches, settings["steps"], settings["candidates"], progress=progress))
+    rule = settings.get("rule", "lowest")
+    return to_json(language_curve(model, batches, settings["steps"], settings["candidates"], rule, progress=progress))
 
 
 def open_model(settings: Json, places: Json) -> Any:
-    """The model of a measurement, with the noise of its candidates."""
+    """The model of a measurement, with the noise of its candidates and the first step of means."""
     model = load_folder(places["model"])
     if thinks(model):
         model.config.candidate_noise = settings.get("candidate_noise", 0.0)
+        model.config.mean_from = settings.get("mean_from", model.config.mean_from)
     return model
 
 

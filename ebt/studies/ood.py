@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,18 @@ from ebt.studies.models import EBTS, MORE, RECIPES, TITLES, TRANSFORMER
 from ebt.studies.page import Page, Table, Verdict, above
 from ebt.studies.runs import Run
 from ebt.studies.sets import BUILT_IN, SUFFIXES
-from ebt.studies.text import Results, TextPlan, identity, improvement, longer, nats_at
-from ebt.studies.verifiers import MEAN, measure
+from ebt.studies.text import MEAN_NOISE, Results, TextPlan, identity, improvement, longer, nats_at
 
 KINDS = (TRANSFORMER, MORE, *EBTS)
 WITHIN = 5.0
 """Per cent of Transformer++'s perplexity, in distribution."""
-WAYS = ("lowest", "own", "best", "verified", "averaged")
+WAYS = ("lowest", "own", "best", "verified", "mean", "means")
 """An EBT's steps: the lowest trained number, the largest trained, the best above the lowest, that with candidates of which the
-lowest energy wins, and the mean of candidates' probabilities."""
-SHOWN = ("lowest", "best", "verified", "averaged")
-AVERAGED_NOISE = 1.0
-"""Langevin noise of candidates whose mean is taken, which must differ to be worth it."""
+lowest energy wins, the mean of what was thought from the lowest on, and that of several candidates."""
+LONGER = {"best": "last state", "verified": "best of {many}", "mean": "mean of steps", "means": "mean of steps and {many}"}
+"""Ways to think longer, as tables call them."""
+FULL = "means"
+"""How an EBT is compared with Transformer++."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +92,8 @@ def stages(plan: OodPlan) -> list[list[Run]]:
     curves = [text.curve(kind, seed, source) for seed in seeds for kind in KINDS for source in plan.sets.values()]
     chosen = [text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS]
     texts = (CHOOSING, *plan.sets.values())
-    means = [_averages(text, kind, seed, source) for seed in seeds for kind in EBTS for source in texts]
+    means = [text.mean_curve(kind, seed, source) for seed in seeds for kind in EBTS for source in texts]
     return [text.models(KINDS), [*chosen, *curves, *means]]
-
-
-def _averages(text: TextPlan, kind: str, seed: int, source: str) -> Run:
-    """Means of candidates after the lowest and the largest trained number of steps."""
-    steps = sorted({RECIPES[kind].min_steps, RECIPES[kind].own_steps})
-    how = {"steps": steps, "candidates": text.candidates, "candidate_noise": AVERAGED_NOISE}
-    run = text.measurement(measure, kind, seed, source, **how)
-    return replace(run, name=f"{run.name} mean")
 
 
 def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -109,31 +102,26 @@ def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[
     for kind in KINDS:
         found[kind] = {way: {name: [] for name in plan.sets} for way in (WAYS if kind in EBTS else WAYS[:1])}
         for seed in range(text.seeds):
-            ways = _ways(plan, kind, seed, results)
-            for name, source in plan.sets.items():
-                curve = results[text.curve(kind, seed, source).key]
-                for way, (steps, candidates) in ways.items():
-                    found[kind][way][name].append(nats_at(curve, steps, candidates))
-                if kind in EBTS:
-                    found[kind]["averaged"][name].append(_averaged(text, kind, seed, source, results))
+            for way, (curve, steps, candidates) in _ways(text, kind, seed, results).items():
+                for name, source in plan.sets.items():
+                    found[kind][way][name].append(nats_at(results[curve(kind, seed, source).key], steps, candidates))
     return found
 
 
-def _averaged(text: TextPlan, kind: str, seed: int, source: str, results: Results) -> float:
-    """Nats of the mean of the candidates, after the number of steps that the choosing half prefers."""
-    choosing, measured = (results[_averages(text, kind, seed, name).key].values for name in (CHOOSING, source))
-    best = min(choosing, key=lambda steps: float(choosing[steps][MEAN]["nats"]))
-    return float(measured[best][MEAN]["nats"])
+Curves = Callable[[str, int, str], Run]
 
 
-def _ways(plan: OodPlan, kind: str, seed: int, results: Results) -> dict[str, tuple[int, int]]:
-    """Steps and candidates of each way to think."""
+def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, tuple[Curves, int, int]]:
+    """The curve, steps and candidates of each way to think."""
     if kind not in EBTS:
-        return {"lowest": (1, 1)}
-    choosing, many = results[plan.text.curve(kind, seed, CHOOSING).key], plan.text.candidates
-    recipe = RECIPES[kind]
-    best, verified = longer(kind, choosing), longer(kind, choosing, many)
-    return {"lowest": (recipe.min_steps, 1), "own": (recipe.own_steps, 1), "best": (best, 1), "verified": (verified, many)}
+        return {"lowest": (text.curve, 1, 1)}
+    recipe, ways = RECIPES[kind], dict[str, tuple[Curves, int, int]]()
+    ways["lowest"], ways["own"] = (text.curve, recipe.min_steps, 1), (text.curve, recipe.own_steps, 1)
+    for curve, names in ((text.curve, ("best", "verified")), (text.mean_curve, ("mean", "means"))):
+        choosing = results[curve(kind, seed, CHOOSING).key]
+        for name, many in zip(names, (1, text.candidates), strict=True):
+            ways[name] = (curve, longer(kind, choosing, many), many)
+    return ways
 
 
 Nats = dict[str, dict[str, dict[str, list[float]]]]
@@ -165,9 +153,7 @@ def report(plan: OodPlan, results: Results) -> Page:
     """Tables, verdicts and pictures."""
     found = nats(plan, results)
     shift = shifts(found)
-    slopes, verified, averaged = (
-        {kind: _slope(shift, gains(found, kind, way)) for kind in EBTS} for way in ("best", "verified", "averaged")
-    )
+    slopes = {way: {kind: _slope(shift, gains(found, kind, way)) for kind in EBTS} for way in LONGER}
     pictures = _draw(plan, results, found, slopes)
     many, sets = plan.text.candidates, ", ".join(name for name in plan.sets if name != MEASURED)
     return Page(
@@ -177,10 +163,10 @@ def report(plan: OodPlan, results: Results) -> Page:
         setting=[
             *plan.text.setting(KINDS, results),
             f"Sets: {MEASURED} (of the training text), {sets}. None of them but the first is of the training text.",
-            "Ways to think: the lowest trained number of steps (the paper's baseline), the own (largest trained) one, the best "
-            "above the lowest, chosen on held-out training text and never on the set, the same with self-verification "
-            f"among {many} candidates by energy, and the mean of the probabilities of {many} candidates with Langevin noise of "
-            f"{AVERAGED_NOISE:g} after the lowest or the largest trained number of steps, chosen likewise.",
+            "Gains are over the lowest trained number of steps (the paper's baseline). Ways to think longer: the last state; "
+            f"that of the candidate of lowest energy among {many}; the mean of the probabilities after each step from the "
+            f"lowest trained number on; the same over {many} candidates, with Langevin noise of {MEAN_NOISE:g} for all but the "
+            "first. For each the number of steps above the lowest is chosen on held-out training text, never on the set.",
             "Shift: Transformer++'s nats per token on the set less those on the held-out text. Gain: by how many per cent the "
             "perplexity falls from the lowest trained number of steps. Slopes: least squares over all (set, seed); their "
             "intervals are a bootstrap that draws sets and seeds.",
@@ -189,16 +175,14 @@ def report(plan: OodPlan, results: Results) -> Page:
             _perplexities(plan, found, shift),
             _equal_compute(plan, found),
             *(_thinking(plan, found, kind, many) for kind in EBTS),
-            _slopes(slopes, verified, averaged),
+            _slopes(slopes, many),
         ],
-        verdicts=_verdicts(found, slopes, averaged),
+        verdicts=_verdicts(found, slopes, many),
         pictures=pictures,
         numbers={
             "nats": found,
             "shifts": shift,
-            "slopes": {kind: to_json(slopes[kind]) for kind in EBTS},
-            "slopes_verified": {kind: to_json(verified[kind]) for kind in EBTS},
-            "slopes_averaged": {kind: to_json(averaged[kind]) for kind in EBTS},
+            "slopes": {way: {kind: to_json(of[kind]) for kind in EBTS} for way, of in slopes.items()},
             "scored": plan.text.contexts * plan.text.context_length,
         },
     )
@@ -223,14 +207,14 @@ def _perplexities(plan: OodPlan, found: Nats, shift: dict[str, list[float]]) -> 
             name,
             f"{over_seeds(shift[name]).mean:+.2f}",
             _perplexity(found[TRANSFORMER]["lowest"][name]),
-            *(_perplexity(found[kind]["best"][name]) for kind in EBTS),
-            *(f"{over_seeds(against(found, kind, 'best')[name]).mean:+.1f}" for kind in EBTS),
+            *(_perplexity(found[kind][FULL][name]) for kind in EBTS),
+            *(f"{over_seeds(against(found, kind, FULL)[name]).mean:+.1f}" for kind in EBTS),
         ]
         for name in plan.sets
     ]
     titles = (TITLES[kind] for kind in (TRANSFORMER, *EBTS))
     head = ["set", "shift (nats)", *titles, *(f"{TITLES[kind]}, %" for kind in EBTS)]
-    note = "EBTs at their best number of steps. Last columns: over Transformer++'s perplexity, negative is better."
+    note = f"EBTs: {_of(FULL, plan.text.candidates)}. Last columns: over Transformer++'s perplexity, negative is better."
     return Table("Perplexity per token", head, rows, note)
 
 
@@ -240,71 +224,80 @@ def _equal_compute(plan: OodPlan, found: Nats) -> Table:
             name,
             _perplexity(found[MORE]["lowest"][name]),
             f"{over_seeds(against(found, MORE, 'lowest')[name]).mean:+.1f}",
-            *(over_seeds(against(found, kind, "best", MORE)[name]).around(sign=True) for kind in EBTS),
+            *(over_seeds(against(found, kind, FULL, MORE)[name]).around(sign=True) for kind in EBTS),
         ]
         for name in plan.sets
     ]
     head = ["set", TITLES[MORE], "over Transformer++, %", *(f"{TITLES[kind]}, %" for kind in EBTS)]
-    note = "EBTs at their best number of steps, over the perplexity of the first column: negative is better."
+    note = f"EBTs: {_of(FULL, plan.text.candidates)}, over the perplexity of the first column: negative is better."
     return Table("At equal operations", head, rows, note)
 
 
 def _thinking(plan: OodPlan, found: Nats, kind: str, many: int) -> Table:
     rows = []
     for name in plan.sets:
-        gained = (over_seeds(gains(found, kind, way)[name]).around(sign=True) for way in SHOWN[1:])
-        perplexities = [_short(over_seeds([math.exp(v) for v in found[kind][way][name]]).mean) for way in SHOWN]
-        rows.append([name, *perplexities, *gained])
-    ways = ["best", f"best of {many}", f"mean of {many}"]
-    head = ["set", "lowest", *ways, *(f"gain, {way}, %" for way in ways)]
-    return Table(f"{TITLES[kind]}: perplexity by steps, and gain by thinking", head, rows)
+        gained = (over_seeds(gains(found, kind, way)[name]).around(sign=True) for way in LONGER)
+        rows.append([name, _perplexity(found[kind]["lowest"][name]), *gained])
+    head = ["set", "lowest trained steps", *(f"{_of(way, many)}, %" for way in LONGER)]
+    return Table(f"{TITLES[kind]}: perplexity, and by how much it falls by thinking longer", head, rows)
 
 
-def _slopes(*ways: dict[str, Estimate]) -> Table:
-    rows = [[TITLES[kind], *(slopes[kind].text(3, sign=True) for slopes in ways)] for kind in EBTS]
-    head = ["model", "thinking longer", "and self-verification", "mean of candidates"]
+def _of(way: str, many: int) -> str:
+    return LONGER[way].format(many=many)
+
+
+def _slopes(slopes: dict[str, dict[str, Estimate]], many: int) -> Table:
+    rows = [[TITLES[kind], *(of[kind].text(3, sign=True) for of in slopes.values())] for kind in EBTS]
+    head = ["model", *(_of(way, many) for way in slopes)]
     return Table("Slope of gain against shift (% per nat)", head, rows, "Intervals: bootstrap over sets and seeds.")
 
 
-def _verdicts(found: Nats, slopes: dict[str, Estimate], averaged: dict[str, Estimate]) -> list[Verdict]:
-    verdicts = []
-    for kind in EBTS:
-        title = TITLES[kind]
-        verdicts.append(above(f"{title}: gain grows with shift", "slope", slopes[kind], unit="% per nat"))
-        of_mean = f"{title}: gain of the candidates' mean grows with shift"
-        verdicts.append(above(of_mean, "slope", averaged[kind], unit="% per nat"))
-        gain = {name: over_seeds(values) for name, values in gains(found, kind, "best").items()}
+def _verdicts(found: Nats, slopes: dict[str, dict[str, Estimate]], many: int) -> list[Verdict]:
+    return [verdict for kind in EBTS for verdict in (*_of_thinking(found, slopes, kind, many), *_of_rival(found, kind))]
+
+
+def _of_thinking(found: Nats, slopes: dict[str, dict[str, Estimate]], kind: str, many: int) -> Iterator[Verdict]:
+    for way in LONGER:
+        title = f"{TITLES[kind]}, {_of(way, many)}"
+        gain = {name: over_seeds(values) for name, values in gains(found, kind, way).items()}
         least = min(gain, key=lambda name: -math.inf if gain[name].low is None else gain[name].low or 0.0)
-        verdicts.append(above(f"{title}: thinking longer helps on every set", f"least, on {least}", gain[least]))
-        gap = {name: over_seeds(values).mean for name, values in against(found, kind, "best").items()}
-        verdicts.append(
-            Verdict(
-                f"{title}: near Transformer++ in distribution",
-                gap[MEASURED] <= WITHIN,
-                f"perplexity {gap[MEASURED]:+.1f} % of Transformer++'s (limit: +{WITHIN:g} %)",
-            )
-        )
-        moved = [name for name in gap if name != MEASURED]
-        better = sum(gap[name] < 0 for name in moved)
-        text = f"better on {better} of {len(moved)} sets (limit: more than half)"
-        verdicts.append(Verdict(f"{title}: better than Transformer++ on most other sets", 2 * better > len(moved), text))
-    return verdicts
+        yield above(f"{title}: helps on every set", f"least, on {least}", gain[least])
+        yield above(f"{title}: gain grows with shift", "slope", slopes[way][kind], unit="% per nat")
+    for one, several in (("best", "verified"), ("mean", "means")):
+        adds = _paired(found[kind][one], found[kind][several], improvement)
+        mean = over_seeds([fmean(seed) for seed in zip(*adds.values(), strict=True)])
+        name = f"{TITLES[kind]}, {_of(several, many)}: adds to {_of(one, many)}"
+        yield Verdict(name, mean.mean > 0, f"mean of all sets: {mean.text(sign=True)} % (limit: the mean above 0)")
 
 
-def _draw(plan: OodPlan, results: Results, found: Nats, slopes: dict[str, Estimate]) -> dict[str, str]:
-    out, shift = plan.out, shifts(found)
+def _of_rival(found: Nats, kind: str) -> Iterator[Verdict]:
+    gap = {name: over_seeds(values).mean for name, values in against(found, kind, FULL).items()}
+    text = f"perplexity {gap[MEASURED]:+.1f} % of Transformer++'s (limit: +{WITHIN:g} %)"
+    yield Verdict(f"{TITLES[kind]}: near Transformer++ in distribution", gap[MEASURED] <= WITHIN, text)
+    moved = [name for name in gap if name != MEASURED]
+    better = sum(gap[name] < 0 for name in moved)
+    text = f"better on {better} of {len(moved)} sets (limit: more than half)"
+    yield Verdict(f"{TITLES[kind]}: better than Transformer++ on most other sets", 2 * better > len(moved), text)
+
+
+def _draw(plan: OodPlan, results: Results, found: Nats, slopes: dict[str, dict[str, Estimate]]) -> dict[str, str]:
+    out, shift, many = plan.out, shifts(found), plan.text.candidates
     order = sorted(plan.sets, key=lambda name: over_seeds(shift[name]).mean)
-    points = {TITLES[kind]: {name: (shift[name], gains(found, kind, "best")[name]) for name in order} for kind in EBTS}
-    fits = {TITLES[kind]: to_json(slopes[kind]) for kind in EBTS}
-    fitted_points(points, fits, out / "gain.png", ("shift (nats)", "gain by thinking (%)"), "Gain against shift")
+    for way, name in (("best", "gain.png"), (FULL, "gain-mean.png")):
+        points = {TITLES[kind]: {name: (shift[name], gains(found, kind, way)[name]) for name in order} for kind in EBTS}
+        fits = {TITLES[kind]: to_json(slopes[way][kind]) for kind in EBTS}
+        title = f"Gain against shift: {_of(way, many)}"
+        fitted_points(points, fits, out / name, ("shift (nats)", "gain by thinking (%)"), title)
     bars = {TITLES[kind]: [asdict(_over_rival(found, kind, name)) for name in order] for kind in EBTS}
     label = "nats per token over those of Transformer++: left is better"
-    title = "EBTs at their best number of steps against Transformer++"
+    title = f"EBTs ({_of(FULL, many)}) against Transformer++"
     grouped_bars(order, bars, out / "rival.png", label, title, linear_to=0.5)
     panels = {name: {TITLES[kind]: _relative(plan, results, kind, name) for kind in EBTS} for name in order}
     step_lines(panels, out / "steps.png", "nats less those of\nthe lowest trained steps", "Thinking longer, one candidate")
     return {
-        "gain.png": "Gain by thinking against shift: a point for each set and seed, and the line of least squares.",
+        "gain-mean.png": f"Gain by thinking against shift, {_of(FULL, many)}: a point for each set and seed, and the line of "
+        "least squares.",
+        "gain.png": "The same of the last state, one candidate.",
         "rival.png": "Nats per token over those of Transformer++, sets in order of their shift; means over the seeds, lines "
         "are 95 % intervals. The axis is logarithmic beyond half a nat.",
         "steps.png": "Loss against thinking steps, less that after the lowest trained number; bands over the seeds.",
@@ -312,7 +305,7 @@ def _draw(plan: OodPlan, results: Results, found: Nats, slopes: dict[str, Estima
 
 
 def _over_rival(found: Nats, kind: str, name: str) -> Estimate:
-    pairs = zip(found[kind]["best"][name], found[TRANSFORMER]["lowest"][name], strict=True)
+    pairs = zip(found[kind][FULL][name], found[TRANSFORMER]["lowest"][name], strict=True)
     return over_seeds([own - rival for own, rival in pairs])
 
 

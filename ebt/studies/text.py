@@ -6,7 +6,7 @@ import argparse
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,8 @@ from ebt.studies.models import HELD_OUT, NETWORK, OPTIMISATION, RECIPES, TIMES, 
 from ebt.studies.runs import Result, Run, Work
 
 Results = Mapping[str, Result]
+MEAN_NOISE = 1.0
+"""Langevin noise of candidates whose mean is taken, which must differ to be worth it."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,19 @@ class TextPlan:
 
     def curve(self, kind: str, seed: int, text: str) -> Run:
         """The thinking curve of a model on a text."""
-        steps, candidates, noise = [1], [1], 0.0
-        if kind in RECIPES:
-            steps = sorted({*self.steps, RECIPES[kind].min_steps, RECIPES[kind].own_steps})
-            candidates, noise = sorted({1, self.candidates}), self.noise
-        how = {"steps": steps, "candidates": candidates, "candidate_noise": noise}
+        if kind not in RECIPES:
+            return self.measurement(measure_curve, kind, seed, text, steps=[1], candidates=[1], candidate_noise=0.0)
+        steps = sorted({*self.steps, RECIPES[kind].min_steps, RECIPES[kind].own_steps})
+        how = {"steps": steps, "candidates": sorted({1, self.candidates}), "candidate_noise": self.noise}
         return self.measurement(measure_curve, kind, seed, text, **how)
+
+    def mean_curve(self, kind: str, seed: int, text: str) -> Run:
+        """The thinking curve if the answer is the mean of what was thought from the lowest trained number of steps on."""
+        lowest = RECIPES[kind].min_steps
+        steps = sorted({lowest, *(steps for steps in self.steps if steps > lowest)})
+        how = {"steps": steps, "candidates": sorted({1, self.candidates}), "candidate_noise": MEAN_NOISE}
+        run = self.measurement(measure_curve, kind, seed, text, **how, rule="mean", mean_from=lowest)
+        return replace(run, name=f"{run.name} mean")
 
     def models(self, kinds: Sequence[str]) -> list[Run]:
         """The trainings of all seeds."""

@@ -41,7 +41,7 @@ class LanguageNetwork(Network):
             return self._load(vocab_size, context_length, recipe)
         sizes = {"vocab_size": vocab_size, "context_length": context_length, **self.sizes()}
         if self.kind == "ebt":
-            return EBTForCausalLM(EBTConfig(**sizes, **self.thinking(recipe, steps)))
+            return EBTForCausalLM(EBTConfig(**sizes, **self.thinking(recipe, steps), mean_from=recipe.min_steps))
         return TransformerPPForCausalLM(TransformerPPConfig(**sizes))
 
     def _load(self, vocab_size: int, context_length: int, recipe: Recipe) -> Model:

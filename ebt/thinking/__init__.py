@@ -22,7 +22,7 @@ from ebt.thinking.spaces import (
     Simplex,
 )
 from ebt.thinking.step_size import StepSize
-from ebt.thinking.verification import Rule, choose
+from ebt.thinking.verification import Rule, WordRule, choose, mean
 
 __all__ = [
     "IGNORED",
@@ -51,8 +51,10 @@ __all__ = [
     "Supervised",
     "ThinkingWarning",
     "Thought",
+    "WordRule",
     "alarms",
     "choose",
+    "mean",
     "mean_loss",
     "slope",
     "supervise",

@@ -1,19 +1,24 @@
-"""Self-verification: M candidates over one shared context, the winner chosen per prediction (paper, section 3.3)."""
+"""Self-verification: M candidates over one shared context, the winner chosen per prediction (paper, section 3.3), or the mean
+of all that was thought."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ebt.thinking.precision import precise
 from ebt.thinking.record import Thought, gather_candidates
-from ebt.thinking.spaces import CandidateSpace
+from ebt.thinking.spaces import CandidateSpace, Simplex
 
 Rule = Literal["lowest", "highest", "largest_drop", "majority"]
 """Which candidate wins: lowest final energy (the default everywhere), or for comparison the highest, the one whose energy fell
 most, or the most frequent answer (among equals the one with the lowest energy)."""
+WordRule = Literal["lowest", "highest", "largest_drop", "majority", "mean"]
+"""Rules for the next token: those above, or nobody wins and the answer is ``mean``, see there."""
 
 
 def choose(thought: Thought, space: CandidateSpace, candidates: int, rule: Rule = "lowest") -> Thought:
@@ -54,6 +59,30 @@ def choose(thought: Thought, space: CandidateSpace, candidates: int, rule: Rule 
         evaluations=thought.evaluations.times(candidates),
         winner=winner,
     )
+
+
+def mean(thought: Thought, space: Simplex, candidates: int = 1, first: int = 1) -> Tensor:
+    """The mean of everything that was thought: of the probabilities of all candidates after step ``first`` and every later one.
+
+    Averaged iterates, for which, and not for the last one, mirror descent has its guarantee (Nemirovski and Yudin 1983). By
+    Jensen's inequality its loss is at most the mean of their losses.
+
+    Args:
+        thought: a record of M x B rows, candidate-major, with all states (``Descent.keep_states``).
+        space: the space of its states.
+        candidates: M.
+        first: the first step that counts; where fewer were taken, the last state alone does.
+
+    Returns:
+        log-probabilities (B, *P, V), which serve as logits.
+    """
+    states = thought.states[min(first, len(thought.states)) - 1 :]
+    total: Tensor | None = None
+    for state in states:
+        seen = _stack(precise(space.logits(state)).log_softmax(-1), candidates).logsumexp(0)
+        total = seen if total is None else torch.logaddexp(total, seen)
+    assert total is not None
+    return total - math.log(len(states) * candidates)
 
 
 def _stack(tensor: Tensor, candidates: int) -> Tensor:

@@ -209,6 +209,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("sudoku", ["--givens", "8", "--baseline", "BASE:text"], "models of the same task"),
         ("sudoku", ["--givens", "8", "--baseline", "BASE:six"], "different sizes ([4, 6])"),
         ("sudoku", ["--givens", "8", "--baseline", "BASE:sudoku"], "--baseline must name other folders"),
+        ("sudoku", ["--givens", "8", "--rule", "mean"], "--rule mean is for text: choose another one"),
         ("sudoku", ["--givens", "8", "--steps", "1,x"], "--steps: 'x' is no whole number of at least 1"),
         ("sudoku", ["--givens", "8", "--candidates", "0"], "--candidates: '0' is no whole number of at least 1"),
     ],

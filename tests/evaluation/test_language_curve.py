@@ -63,6 +63,27 @@ def test_one_descent_gives_what_a_separate_one_for_each_number_of_steps_gives(co
     assert [(p.steps, p.candidates) for p in curve.points] == [(s, m) for s in STEPS for m in CANDIDATES]
 
 
+@pytest.mark.parametrize("config", SPACES.values(), ids=SPACES)
+def test_the_mean_of_all_that_was_thought(config: dict[str, Any]) -> None:
+    model, data, rows = language_ebt(WORDS, mean_from=2, **config), batch(), 4
+    curve, plain = (language_curve(model, [data], STEPS, CANDIDATES, rule, seed=3) for rule in ("mean", "lowest"))
+    space, scored = model.space(), data["targets"] != -100
+    with torch.no_grad():
+        start = model.start(max(CANDIDATES) * rows, LENGTH, torch.Generator().manual_seed(3))
+        thought = think(model.landscape(data["input_ids"]), space, start, model.step_size(), Descent(max(STEPS)))
+    for steps in STEPS:
+        for count in CANDIDATES:
+            counted = [state[: count * rows] for state in thought.states[min(1, steps - 1) : steps]]
+            p = torch.stack([space.logits(state).softmax(-1).unflatten(0, (count, rows)).mean(0) for state in counted]).mean(0)
+            loss = -p.log().gather(-1, data["targets"].clamp(min=0).unsqueeze(-1)).squeeze(-1)[scored].mean().item()
+            point, other = curve.at(steps, count), plain.at(steps, count)
+            assert point.nats == pytest.approx(loss, rel=1e-9)
+            assert point.accuracy == pytest.approx((p.argmax(-1) == data["targets"])[scored].double().mean().item())
+            assert (point.energy, point.forward, point.backward) == (other.energy, other.forward, other.backward)
+    assert curve.at(1, 1).nats == pytest.approx(plain.at(1, 1).nats)
+    assert curve.rule == "mean"
+
+
 def test_a_batch_is_thought_about_once() -> None:
     model, encoded = language_ebt(WORDS), []
     landscape = model.landscape

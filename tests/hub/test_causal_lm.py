@@ -90,6 +90,16 @@ def test_one_candidate_per_token_wins(rule: Any, pick: Any) -> None:
     assert (gain if rule == "lowest" else -gain).max() < 1e-5  # another number of rows rounds otherwise
 
 
+@pytest.mark.parametrize("first", [1, 2, 9])
+def test_the_mean_of_all_that_was_thought_on_request(first: int) -> None:
+    model, ids = make_ebt(mean_from=first), make_ids()
+    thought, output = model.think(ids, steps=3, candidates=4), model(ids, steps=3, candidates=4, rule="mean")
+    counted = thought.states[first - 1 :] or thought.states[-1:]
+    p = torch.stack([model.space().logits(state).softmax(-1).unflatten(0, (4, 2)).mean(0) for state in counted]).mean(0)
+    torch.testing.assert_close(output.logits.exp(), p)
+    assert torch.equal(output.energies, model(ids, steps=3, candidates=4).energies)
+
+
 def test_energies_are_those_of_the_states() -> None:
     model, ids = make_ebt(**CONDITIONINGS["candidate"]), make_ids()
     thought, landscape, space = model.think(ids, steps=3, candidates=2), model.landscape(ids), model.space()
@@ -164,6 +174,8 @@ def test_bad_input_is_named() -> None:
         model.think(ids, candidates=0)
     with pytest.raises(ValueError, match="rule is 'best': choose one of"):
         model(ids, rule="best")
+    with pytest.raises(InputError, match="mean_from is 0"):
+        make_ebt(mean_from=0)
     for any_model in (model, twin):
         with pytest.raises(InputError, match=r"attention_mask has the shape \(2, 6\).*\(2, 7\)"):
             any_model(ids, attention_mask=torch.ones(2, 6))

@@ -20,6 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "sampling": {"do_sample": True, "top_k": 5, "num_return_sequences": 2},
     "beams": {"num_beams": 3, "num_return_sequences": 2},
     "candidates": {"candidates": 4, "steps": 2},
+    "mean": {"candidates": 2, "steps": 3, "rule": "mean"},
     "tolerance": {"candidates": 2, "steps": 3, "tolerance": 0.4},  # few steps: candidates that end alike tie by rounding
 }
 MODELS = {

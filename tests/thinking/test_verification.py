@@ -20,7 +20,7 @@ from toys import (
     seeded,
 )
 
-from ebt.thinking import CandidateSpace, Descent, Euclidean, Evaluations, Thought, choose, think
+from ebt.thinking import CandidateSpace, Descent, Euclidean, Evaluations, Thought, choose, mean, think
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -103,6 +103,20 @@ def test_the_winner_is_that_of_a_plain_loop(rule: str, record: tuple[Thought, in
             if thought.step_size.dim():
                 same(chosen.step_size[place], thought.step_size[(row, *place[1:])])
     assert chosen.evaluations == Evaluations(*(candidates * n for n in (len(thought.states) + 1, len(thought.states))))
+
+
+@given(record=records(), first=st.integers(1, 4))
+def test_the_mean_is_that_of_all_probabilities(record: tuple[Thought, int, CandidateSpace], first: int) -> None:
+    thought, candidates, space = record
+    found = mean(thought, space, candidates, first)  # type: ignore[arg-type]
+    counted = thought.states[first - 1 :] or thought.states[-1:]
+    rows = len(thought.start) // candidates
+    for b in range(rows):
+        plain = torch.stack([state[m * rows + b].softmax(-1) for state in counted for m in range(candidates)]).mean(0)
+        torch.testing.assert_close(found[b].exp(), plain)
+    target = torch.zeros(found.shape[:2], dtype=torch.long)
+    losses = [space.loss(state, target.repeat(candidates, 1)).unflatten(0, (candidates, -1)).mean(0) for state in counted]
+    assert (-found[..., 0] <= torch.stack(losses).mean(0) + 1e-9).all()  # Jensen's inequality
 
 
 def a_thought(**settings: object) -> tuple[Thought, CandidateSpace]:
