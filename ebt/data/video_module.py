@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ebt.data.clips import Clips, open_videos
 from ebt.data.corpora import check_fractions
@@ -18,7 +18,7 @@ from ebt.data.encoders import Encoder, open_encoder
 from ebt.data.features import Encoded, FeatureCache, encode_clips, encode_frames
 from ebt.data.image_module import split_images
 from ebt.data.moving_digits import DIGITS, SIDE, MovingDigits
-from ebt.data.sampling import EpochSampler, ResumableData, ResumableLoader
+from ebt.data.sampling import EpochSampler, ResumableData, ResumableLoader, ResumableSampler
 from ebt.errors import InputError
 
 
@@ -92,6 +92,8 @@ class VideoDataModule(ResumableData):
         clips, evaluation_clips: moving digits: clips in one epoch, and in evaluation.
         digits, speeds, arrival: of moving digits, see ``MovingDigits``.
         shifted: what is different in the harder test set of moving digits.
+        train_examples: stretches, or clips of moving digits, to train on, drawn by the seed and the same in every epoch; by
+            default all there are, other ones in each epoch.
         cache: folder of the encodings; one in the user's folder for caches by default.
         batch_size, evaluation_batch_size: B, per process; evaluation takes ``batch_size`` by default.
         seed: of the split, the order and the stretches.
@@ -126,6 +128,7 @@ class VideoDataModule(ResumableData):
         seed: int = 0,
         fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
         num_workers: int = 0,
+        train_examples: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -138,7 +141,10 @@ class VideoDataModule(ResumableData):
             )
         if source == DIGITS and (channels != 1 or validation_source or test_source):
             raise InputError("moving digits are grey and have their own validation and test: set channels 1, and no sources.")
+        if train_examples is not None and train_examples < 1:
+            raise InputError(f"train_examples={train_examples}: give at least 1.")
         check_fractions(fractions)
+        self.train_examples = train_examples
         self.sources = {"train": source, "validation": validation_source, "test": test_source}
         self.encoder_name, self.size, self.channels, self.seconds = encoder, size, channels, seconds
         self.context_length, self.windows, self.evaluation_windows = context_length, windows, evaluation_windows
@@ -225,7 +231,13 @@ class VideoDataModule(ResumableData):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
-        return self._training_loader(self._dataset("train"), EpochSampler)
+        rows = self._dataset("train")
+        if self.train_examples is None:
+            return self._training_loader(rows, EpochSampler)
+        if self.train_examples > len(rows):
+            raise InputError(f"train_examples={self.train_examples}, and there are {len(rows)} to train on: lower it.")
+        chosen = np.random.default_rng(self.seed).permutation(len(rows))[: self.train_examples].tolist()
+        return self._training_loader(Subset(rows, chosen), ResumableSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """The same stretches every time; an empty list, which skips validation, without such a split."""

@@ -43,6 +43,19 @@ def test_moving_digits_follow_seed_and_epoch() -> None:
     assert not torch.equal(first, epoch(VideoDataModule(**DIGITS, seed=1), 0))
 
 
+def test_a_part_of_the_clips_is_the_same_in_all_epochs() -> None:
+    def clips(seed: int, count: int, number: int = 0) -> set[bytes]:
+        return {row.numpy().tobytes() for row in epoch(VideoDataModule(**DIGITS, seed=seed, train_examples=count), number)}
+
+    assert clips(0, 4) == clips(0, 4, 1) < clips(0, 8)
+    assert len(clips(0, 4)) == 4
+    assert clips(0, 4) != clips(1, 4)
+    with pytest.raises(InputError, match="train_examples=99, and there are"):
+        VideoDataModule(**DIGITS, train_examples=99).train_dataloader()
+    with pytest.raises(InputError, match="train_examples=0: give at least 1"):
+        VideoDataModule(**DIGITS, train_examples=0)
+
+
 def test_evaluation_digits_do_not_depend_on_the_seed() -> None:
     one, other = VideoDataModule(**DIGITS), VideoDataModule(**DIGITS, seed=1)
     assert one.test_names == ["digits", "shifted"]

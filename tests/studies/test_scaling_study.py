@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from small_videos import clip_folder
 from test_study_command import Here, no_pool
 from test_study_runs import Json, Report
 
@@ -287,3 +288,28 @@ def test_an_interrupted_study_goes_on_without_repeating(
     assert {path: (path.read_text(), path.stat().st_mtime_ns) for path in kept} == kept
     numbers = [json.loads((folder / name / "results.json").read_text())["axes"] for name in ("cut", "width")]
     assert numbers[0] == numbers[1]
+
+
+@pytest.mark.usefixtures("here")
+def test_frames_are_another_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--task", "video", "--axis", "width,data", "--quick", "--recipes", "own,s1,s2", "--seeds", "1", "--jobs", "1"]
+    assert main(["scaling", *options, "--out", str(tmp_path)]) == 0
+    assert "20 runs, 0 of them finished before." in capsys.readouterr().out  # four of them lie on both axes
+    found = json.loads((tmp_path / "results.json").read_text())["axes"]
+    assert found["width"]["series"]["transformer-pp"]["x"] == [16, 32, 64]
+    assert found["data"]["series"]["ebt-s2"]["x"] == [64, 128, 256]
+    losses_of = [row for axis in found.values() for one in axis["series"].values() for row in one["losses"]]
+    assert all(0 < loss < 10 for row in losses_of for loss in row)
+    page = (tmp_path / "scaling.md").read_text()
+    assert "smooth L1 loss" in page
+    assert re.search(r"\| width, EBT S1 \|.*\| \+33.66 \|", page)
+
+
+def test_videos_are_known_by_their_content(tmp_path: Path) -> None:
+    folders = [clip_folder(tmp_path / name / "clips", count=2) for name in ("one", "other")]
+    about = subject("video")
+    first, second = (about.identity(folder) for folder in folders)
+    assert first == second
+    clip_folder(tmp_path / "more" / "clips", count=3)
+    assert about.identity(str(tmp_path / "more" / "clips"))["sha256"] != first["sha256"]
+    assert about.identity("digits") == {"source": "digits"}

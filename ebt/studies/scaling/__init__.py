@@ -4,7 +4,7 @@ A study (see ``ebt.studies``) over the points of an axis, for any task that ``eb
 task is a file ``NAME.py`` in this folder that holds a ``SUBJECT``, and its name in ``TASKS``.
 """
 
-TASKS = {"language": "the next token of a text"}
+TASKS = {"language": "the next token of a text", "video": "the next frame of a video"}
 """Each task with what is predicted; its module is ``ebt.studies.scaling.NAME``."""
 
 AXES = {

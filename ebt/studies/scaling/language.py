@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from ebt.data.corpora import PYTHON_DOCS
 from ebt.data.text import TextDataModule
 from ebt.evaluation.plan import Sizes, sizes_of
-from ebt.studies.models import HELD_OUT
+from ebt.studies.models import HELD_OUT, RECIPES
 from ebt.studies.runs import Json
 from ebt.studies.scaling.grid import Grid, Point
 from ebt.studies.scaling.subject import Subject
@@ -40,6 +40,7 @@ class Language(Subject):
     loss, items = "nats per token", "tokens"
     data: ClassVar = {"tokenizer": "bytes", "context_length": 128}
     train = PYTHON_DOCS
+    recipes: ClassVar = RECIPES
     paper: ClassVar = {"data": 35.98, "batch": 28.46, "depth": 5.29, "parameters": 2.91, "flops": 2.92, "width": 0.02}
 
     def grid(self, axis: str, quick: bool) -> Grid:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ebt.errors import InputError
-from ebt.studies.models import EBTS, OPTIMISATION, RECIPES, TRANSFORMER
+from ebt.studies.models import EBTS, OPTIMISATION, TRANSFORMER
 from ebt.studies.runs import Run
 from ebt.studies.scaling.grid import Grid, Point, check_filled, make_grid, read_grid, settings_of
 from ebt.studies.scaling.subject import Subject, subject
@@ -40,7 +40,8 @@ class ScalingPlan:
 
     def run(self, grid: Grid, point: Point, kind: str, seed: int) -> Run:
         """The training of a point."""
-        recipe, about = RECIPES.get(kind), self.subject
+        about = self.subject
+        recipe = about.recipes.get(kind)
         if recipe is not None and not point.decay:  # any moment is an end, and nobody thinks in the middle of a warm start
             recipe = replace(recipe, warm_start=0.0)
         ratio = OPTIMISATION.min_lr_ratio if point.decay else 1.0
@@ -56,7 +57,7 @@ class ScalingPlan:
         }
         name = f"{kind} {point.layers}x{point.dim} b{point.batch_size} n{point.size} s{seed}"
         places = {"train": self.train, "validation": self.validation, "device": self.device}
-        cost = point.cost * (DEARER * RECIPES[kind].mean_steps / 2 if recipe else 1.0)
+        cost = point.cost * (DEARER * recipe.mean_steps / 2 if recipe else 1.0)
         name += "" if point.decay else " constant"
         return Run(name, train_point, settings, self.out / "raw", places, cost=cost)
 

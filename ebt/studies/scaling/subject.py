@@ -25,6 +25,8 @@ class Subject(ABC):
     """Settings of the data with their defaults; a grid may change them."""
     train: str
     """What is trained on by default."""
+    recipes: ClassVar[Mapping[str, Recipe]]
+    """Of EBTs, by kind."""
     paper: ClassVar[Mapping[str, float]]
     """By how many per cent EBTs scale faster than Transformer++ in the paper, by axis."""
 
