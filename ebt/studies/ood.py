@@ -29,7 +29,7 @@ WITHIN = 5.0
 WAYS = ("lowest", "own", "best", "verified", "mean", "means")
 """An EBT's steps: the lowest trained number, the largest trained, the best above the lowest, that with candidates of which the
 lowest energy wins, the mean of what was thought from the lowest on, and that of several candidates."""
-LONGER = {"best": "last state", "verified": "best of {many}", "mean": "mean of steps", "means": "mean of steps and {many}"}
+LONGER = {"best": "last state", "verified": "best of {many}", "mean": "mean of steps", "means": "mean of steps, {many} candidates"}
 """Ways to think longer, as tables call them."""
 FULL = "means"
 """How an EBT is compared with Transformer++."""
@@ -91,8 +91,7 @@ def stages(plan: OodPlan) -> list[list[Run]]:
     seeds, text = range(plan.text.seeds), plan.text
     curves = [text.curve(kind, seed, source) for seed in seeds for kind in KINDS for source in plan.sets.values()]
     chosen = [text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS]
-    texts = (CHOOSING, *plan.sets.values())
-    means = [text.mean_curve(kind, seed, source) for seed in seeds for kind in EBTS for source in texts]
+    means = [text.mean_curve(kind, seed, source) for seed in seeds for kind in EBTS for source in plan.sets.values()]
     return [text.models(KINDS), [*chosen, *curves, *means]]
 
 
@@ -115,13 +114,16 @@ def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, t
     """The curve, steps and candidates of each way to think."""
     if kind not in EBTS:
         return {"lowest": (text.curve, 1, 1)}
-    recipe, ways = RECIPES[kind], dict[str, tuple[Curves, int, int]]()
-    ways["lowest"], ways["own"] = (text.curve, recipe.min_steps, 1), (text.curve, recipe.own_steps, 1)
-    for curve, names in ((text.curve, ("best", "verified")), (text.mean_curve, ("mean", "means"))):
-        choosing = results[curve(kind, seed, CHOOSING).key]
-        for name, many in zip(names, (1, text.candidates), strict=True):
-            ways[name] = (curve, longer(kind, choosing, many), many)
-    return ways
+    recipe, many, choosing = RECIPES[kind], text.candidates, results[text.curve(kind, seed, CHOOSING).key]
+    several = max(recipe.own_steps, recipe.min_steps + 1)
+    return {
+        "lowest": (text.curve, recipe.min_steps, 1),
+        "own": (text.curve, recipe.own_steps, 1),
+        "best": (text.curve, longer(kind, choosing), 1),
+        "verified": (text.curve, longer(kind, choosing, many), many),
+        "mean": (text.mean_curve, several, 1),
+        "means": (text.mean_curve, several, many),
+    }
 
 
 Nats = dict[str, dict[str, dict[str, list[float]]]]
@@ -153,7 +155,9 @@ def report(plan: OodPlan, results: Results) -> Page:
     """Tables, verdicts and pictures."""
     found = nats(plan, results)
     shift = shifts(found)
-    slopes = {way: {kind: _slope(shift, gains(found, kind, way)) for kind in EBTS} for way in LONGER}
+    slopes = _slopes(found, shift)
+    furthest = max(shift, key=lambda name: over_seeds(shift[name]).mean)
+    nearer = _slopes(found, {name: values for name, values in shift.items() if name != furthest})
     pictures = _draw(plan, results, found, slopes)
     many, sets = plan.text.candidates, ", ".join(name for name in plan.sets if name != MEASURED)
     return Page(
@@ -166,7 +170,8 @@ def report(plan: OodPlan, results: Results) -> Page:
             "Gains are over the lowest trained number of steps (the paper's baseline). Ways to think longer: the last state; "
             f"that of the candidate of lowest energy among {many}; the mean of the probabilities after each step from the "
             f"lowest trained number on; the same over {many} candidates, with Langevin noise of {MEAN_NOISE:g} for all but the "
-            "first. For each the number of steps above the lowest is chosen on held-out training text, never on the set.",
+            "first. Of last states, the number of steps above the lowest is chosen on held-out training text, never on the "
+            "set; means go on to the largest trained number, or to one step above the lowest where these are one.",
             "Shift: Transformer++'s nats per token on the set less those on the held-out text. Gain: by how many per cent the "
             "perplexity falls from the lowest trained number of steps. Slopes: least squares over all (set, seed); their "
             "intervals are a bootstrap that draws sets and seeds.",
@@ -175,21 +180,31 @@ def report(plan: OodPlan, results: Results) -> Page:
             _perplexities(plan, found, shift),
             _equal_compute(plan, found),
             *(_thinking(plan, found, kind, many) for kind in EBTS),
-            _slopes(slopes, many),
+            _slope_table({"": slopes, f", without {furthest}": nearer}, many),
         ],
-        verdicts=_verdicts(found, slopes, many),
+        verdicts=_verdicts(found, slopes, many) + [_grows(kind, nearer, many, f", without {furthest}") for kind in EBTS],
         pictures=pictures,
         numbers={
             "nats": found,
             "shifts": shift,
-            "slopes": {way: {kind: to_json(of[kind]) for kind in EBTS} for way, of in slopes.items()},
+            "slopes": _numbers(slopes),
+            "slopes_without_the_furthest": _numbers(nearer),
             "scored": plan.text.contexts * plan.text.context_length,
         },
     )
 
 
-def _slope(shift: dict[str, list[float]], gain: dict[str, list[float]]) -> Estimate:
-    return slope_over(np.array([shift[name] for name in gain]), np.array(list(gain.values())))
+Slopes = dict[str, dict[str, Estimate]]
+
+
+def _slopes(found: Nats, shift: dict[str, list[float]]) -> Slopes:
+    """Of the gain of each way to think against the shift, over the sets that have one."""
+
+    def slope(kind: str, way: str) -> Estimate:
+        gain = gains(found, kind, way)
+        return slope_over(np.array(list(shift.values())), np.array([gain[name] for name in shift]))
+
+    return {way: {kind: slope(kind, way) for kind in EBTS} for way in LONGER}
 
 
 def _perplexity(values: list[float]) -> str:
@@ -246,23 +261,36 @@ def _of(way: str, many: int) -> str:
     return LONGER[way].format(many=many)
 
 
-def _slopes(slopes: dict[str, dict[str, Estimate]], many: int) -> Table:
-    rows = [[TITLES[kind], *(of[kind].text(3, sign=True) for of in slopes.values())] for kind in EBTS]
-    head = ["model", *(_of(way, many) for way in slopes)]
-    return Table("Slope of gain against shift (% per nat)", head, rows, "Intervals: bootstrap over sets and seeds.")
+def _numbers(slopes: Slopes) -> dict[str, dict[str, Any]]:
+    return {way: {kind: to_json(slope) for kind, slope in of.items()} for way, of in slopes.items()}
 
 
-def _verdicts(found: Nats, slopes: dict[str, dict[str, Estimate]], many: int) -> list[Verdict]:
+def _slope_table(over: dict[str, Slopes], many: int) -> Table:
+    rows = [
+        [f"{TITLES[kind]}{name}", *(of[kind].text(3, sign=True) for of in slopes.values())]
+        for name, slopes in over.items()
+        for kind in EBTS
+    ]
+    head = ["model", *(_of(way, many) for way in LONGER)]
+    note = "Intervals: bootstrap over sets and seeds. One set far from all others decides alone about a line of least squares."
+    return Table("Slope of gain against shift (% per nat)", head, rows, note)
+
+
+def _grows(kind: str, slopes: Slopes, many: int, but: str = "", way: str = FULL) -> Verdict:
+    return above(f"{TITLES[kind]}, {_of(way, many)}: gain grows with shift{but}", "slope", slopes[way][kind], unit="% per nat")
+
+
+def _verdicts(found: Nats, slopes: Slopes, many: int) -> list[Verdict]:
     return [verdict for kind in EBTS for verdict in (*_of_thinking(found, slopes, kind, many), *_of_rival(found, kind))]
 
 
-def _of_thinking(found: Nats, slopes: dict[str, dict[str, Estimate]], kind: str, many: int) -> Iterator[Verdict]:
+def _of_thinking(found: Nats, slopes: Slopes, kind: str, many: int) -> Iterator[Verdict]:
     for way in LONGER:
         title = f"{TITLES[kind]}, {_of(way, many)}"
         gain = {name: over_seeds(values) for name, values in gains(found, kind, way).items()}
         least = min(gain, key=lambda name: -math.inf if gain[name].low is None else gain[name].low or 0.0)
         yield above(f"{title}: helps on every set", f"least, on {least}", gain[least])
-        yield above(f"{title}: gain grows with shift", "slope", slopes[way][kind], unit="% per nat")
+        yield _grows(kind, slopes, many, way=way)
     for one, several in (("best", "verified"), ("mean", "means")):
         adds = _paired(found[kind][one], found[kind][several], improvement)
         mean = over_seeds([fmean(seed) for seed in zip(*adds.values(), strict=True)])
@@ -280,7 +308,7 @@ def _of_rival(found: Nats, kind: str) -> Iterator[Verdict]:
     yield Verdict(f"{TITLES[kind]}: better than Transformer++ on most other sets", 2 * better > len(moved), text)
 
 
-def _draw(plan: OodPlan, results: Results, found: Nats, slopes: dict[str, dict[str, Estimate]]) -> dict[str, str]:
+def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[str, str]:
     out, shift, many = plan.out, shifts(found), plan.text.candidates
     order = sorted(plan.sets, key=lambda name: over_seeds(shift[name]).mean)
     for way, name in (("best", "gain.png"), (FULL, "gain-mean.png")):

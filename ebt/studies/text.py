@@ -102,7 +102,7 @@ class TextPlan:
     def mean_curve(self, kind: str, seed: int, text: str) -> Run:
         """The thinking curve if the answer is the mean of what was thought from the lowest trained number of steps on."""
         lowest = RECIPES[kind].min_steps
-        steps = sorted({lowest, *(steps for steps in self.steps if steps > lowest)})
+        steps = sorted({lowest, lowest + 1, RECIPES[kind].own_steps, *(steps for steps in self.steps if steps > lowest)})
         how = {"steps": steps, "candidates": sorted({1, self.candidates}), "candidate_noise": MEAN_NOISE}
         run = self.measurement(measure_curve, kind, seed, text, **how, rule="mean", mean_from=lowest)
         return replace(run, name=f"{run.name} mean")
