@@ -29,7 +29,12 @@ WITHIN = 5.0
 WAYS = ("lowest", "own", "best", "verified", "mean", "means")
 """An EBT's steps: the lowest trained number, the largest trained, the best above the lowest, that with candidates of which the
 lowest energy wins, the mean of what was thought from the lowest on, and that of several candidates."""
-LONGER = {"best": "last state", "verified": "best of {many}", "mean": "mean of steps", "means": "mean of steps, {many} candidates"}
+LONGER = {
+    "best": "last state",
+    "verified": "best of {many}",
+    "mean": "mean of steps",
+    "means": "mean of steps, {many} candidates",
+}
 """Ways to think longer, as tables call them."""
 FULL = "means"
 """How an EBT is compared with Transformer++."""
