@@ -13,7 +13,7 @@ from ebt.studies.measure import CHOOSING, MEASURED
 from ebt.studies.models import RECIPES, TITLES
 from ebt.studies.page import Page, Table, Verdict, above
 from ebt.studies.runs import Run
-from ebt.studies.text import MEAN_NOISE, Results, TextPlan, improvement, longer, nats_at
+from ebt.studies.text import MEAN_NOISES, Results, TextPlan, improvement, last_of_mean, longer, nats_at
 
 KINDS = ("ebt-s2", "s2-fixed-step-size", "s2-fixed-steps", "s2-no-noise", "s2-no-replay")
 LONGER, VERIFIED, ADDED = "thinking longer", "and self-verification", "self-verification adds"
@@ -29,8 +29,9 @@ def plan(args: argparse.Namespace) -> TextPlan:
 
 def stages(plan: TextPlan) -> list[list[Run]]:
     """Models, then their curves on both halves of the held-out text."""
-    pairs = [(kind, seed, half) for seed in range(plan.seeds) for kind in KINDS for half in (CHOOSING, MEASURED)]
-    return [plan.models(KINDS), [curve(*pair) for curve in (plan.curve, plan.mean_curve) for pair in pairs]]
+    pairs = [(kind, seed) for seed in range(plan.seeds) for kind in KINDS]
+    curves = [plan.curve(*pair, half) for pair in pairs for half in (CHOOSING, MEASURED)]
+    return [plan.models(KINDS), [*curves, *(plan.mean_curve(*pair, MEASURED) for pair in pairs)]]
 
 
 def gains(plan: TextPlan, kind: str, seed: int, results: Results) -> dict[str, float]:
@@ -39,11 +40,10 @@ def gains(plan: TextPlan, kind: str, seed: int, results: Results) -> dict[str, f
     measured = results[plan.curve(kind, seed, MEASURED).key]
     lowest = nats_at(measured, recipe.min_steps)
     trained = fmean(nats_at(measured, steps) for steps in range(recipe.min_steps, recipe.max_steps + 1))
-    for curve, names in ((plan.curve, (LONGER, VERIFIED)), (plan.mean_curve, (AVERAGED, AVERAGED_MANY))):
-        choosing, measured = (results[curve(kind, seed, half).key] for half in (CHOOSING, MEASURED))
-        for name, many in zip(names, (1, plan.candidates), strict=True):
-            steps = longer(kind, choosing, many)
-            nats = nats_at(measured, steps, many)
+    choosing, mean = (results[run.key] for run in (plan.curve(kind, seed, CHOOSING), plan.mean_curve(kind, seed, MEASURED)))
+    for many, chosen, averaged in ((1, LONGER, AVERAGED), (plan.candidates, VERIFIED, AVERAGED_MANY)):
+        for name, curve, steps in ((chosen, measured, longer(kind, choosing, many)), (averaged, mean, last_of_mean(kind))):
+            nats = nats_at(curve, steps, many)
             found |= {name: improvement(lowest, nats), trained_mean(name): improvement(trained, nats), steps_of(name): steps}
             found[nats_of(name)] = nats
     found[ADDED] = improvement(found[nats_of(LONGER)], found[nats_of(VERIFIED)])
@@ -86,7 +86,8 @@ def report(plan: TextPlan, results: Results) -> Page:
             f"self-verification it is chosen again. Self-verification: {plan.candidates} candidates, the one of lowest energy "
             "for each token.",
             "Mean of steps: of the probabilities after each step from the lowest trained number on; and candidates: over "
-            f"{plan.candidates} of them, too, with Langevin noise of {MEAN_NOISE:g} for all but the first.",
+            f"{plan.candidates} of them, too, with Langevin noise of {MEAN_NOISES[0]:g} for all but the first. They end at the "
+            "largest trained number of steps, or at one above the lowest where these are one.",
         ],
         tables=[_lowest(plan, means, found), _trained(means)],
         verdicts=_verdicts(means),

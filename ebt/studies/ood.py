@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,22 +22,23 @@ from ebt.studies.models import EBTS, MORE, RECIPES, TITLES, TRANSFORMER
 from ebt.studies.page import Page, Table, Verdict, above
 from ebt.studies.runs import Run
 from ebt.studies.sets import BUILT_IN, SUFFIXES
-from ebt.studies.text import MEAN_NOISE, Results, TextPlan, identity, improvement, longer, nats_at
+from ebt.studies.text import MEAN_NOISES, Results, TextPlan, identity, improvement, last_of_mean, longer, nats_at
 
 KINDS = (TRANSFORMER, MORE, *EBTS)
 WITHIN = 5.0
 """Per cent of Transformer++'s perplexity, in distribution."""
-WAYS = ("lowest", "own", "best", "verified", "mean", "means")
-"""An EBT's steps: the lowest trained number, the largest trained, the best above the lowest, that with candidates of which the
-lowest energy wins, the mean of what was thought from the lowest on, and that of several candidates."""
 LONGER = {
     "best": "last state",
     "verified": "best of {many}",
     "mean": "mean of steps",
     "means": "mean of steps, {many} candidates",
+    "bold": "the same, bold",
 }
-"""Ways to think longer, as tables call them."""
-FULL = "means"
+"""Ways to think longer, as tables call them: the state after the best number of steps above the lowest trained one, that of the
+candidate of lowest energy, the mean of what was thought from the lowest on, that of several candidates with the noise that is
+best at home, and with the largest one that costs nothing there."""
+WAYS = ("lowest", "own", *LONGER)
+FULL = "bold"
 """How an EBT is compared with Transformer++."""
 
 
@@ -96,7 +98,8 @@ def stages(plan: OodPlan) -> list[list[Run]]:
     seeds, text = range(plan.text.seeds), plan.text
     curves = [text.curve(kind, seed, source) for seed in seeds for kind in KINDS for source in plan.sets.values()]
     chosen = [text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS]
-    means = [text.mean_curve(kind, seed, source) for seed in seeds for kind in EBTS for source in plan.sets.values()]
+    texts, kinds = (CHOOSING, *plan.sets.values()), [(kind, seed) for seed in seeds for kind in EBTS]
+    means = [text.mean_curve(*pair, source, noise) for pair in kinds for noise in MEAN_NOISES for source in texts]
     return [text.models(KINDS), [*chosen, *curves, *means]]
 
 
@@ -120,14 +123,19 @@ def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, t
     if kind not in EBTS:
         return {"lowest": (text.curve, 1, 1)}
     recipe, many, choosing = RECIPES[kind], text.candidates, results[text.curve(kind, seed, CHOOSING).key]
-    several = max(recipe.own_steps, recipe.min_steps + 1)
+    lowest, last = nats_at(choosing, recipe.min_steps), last_of_mean(kind)
+    with_noise = {noise: partial(text.mean_curve, noise=noise) for noise in MEAN_NOISES}
+    at_home = {noise: nats_at(results[curve(kind, seed, CHOOSING).key], last, many) for noise, curve in with_noise.items()}
+    calm = min(at_home, key=at_home.__getitem__)
+    bold = max((noise for noise, nats in at_home.items() if nats <= lowest), default=calm)
     return {
         "lowest": (text.curve, recipe.min_steps, 1),
         "own": (text.curve, recipe.own_steps, 1),
         "best": (text.curve, longer(kind, choosing), 1),
         "verified": (text.curve, longer(kind, choosing, many), many),
-        "mean": (text.mean_curve, several, 1),
-        "means": (text.mean_curve, several, many),
+        "mean": (text.mean_curve, last, 1),
+        "means": (with_noise[calm], last, many),
+        "bold": (with_noise[bold], last, many),
     }
 
 
@@ -174,9 +182,11 @@ def report(plan: OodPlan, results: Results) -> Page:
             f"Sets: {MEASURED} (of the training text), {sets}. None of them but the first is of the training text.",
             "Gains are over the lowest trained number of steps (the paper's baseline). Ways to think longer: the last state; "
             f"that of the candidate of lowest energy among {many}; the mean of the probabilities after each step from the "
-            f"lowest trained number on; the same over {many} candidates, with Langevin noise of {MEAN_NOISE:g} for all but the "
-            "first. Of last states, the number of steps above the lowest is chosen on held-out training text, never on the "
-            "set; means go on to the largest trained number, or to one step above the lowest where these are one.",
+            "lowest trained number to the largest (or to one step above the lowest, where these are one); the same over "
+            f"{many} candidates; the same, bold. Whatever is chosen, is chosen on held-out training text, never on the set: "
+            "of last states, the number of steps above the lowest; of means of candidates, the Langevin noise of all but the "
+            f"first, of {', '.join(f'{noise:g}' for noise in MEAN_NOISES)}: the best one, or, bold, the largest one that loses "
+            "nothing there against the lowest trained number of steps.",
             "Shift: Transformer++'s nats per token on the set less those on the held-out text. Gain: by how many per cent the "
             "perplexity falls from the lowest trained number of steps. Slopes: least squares over all (set, seed); their "
             "intervals are a bootstrap that draws sets and seeds.",
@@ -296,7 +306,7 @@ def _of_thinking(found: Nats, slopes: Slopes, kind: str, many: int) -> Iterator[
         least = min(gain, key=lambda name: -math.inf if gain[name].low is None else gain[name].low or 0.0)
         yield above(f"{title}: helps on every set", f"least, on {least}", gain[least])
         yield _grows(kind, slopes, many, way=way)
-    for one, several in (("best", "verified"), ("mean", "means")):
+    for one, several in (("best", "verified"), ("mean", "means"), ("mean", "bold")):
         adds = _paired(found[kind][one], found[kind][several], improvement)
         mean = over_seeds([fmean(seed) for seed in zip(*adds.values(), strict=True)])
         name = f"{TITLES[kind]}, {_of(several, many)}: adds to {_of(one, many)}"
@@ -316,7 +326,7 @@ def _of_rival(found: Nats, kind: str) -> Iterator[Verdict]:
 def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[str, str]:
     out, shift, many = plan.out, shifts(found), plan.text.candidates
     order = sorted(plan.sets, key=lambda name: over_seeds(shift[name]).mean)
-    for way, name in (("best", "gain.png"), (FULL, "gain-mean.png")):
+    for way, name in (("best", "gain.png"), (FULL, "gain-bold.png")):
         points = {TITLES[kind]: {name: (shift[name], gains(found, kind, way)[name]) for name in order} for kind in EBTS}
         fits = {TITLES[kind]: to_json(slopes[way][kind]) for kind in EBTS}
         title = f"Gain against shift: {_of(way, many)}"
@@ -328,7 +338,7 @@ def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[
     panels = {name: {TITLES[kind]: _relative(plan, results, kind, name) for kind in EBTS} for name in order}
     step_lines(panels, out / "steps.png", "nats less those of\nthe lowest trained steps", "Thinking longer, one candidate")
     return {
-        "gain-mean.png": f"Gain by thinking against shift, {_of(FULL, many)}: a point for each set and seed, and the line of "
+        "gain-bold.png": f"Gain by thinking against shift, {_of(FULL, many)}: a point for each set and seed, and the line of "
         "least squares.",
         "gain.png": "The same of the last state, one candidate.",
         "rival.png": "Nats per token over those of Transformer++, sets in order of their shift; means over the seeds, lines "

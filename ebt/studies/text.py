@@ -18,7 +18,7 @@ from ebt.studies.models import HELD_OUT, NETWORK, OPTIMISATION, RECIPES, TIMES, 
 from ebt.studies.runs import Result, Run, Work
 
 Results = Mapping[str, Result]
-MEAN_NOISE = 1.0
+MEAN_NOISES = (1.0, 2.0, 4.0)
 """Langevin noise of candidates whose mean is taken, which must differ to be worth it."""
 
 
@@ -99,13 +99,12 @@ class TextPlan:
         how = {"steps": steps, "candidates": sorted({1, self.candidates}), "candidate_noise": self.noise}
         return self.measurement(measure_curve, kind, seed, text, **how)
 
-    def mean_curve(self, kind: str, seed: int, text: str) -> Run:
+    def mean_curve(self, kind: str, seed: int, text: str, noise: float = MEAN_NOISES[0]) -> Run:
         """The thinking curve if the answer is the mean of what was thought from the lowest trained number of steps on."""
-        lowest = RECIPES[kind].min_steps
-        steps = sorted({lowest, lowest + 1, RECIPES[kind].own_steps, *(steps for steps in self.steps if steps > lowest)})
-        how = {"steps": steps, "candidates": sorted({1, self.candidates}), "candidate_noise": MEAN_NOISE}
+        lowest, most = RECIPES[kind].min_steps, last_of_mean(kind)
+        how = {"steps": [lowest, most], "candidates": sorted({1, self.candidates}), "candidate_noise": noise}
         run = self.measurement(measure_curve, kind, seed, text, **how, rule="mean", mean_from=lowest)
-        return replace(run, name=f"{run.name} mean")
+        return replace(run, name=f"{run.name} mean {noise:g}")
 
     def models(self, kinds: Sequence[str]) -> list[Run]:
         """The trainings of all seeds."""
@@ -151,6 +150,11 @@ def longer(kind: str, choosing: Result, candidates: int = 1) -> int:
     """The number of steps above the lowest trained one that the choosing half prefers."""
     tried = {point["steps"] for point in choosing.values["points"] if point["steps"] > RECIPES[kind].min_steps}
     return min(tried, key=lambda steps: (nats_at(choosing, steps, candidates), steps))
+
+
+def last_of_mean(kind: str) -> int:
+    """Where means end: the largest trained number of steps, or one above the lowest where these are one."""
+    return max(RECIPES[kind].own_steps, RECIPES[kind].min_steps + 1)
 
 
 def improvement(before: float, after: float) -> float:
