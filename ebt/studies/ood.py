@@ -22,7 +22,7 @@ from ebt.studies.models import EBTS, MORE, RECIPES, TITLES, TRANSFORMER
 from ebt.studies.page import Page, Table, Verdict, above
 from ebt.studies.runs import Run
 from ebt.studies.sets import BUILT_IN, SUFFIXES
-from ebt.studies.text import MEAN_NOISES, Results, TextPlan, identity, improvement, last_of_mean, longer, nats_at
+from ebt.studies.text import Results, TextPlan, identity, improvement, last_of_mean, longer, nats_at
 
 KINDS = (TRANSFORMER, MORE, *EBTS)
 WITHIN = 5.0
@@ -99,7 +99,7 @@ def stages(plan: OodPlan) -> list[list[Run]]:
     curves = [text.curve(kind, seed, source) for seed in seeds for kind in KINDS for source in plan.sets.values()]
     chosen = [text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS]
     texts, kinds = (CHOOSING, *plan.sets.values()), [(kind, seed) for seed in seeds for kind in EBTS]
-    means = [text.mean_curve(*pair, source, noise) for pair in kinds for noise in MEAN_NOISES for source in texts]
+    means = [text.mean_curve(*pair, source, noise) for pair in kinds for noise in text.mean_noises for source in texts]
     return [text.models(KINDS), [*chosen, *curves, *means]]
 
 
@@ -124,7 +124,7 @@ def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, t
         return {"lowest": (text.curve, 1, 1)}
     recipe, many, choosing = RECIPES[kind], text.candidates, results[text.curve(kind, seed, CHOOSING).key]
     lowest, last = nats_at(choosing, recipe.min_steps), last_of_mean(kind)
-    with_noise = {noise: partial(text.mean_curve, noise=noise) for noise in MEAN_NOISES}
+    with_noise = {noise: partial(text.mean_curve, noise=noise) for noise in text.mean_noises}
     at_home = {noise: nats_at(results[curve(kind, seed, CHOOSING).key], last, many) for noise, curve in with_noise.items()}
     calm = min(at_home, key=at_home.__getitem__)
     bold = max((noise for noise, nats in at_home.items() if nats <= lowest), default=calm)
@@ -172,6 +172,7 @@ def report(plan: OodPlan, results: Results) -> Page:
     furthest = max(shift, key=lambda name: over_seeds(shift[name]).mean)
     nearer = _slopes(found, {name: values for name, values in shift.items() if name != furthest})
     pictures = _draw(plan, results, found, slopes)
+    noises = ", ".join(f"{noise:g}" for noise in plan.text.mean_noises)
     many, sets = plan.text.candidates, ", ".join(name for name in plan.sets if name != MEASURED)
     return Page(
         title="Thinking out of distribution",
@@ -185,8 +186,8 @@ def report(plan: OodPlan, results: Results) -> Page:
             "lowest trained number to the largest (or to one step above the lowest, where these are one); the same over "
             f"{many} candidates; the same, bold. Whatever is chosen, is chosen on held-out training text, never on the set: "
             "of last states, the number of steps above the lowest; of means of candidates, the Langevin noise of all but the "
-            f"first, of {', '.join(f'{noise:g}' for noise in MEAN_NOISES)}: the best one, or, bold, the largest one that loses "
-            "nothing there against the lowest trained number of steps.",
+            f"first, of {noises}: the best one, or, bold, the largest one that loses nothing there against the lowest trained "
+            "number of steps.",
             "Shift: Transformer++'s nats per token on the set less those on the held-out text. Gain: by how many per cent the "
             "perplexity falls from the lowest trained number of steps. Slopes: least squares over all (set, seed); their "
             "intervals are a bootstrap that draws sets and seeds.",

@@ -19,7 +19,6 @@ from ebt.studies.runs import Result, Run, Work
 
 Results = Mapping[str, Result]
 MEAN_NOISES = (1.0, 2.0, 4.0)
-"""Langevin noise of candidates whose mean is taken, which must differ to be worth it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class TextPlan:
     candidates: int
     noise: float
     context_length: int
+    mean_noises: tuple[float, ...] = MEAN_NOISES
+    """Langevin noises to choose from where a mean of candidates is taken, which must differ to be worth it."""
     batch_size: int = 16
 
     @classmethod
@@ -58,6 +59,7 @@ class TextPlan:
             candidates=args.candidates or (3 if quick else 5),
             noise=args.candidate_noise,
             context_length=args.context_length,
+            mean_noises=MEAN_NOISES[:1] if quick else MEAN_NOISES,
         )
 
     def model(self, kind: str, seed: int) -> Run:

@@ -22,11 +22,11 @@ from ebt.studies import STUDIES
 PICTURES = {
     "stability": {"final-ours.png", "losses-ours.png", "final-reference.png", "losses-reference.png"},
     "ablation": {"gains.png", "steps.png"},
-    "ood": {"gain.png", "rival.png", "steps.png"},
+    "ood": {"gain.png", "gain-bold.png", "rival.png", "steps.png"},
     "uncertainty": {"steps.png", "risk.png", "texts.png", "tokens.png"},
     "verifiers": {"rules.png"},
 }
-RUNS = {"stability": (8, 0), "ablation": (15, 0), "ood": (51, 1), "uncertainty": (8, 4), "verifiers": (6, 3)}
+RUNS = {"stability": (8, 0), "ablation": (20, 0), "ood": (51, 1), "uncertainty": (8, 4), "verifiers": (6, 3)}
 """With one seed (stability: two): how many there are, and how many were made by the studies before."""
 SHORT = ["--quick", "--jobs", "1", "--updates", "1", "--context-length", "16"]
 
@@ -119,7 +119,7 @@ def test_a_second_call_makes_nothing_and_says_the_same(
     before = json.loads((folder / "ablation" / "results.json").read_text())
     assert len(files) > 20
     assert main(["study", "ablation", *options(folder, "ablation")]) == 0
-    assert "15 runs, 15 of them finished before." in capsys.readouterr().out
+    assert "20 runs, 20 of them finished before." in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert json.loads((folder / "ablation" / "results.json").read_text()) == before
 
