@@ -6,6 +6,8 @@ import functools
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -32,6 +34,19 @@ def measure_curve(settings: Json, places: Json, report: Report) -> dict[str, Any
 
     rule = settings.get("rule", "lowest")
     return to_json(language_curve(model, batches, settings["steps"], settings["candidates"], rule, progress=progress))
+
+
+@torch.no_grad()
+def measure_temperatures(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Nats per token of a feed-forward model whose logits are divided by temperatures."""
+    model, sums, scored = open_model(settings, places), dict.fromkeys(map(str, settings["temperatures"]), 0.0), 0
+    for batch in contexts_of(settings, places):
+        logits, targets = model(input_ids=batch["input_ids"]).logits.float().flatten(0, 1), batch["targets"].flatten()
+        for name in sums:
+            sums[name] += F.cross_entropy(logits / float(name), targets, reduction="sum").item()
+        scored += len(targets)
+        report(scored, settings["contexts"] * batch["targets"].shape[1], "")
+    return {name: total / scored for name, total in sums.items()}
 
 
 def open_model(settings: Json, places: Json) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from ebt.errors import InputError
 from ebt.evaluation import to_json
 from ebt.evaluation.statistics import Estimate, over_seeds, slope_over
 from ebt.plots.studies import fitted_points, grouped_bars, step_lines
-from ebt.studies.measure import CHOOSING, MEASURED
+from ebt.studies.measure import CHOOSING, MEASURED, measure_temperatures
 from ebt.studies.models import EBTS, MORE, RECIPES, TITLES, TRANSFORMER
 from ebt.studies.page import Page, Table, Verdict, above
 from ebt.studies.runs import Run
@@ -31,15 +31,19 @@ LONGER = {
     "best": "last state",
     "verified": "best of {many}",
     "mean": "mean of steps",
-    "means": "mean of steps, {many} candidates",
-    "bold": "the same, bold",
+    "means": "mean of {many}",
+    "bold": "bold mean of {many}",
 }
 """Ways to think longer, as tables call them: the state after the best number of steps above the lowest trained one, that of the
 candidate of lowest energy, the mean of what was thought from the lowest on, that of several candidates with the noise that is
 best at home, and with the largest one that costs nothing there."""
 WAYS = ("lowest", "own", *LONGER)
-FULL = "bold"
+FULL = "means"
 """How an EBT is compared with Transformer++."""
+GAINS = {"best": "gain.png", "bold": "gain-bold.png"}
+"""Pictures of gain against shift."""
+TEMPERATURES = (1.0, 1.05, 1.1, 1.2)
+"""What else makes predictions less sure: Transformer++'s logits are divided by them."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,13 @@ def stages(plan: OodPlan) -> list[list[Run]]:
     chosen = [text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS]
     texts, kinds = (CHOOSING, *plan.sets.values()), [(kind, seed) for seed in seeds for kind in EBTS]
     means = [text.mean_curve(*pair, source, noise) for pair in kinds for noise in text.mean_noises for source in texts]
-    return [text.models(KINDS), [*chosen, *curves, *means]]
+    softer = [_softer(text, seed, source) for seed in seeds for source in plan.sets.values()]
+    return [text.models(KINDS), [*chosen, *curves, *means, *softer]]
+
+
+def _softer(text: TextPlan, seed: int, source: str) -> Run:
+    run = text.measurement(measure_temperatures, TRANSFORMER, seed, source, temperatures=list(TEMPERATURES))
+    return replace(run, name=f"{run.name} temperatures")
 
 
 def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -184,8 +194,8 @@ def report(plan: OodPlan, results: Results) -> Page:
             "Gains are over the lowest trained number of steps (the paper's baseline). Ways to think longer: the last state; "
             f"that of the candidate of lowest energy among {many}; the mean of the probabilities after each step from the "
             "lowest trained number to the largest (or to one step above the lowest, where these are one); the same over "
-            f"{many} candidates; the same, bold. Whatever is chosen, is chosen on held-out training text, never on the set: "
-            "of last states, the number of steps above the lowest; of means of candidates, the Langevin noise of all but the "
+            f"{many} candidates (mean of {many}); and boldly. Whatever is chosen, is chosen on held-out training text, never on "
+            "the set: of last states, the number of steps above the lowest; of means, the Langevin noise of all but the "
             f"first, of {noises}: the best one, or, bold, the largest one that loses nothing there against the lowest trained "
             "number of steps.",
             "Shift: Transformer++'s nats per token on the set less those on the held-out text. Gain: by how many per cent the "
@@ -196,9 +206,13 @@ def report(plan: OodPlan, results: Results) -> Page:
             _perplexities(plan, found, shift),
             _equal_compute(plan, found),
             *(_thinking(plan, found, kind, many) for kind in EBTS),
+            _temperatures(plan, results),
             _slope_table({"": slopes, f", without {furthest}": nearer}, many),
         ],
-        verdicts=_verdicts(found, slopes, many) + [_grows(kind, nearer, many, f", without {furthest}") for kind in EBTS],
+        verdicts=[
+            *_verdicts(found, slopes, many),
+            *(_grows(kind, nearer, many, f", without {furthest}", way) for kind in EBTS for way in ("means", "bold")),
+        ],
         pictures=pictures,
         numbers={
             "nats": found,
@@ -273,6 +287,18 @@ def _thinking(plan: OodPlan, found: Nats, kind: str, many: int) -> Table:
     return Table(f"{TITLES[kind]}: perplexity, and by how much it falls by thinking longer", head, rows)
 
 
+def _temperatures(plan: OodPlan, results: Results) -> Table:
+    """What a temperature gains, and costs at home."""
+    rows = []
+    for name, source in plan.sets.items():
+        found = [results[_softer(plan.text, seed, source).key].values for seed in range(plan.text.seeds)]
+        gained = ([improvement(one["1.0"], one[str(softer)]) for one in found] for softer in TEMPERATURES[1:])
+        rows.append([name, *(over_seeds(values).around(sign=True) for values in gained)])
+    head = ["set", *(f"{softer:g}, %" for softer in TEMPERATURES[1:])]
+    note = "By how much the perplexity of Transformer++ falls. What makes predictions less sure helps abroad and costs at home."
+    return Table("Transformer++ at a temperature", head, rows, note)
+
+
 def _of(way: str, many: int) -> str:
     return LONGER[way].format(many=many)
 
@@ -292,7 +318,7 @@ def _slope_table(over: dict[str, Slopes], many: int) -> Table:
     return Table("Slope of gain against shift (% per nat)", head, rows, note)
 
 
-def _grows(kind: str, slopes: Slopes, many: int, but: str = "", way: str = FULL) -> Verdict:
+def _grows(kind: str, slopes: Slopes, many: int, but: str, way: str) -> Verdict:
     return above(f"{TITLES[kind]}, {_of(way, many)}: gain grows with shift{but}", "slope", slopes[way][kind], unit="% per nat")
 
 
@@ -306,7 +332,7 @@ def _of_thinking(found: Nats, slopes: Slopes, kind: str, many: int) -> Iterator[
         gain = {name: over_seeds(values) for name, values in gains(found, kind, way).items()}
         least = min(gain, key=lambda name: -math.inf if gain[name].low is None else gain[name].low or 0.0)
         yield above(f"{title}: helps on every set", f"least, on {least}", gain[least])
-        yield _grows(kind, slopes, many, way=way)
+        yield _grows(kind, slopes, many, "", way)
     for one, several in (("best", "verified"), ("mean", "means"), ("mean", "bold")):
         adds = _paired(found[kind][one], found[kind][several], improvement)
         mean = over_seeds([fmean(seed) for seed in zip(*adds.values(), strict=True)])
@@ -327,7 +353,7 @@ def _of_rival(found: Nats, kind: str) -> Iterator[Verdict]:
 def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[str, str]:
     out, shift, many = plan.out, shifts(found), plan.text.candidates
     order = sorted(plan.sets, key=lambda name: over_seeds(shift[name]).mean)
-    for way, name in (("best", "gain.png"), (FULL, "gain-bold.png")):
+    for way, name in GAINS.items():
         points = {TITLES[kind]: {name: (shift[name], gains(found, kind, way)[name]) for name in order} for kind in EBTS}
         fits = {TITLES[kind]: to_json(slopes[way][kind]) for kind in EBTS}
         title = f"Gain against shift: {_of(way, many)}"
@@ -339,8 +365,8 @@ def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[
     panels = {name: {TITLES[kind]: _relative(plan, results, kind, name) for kind in EBTS} for name in order}
     step_lines(panels, out / "steps.png", "nats less those of\nthe lowest trained steps", "Thinking longer, one candidate")
     return {
-        "gain-bold.png": f"Gain by thinking against shift, {_of(FULL, many)}: a point for each set and seed, and the line of "
-        "least squares.",
+        "gain-bold.png": f"Gain by thinking against shift, bold mean of {many} candidates: a point for each set and "
+        "seed, and the line of least squares.",
         "gain.png": "The same of the last state, one candidate.",
         "rival.png": "Nats per token over those of Transformer++, sets in order of their shift; means over the seeds, lines "
         "are 95 % intervals. The axis is logarithmic beyond half a nat.",
