@@ -194,8 +194,8 @@ def report(plan: OodPlan, results: Results) -> Page:
             "Gains are over the lowest trained number of steps (the paper's baseline). Ways to think longer: the last state; "
             f"that of the candidate of lowest energy among {many}; the mean of the probabilities after each step from the "
             "lowest trained number to the largest (or to one step above the lowest, where these are one); the same over "
-            f"{many} candidates (mean of {many}); and boldly. Whatever is chosen, is chosen on held-out training text, never on "
-            "the set: of last states, the number of steps above the lowest; of means, the Langevin noise of all but the "
+            f"{many} candidates (mean of {many}); and boldly. All is chosen on held-out training text, never on the set: "
+            "of last states, the number of steps above the lowest; of means, the Langevin noise of all but the "
             f"first, of {noises}: the best one, or, bold, the largest one that loses nothing there against the lowest trained "
             "number of steps.",
             "Shift: Transformer++'s nats per token on the set less those on the held-out text. Gain: by how many per cent the "
