@@ -16,7 +16,7 @@ from ebt.studies.runs import Run
 from ebt.studies.text import MEAN_NOISES, Results, TextPlan, improvement, last_of_mean, longer, nats_at
 
 KINDS = ("ebt-s2", "s2-fixed-step-size", "s2-fixed-steps", "s2-no-noise", "s2-no-replay")
-LONGER, VERIFIED, ADDED = "thinking longer", "and self-verification", "self-verification adds"
+LONGER, VERIFIED, ADDED = "thinking longer", "with self-verification", "self-verification adds"
 AVERAGED, AVERAGED_MANY = "mean of steps", "mean of steps and candidates"
 OVER = (LONGER, VERIFIED, AVERAGED, AVERAGED_MANY)
 """Ways to think longer."""

@@ -37,6 +37,8 @@ LONGER = {
 """Ways to think longer, as tables call them: the state after the best number of steps above the lowest trained one, that of the
 candidate of lowest energy, the mean of what was thought from the lowest on, that of several candidates with the noise that is
 best at home, and with the largest one that costs nothing there."""
+JUDGED = ("best", "means", "bold")
+"""Those that verdicts are on."""
 WAYS = ("lowest", "own", *LONGER)
 FULL = "means"
 """How an EBT is compared with Transformer++."""
@@ -211,7 +213,7 @@ def report(plan: OodPlan, results: Results) -> Page:
         ],
         verdicts=[
             *_verdicts(found, slopes, many),
-            *(_grows(kind, nearer, many, f", without {furthest}", way) for kind in EBTS for way in ("means", "bold")),
+            *(_grows(kind, nearer, many, f", without {furthest}", way) for kind in EBTS for way in JUDGED),
         ],
         pictures=pictures,
         numbers={
@@ -327,13 +329,13 @@ def _verdicts(found: Nats, slopes: Slopes, many: int) -> list[Verdict]:
 
 
 def _of_thinking(found: Nats, slopes: Slopes, kind: str, many: int) -> Iterator[Verdict]:
-    for way in LONGER:
+    for way in JUDGED:
         title = f"{TITLES[kind]}, {_of(way, many)}"
         gain = {name: over_seeds(values) for name, values in gains(found, kind, way).items()}
         least = min(gain, key=lambda name: -math.inf if gain[name].low is None else gain[name].low or 0.0)
         yield above(f"{title}: helps on every set", f"least, on {least}", gain[least])
         yield _grows(kind, slopes, many, "", way)
-    for one, several in (("best", "verified"), ("mean", "means"), ("mean", "bold")):
+    for one, several in (("best", "verified"), ("mean", "means")):
         adds = _paired(found[kind][one], found[kind][several], improvement)
         mean = over_seeds([fmean(seed) for seed in zip(*adds.values(), strict=True)])
         name = f"{TITLES[kind]}, {_of(several, many)}: adds to {_of(one, many)}"
