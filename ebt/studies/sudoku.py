@@ -48,6 +48,8 @@ SCALE = {6: 0.35, 9: 1.0}
 """Step size of thinking, as a multiple of the learned one, by the size of the board."""
 NOISE = 0.3
 """Langevin noise of all candidates but the first."""
+STOP = 1e-3
+"""A board whose probabilities change by less has converged."""
 UNSOLVED = 0.05
 """The feed-forward twin solves less where the EBT has to show what it can."""
 AUROC = 0.75
@@ -132,6 +134,12 @@ class SudokuPlan:
         places = {"collection": self.collection, "model": str(folder)}
         return Run(run.name, run.work, settings, run.folder, places, folder / "config.json")
 
+    def stopping(self, seed: int, givens: int) -> Run:
+        """Boards solved, and passes, if each one stops when it has converged."""
+        run = self.curve("ebt", seed, givens)
+        settings = {**run.settings, "steps": [max(self.steps)], "tolerance": STOP}
+        return Run(f"{run.name} stopping", measure_boards, settings, run.folder, run.places)
+
     def curve(self, kind: str, seed: int, givens: int, candidates: int = 1) -> Run:
         """Boards solved against steps."""
         model = self.model(kind, seed)
@@ -150,7 +158,8 @@ def stages(plan: SudokuPlan) -> list[list[Run]]:
     seeds = range(plan.seeds)
     curves = [plan.curve(kind, seed, givens) for seed in seeds for kind in plan.kinds for givens in plan.test_givens]
     if "ebt" in plan.kinds:
-        curves += [plan.curve("ebt", seed, givens, plan.candidates) for seed in seeds for givens in plan.test_givens]
+        pairs = [(seed, givens) for seed in seeds for givens in plan.test_givens]
+        curves += [plan.curve("ebt", *pair, plan.candidates) for pair in pairs] + [plan.stopping(*pair) for pair in pairs]
     return [[plan.model(kind, seed) for seed in seeds for kind in plan.kinds], curves]
 
 
@@ -186,7 +195,8 @@ def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, An
     def progress(done: int, total: int | None) -> None:
         report(done, total or done, "")
 
-    return to_json(sudoku_curve(model, puzzles, solutions, steps, [settings["candidates"]], progress=progress))
+    candidates, tolerance = [settings["candidates"]], settings.get("tolerance")
+    return to_json(sudoku_curve(model, puzzles, solutions, steps, candidates, tolerance=tolerance, progress=progress))
 
 
 Results = Mapping[str, Result]
@@ -226,7 +236,7 @@ def _line(plan: SudokuPlan, results: Results, kind: str, givens: int, candidates
 
     return Line(
         KINDS[kind] if candidates == 1 else _verified(candidates),
-        {step: points[0]["forward"] + points[0]["backward"] for step, points in by_step.items()},
+        {step: _passes(points[0]) for step, points in by_step.items()},
         percent("exact"),
         {step: over_seeds(values) for step, values in percent("cell").items()},
         over_seeds(aurocs) if all(value is not None for value in aurocs) else None,
@@ -251,7 +261,11 @@ def report(plan: SudokuPlan, results: Results) -> Page:
         question="Boards with few givens need search. How many does a model solve, and does thinking longer than in training "
         "help, for an EBT and for the same blocks without an energy?",
         setting=_setting(plan, results),
-        tables=[*(_table(givens, found) for givens, found in lines.items()), _last(lines)],
+        tables=[
+            *(_table(givens, found) for givens, found in lines.items()),
+            _last(lines),
+            *([_stopping(plan, lines, results)] if "ebt" in plan.kinds else []),
+        ],
         verdicts=_verdicts(plan, lines),
         pictures={
             "sudoku.png": "Boards solved against function evaluations, forward and inner backward passes together; bands are "
@@ -319,6 +333,25 @@ def _last(lines: Mapping[int, list[Line]]) -> Table:
     ]
     note = "Passes: forward and inner backward. AUROC: how well a cell's energy tells that it is wrong."
     return Table("At the largest number of steps", ["", "boards %", "cells %", "passes", "AUROC"], rows, note)
+
+
+def _stopping(plan: SudokuPlan, lines: Mapping[int, list[Line]], results: Results) -> Table:
+    """What stopping early costs and saves."""
+    rows = []
+    for givens, found in lines.items():
+        ours = next(line for line in found if line.name == KINDS["ebt"])
+        early = [results[plan.stopping(seed, givens).key].values["points"][0] for seed in range(plan.seeds)]
+        solved, passes = over_seeds([100 * one["exact"] for one in early]), over_seeds([_passes(one) for one in early])
+        most = max(ours.exact)
+        plain = [ours.exact[most].around(1), f"{ours.evaluations[most]:.0f}"]
+        rows.append([str(givens), *plain, solved.around(1), passes.around(1)])
+    head = ["givens", f"after {max(plan.steps)} steps, %", "passes", "stopping, %", "passes of a board"]
+    note = f"A board stops when its probabilities change by less than {STOP:g}, after {max(plan.steps)} steps at the latest."
+    return Table("EBT that stops when it has converged", head, rows, note)
+
+
+def _passes(point: Json) -> float:
+    return float(point["forward"] + point["backward"])
 
 
 def _verdicts(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> list[Verdict]:

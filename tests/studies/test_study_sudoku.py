@@ -48,6 +48,10 @@ def test_every_model_is_measured_at_every_number_of_steps(out: Path) -> None:
     assert all(0 <= line["cell"][step]["mean"] <= 100 for line in lines for step in line["cell"])
     assert len(results["verdicts"]) in (1, 8)
     page = (out / "sudoku.md").read_text()
+    stopping = page.split("## EBT that stops when it has converged")[1].split("\n\n")[1].splitlines()[-1]
+    cells = [cell.strip() for cell in stopping.strip("|").split("|")]
+    assert (cells[0], cells[2]) == ("6", "8")
+    assert 2 <= float(cells[4]) <= 8
     assert "of few.csv, further cells revealed at random" in page
     assert (out / "sudoku.png").read_bytes().startswith(b"\x89PNG")
 
@@ -58,7 +62,7 @@ def test_the_option_knows_all_kinds() -> None:
 
 def test_a_second_call_trains_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "sudoku", *SMALL, *FEW, "--collection", str(out / "few.csv"), "--out", str(out)]) == 0
-    assert "11 runs, 11 of them finished before." in capsys.readouterr().out
+    assert "12 runs, 12 of them finished before." in capsys.readouterr().out
 
 
 def test_a_page_of_some_kinds(out: Path) -> None:
