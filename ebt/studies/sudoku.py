@@ -44,8 +44,8 @@ WARM_RECIPE = Recipe(1, 3, gradients="truncated", loss="last", replay_size=512, 
 """Half the price of gradients through all steps; replayed candidates are far along their descent."""
 HEAD = {"head": "bilinear", "head_init": "unit"}
 """What a warm start needs."""
-SCALE = {6: 0.35, 9: 1.0}
-"""Step size of thinking, as a multiple of the learned one, by the size of the board."""
+SCALE = 1.0
+"""Step size of thinking, as a multiple of the learned one."""
 NOISE = 0.3
 """Langevin noise of all candidates but the first."""
 STOP = 1e-3
@@ -143,7 +143,7 @@ class SudokuPlan:
     def curve(self, kind: str, seed: int, givens: int, candidates: int = 1) -> Run:
         """Boards solved against steps."""
         model = self.model(kind, seed)
-        how = {"givens": givens, "steps": list(self.steps), "candidates": candidates, "scale": SCALE.get(self.size, 1.0)}
+        how = {"givens": givens, "steps": list(self.steps), "candidates": candidates, "scale": SCALE}
         name = f"{kind} {seed} {givens} givens" + (f" best of {candidates}" if candidates > 1 else "")
         return Run(name, measure_boards, {"model": model.settings, **how}, self.out / "raw", model.places)
 

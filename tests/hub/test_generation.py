@@ -29,7 +29,9 @@ MODELS = {
     "twin": make_twin,
 }
 FEWER = {"twin": ("greedy", "sampling", "beams"), **dict.fromkeys(ANCHORS, ("greedy", "candidates"))}
-CASES = [(name, method) for name in MODELS for method in FEWER.get(name, METHODS)]
+ONCE = "mean"
+"""What does not depend on the form of the model is tried with one."""
+CASES = [(name, method) for name in MODELS for method in FEWER.get(name, METHODS) if method != ONCE or name == "prefix"]
 
 
 def generate(model: LanguageModel, ids: Tensor, **options: Any) -> Any:

@@ -21,7 +21,7 @@ def grid(axis: str, /, **given: Any) -> Grid:
 
 
 def filled(one: Grid, examples: int = 20_000) -> Grid:
-    return check_filled(one, examples, held_out=1000, per_example=128, items="tokens")
+    return check_filled(one, examples, held_out=1000, per_example=one.data["context_length"], items="tokens")
 
 
 @pytest.mark.parametrize("quick", [False, True])
