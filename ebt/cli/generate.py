@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from ebt.cli.terminal import WORD_RULES, Options, count_from, number_in, read_text
+from ebt.cli.terminal import RULE_HELP, WORD_RULES, Options, count_from, number_in, read_text
 from ebt.errors import InputError
 from ebt.hub import load_folder, load_tokenizer_of
 
 NEW_TOKENS = 200
-RULE_HELP = "which candidate wins (default: lowest); mean: of what all candidates thought at all steps"
 THINKING = ("steps", "candidates", "rule", "tolerance")
 SAMPLING = ("temperature", "top_k", "top_p")
 

@@ -20,6 +20,7 @@ RULES = ("lowest", "highest", "largest_drop", "majority")
 """Those of ``ebt.thinking.Rule``, written out because help and errors shall not wait for torch."""
 WORD_RULES = (*RULES, "mean")
 """Those of ``ebt.thinking.WordRule``."""
+RULE_HELP = "which candidate wins (default: lowest); of text also mean: of what all candidates thought at all steps"
 CHECKPOINT = "model folder, or run folder of `ebt fit`"
 
 

@@ -13,6 +13,7 @@ from ebt.cli.energy_maps import write_energies
 from ebt.cli.held_out import HeldOut, held_out_boards, held_out_images, held_out_text
 from ebt.cli.held_out_video import SPLITS, held_out_video
 from ebt.cli.terminal import (
+    RULE_HELP,
     WORD_RULES,
     Options,
     count_from,
@@ -85,12 +86,7 @@ def _options() -> Options:
     )
     options.add_argument("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="default: 1,2,3,4,8")
     options.add_argument("--candidates", type=counts, default=[1], metavar="M,M,..", help="default: 1")
-    options.add_argument(
-        "--rule",
-        choices=WORD_RULES,
-        default="lowest",
-        help="which candidate wins (default: lowest); text: mean of what all candidates thought at all steps",
-    )
+    options.add_argument("--rule", choices=WORD_RULES, default="lowest", help=RULE_HELP)
     options.add_argument(
         "--tolerance",
         type=number_in(0),

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset
 
 from ebt.errors import InputError
 
@@ -119,6 +119,19 @@ class ResumableLoader(DataLoader[Any]):
             order = {"seed": self.sampler.seed, "examples": len(self.sampler.dataset)}  # type: ignore[arg-type]
             return {"batch_size": self.batch_size or 1, "processes": self.sampler.num_replicas, **order}
         return {"batch_size": self.batch_size or 1, "num_workers": self.num_workers}
+
+
+def drawn(dataset: Any, count: int | None, seed: int) -> Any:
+    """As many examples as shall be trained on, the same in every epoch, or all; fewer are among the more of the same seed.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    if count is None:
+        return dataset
+    if count > len(dataset):
+        raise InputError(f"train_examples={count}, and there are {len(dataset)} to train on: lower it.")
+    return Subset(dataset, np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
 
 
 class ResumableData(L.LightningDataModule):

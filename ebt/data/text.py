@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, cast
 
 import numpy as np
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from ebt.data.corpora import (
@@ -26,7 +26,7 @@ from ebt.data.corpora import (
     split_documents,
 )
 from ebt.data.packing import IGNORED, Example, PackedTokens, PromptedExamples, StreamedExamples
-from ebt.data.sampling import ResumableData, ResumableLoader
+from ebt.data.sampling import ResumableData, ResumableLoader, drawn
 from ebt.data.tokenizers import encode, load_tokenizer, vocabulary_size
 from ebt.errors import InputError
 
@@ -145,7 +145,7 @@ class TextDataModule(ResumableData):
         dataset = self._datasets["train"]
         if isinstance(dataset, StreamedExamples):
             dataset.rank, dataset.processes = self._process
-        return self._training_loader(self._drawn(dataset))
+        return self._training_loader(drawn(dataset, self.train_examples, self.seed))
 
     def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
         """Batches in the order of the source; an empty list, which skips validation, without such a split."""
@@ -158,15 +158,6 @@ class TextDataModule(ResumableData):
         if "test" not in self._datasets:
             raise InputError("There are no test documents. Give a test_source, or a share above 0 in fractions.")
         return self._evaluation_loader("test")
-
-    def _drawn(self, dataset: Any) -> Any:
-        """As many contexts as shall be trained on; fewer are among the more of the same seed."""
-        if self.train_examples is None:
-            return dataset
-        if self.train_examples > len(dataset):
-            raise InputError(f"train_examples={self.train_examples}, and {self.source} has {len(dataset)} contexts: lower it.")
-        order = np.random.default_rng(self.seed).permutation(len(dataset))
-        return Subset(dataset, order[: self.train_examples].tolist())
 
     def _open(self) -> dict[str, Documents]:
         sources = open_source(self.source, self.fields, self.streaming)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from ebt.data.clips import Clips, open_videos
 from ebt.data.corpora import check_fractions
@@ -18,7 +18,7 @@ from ebt.data.encoders import Encoder, open_encoder
 from ebt.data.features import Encoded, FeatureCache, encode_clips, encode_frames
 from ebt.data.image_module import split_images
 from ebt.data.moving_digits import DIGITS, SIDE, MovingDigits
-from ebt.data.sampling import EpochSampler, ResumableData, ResumableLoader, ResumableSampler
+from ebt.data.sampling import EpochSampler, ResumableData, ResumableLoader, ResumableSampler, drawn
 from ebt.errors import InputError
 
 
@@ -231,13 +231,8 @@ class VideoDataModule(ResumableData):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
-        rows = self._dataset("train")
-        if self.train_examples is None:
-            return self._training_loader(rows, EpochSampler)
-        if self.train_examples > len(rows):
-            raise InputError(f"train_examples={self.train_examples}, and there are {len(rows)} to train on: lower it.")
-        chosen = np.random.default_rng(self.seed).permutation(len(rows))[: self.train_examples].tolist()
-        return self._training_loader(Subset(rows, chosen), ResumableSampler)
+        rows = drawn(self._dataset("train"), self.train_examples, self.seed)
+        return self._training_loader(rows, EpochSampler if self.train_examples is None else ResumableSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """The same stretches every time; an empty list, which skips validation, without such a split."""

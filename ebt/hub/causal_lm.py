@@ -175,15 +175,20 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         context = (input_ids, attention_mask, cache, predictions)
         final = final_energy or candidates > 1
         every = self.think(*context, steps, candidates, noise, tolerance, generator, seed, rule == "mean", final)
-        with torch.no_grad():
-            thought = choose(every, self.space(), candidates, "lowest" if rule == "mean" else rule) if final else every
-            if rule == "mean":
-                logits = mean(every, self.space(), candidates, self.config.mean_from)
-            else:
-                logits = self.space().logits(thought.state)
+        thought, logits = self._answer(every, candidates, rule)
         loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
         output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
         return output if return_dict is not False else output.to_tuple()
+
+    @torch.no_grad()
+    def _answer(self, every: Thought, candidates: int, rule: WordRule) -> tuple[Thought, Tensor]:
+        """The record of the winners, where their energies are known, and the logits of the answer."""
+        space = self.space()
+        if rule == "mean":
+            won = choose(every, space, candidates) if every.final_energy else every
+            return won, mean(every, space, candidates, self.config.mean_from)
+        won = choose(every, space, candidates, rule) if every.final_energy else every
+        return won, space.logits(won.state)
 
     def _train(
         self,

@@ -20,6 +20,7 @@ LONGER, VERIFIED, ADDED = "thinking longer", "with self-verification", "self-ver
 AVERAGED, AVERAGED_MANY = "mean of steps", "mean of steps and candidates"
 OVER = (LONGER, VERIFIED, AVERAGED, AVERAGED_MANY)
 """Ways to think longer."""
+SHOWN = (LONGER, VERIFIED, ADDED, AVERAGED, AVERAGED_MANY)
 
 
 def plan(args: argparse.Namespace) -> TextPlan:
@@ -111,18 +112,17 @@ def _lowest(plan: TextPlan, means: dict[str, dict[str, Estimate]], found: dict[s
             TITLES[kind],
             str(RECIPES[kind].min_steps),
             mean["nats"].around(4),
-            *(mean[name].around(sign=True) for name in (LONGER, VERIFIED, ADDED, AVERAGED, AVERAGED_MANY)),
+            *(mean[name].around(sign=True) for name in SHOWN),
             ", ".join("/".join(f"{one[steps_of(way)]:g}" for way in OVER) for one in found[kind]),
         ]
         for kind, mean in means.items()
     ]
-    ways = (LONGER, VERIFIED, ADDED, AVERAGED, AVERAGED_MANY)
-    head = ["model", "lowest steps", "nats there", *(f"{way} %" for way in ways), "chosen steps, by seed"]
+    head = ["model", "lowest steps", "nats there", *(f"{way} %" for way in SHOWN), "steps, by seed"]
     return Table(
         "Improvement of perplexity over the lowest trained number of steps",
         head,
         rows,
-        "Positive is better. Chosen steps: in the order of the columns.",
+        f"Positive is better. Steps: {' / '.join(OVER)}.",
     )
 
 

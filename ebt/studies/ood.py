@@ -104,8 +104,8 @@ def stages(plan: OodPlan) -> list[list[Run]]:
     seeds, text = range(plan.text.seeds), plan.text
     curves = [text.curve(kind, seed, source) for seed in seeds for kind in KINDS for source in plan.sets.values()]
     chosen = [text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS]
-    texts, kinds = (CHOOSING, *plan.sets.values()), [(kind, seed) for seed in seeds for kind in EBTS]
-    means = [text.mean_curve(*pair, source, noise) for pair in kinds for noise in text.mean_noises for source in texts]
+    texts, pairs = (CHOOSING, *plan.sets.values()), [(kind, seed) for seed in seeds for kind in EBTS]
+    means = [text.mean_curve(*pair, source, noise) for pair in pairs for noise in text.mean_noises for source in texts]
     softer = [_softer(text, seed, source) for seed in seeds for source in plan.sets.values()]
     return [text.models(KINDS), [*chosen, *curves, *means, *softer]]
 
