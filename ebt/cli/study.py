@@ -162,6 +162,7 @@ def _sudoku(options: Options) -> None:
     add("--givens", type=counts, metavar="A,B", help="fewest and most in training (default: by the size)")
     add("--test-givens", type=counts, metavar="N,N,..", help="a test set for each (default: by the size)")
     add("--symmetries", action="store_true", help="permute lines and bands in training, too: for few puzzles")
+    add("--no-rules", action="store_true", help="no model is told which cells share a row, a column or a box")
     add("--kinds", type=names(*SUDOKU_KINDS), metavar="A,B,..", help=f"models (default: {','.join(SUDOKU_KINDS)})")
     add("--layers", type=whole, default=4, metavar="N", help="of each model (default: 4)")
     add("--dim", type=whole, default=64, metavar="N", help="their width (default: 64)")

@@ -56,12 +56,6 @@ class Attention(nn.Module):
         return self.output(x.transpose(-3, -2).flatten(-2))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Plain attention of everything to everything, twice differentiable (fused kernels are not); ``bias`` (H, S, S)."""
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    return (scores if bias is None else scores + bias).softmax(-1) @ v
-
-
 class Relations(nn.Module):
     """What each head of each layer adds to the attention between two parts for being in the same group, nothing at first.
 

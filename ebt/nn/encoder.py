@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ebt.nn.blocks import Blocks, EnergyHead, OutputNorm, Relations, StepEmbedding, attend, initialise
+from ebt.nn.blocks import Blocks, EnergyHead, OutputNorm, Relations, StepEmbedding, initialise
 from ebt.nn.config import NetworkConfig
+from ebt.nn.second_order import attend
 from ebt.thinking.adjoint import Separated
 
 

@@ -126,3 +126,82 @@ def swiglu(a: Tensor, b: Tensor) -> Tensor:
         return F.silu(a) * b
     product: Tensor = _SwiGLU.apply(a, b)
     return product
+
+
+class _Attend(torch.autograd.Function):
+    """``O = P v`` with ``P = softmax(q k^T + bias)``; letters: G rows x heads, S places, d head width."""
+
+    @staticmethod
+    @without_autocast
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        scores = q @ k.transpose(-1, -2)
+        if bias is not None:
+            scores.unflatten(0, (-1, len(bias))).add_(bias)
+        weights = scores.softmax(-1)
+        attended = weights @ v
+        ctx.save_for_backward(q, k, v, bias, weights, attended)
+        return attended
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, bias, weights, attended = ctx.saved_tensors
+        found: tuple[Tensor, ...] = _AttendSlope.apply(gradient, q, k, v, bias, weights, attended.detach())
+        return found if bias is not None else (*found[:3], None)
+
+
+class _AttendSlope(torch.autograd.Function):
+    """``dv = P^T g``, ``dq = dS k``, ``dk = dS^T q`` with ``dS = P (g v^T - g . O)``, whose sum over rows is that of the bias.
+
+    Given slopes (a, b, c) with respect to (dq, dk, dv), let ``U = a k^T + q b^T`` less its mean under P,
+    and ``T = Y - P sum Y`` with ``Y = U dS + P g c^T``: T is the slope of the scores.
+    """
+
+    @staticmethod
+    @without_autocast
+    def forward(
+        ctx: Any, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, weights: Tensor, attended: Tensor
+    ) -> tuple[Tensor, ...]:
+        slope = (gradient @ v.transpose(-1, -2)).sub_(_dot(gradient, attended)).mul_(weights)
+        ctx.save_for_backward(gradient, q, k, v, weights, slope)
+        ctx.heads = 0 if bias is None else len(bias)
+        ctx.set_materialize_grads(False)
+        found = slope @ k, slope.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ gradient
+        return found if bias is None else (*found, slope.unflatten(0, (-1, ctx.heads)).sum(0))
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
+        g, q, k, v, weights, slope = ctx.saved_tensors
+        a, b, c = (torch.zeros_like(q) if one is None else one for one in slopes[:3])
+        push = torch.cat((a, q), -1) @ torch.cat((k, b), -1).transpose(-1, -2)
+        if len(slopes) > 3 and slopes[3] is not None:
+            push.unflatten(0, (-1, ctx.heads)).add_(slopes[3])
+        push.sub_(_dot(weights, push))
+        tangent = weights * push
+        turned = push.mul_(slope).addcmul_(weights, g @ c.transpose(-1, -2))
+        turned.addcmul_(weights, turned.sum(-1, keepdim=True), value=-1)
+        to_g = torch.baddbmm(weights @ c, tangent, v)
+        to_q = torch.baddbmm(slope @ b, turned, k)
+        to_k = torch.baddbmm(slope.transpose(-1, -2) @ a, turned.transpose(-1, -2), q)
+        to_v = tangent.transpose(-1, -2) @ g
+        to_bias = turned.unflatten(0, (-1, ctx.heads)).sum(0) if ctx.heads else None
+        return to_g, to_q, to_k, to_v, to_bias, None, None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention (B, H, S, d) of everything to everything, which fused kernels cannot differentiate twice.
+
+    Args:
+        q, k, v: (B, H, S, d).
+        bias: (H, S, S), added to the scores.
+
+    Scores, and what is made of them, have 32 bits at least.
+    """
+    if q.numel() <= SMALL:
+        scores = precise(q) @ precise(k).transpose(-1, -2) * q.shape[-1] ** -0.5
+        return ((scores if bias is None else scores + bias).softmax(-1) @ precise(v)).to(v.dtype)
+    parts = (precise(part).flatten(0, 1) for part in (q * q.shape[-1] ** -0.5, k, v))
+    attended: Tensor = _Attend.apply(*parts, None if bias is None else precise(bias))
+    return attended.view(q.shape).to(v.dtype)

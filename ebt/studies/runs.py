@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class Run:
     places: Json = field(default_factory=dict)
     """Paths that the work needs, and that the result does not depend on."""
     product: Path | None = None
-    """What else it makes, without which it is not done."""
+    """A file that it leaves in one of its places, where other runs need it."""
     cost: float = 1.0
     """How much work it is, next to other runs."""
 
@@ -88,7 +88,7 @@ def load(run: Run) -> Result | None:
             raise ValueError("it was made with other settings")
     except (ValueError, TypeError, OSError) as error:
         raise InputError(f"{run.path} is no result of this run ({error}): delete it, then the run is made again.") from error
-    return None if run.product is not None and not run.product.exists() else result
+    return result
 
 
 def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console, devices: Sequence[str] = ()) -> dict[str, Result]:
@@ -102,6 +102,8 @@ def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console, device
     stages = _distinct(stages)
     runs = [run for stage in stages for run in stage]
     found = {run.key: result for run in runs if (result := load(run)) is not None}
+    for key in _unfounded(runs, found.keys()):
+        found.pop(key, None)
     console.print(f"{len(runs)} runs, {len(found)} of them finished before.", highlight=False)
     missing = [[run for run in stage if run.key not in found] for stage in stages]
     if any(missing):
@@ -116,6 +118,14 @@ def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console, device
             ) from error
         found |= {run.key: result for stage in missing for run in stage if (result := load(run)) is not None}
     return found
+
+
+def _unfounded(runs: Sequence[Run], found: Collection[str]) -> set[str]:
+    """Runs that need a product which is gone, if one of them has no result: that which makes it, and all that were made of it,
+    since what is made anew need not be the same. Where all have results, nobody needs the product."""
+    gone = {str(run.product.parent) for run in runs if run.product is not None and not run.product.exists()}
+    needed = {place for run in runs if run.key not in found for place in run.places.values() if place in gone}
+    return {run.key for run in runs if needed.intersection(run.places.values())}
 
 
 def _distinct(stages: Sequence[Sequence[Run]]) -> list[list[Run]]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -44,10 +47,11 @@ WARM_RECIPE = Recipe(1, 3, gradients="truncated", loss="last", replay_size=512, 
 """Half the price of gradients through all steps; replayed candidates are far along their descent."""
 HEAD = {"head": "bilinear", "head_init": "unit"}
 """What a warm start needs."""
-SCALE = 1.0
-"""Step size of thinking, as a multiple of the learned one."""
-NOISE = 0.3
-"""Langevin noise of all candidates but the first."""
+SCALES, NOISES = (0.35, 0.6, 1.0), (0.3, 1.0)
+"""Step sizes of thinking, as multiples of the learned one, and Langevin noises of all candidates but the first: what validation
+boards prefer is taken."""
+VALIDATION = 32
+"""Boards for that."""
 STOP = 1e-3
 """A board whose probabilities change by less has converged."""
 UNSOLVED = 0.05
@@ -66,6 +70,7 @@ class SudokuPlan:
     givens: tuple[int, int]
     test_givens: tuple[int, ...]
     symmetries: bool
+    rules: bool
     kinds: tuple[str, ...]
     layers: int
     dim: int
@@ -90,6 +95,7 @@ class SudokuPlan:
             tuple(args.givens or usual[args.size]),
             tuple(args.test_givens or tests[args.size][: 2 if quick else None]),
             args.symmetries,
+            not args.no_rules,
             tuple(args.kinds or KINDS),
             args.layers,
             args.dim,
@@ -106,7 +112,8 @@ class SudokuPlan:
             "size": self.size,
             "train_count": self.puzzles,
             "train_givens": list(self.givens),
-            "validation_count": 1,
+            "validation_count": 2 if self.boards < VALIDATION else VALIDATION,
+            "validation_givens": [min(self.test_givens), max(self.test_givens)],
             "test_count": self.boards,
             "test_givens": list(self.test_givens),
             "batch_size": 64 if self.size < 9 else 32,
@@ -121,7 +128,7 @@ class SudokuPlan:
             own = {"layers": max(1, self.layers // 2), "inner": INNER}
         settings = {
             "kind": kind,
-            "network": {"size": "nano", "layers": self.layers, "dim": self.dim, "rules": True, **own},
+            "network": {"size": "nano", "layers": self.layers, "dim": self.dim, "rules": self.rules, **own},
             "recipe": asdict(Recipe() if kind == TWIN else WARM_RECIPE if warm else LOOPS),
             "optimisation": asdict(OPTIMISATION),
             "data": self.data(),
@@ -137,15 +144,20 @@ class SudokuPlan:
     def stopping(self, seed: int, givens: int) -> Run:
         """Boards solved, and passes, if each one stops when it has converged."""
         run = self.curve("ebt", seed, givens)
-        settings = {**run.settings, "steps": [max(self.steps)], "tolerance": STOP}
+        settings = {**run.settings, "steps": [max(self.steps)], "candidates": [1], "tolerance": STOP}
         return Run(f"{run.name} stopping", measure_boards, settings, run.folder, run.places)
 
-    def curve(self, kind: str, seed: int, givens: int, candidates: int = 1) -> Run:
-        """Boards solved against steps."""
-        model = self.model(kind, seed)
-        how = {"givens": givens, "steps": list(self.steps), "candidates": candidates, "scale": SCALE}
-        name = f"{kind} {seed} {givens} givens" + (f" best of {candidates}" if candidates > 1 else "")
-        return Run(name, measure_boards, {"model": model.settings, **how}, self.out / "raw", model.places)
+    def curve(self, kind: str, seed: int, givens: int) -> Run:
+        """Boards solved against steps, of one candidate and of several. Loops go on as long as the EBT's passes last."""
+        model, steps, how = self.model(kind, seed), set(self.steps), dict[str, Any]()
+        if kind == "ebt":
+            how = {"choosing": {"steps": max(steps), "candidates": self.candidates, "scales": SCALES, "noises": NOISES}}
+        if kind in LOOPED:
+            steps |= {2 * max(steps), 2 * max(steps) * self.candidates}
+        candidates = sorted({1, self.candidates}) if kind == "ebt" else [1]
+        how |= {"givens": givens, "steps": [1] if kind == TWIN else sorted(steps), "candidates": candidates}
+        settings = {"model": model.settings, **how}
+        return Run(f"{kind} {seed} {givens} givens", measure_boards, settings, self.out / "raw", model.places)
 
 
 def plan(args: argparse.Namespace) -> SudokuPlan:
@@ -158,16 +170,22 @@ def stages(plan: SudokuPlan) -> list[list[Run]]:
     seeds = range(plan.seeds)
     curves = [plan.curve(kind, seed, givens) for seed in seeds for kind in plan.kinds for givens in plan.test_givens]
     if "ebt" in plan.kinds:
-        pairs = [(seed, givens) for seed in seeds for givens in plan.test_givens]
-        curves += [plan.curve("ebt", *pair, plan.candidates) for pair in pairs] + [plan.stopping(*pair) for pair in pairs]
+        curves += [plan.stopping(seed, givens) for seed in seeds for givens in plan.test_givens]
     return [[plan.model(kind, seed) for seed in seeds for kind in plan.kinds], curves]
 
 
 def _boards(data: Json, places: Json, seed: int) -> SudokuDataModule:
-    settings = {**data, "train_givens": tuple(data["train_givens"])}
-    made = SudokuDataModule(collection=places["collection"], seed=0, **settings)
-    made.prepare()
+    made = copy(_prepared(json.dumps(data), places["collection"]))
     made.seed = seed  # of the order and the relabelling alone: all seeds have the same puzzles
+    return made
+
+
+@cache
+def _prepared(data: str, collection: str | None) -> SudokuDataModule:
+    """Puzzles, made once in each process."""
+    settings = json.loads(data)
+    made = SudokuDataModule(collection=collection, seed=0, **{**settings, "train_givens": tuple(settings["train_givens"])})
+    made.prepare()
     return made
 
 
@@ -184,19 +202,38 @@ def train_board_model(settings: Json, places: Json, report: Report) -> dict[str,
 
 
 def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Boards solved, cells right, and evaluations, for every number of steps."""
+    """Boards solved, cells right, and evaluations, for every number of steps and candidates."""
     model: Any = load_folder(places["model"])
-    if settings["model"]["kind"] == "ebt":
-        model.config.step_size_scale, model.config.candidate_noise = settings["scale"], NOISE
-    boards = _boards(settings["model"]["data"], places, 0).sets[f"givens_{settings['givens']}"]
+    data, chosen = settings["model"]["data"], dict[str, float]()
+    if "choosing" in settings:
+        report(0, 1, "choosing on validation boards")
+        chosen = _chosen(places["model"], json.dumps(data), places["collection"], json.dumps(settings["choosing"]))
+        model.config.step_size_scale, model.config.candidate_noise = chosen["scale"], chosen["noise"]
+    boards = _boards(data, places, 0).sets[f"givens_{settings['givens']}"]
     puzzles, solutions = (torch.as_tensor(part) for part in boards)
-    steps = settings["steps"] if settings["model"]["kind"] != TWIN else [1]
 
     def progress(done: int, total: int | None) -> None:
         report(done, total or done, "")
 
-    candidates, tolerance = [settings["candidates"]], settings.get("tolerance")
-    return to_json(sudoku_curve(model, puzzles, solutions, steps, candidates, tolerance=tolerance, progress=progress))
+    how = {"tolerance": settings.get("tolerance"), "progress": progress}
+    return {**to_json(sudoku_curve(model, puzzles, solutions, settings["steps"], settings["candidates"], **how)), **chosen}
+
+
+@cache
+def _chosen(folder: str, data: str, collection: str | None, choosing: str) -> dict[str, float]:
+    """The step size with which one candidate solves most validation boards, and the noise with which the best of several does;
+    of equal ones that with more right cells."""
+    model: Any = load_folder(folder)
+    puzzles, solutions = (torch.as_tensor(part) for part in _prepared(data, collection).sets["validation"])
+    how = json.loads(choosing)
+
+    def solved(scale: float, noise: float, candidates: int) -> tuple[float, float]:
+        model.config.step_size_scale, model.config.candidate_noise = scale, noise
+        (point,) = sudoku_curve(model, puzzles, solutions, [how["steps"]], [candidates]).points
+        return point.exact, point.cell
+
+    scale = max(how["scales"], key=lambda scale: solved(scale, 0.0, 1))
+    return {"scale": scale, "noise": max(how["noises"], key=lambda noise: solved(scale, noise, how["candidates"]))}
 
 
 Results = Mapping[str, Result]
@@ -227,7 +264,8 @@ class Line:
 
 
 def _line(plan: SudokuPlan, results: Results, kind: str, givens: int, candidates: int = 1) -> Line:
-    curves = [results[plan.curve(kind, seed, givens, candidates).key].values["points"] for seed in range(plan.seeds)]
+    all_points = (results[plan.curve(kind, seed, givens).key].values["points"] for seed in range(plan.seeds))
+    curves = [[point for point in points if point["candidates"] == candidates] for points in all_points]
     by_step = {points[0]["steps"]: points for points in zip(*curves, strict=True)}
     aurocs = [curve[-1]["cell_auroc"] for curve in curves]
 
@@ -263,7 +301,7 @@ def report(plan: SudokuPlan, results: Results) -> Page:
         setting=_setting(plan, results),
         tables=[
             *(_table(givens, found) for givens, found in lines.items()),
-            _last(lines),
+            _last(plan, lines),
             *([_stopping(plan, lines, results)] if "ebt" in plan.kinds else []),
         ],
         verdicts=_verdicts(plan, lines),
@@ -290,6 +328,8 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"with {WARM_RECIPE.min_steps} to {WARM_RECIPE.max_steps} steps, a loss and a gradient at the last alone, and replay. "
     )
     first = first if plan.size == WARM else ""
+    rules = "The attention of all models knows which cells share a row, a column or a box."
+    rules = rules if plan.rules else "No model is told which cells share a row, a column or a box: all must find out."
     source = "generated" if plan.collection is None else f"of {Path(plan.collection).name}, further cells revealed at random"
     return [
         f"Trained on {plan.puzzles:,} puzzles, {source}, with {plan.givens[0]} to {plan.givens[1]} givens, digits "
@@ -298,18 +338,29 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"{plan.minutes:g} minutes of one processor for each model; {plan.layers} layers of {plan.dim}, the same optimiser. "
         f"{'Loops' if plan.size == WARM else 'EBT and loops'} train with {LOOPS.min_steps} to {LOOPS.max_steps} steps or "
         "iterations and a loss at each. Weights "
-        f"are averaged over the second half (of what follows a warm start). {first}The attention of all models knows which "
-        "cells share a row, a column or a "
-        "box.",
+        f"are averaged over the second half (of what follows a warm start). {first}{rules}",
         f"Parameters and updates by seed: {sizes}.",
         "The rivals have the same blocks and no energy. Feed-forward: one pass. Looped: the same blocks again and again, which "
         "see their last prediction or their last hidden state. Recursive: half of the layers, an answer and a latent state in "
         "turns, in the manner of a tiny recursive model (Jolicoeur-Martineau 2025).",
         "A step of the EBT is a forward and a backward pass, an iteration of a looped transformer one forward pass, one of the "
         f"recursive model {INNER + 1} of half the layers.",
+        *([_thinking(plan, results)] if "ebt" in plan.kinds else []),
         "Published, with other data and far more compute: EBT 29.7 % out of distribution, its feed-forward twin 0.03 % "
         "(Gladstone et al., table 5); on Sudoku-Extreme TRM 87.4 %, HRM 55 % (Jolicoeur-Martineau 2025).",
     ]
+
+
+def _thinking(plan: SudokuPlan, results: Results) -> str:
+    """What validation boards chose."""
+    found = [results[plan.curve("ebt", seed, plan.test_givens[0]).key].values for seed in range(plan.seeds)]
+    scales, noises = (", ".join(f"{one[name]:g}" for one in found) for name in ("scale", "noise"))
+    count = plan.data()["validation_count"]
+    return (
+        f"How the EBT thinks was chosen on {count} validation boards with {min(plan.test_givens)} to {max(plan.test_givens)} "
+        f"givens, by seed: {scales} times the learned step size (of {', '.join(map(str, SCALES))}), and for all candidates but "
+        f"the first Langevin noise {noises} (of {', '.join(map(str, NOISES))})."
+    )
 
 
 def _table(givens: int, lines: list[Line]) -> Table:
@@ -318,7 +369,7 @@ def _table(givens: int, lines: list[Line]) -> Table:
     return Table(f"{givens} givens: boards solved (%) after so many steps or iterations", ["", *map(str, steps)], rows)
 
 
-def _last(lines: Mapping[int, list[Line]]) -> Table:
+def _last(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> Table:
     rows = [
         [
             f"{givens} givens, {line.name}",
@@ -329,10 +380,10 @@ def _last(lines: Mapping[int, list[Line]]) -> Table:
         ]
         for givens, found in lines.items()
         for line in found
-        for most in [max(line.exact)]
+        for most in [max(step for step in line.exact if step <= max(plan.steps))]
     ]
     note = "Passes: forward and inner backward. AUROC: how well a cell's energy tells that it is wrong."
-    return Table("At the largest number of steps", ["", "boards %", "cells %", "passes", "AUROC"], rows, note)
+    return Table(f"After {max(plan.steps)} steps or iterations", ["", "boards %", "cells %", "passes", "AUROC"], rows, note)
 
 
 def _stopping(plan: SudokuPlan, lines: Mapping[int, list[Line]], results: Results) -> Table:

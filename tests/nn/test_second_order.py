@@ -12,7 +12,7 @@ from toys import normal
 
 from ebt.nn import causal, second_order
 from ebt.nn.blocks import attend_context_and_self
-from ebt.nn.second_order import rms_norm, swiglu
+from ebt.nn.second_order import attend, rms_norm, swiglu
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -48,6 +48,20 @@ def test_norm() -> None:
 @pytest.mark.usefixtures("size")
 def test_swiglu() -> None:
     assert_equal(swiglu, lambda a, b: F.silu(a) * b, [normal(3, 5, seed=1), normal(3, 5, seed=2)], 2)
+
+
+@pytest.mark.usefixtures("size")
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("first", [1, 3, 4])
+def test_attention_of_everything_to_everything(biased: bool, first: int) -> None:
+    """Also where only some inputs of the first derivative are asked for."""
+
+    def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        scores = q @ k.transpose(-1, -2) / 2
+        return (scores + bias if biased else scores).softmax(-1) @ v + 0 * bias.sum()
+
+    inputs = [*(normal(3, 2, 5, 4, seed=i) for i in range(3)), normal(2, 5, 5, seed=3)]
+    assert_equal(lambda q, k, v, b: attend(q, k, v, b if biased else None) + 0 * b.sum(), plain, inputs, first)
 
 
 @pytest.mark.parametrize(("candidates", "observed", "horizon"), [(7, 7, 1), (3, 8, 6), (1, 4, 4), (5, 7, 3)])

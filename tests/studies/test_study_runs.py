@@ -15,7 +15,6 @@ import pytest
 from rich.console import Console
 
 from ebt.errors import InputError
-from ebt.files import write_json
 from ebt.studies.pool import Report
 from ebt.studies.runs import Json, Run, collect, load
 
@@ -83,15 +82,33 @@ def test_a_broken_file_is_refused_by_its_name(text: str, tmp_path: Path) -> None
         collect([[run]], 1, quiet())
 
 
-def test_without_its_product_a_run_is_not_done(tmp_path: Path) -> None:
-    (run,) = runs(tmp_path, 1)
-    whole = Run(run.name, run.work, run.settings, run.folder, run.places, tmp_path / "model")
-    run.folder.mkdir()
-    write_json({"settings": {"n": 1}, "values": {}, "seconds": 1.0, "machine": {}}, run.path)
-    assert load(run) is not None
-    assert load(whole) is None
-    (tmp_path / "model").mkdir()
-    assert load(whole) is not None
+def model_of(folder: Path, number: int, *measured: int) -> list[list[Run]]:
+    """A run that leaves a product, and those that need it."""
+    (folder / "calls").mkdir(exist_ok=True)
+    places = {"calls": str(folder / "calls"), "model": str(folder / f"model {number}")}
+    product = folder / f"model {number}" / "made"
+    model = Run(f"model {number}", square, {"n": number}, folder / "raw", places, product)
+    return [[model], [Run(f"of {number}: {n}", square, {"n": n}, folder / "raw", places) for n in measured]]
+
+
+def test_a_product_that_is_gone_is_made_again_only_if_it_is_needed(tmp_path: Path) -> None:
+    first, second = model_of(tmp_path, 1, 2, 3), model_of(tmp_path, 4, 5)
+    collect([*first, *second], 2, quiet())
+    assert calls(tmp_path) == {"1": 1, "2": 1, "3": 1, "4": 1, "5": 1}
+    collect([*first, *second], 2, quiet())  # all results are there, and nobody needs what they were made of
+    assert calls(tmp_path) == {"1": 1, "2": 1, "3": 1, "4": 1, "5": 1}
+    first = model_of(tmp_path, 1, 2, 3, 6)
+    collect([*first, *second], 2, quiet())  # one more: the model anew, and all that is of it
+    assert calls(tmp_path) == {"1": 2, "2": 2, "3": 2, "4": 1, "5": 1, "6": 1}
+
+
+def test_a_product_that_is_there_serves_further_runs(tmp_path: Path) -> None:
+    first = model_of(tmp_path, 1, 2)
+    collect(first, 1, quiet())
+    (tmp_path / "model 1").mkdir()
+    (tmp_path / "model 1" / "made").touch()
+    collect(model_of(tmp_path, 1, 2, 3), 1, quiet())
+    assert calls(tmp_path) == {"1": 1, "2": 1, "3": 1}
 
 
 def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from ebt.cli.main import main
 from ebt.cli.study import SUDOKU_KINDS
 from ebt.data.sudoku import generate, write_csv
 from ebt.data.sudoku_module import SudokuDataModule
-from ebt.studies.sudoku import KINDS
+from ebt.hub import load_folder
+from ebt.studies.sudoku import KINDS, NOISES, SCALES
 from ebt.tasks import Optimisation, SudokuNetwork, SudokuTask
 from ebt.tasks.training import train_for
 from ebt.thinking import Recipe
@@ -41,9 +42,8 @@ def test_every_model_is_measured_at_every_number_of_steps(out: Path) -> None:
         "EBT": {"1": 2, "2": 4, "4": 8},
         "EBT, best of 2": {"1": 6, "2": 10, "4": 18},  # and the energies of the last states
         "feed-forward": {"1": 1},
-        "looped, prediction": {"1": 1, "2": 2, "4": 4},
-        "looped, hidden": {"1": 1, "2": 2, "4": 4},
-        "recursive": {"1": 3, "2": 6, "4": 12},
+        **{f"looped, {what}": {str(n): n for n in (1, 2, 4, 8, 16)} for what in ("prediction", "hidden")},
+        "recursive": {str(n): 3 * n for n in (1, 2, 4, 8, 16)},  # loops go on as long as the EBT's passes last
     }
     assert all(0 <= line["cell"][step]["mean"] <= 100 for line in lines for step in line["cell"])
     assert len(results["verdicts"]) in (1, 8)
@@ -53,6 +53,9 @@ def test_every_model_is_measured_at_every_number_of_steps(out: Path) -> None:
     assert (cells[0], cells[2]) == ("6", "8")
     assert 2 <= float(cells[4]) <= 8
     assert "of few.csv, further cells revealed at random" in page
+    assert "chosen on 2 validation boards with 6 to 6 givens" in page
+    (curve,) = (json.loads(path.read_text()) for path in out.glob("raw/ebt-0-6-givens-[0-9a-f]*.json"))
+    assert (curve["values"]["scale"], curve["values"]["noise"]) in [(s, n) for s in SCALES for n in NOISES]
     assert (out / "sudoku.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -62,7 +65,7 @@ def test_the_option_knows_all_kinds() -> None:
 
 def test_a_second_call_trains_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "sudoku", *SMALL, *FEW, "--collection", str(out / "few.csv"), "--out", str(out)]) == 0
-    assert "12 runs, 12 of them finished before." in capsys.readouterr().out
+    assert "11 runs, 11 of them finished before." in capsys.readouterr().out
 
 
 def test_a_page_of_some_kinds(out: Path) -> None:
@@ -70,6 +73,16 @@ def test_a_page_of_some_kinds(out: Path) -> None:
     assert main(["study", "sudoku", *SMALL, *few, "--collection", str(out / "few.csv"), "--out", str(out)]) == 0
     lines = json.loads((out / "results.json").read_text())["lines"]["6"]
     assert [line["name"] for line in lines] == ["EBT", "EBT, best of 2", "feed-forward", "looped, prediction"]
+
+
+def test_models_that_are_not_told_the_rules_are_others(tmp_path: Path) -> None:
+    few = [*FEW[1:], "--kinds", "feed_forward", "--no-rules"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ebt.studies.runs.pool", no_pool)
+        assert main(["study", "sudoku", *SMALL, *few, "--out", str(tmp_path)]) == 0
+    assert "all must find out" in (tmp_path / "sudoku.md").read_text()
+    (folder,) = (tmp_path / "models").iterdir()
+    assert load_folder(folder).config.rules is False
 
 
 def trained(minutes: float) -> tuple[dict[str, Any], list[tuple[int, int]]]:
