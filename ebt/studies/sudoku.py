@@ -215,7 +215,7 @@ def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, An
     def progress(done: int, total: int | None) -> None:
         report(done, total or done, "")
 
-    how = {"tolerance": settings.get("tolerance"), "progress": progress}
+    how: dict[str, Any] = {"tolerance": settings.get("tolerance"), "progress": progress}
     return {**to_json(sudoku_curve(model, puzzles, solutions, settings["steps"], settings["candidates"], **how)), **chosen}
 
 
