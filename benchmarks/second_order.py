@@ -1,6 +1,7 @@
 """The second-order term of a thinking step, taken in several ways: which is fastest?
 
     python benchmarks/second_order.py --quick --json second_order.json
+    python benchmarks/second_order.py --boards           # bidirectional, 81 cells, instead of causal, 256 tokens
 
 A step moves a candidate against ``g = dE/dview``; training needs the gradient of ``v . g`` with respect to all weights and the
 context, for the slope ``v`` of a loss. With N weights in the blocks: the energy takes 2 N operations a prediction and ``g`` as
@@ -29,20 +30,34 @@ sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each oth
 from race import Contestant, Turn, options, race, seconds, write
 
 from ebt.cli.terminal import plain_table, print_table
-from ebt.nn import EBTDecoder, NetworkConfig
+from ebt.nn import EBTDecoder, EBTEncoder, NetworkConfig
 
 Leaves = tuple[Tensor, ...]
-CONTEXT = 256
+CONTEXT, BOARD = 256, 9
 
 
-def problem(layers: int, dim: int, rows: int) -> tuple[Callable[..., Tensor], Leaves, Tensor, Tensor]:
+def causal(config: NetworkConfig, rows: int) -> tuple[EBTDecoder, Callable[..., Tensor], list[Tensor], int]:
+    """A network, its energy of a view and tensors of the context, those, and the predictions of a row."""
+    network = EBTDecoder(config)
+    context = network.context(torch.randn(rows, CONTEXT, config.dim), None, None, 0, CONTEXT)
+    return network, lambda view, tensors: network.energy(view, context.on(tensors), 0), list(context.tensors()), CONTEXT
+
+
+def bidirectional(config: NetworkConfig, rows: int) -> tuple[EBTEncoder, Callable[..., Tensor], list[Tensor], int]:
+    """The same for boards, whose cells all see each other, and know which of them share a row."""
+    cells = BOARD**2
+    network = EBTEncoder(config, groups=(torch.arange(cells) // BOARD).unsqueeze(0))
+    return network, lambda view, tensors: network.energy(tensors[0], view, 0), [torch.randn(rows, cells, config.dim)], cells
+
+
+def problem(layers: int, dim: int, rows: int, boards: bool) -> tuple[Callable[..., Tensor], Leaves, Tensor, Tensor]:
     """The energy as a function of (weights and context, view), those, a view, and a slope."""
     torch.manual_seed(0)
-    network = EBTDecoder(NetworkConfig(layers=layers, dim=dim, heads=dim // 64))
+    make = bidirectional if boards else causal
+    network, of_view, context, length = make(NetworkConfig(layers=layers, dim=dim, heads=max(2, dim // 64)), rows)
     torch.nn.init.normal_(network.head.projection.weight)
-    context = network.context(torch.randn(rows, CONTEXT, dim), None, None, 0, CONTEXT)
     names = list(dict(network.named_parameters()))
-    known = [tensor.detach().requires_grad_() for tensor in context.tensors()]
+    known = [tensor.detach().requires_grad_() for tensor in context]
 
     class Energy(torch.nn.Module):
         def __init__(self) -> None:
@@ -50,7 +65,7 @@ def problem(layers: int, dim: int, rows: int) -> tuple[Callable[..., Tensor], Le
             self.network = network
 
         def forward(self, view: Tensor, tensors: list[Tensor]) -> Tensor:
-            return network.energy(view, context.on(tensors), 0).sum()
+            return of_view(view, tensors).sum()
 
     def energy(leaves: Leaves, view: Tensor) -> Tensor:
         weights = {f"network.{name}": leaf for name, leaf in zip(names, leaves, strict=False)}
@@ -58,7 +73,7 @@ def problem(layers: int, dim: int, rows: int) -> tuple[Callable[..., Tensor], Le
         return found
 
     leaves = (*(weight.detach().requires_grad_() for weight in network.parameters()), *known)
-    return energy, leaves, torch.randn(rows, CONTEXT, dim), torch.randn(rows, CONTEXT, dim)
+    return energy, leaves, torch.randn(rows, length, dim), torch.randn(rows, length, dim)
 
 
 def twice(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[Tensor]:
@@ -107,7 +122,13 @@ def plain() -> AbstractContextManager[Any]:
         cos, sin = rotary.real, rotary.imag
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
 
+    def attend_to_all(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + bias
+        weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+        return (weights / weights.sum(-1, keepdim=True)) @ v
+
     stack = ExitStack()
+    stack.enter_context(patch("ebt.nn.encoder.attend", attend_to_all))
     stack.enter_context(patch("ebt.nn.decoder.attend_causally", attend))
     stack.enter_context(patch("ebt.nn.blocks.rms_norm", rms))
     stack.enter_context(patch("ebt.nn.blocks.swiglu", lambda a, b: F.silu(a) * b))
@@ -126,7 +147,7 @@ WAYS: dict[str, tuple[Any, bool, str]] = {
 """A function, whether on plain formulas, and how it runs."""
 
 
-def prepared(name: str, sizes: tuple[int, int, int]) -> tuple[Callable[[], Sequence[Tensor]], Any]:
+def prepared(name: str, sizes: tuple[int, int, int, bool]) -> tuple[Callable[[], Sequence[Tensor]], Any]:
     """One call of a way, and the context in which it must run."""
     function, is_plain, how = WAYS[name]
     energy, *tensors = problem(*sizes)
@@ -140,7 +161,7 @@ def prepared(name: str, sizes: tuple[int, int, int]) -> tuple[Callable[[], Seque
     return partial(call, *tensors), plain if is_plain else ExitStack
 
 
-def make(name: str, sizes: tuple[int, int, int]) -> tuple[Turn, Turn]:
+def make(name: str, sizes: tuple[int, int, int, bool]) -> tuple[Turn, Turn]:
     call, context = prepared(name, sizes)
 
     def turn() -> None:
@@ -165,10 +186,15 @@ class Result:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = options(__doc__)
+    parser.add_argument("--boards", action="store_true", help="a bidirectional network on boards of 81 cells")
     args, console = parser.parse_args(argv), Console()
-    sizes = (1, 128, 1) if args.quick else (2, 256, 3)
+    layers, dim, rows = (1, 128, 1) if args.quick else (4, 64, 32) if args.boards else (2, 256, 3)
     names = [name for name in WAYS if not (args.quick and "compiled" in name)]
-    found = race([Contestant(name, partial(make, name, sizes)) for name in names], args.rounds or 5, args.threads)
+    found = race(
+        [Contestant(name, partial(make, name, (layers, dim, rows, args.boards))) for name in names],
+        args.rounds or 5,
+        args.threads,
+    )
     first = seconds(found[names[0]], args.clock)
     results = [
         Result(name, seconds(one, args.clock), one.memory, seconds(one, args.clock) / first) for name, one in found.items()
@@ -179,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for one in results:
         memory = "" if one.memory is None else f"{one.memory:.0f}"
         table.add_row(one.name, f"{one.seconds:.3f}", f"{one.times_first:.2f}", memory)
-    print_table(console, f"{sizes[0]} layers of {sizes[1]}, {sizes[2]} x {CONTEXT} predictions", table)
+    print_table(console, f"{layers} layers of {dim}, {rows} x {BOARD**2 if args.boards else CONTEXT} predictions", table)
     write(args.json, args, results, console)
     return 0
 

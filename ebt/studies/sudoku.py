@@ -148,12 +148,12 @@ class SudokuPlan:
         return Run(f"{run.name} stopping", measure_boards, settings, run.folder, run.places)
 
     def curve(self, kind: str, seed: int, givens: int) -> Run:
-        """Boards solved against steps, of one candidate and of several. Loops go on as long as the EBT's passes last."""
+        """Boards solved against steps, of one candidate and of several. Loops take as many passes as one candidate."""
         model, steps, how = self.model(kind, seed), set(self.steps), dict[str, Any]()
         if kind == "ebt":
             how = {"choosing": {"steps": max(steps), "candidates": self.candidates, "scales": SCALES, "noises": NOISES}}
         if kind in LOOPED:
-            steps |= {2 * max(steps), 2 * max(steps) * self.candidates}
+            steps |= {2 * max(steps)}
         candidates = sorted({1, self.candidates}) if kind == "ebt" else [1]
         how |= {"givens": givens, "steps": [1] if kind == TWIN else sorted(steps), "candidates": candidates}
         settings = {"model": model.settings, **how}

@@ -48,8 +48,9 @@ def test_memory_is_compared(tmp_path: Path) -> None:
     assert results[0]["ratio"] < 0.5  # the largest vocabulary, over the plain way
 
 
-def test_ways_to_take_the_second_order_term_are_compared(tmp_path: Path) -> None:
-    results, table = run("second_order.py", tmp_path)
+@pytest.mark.parametrize("boards", [[], ["--boards"]])
+def test_ways_to_take_the_second_order_term_are_compared(boards: list[str], tmp_path: Path) -> None:
+    results, table = run("second_order.py", tmp_path, *boards)
     assert results[0]["times_first"] == 1
     assert len(results) > 3
     assert all(one["seconds"] > 0 and one["name"] in table for one in results)
