@@ -54,7 +54,7 @@ def problem(layers: int, dim: int, rows: int, boards: bool) -> tuple[Callable[..
     """The energy as a function of (weights and context, view), those, a view, and a slope."""
     torch.manual_seed(0)
     make = bidirectional if boards else causal
-    network, of_view, context, length = make(NetworkConfig(layers=layers, dim=dim, heads=max(2, dim // 64)), rows)
+    network, of_view, context, length = make(NetworkConfig(layers=layers, dim=dim, heads=4 if boards else dim // 64), rows)
     torch.nn.init.normal_(network.head.projection.weight)
     names = list(dict(network.named_parameters()))
     known = [tensor.detach().requires_grad_() for tensor in context]
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--boards", action="store_true", help="a bidirectional network on boards of 81 cells")
     args, console = parser.parse_args(argv), Console()
     layers, dim, rows = (1, 128, 1) if args.quick else (4, 64, 32) if args.boards else (2, 256, 3)
-    names = [name for name in WAYS if not (args.quick and "compiled" in name)]
+    names = [name for name in WAYS if not ((args.quick or args.boards) and "compiled" in name)]  # minutes to compile
     found = race(
         [Contestant(name, partial(make, name, (layers, dim, rows, args.boards))) for name in names],
         args.rounds or 5,

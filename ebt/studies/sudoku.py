@@ -40,11 +40,8 @@ INNER = 2
 """Updates of the recursive model's latent state for each of its answer; it has half of the others' layers."""
 OPTIMISATION = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
 LOOPS = Recipe(min_steps=2, max_steps=4)
-WARM = 9
-"""Boards of this size start warm, since little is learned on them otherwise."""
-WARM_START = 0.4
-WARM_RECIPE = Recipe(1, 3, gradients="truncated", loss="last", replay_size=512, replay_fraction=0.5, warm_start=WARM_START)
-"""Half the price of gradients through all steps; replayed candidates are far along their descent."""
+RECIPE = Recipe(1, 3, gradients="truncated", loss="last", replay_size=512, replay_fraction=0.5, warm_start=0.4)
+"""The EBT's: half the price of gradients through all steps; replayed candidates are far along their descent."""
 HEAD = {"head": "bilinear", "head_init": "unit"}
 """What a warm start needs."""
 SCALES, NOISES = (0.35, 0.6, 1.0), (0.3, 1.0)
@@ -85,7 +82,7 @@ class SudokuPlan:
         """From the options; those that are not given depend on the size of the board, and are smaller in a quick study."""
         quick, few = args.quick, args.size == 9 and args.collection is not None
         usual = {4: (5, 9), 6: (14, 20), 9: (17, 34) if few else (28, 45)}
-        tests = {4: (4, 6), 6: (10, 12, 14, 17), 9: (17, 20, 24, 28, 34) if few else (24, 28, 32, 36, 40)}
+        tests = {4: (4, 6), 6: (9, 10, 12, 14), 9: (17, 20, 24, 28, 34) if few else (24, 28, 32, 36, 40)}
         steps = args.steps or ([1, 2, 4] if quick else [1, 2, 3, 4, 8, 16, 32, 64])
         return cls(
             Path(args.out),
@@ -122,14 +119,13 @@ class SudokuPlan:
 
     def model(self, kind: str, seed: int) -> Run:
         """The training of a model."""
-        warm = kind == "ebt" and self.size == WARM
-        own: dict[str, Any] = HEAD if warm else {}
+        own: dict[str, Any] = HEAD if kind == "ebt" else {}
         if kind == RECURSIVE:
             own = {"layers": max(1, self.layers // 2), "inner": INNER}
         settings = {
             "kind": kind,
             "network": {"size": "nano", "layers": self.layers, "dim": self.dim, "rules": self.rules, **own},
-            "recipe": asdict(Recipe() if kind == TWIN else WARM_RECIPE if warm else LOOPS),
+            "recipe": asdict(RECIPE if kind == "ebt" else Recipe() if kind == TWIN else LOOPS),
             "optimisation": asdict(OPTIMISATION),
             "data": self.data(),
             "collection": None if self.collection is None else identity(self.collection),
@@ -324,10 +320,9 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         for kind, found in made.items()
     )
     first = (
-        f"For the first {WARM_START:.0%} of its time the EBT does not see its candidates and learns as its twin; then "
-        f"with {WARM_RECIPE.min_steps} to {WARM_RECIPE.max_steps} steps, a loss and a gradient at the last alone, and replay. "
+        f"For the first {RECIPE.warm_start:.0%} of its time the EBT does not see its candidates and learns as its twin; then "
+        f"with {RECIPE.min_steps} to {RECIPE.max_steps} steps, a loss and a gradient at the last alone, and replay. "
     )
-    first = first if plan.size == WARM else ""
     rules = "The attention of all models knows which cells share a row, a column or a box."
     rules = rules if plan.rules else "No model is told which cells share a row, a column or a box: all must find out."
     source = "generated" if plan.collection is None else f"of {Path(plan.collection).name}, further cells revealed at random"
@@ -336,8 +331,7 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"{'and lines ' if plan.symmetries else ''}permuted; {plan.boards} test boards for each number of givens. No "
         "solution grid of training occurs in a test, in any labelling of the digits.",
         f"{plan.minutes:g} minutes of one processor for each model; {plan.layers} layers of {plan.dim}, the same optimiser. "
-        f"{'Loops' if plan.size == WARM else 'EBT and loops'} train with {LOOPS.min_steps} to {LOOPS.max_steps} steps or "
-        "iterations and a loss at each. Weights "
+        f"Loops train with {LOOPS.min_steps} to {LOOPS.max_steps} iterations and a loss at each. Weights "
         f"are averaged over the second half (of what follows a warm start). {first}{rules}",
         f"Parameters and updates by seed: {sizes}.",
         "The rivals have the same blocks and no energy. Feed-forward: one pass. Looped: the same blocks again and again, which "
