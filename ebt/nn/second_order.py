@@ -178,8 +178,10 @@ class _AttendSlope(torch.autograd.Function):
         push = torch.cat((a, q), -1) @ torch.cat((k, b), -1).transpose(-1, -2)
         if len(slopes) > 3 and slopes[3] is not None:
             push.unflatten(0, (-1, ctx.heads)).add_(slopes[3])
-        push.sub_(_dot(weights, push))
         tangent = weights * push
+        mean = tangent.sum(-1, keepdim=True)
+        tangent.addcmul_(weights, mean, value=-1)
+        push.sub_(mean)
         turned = push.mul_(slope).addcmul_(weights, g @ c.transpose(-1, -2))
         turned.addcmul_(weights, turned.sum(-1, keepdim=True), value=-1)
         to_g = torch.baddbmm(weights @ c, tangent, v)
