@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,48 +16,36 @@ from ebt.errors import InputError
 from ebt.evaluation import to_json
 from ebt.evaluation.statistics import Estimate, over_seeds, slope_over
 from ebt.plots.studies import fitted_points, grouped_bars, step_lines
-from ebt.studies.measure import CHOOSING, MEASURED, measure_temperatures
+from ebt.studies.measure import CHOOSING, MEASURED
 from ebt.studies.models import EBTS, MORE, RECIPES, TITLES, TRANSFORMER
 from ebt.studies.page import Page, Table, Verdict, above
 from ebt.studies.runs import Run
 from ebt.studies.sets import BUILT_IN, SUFFIXES
-from ebt.studies.text import Results, TextPlan, identity, improvement, last_of_mean, longer, nats_at
+from ebt.studies.text import Results, TextPlan, identity, improvement, nats_at
+from ebt.studies.ways import (
+    FULL,
+    JUDGED,
+    KINDS,
+    LONGER,
+    PRICE,
+    SOFTER,
+    TEMPERATURES,
+    Nats,
+    OodPlan,
+    against,
+    gains,
+    nats,
+    paired,
+    shifts,
+    softer_run,
+)
 
-KINDS = (TRANSFORMER, MORE, *EBTS)
 WITHIN = 5.0
 """Per cent of Transformer++'s perplexity, in distribution."""
-LONGER = {
-    "best": "last state",
-    "verified": "best of {many}",
-    "mean": "mean of steps",
-    "means": "mean of {many}",
-    "bold": "bold mean of {many}",
-}
-"""Ways to think longer, as tables call them: the state after the best number of steps above the lowest trained one, that of the
-candidate of lowest energy, the mean of what was thought from the lowest on, that of several candidates with the noise that is
-best at home, and with the largest one that costs nothing there."""
-JUDGED = ("best", "means", "bold")
-"""Those that verdicts are on."""
-WAYS = ("lowest", "own", *LONGER)
-FULL = "means"
-"""How an EBT is compared with Transformer++."""
 GAINS = {"best": "gain.png", "bold": "gain-bold.png"}
 """Pictures of gain against shift."""
-TEMPERATURES = (1.0, 1.05, 1.1, 1.2)
-"""What else makes predictions less sure: Transformer++'s logits are divided by them."""
-
-
-@dataclass(frozen=True)
-class OodPlan:
-    """A study of text, and the sets by their names."""
-
-    text: TextPlan
-    sets: dict[str, str]
-
-    @property
-    def out(self) -> Path:
-        """Where the pictures go."""
-        return self.text.out
+PRICED = ((SOFTER, "lowest"), *((kind, "price") for kind in EBTS))
+"""What may be a little worse at home."""
 
 
 def plan(args: argparse.Namespace) -> OodPlan:
@@ -106,74 +93,8 @@ def stages(plan: OodPlan) -> list[list[Run]]:
     chosen = [text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS]
     texts, pairs = (CHOOSING, *plan.sets.values()), [(kind, seed) for seed in seeds for kind in EBTS]
     means = [text.mean_curve(*pair, source, noise) for pair in pairs for noise in text.mean_noises for source in texts]
-    softer = [_softer(text, seed, source) for seed in seeds for source in plan.sets.values()]
+    softer = [softer_run(text, seed, source) for seed in seeds for source in texts]
     return [text.models(KINDS), [*chosen, *curves, *means, *softer]]
-
-
-def _softer(text: TextPlan, seed: int, source: str) -> Run:
-    run = text.measurement(measure_temperatures, TRANSFORMER, seed, source, temperatures=list(TEMPERATURES))
-    return replace(run, name=f"{run.name} temperatures")
-
-
-def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Nats per token of each model, for each way to think, on each set, by seed."""
-    text, found = plan.text, dict[str, dict[str, dict[str, list[float]]]]()
-    for kind in KINDS:
-        found[kind] = {way: {name: [] for name in plan.sets} for way in (WAYS if kind in EBTS else WAYS[:1])}
-        for seed in range(text.seeds):
-            for way, (curve, steps, candidates) in _ways(text, kind, seed, results).items():
-                for name, source in plan.sets.items():
-                    found[kind][way][name].append(nats_at(results[curve(kind, seed, source).key], steps, candidates))
-    return found
-
-
-Curves = Callable[[str, int, str], Run]
-
-
-def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, tuple[Curves, int, int]]:
-    """The curve, steps and candidates of each way to think."""
-    if kind not in EBTS:
-        return {"lowest": (text.curve, 1, 1)}
-    recipe, many, choosing = RECIPES[kind], text.candidates, results[text.curve(kind, seed, CHOOSING).key]
-    lowest, last = nats_at(choosing, recipe.min_steps), last_of_mean(kind)
-    with_noise = {noise: partial(text.mean_curve, noise=noise) for noise in text.mean_noises}
-    at_home = {noise: nats_at(results[curve(kind, seed, CHOOSING).key], last, many) for noise, curve in with_noise.items()}
-    calm = min(at_home, key=at_home.__getitem__)
-    bold = max((noise for noise, nats in at_home.items() if nats <= lowest), default=calm)
-    return {
-        "lowest": (text.curve, recipe.min_steps, 1),
-        "own": (text.curve, recipe.own_steps, 1),
-        "best": (text.curve, longer(kind, choosing), 1),
-        "verified": (text.curve, longer(kind, choosing, many), many),
-        "mean": (text.mean_curve, last, 1),
-        "means": (with_noise[calm], last, many),
-        "bold": (with_noise[bold], last, many),
-    }
-
-
-Nats = dict[str, dict[str, dict[str, list[float]]]]
-
-
-def shifts(found: Nats) -> dict[str, list[float]]:
-    """How much harder a set is for Transformer++ than the held-out text, in nats per token, by seed."""
-    rival = found[TRANSFORMER]["lowest"]
-    return {name: [value - own for value, own in zip(values, rival[MEASURED], strict=True)] for name, values in rival.items()}
-
-
-def gains(found: Nats, kind: str, way: str) -> dict[str, list[float]]:
-    """Improvement of perplexity over the lowest trained number of steps in per cent, by set and seed."""
-    return _paired(found[kind]["lowest"], found[kind][way], improvement)
-
-
-def against(found: Nats, kind: str, way: str, rival: str = TRANSFORMER) -> dict[str, list[float]]:
-    """Perplexity over that of a Transformer++, in per cent of it: negative is better."""
-    return _paired(found[rival]["lowest"], found[kind][way], lambda theirs, own: -improvement(theirs, own))
-
-
-def _paired(
-    before: dict[str, list[float]], after: dict[str, list[float]], how: Callable[[float, float], float]
-) -> dict[str, list[float]]:
-    return {name: [how(b, a) for b, a in zip(before[name], after[name], strict=True)] for name in before}
 
 
 def report(plan: OodPlan, results: Results) -> Page:
@@ -199,7 +120,7 @@ def report(plan: OodPlan, results: Results) -> Page:
             f"{many} candidates (mean of {many}); and boldly. All is chosen on held-out training text, never on the set: "
             "of last states, the number of steps above the lowest; of means, the Langevin noise of all but the "
             f"first, of {noises}: the best one, or, bold, the largest one that loses nothing there against the lowest trained "
-            "number of steps.",
+            f"number of steps, or the largest one that loses no more than {PRICE:g} %.",
             "Shift: Transformer++'s nats per token on the set less those on the held-out text. Gain: by how many per cent the "
             "perplexity falls from the lowest trained number of steps. Slopes: least squares over all (set, seed); their "
             "intervals are a bootstrap that draws sets and seeds.",
@@ -207,6 +128,7 @@ def report(plan: OodPlan, results: Results) -> Page:
         tables=[
             _perplexities(plan, found, shift),
             _equal_compute(plan, found),
+            _at_a_price(plan, found),
             *(_thinking(plan, found, kind, many) for kind in EBTS),
             _temperatures(plan, results),
             _slope_table({"": slopes, f", without {furthest}": nearer}, many),
@@ -280,6 +202,14 @@ def _equal_compute(plan: OodPlan, found: Nats) -> Table:
     return Table("At equal operations", head, rows, note)
 
 
+def _at_a_price(plan: OodPlan, found: Nats) -> Table:
+    """Where both may be a little worse at home."""
+    rows = [[name, *(over_seeds(against(found, *pair)[name]).around(sign=True) for pair in PRICED)] for name in plan.sets]
+    head = ["set", *(f"{TITLES.get(kind, 'Transformer++ at a temperature')}, %" for kind, _ in PRICED)]
+    note = f"Over the perplexity of Transformer++; EBTs: {_of('price', plan.text.candidates)}. Negative is better."
+    return Table(f"Where {PRICE:g} % may be lost at home", head, rows, note)
+
+
 def _thinking(plan: OodPlan, found: Nats, kind: str, many: int) -> Table:
     rows = []
     for name in plan.sets:
@@ -293,7 +223,7 @@ def _temperatures(plan: OodPlan, results: Results) -> Table:
     """What a temperature gains, and costs at home."""
     rows = []
     for name, source in plan.sets.items():
-        found = [results[_softer(plan.text, seed, source).key].values for seed in range(plan.text.seeds)]
+        found = [results[softer_run(plan.text, seed, source).key].values for seed in range(plan.text.seeds)]
         gained = ([improvement(one["1.0"], one[str(softer)]) for one in found] for softer in TEMPERATURES[1:])
         rows.append([name, *(over_seeds(values).around(sign=True) for values in gained)])
     head = ["set", *(f"{softer:g}, %" for softer in TEMPERATURES[1:])]
@@ -336,20 +266,29 @@ def _of_thinking(found: Nats, slopes: Slopes, kind: str, many: int) -> Iterator[
         yield above(f"{title}: helps on every set", f"least, on {least}", gain[least])
         yield _grows(kind, slopes, many, "", way)
     for one, several in (("best", "verified"), ("mean", "means")):
-        adds = _paired(found[kind][one], found[kind][several], improvement)
+        adds = paired(found[kind][one], found[kind][several], improvement)
         mean = over_seeds([fmean(seed) for seed in zip(*adds.values(), strict=True)])
         name = f"{TITLES[kind]}, {_of(several, many)}: adds to {_of(one, many)}"
         yield Verdict(name, mean.mean > 0, f"mean of all sets: {mean.text(sign=True)} % (limit: the mean above 0)")
 
 
 def _of_rival(found: Nats, kind: str) -> Iterator[Verdict]:
-    gap = {name: over_seeds(values).mean for name, values in against(found, kind, FULL).items()}
-    text = f"perplexity {gap[MEASURED]:+.1f} % of Transformer++'s (limit: +{WITHIN:g} %)"
-    yield Verdict(f"{TITLES[kind]}: near Transformer++ in distribution", gap[MEASURED] <= WITHIN, text)
-    moved = [name for name in gap if name != MEASURED]
-    better = sum(gap[name] < 0 for name in moved)
-    text = f"better on {better} of {len(moved)} sets (limit: more than half)"
-    yield Verdict(f"{TITLES[kind]}: better than Transformer++ on most other sets", 2 * better > len(moved), text)
+    title = TITLES[kind]
+    at_home = over_seeds(against(found, kind, FULL)[MEASURED]).mean
+    text = f"perplexity {at_home:+.1f} % of Transformer++'s (limit: +{WITHIN:g} %)"
+    yield Verdict(f"{title}: near Transformer++ in distribution", at_home <= WITHIN, text)
+    yield _better(f"{title}: better than Transformer++ on most other sets", against(found, kind, FULL))
+    name = f"{title}, with {PRICE:g} % to lose at home: better than Transformer++"
+    yield _better(f"{name} on most other sets", against(found, kind, "price"))
+    yield _better(f"{name} with as much to lose", against(found, kind, "price", SOFTER))
+
+
+def _better(name: str, gaps: dict[str, list[float]]) -> Verdict:
+    means = {name: over_seeds(values).mean for name, values in gaps.items()}
+    moved = [name for name in means if name != MEASURED]
+    better = sum(means[name] < 0 for name in moved)
+    text = f"better on {better} of {len(moved)} sets, {means[MEASURED]:+.1f} % at home (limit: more than half)"
+    return Verdict(name, 2 * better > len(moved), text)
 
 
 def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[str, str]:

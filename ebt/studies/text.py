@@ -18,7 +18,7 @@ from ebt.studies.models import HELD_OUT, NETWORK, OPTIMISATION, RECIPES, TIMES, 
 from ebt.studies.runs import Result, Run, Work
 
 Results = Mapping[str, Result]
-MEAN_NOISES = (1.0, 2.0, 4.0)
+MEAN_NOISES = (1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from small_models import CONTEXT, language_ebt, language_folder, language_twin
 
 from ebt.evaluation import language_curve
 from ebt.evaluation.statistics import Estimate
-from ebt.studies import uncertainty, verifiers
+from ebt.studies import uncertainty, verifiers, ways
 from ebt.studies.measure import CHOOSING, MEASURED, contexts_of, open_model
-from ebt.studies.models import RECIPES
+from ebt.studies.models import EBTS, RECIPES
 from ebt.studies.page import above
-from ebt.studies.runs import Result
+from ebt.studies.runs import Result, Run
 from ebt.studies.text import TextPlan, improvement, longer, nats_at
 
 SHAPE = {"tokenizer": "bytes", "context_length": 12, "batch_size": 4}
@@ -115,6 +115,31 @@ def test_thinking_longer_is_chosen_above_the_lowest_trained_number() -> None:
     assert nats_at(curve, 3) == 2
     with pytest.raises(KeyError):
         nats_at(curve, 3, 5)
+
+
+def test_how_to_think_elsewhere_is_chosen_at_home() -> None:
+    """A mean of candidates by its price there, and so a temperature of the rival."""
+    sets = {MEASURED: MEASURED, "brackets": "brackets"}
+    study, results = ways.OodPlan(plan(seeds=1), sets), dict[str, Result]()
+    text, noises = study.text, {1.0: 0.99, 2.0: 1.0, 4.0: 1.009, 8.0: 1.02}
+    temperatures = {"1.0": 1.0, "1.05": 1.004, "1.08": 1.008, "1.1": 1.011, "1.2": 1.05}
+
+    def note(run: Run, **values: Any) -> None:
+        results[run.key] = Result(run.settings, values, 0.0, {})
+
+    for at, source in enumerate((CHOOSING, *sets.values())):
+        for kind in ways.KINDS:
+            every = [(steps, many) for steps in range(1, 13) for many in (1, text.candidates)]
+            points = [{"steps": steps, "candidates": many, "nats": 1.0 + at} for steps, many in every]
+            note(text.curve(kind, 0, source), points=points)
+            for noise, nats in noises.items() if kind in EBTS else ():
+                points = [{"steps": steps, "candidates": many, "nats": nats + at} for steps, many in every]
+                note(text.mean_curve(kind, 0, source, noise), points=points)
+        note(ways.softer_run(text, 0, source), **{name: nats + at for name, nats in temperatures.items()})
+    found = ways.nats(study, results)
+    for kind in EBTS:
+        assert [found[kind][way]["brackets"] for way in ("means", "bold", "price")] == [[2.99], [3.0], [3.009]]
+    assert found[ways.SOFTER]["lowest"] == {MEASURED: [2.008], "brackets": [3.008]}
 
 
 def test_improvement_is_of_the_perplexity() -> None:

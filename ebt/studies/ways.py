@@ -1,0 +1,132 @@
+"""Ways to think longer about texts unlike that of training, and what each of them gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from ebt.studies.measure import CHOOSING, MEASURED, measure_temperatures
+from ebt.studies.models import EBTS, MORE, RECIPES, TRANSFORMER
+from ebt.studies.runs import Run
+from ebt.studies.text import Results, TextPlan, improvement, last_of_mean, longer, nats_at
+
+KINDS = (TRANSFORMER, MORE, *EBTS)
+LONGER = {
+    "best": "last state",
+    "verified": "best of {many}",
+    "mean": "mean of steps",
+    "means": "mean of {many}",
+    "bold": "bold mean of {many}",
+    "price": "mean of {many} for 1 %",
+}
+"""Ways to think longer, as tables call them: the state after the best number of steps above the lowest trained one, that of the
+candidate of lowest energy, the mean of what was thought from the lowest on, that of several candidates with the noise that is
+best at home, with the largest one that costs nothing there, and with the largest one that costs no more than ``PRICE``."""
+PRICE = 1.0
+"""Per cent of the perplexity at home that may be spent on being better elsewhere."""
+JUDGED = ("best", "means", "bold")
+"""Those that verdicts are on."""
+WAYS = ("lowest", "own", *LONGER)
+FULL = "means"
+"""How an EBT is compared with Transformer++."""
+SOFTER = "transformer-pp-softer"
+"""Transformer++ at a temperature, at the same price."""
+TEMPERATURES = (1.0, 1.05, 1.08, 1.1, 1.2)
+"""What else makes predictions less sure: Transformer++'s logits are divided by them."""
+
+
+@dataclass(frozen=True)
+class OodPlan:
+    """A study of text, and the sets by their names."""
+
+    text: TextPlan
+    sets: dict[str, str]
+
+    @property
+    def out(self) -> Path:
+        """Where the pictures go."""
+        return self.text.out
+
+
+def softer_run(text: TextPlan, seed: int, source: str) -> Run:
+    """What Transformer++ gains on a text at temperatures."""
+    run = text.measurement(measure_temperatures, TRANSFORMER, seed, source, temperatures=list(TEMPERATURES))
+    return replace(run, name=f"{run.name} temperatures")
+
+
+def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Nats per token of each model, for each way to think, on each set, by seed."""
+    text, found = plan.text, dict[str, dict[str, dict[str, list[float]]]]()
+    for kind in KINDS:
+        found[kind] = {way: {name: [] for name in plan.sets} for way in (WAYS if kind in EBTS else WAYS[:1])}
+        for seed in range(text.seeds):
+            for way, (curve, steps, candidates) in _ways(text, kind, seed, results).items():
+                for name, source in plan.sets.items():
+                    found[kind][way][name].append(nats_at(results[curve(kind, seed, source).key], steps, candidates))
+    return {**found, SOFTER: {"lowest": _softer(plan, results)}}
+
+
+def _softer(plan: OodPlan, results: Results) -> dict[str, list[float]]:
+    """Nats of Transformer++ at the largest temperature that costs no more than ``PRICE`` at home."""
+    found: dict[str, list[float]] = {name: [] for name in plan.sets}
+    for seed in range(plan.text.seeds):
+        home, *others = (results[softer_run(plan.text, seed, text).key].values for text in (CHOOSING, *plan.sets.values()))
+        chosen = max(t for t in TEMPERATURES if improvement(home["1.0"], home[str(t)]) >= -PRICE)
+        for name, values in zip(plan.sets, others, strict=True):
+            found[name].append(values[str(chosen)])
+    return found
+
+
+Curves = Callable[[str, int, str], Run]
+
+
+def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, tuple[Curves, int, int]]:
+    """The curve, steps and candidates of each way to think."""
+    if kind not in EBTS:
+        return {"lowest": (text.curve, 1, 1)}
+    recipe, many, choosing = RECIPES[kind], text.candidates, results[text.curve(kind, seed, CHOOSING).key]
+    lowest, last = nats_at(choosing, recipe.min_steps), last_of_mean(kind)
+    with_noise = {noise: partial(text.mean_curve, noise=noise) for noise in text.mean_noises}
+    at_home = {noise: nats_at(results[curve(kind, seed, CHOOSING).key], last, many) for noise, curve in with_noise.items()}
+    calm = min(at_home, key=at_home.__getitem__)
+    bold, price = (
+        max((noise for noise, nats in at_home.items() if improvement(lowest, nats) >= -cost), default=calm)
+        for cost in (0, PRICE)
+    )
+    return {
+        "lowest": (text.curve, recipe.min_steps, 1),
+        "own": (text.curve, recipe.own_steps, 1),
+        "best": (text.curve, longer(kind, choosing), 1),
+        "verified": (text.curve, longer(kind, choosing, many), many),
+        "mean": (text.mean_curve, last, 1),
+        "means": (with_noise[calm], last, many),
+        "bold": (with_noise[bold], last, many),
+        "price": (with_noise[price], last, many),
+    }
+
+
+Nats = dict[str, dict[str, dict[str, list[float]]]]
+
+
+def shifts(found: Nats) -> dict[str, list[float]]:
+    """How much harder a set is for Transformer++ than the held-out text, in nats per token, by seed."""
+    rival = found[TRANSFORMER]["lowest"]
+    return {name: [value - own for value, own in zip(values, rival[MEASURED], strict=True)] for name, values in rival.items()}
+
+
+def gains(found: Nats, kind: str, way: str) -> dict[str, list[float]]:
+    """Improvement of perplexity over the lowest trained number of steps in per cent, by set and seed."""
+    return paired(found[kind]["lowest"], found[kind][way], improvement)
+
+
+def against(found: Nats, kind: str, way: str, rival: str = TRANSFORMER) -> dict[str, list[float]]:
+    """Perplexity over that of a Transformer++, in per cent of it: negative is better."""
+    return paired(found[rival]["lowest"], found[kind][way], lambda theirs, own: -improvement(theirs, own))
+
+
+def paired(
+    before: dict[str, list[float]], after: dict[str, list[float]], how: Callable[[float, float], float]
+) -> dict[str, list[float]]:
+    return {name: [how(b, a) for b, a in zip(before[name], after[name], strict=True)] for name in before}
