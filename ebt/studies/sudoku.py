@@ -255,6 +255,11 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
     )
     rules = "The attention of all models knows which cells share a row, a column or a box."
     rules = rules if plan.rules else "No model is told which cells share a row, a column or a box: all must find out."
+    recursive = (
+        " Recursive: half of the layers, an answer and a latent state in turns, in the manner of a tiny recursive model "
+        f"(Jolicoeur-Martineau 2025); an iteration is {INNER + 1} passes of half the layers."
+    )
+    recursive = recursive if RECURSIVE in plan.kinds else ""
     source = "generated" if plan.collection is None else f"of {Path(plan.collection).name}, further cells revealed at random"
     return [
         f"Trained on {plan.puzzles:,} puzzles, {source}, with {plan.givens[0]} to {plan.givens[1]} givens, digits "
@@ -265,10 +270,8 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"are averaged over the second half (of what follows a warm start). {first}{rules}",
         f"Parameters and updates by seed: {sizes}.",
         "The rivals have the same blocks and no energy. Feed-forward: one pass. Looped: the same blocks again and again, which "
-        "see their last prediction or their last hidden state. Recursive: half of the layers, an answer and a latent state in "
-        "turns, in the manner of a tiny recursive model (Jolicoeur-Martineau 2025).",
-        "A step of the EBT is a forward and a backward pass, an iteration of a looped transformer one forward pass, one of the "
-        f"recursive model {INNER + 1} of half the layers.",
+        f"see their last prediction or their last hidden state.{recursive}",
+        "A step of the EBT is a forward and a backward pass, an iteration of a looped transformer one forward pass.",
         *([_thinking(plan, results)] if "ebt" in plan.kinds else []),
         "Published, with other data and far more compute: EBT 29.7 % out of distribution, its feed-forward twin 0.03 % "
         "(Gladstone et al., table 5); on Sudoku-Extreme TRM 87.4 %, HRM 55 % (Jolicoeur-Martineau 2025).",
