@@ -106,7 +106,7 @@ def test_the_oracle_reproduces_the_published_models(case: str, run: str) -> None
     draws = Draws(drawn)
     found = {name: value.detach() for name, value in compute(weights, hparams, run, inputs, draws).items()}
     assert not draws.waiting
-    assert max(deviations(found, recorded).values()) < 1e-12
+    assert max(deviations(found, recorded).values()) < 1e-11  # processors round sums in orders of their own: 1.04e-12 on one
 
 
 @needs_records
