@@ -95,7 +95,7 @@ class SudokuPlan:
             args.seeds,
         )
 
-    def data(self, seed: int = 0) -> dict[str, Any]:
+    def data(self) -> dict[str, Any]:
         """Settings of the data module: the same puzzles for all seeds, whose order and relabelling differ."""
         return {
             "size": self.size,
@@ -141,7 +141,7 @@ class SudokuPlan:
         if kind == "ebt":
             how = {"choosing": {"steps": max(steps), "candidates": self.candidates, "scales": SCALES, "noises": NOISES}}
         if kind in LOOPED:
-            steps |= {2 * max(steps)}
+            steps.add(2 * max(steps))
         candidates = sorted({1, self.candidates}) if kind == "ebt" else [1]
         how |= {"givens": givens, "steps": [1] if kind == TWIN else sorted(steps), "candidates": candidates}
         settings = {"model": model.settings, **how}
