@@ -19,20 +19,20 @@ LONGER = {
     "mean": "mean of steps",
     "means": "mean of {many}",
     "bold": "bold mean of {many}",
-    "price": "mean of {many} for 1 %",
+    "even": "even mean of {many}",
 }
 """Ways to think longer, as tables call them: the state after the best number of steps above the lowest trained one, that of the
 candidate of lowest energy, the mean of what was thought from the lowest on, that of several candidates with the noise that is
-best at home, with the largest one that costs nothing there, and with the largest one that costs no more than ``PRICE``."""
-PRICE = 1.0
-"""Per cent of the perplexity at home that may be spent on being better elsewhere."""
+best at home, with the largest one that costs nothing there, and with the largest one that is ``EVEN`` with Transformer++."""
+EVEN = 1.0
+"""Per cent of Transformer++'s perplexity at home: whoever is no worse than it by more than that is even with it there."""
 JUDGED = ("best", "means", "bold")
 """Those that verdicts are on."""
 WAYS = ("lowest", "own", *LONGER)
 FULL = "means"
 """How an EBT is compared with Transformer++."""
 SOFTER = "transformer-pp-softer"
-"""Transformer++ at a temperature, at the same price."""
+"""Transformer++ at a temperature, even with itself."""
 TEMPERATURES = (1.0, 1.05, 1.08, 1.1, 1.2)
 """What else makes predictions less sure: Transformer++'s logits are divided by them."""
 
@@ -69,11 +69,11 @@ def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[
 
 
 def _softer(plan: OodPlan, results: Results) -> dict[str, list[float]]:
-    """Nats of Transformer++ at the largest temperature that costs no more than ``PRICE`` at home."""
+    """Nats of Transformer++ at the largest temperature with which it is even with itself at home."""
     found: dict[str, list[float]] = {name: [] for name in plan.sets}
     for seed in range(plan.text.seeds):
         home, *others = (results[softer_run(plan.text, seed, text).key].values for text in (CHOOSING, *plan.sets.values()))
-        chosen = max(t for t in TEMPERATURES if improvement(home["1.0"], home[str(t)]) >= -PRICE)
+        chosen = max(t for t in TEMPERATURES if improvement(home["1.0"], home[str(t)]) >= -EVEN)
         for name, values in zip(plan.sets, others, strict=True):
             found[name].append(values[str(chosen)])
     return found
@@ -91,9 +91,10 @@ def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, t
     with_noise = {noise: partial(text.mean_curve, noise=noise) for noise in text.mean_noises}
     at_home = {noise: nats_at(results[curve(kind, seed, CHOOSING).key], last, many) for noise, curve in with_noise.items()}
     calm = min(at_home, key=at_home.__getitem__)
-    bold, price = (
-        max((noise for noise, nats in at_home.items() if improvement(lowest, nats) >= -cost), default=calm)
-        for cost in (0, PRICE)
+    rival = results[softer_run(text, seed, CHOOSING).key].values["1.0"]
+    bold, even = (
+        max((noise for noise, nats in at_home.items() if improvement(than, nats) >= -lost), default=calm)
+        for than, lost in ((lowest, 0), (rival, EVEN))
     )
     return {
         "lowest": (text.curve, recipe.min_steps, 1),
@@ -103,7 +104,7 @@ def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, t
         "mean": (text.mean_curve, last, 1),
         "means": (with_noise[calm], last, many),
         "bold": (with_noise[bold], last, many),
-        "price": (with_noise[price], last, many),
+        "even": (with_noise[even], last, many),
     }
 
 
