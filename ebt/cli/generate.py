@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from ebt.cli.terminal import RULE_HELP, WORD_RULES, Options, count_from, number_in, read_text
+from ebt.cli.terminal import RULE_HELP, WORD_RULES, Options, count_from, number_in, read_text, think_as_told
 from ebt.errors import InputError
 from ebt.hub import load_folder, load_tokenizer_of
 
@@ -39,6 +39,7 @@ def _options() -> Options:
     thinking.add_argument(
         "--tolerance", type=number_in(0), metavar="T", help="stop thinking when the probabilities move by less than this"
     )
+    options.scale_and_noise(thinking)
     sampling = options.add_argument_group("sampling")
     sampling.add_argument("--greedy", action="store_true", help="always take the most probable token")
     sampling.add_argument("--temperature", type=number_in(0), metavar="T", help="default: 1")
@@ -81,6 +82,7 @@ def main(argv: list[str]) -> int:
 
 def _thinking(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in THINKING if getattr(args, name) is not None}
+    think_as_told(args, [model], args.candidates or getattr(model.config, "candidates", 1))
     if model.config.model_type == "ebt":
         return {**given, "seed": args.seed}
     if given:

@@ -133,12 +133,18 @@ def held_out_images(
     return HeldOut(name, images=(clean, NoiseSchedule.linear().noisy(clean, level, seed)))
 
 
-def held_out_boards(checkpoint: str, size: int, path: str | None, givens: int | None, limit: int, seed: int) -> HeldOut:
-    """Up to ``limit`` boards: of a CSV file; of the run's test set with so many givens, or with the fewest; or new ones.
+def held_out_boards(
+    checkpoint: str, size: int, path: str | None, givens: int | None, split: str, limit: int, seed: int
+) -> HeldOut:
+    """Up to ``limit`` boards: of a CSV file; of the run's validation set; of its test set with so many givens, or with the
+    fewest; or new ones.
 
     Raises:
-        InputError: no boards are known, or a file cannot be read.
+        InputError: no boards are known, a file cannot be read, or options that contradict each other.
     """
+    named = "--data" if path is not None else "--givens" if givens is not None else None
+    if named is not None and split != "test":
+        raise InputError(f"{named} and --split {split} both say which boards: give one of them.")
     if path is not None:
         if givens is not None:
             raise InputError("--data and --givens both say which boards: give one of them.")
@@ -146,18 +152,20 @@ def held_out_boards(checkpoint: str, size: int, path: str | None, givens: int | 
     settings = run_data(checkpoint, SudokuDataModule)
     if settings is None and givens is None:
         raise InputError(
-            f"{checkpoint} does not belong to a run folder, which would know its test sets: name a CSV file with --data, "
+            f"{checkpoint} does not belong to a run folder, which would know its own boards: name a CSV file with --data, "
             "or have new puzzles made with --givens N."
         )
     if settings is None:
         note = "New puzzles: their solution grids may occur in the model's training set, which is not known here."
         return _boards(f"new puzzles with {givens} givens", generate(size, givens or 0, limit, seed), limit, note)
-    return _boards_of_run(settings, size, givens, limit, seed)
+    return _boards_of_run(settings, size, givens, split, limit, seed)
 
 
-def _boards_of_run(settings: dict[str, Any], size: int, givens: int | None, limit: int, seed: int) -> HeldOut:
+def _boards_of_run(settings: dict[str, Any], size: int, givens: int | None, split: str, limit: int, seed: int) -> HeldOut:
     data = SudokuDataModule(**{**settings, "num_workers": 0})
     data.prepare()
+    if split != "test":
+        return _boards(f"{split} set", data.sets[split], limit)
     fewest = {name: int((data.sets[name].puzzles > 0).sum(1).min()) for name in data.test_names}
     if givens is None and not fewest:
         raise InputError("The run has no test set: name a CSV file with --data, or have new puzzles made with --givens N.")

@@ -21,6 +21,7 @@ from ebt.cli.terminal import (
     print_table,
     progress_bar,
     say_written,
+    think_as_told,
 )
 from ebt.data.clips import import_av, write_video
 from ebt.data.encoders import Encoder
@@ -86,6 +87,7 @@ def _options() -> Options:
     thinking.add_argument("--steps", type=count_from(1), metavar="N", help="thinking steps")
     thinking.add_argument("--candidates", type=count_from(1), metavar="M", help="candidates of each predicted frame")
     thinking.add_argument("--rule", choices=RULES[:3], default="lowest", help="which candidate wins (default: lowest)")
+    options.scale_and_noise(thinking)
     options.seed("the random starts")
     options.out("rollout.json, and for each clip a GIF, a strip of frames and a picture of the energies,")
     options.add_argument("--mp4", action="store_true", help="write MP4 files beside the GIFs")
@@ -119,6 +121,7 @@ def main(argv: list[str]) -> int:
 def _check(args: argparse.Namespace, model: Any) -> None:
     if not thinks(model) and (args.steps, args.candidates) != (None, None):
         raise InputError("--steps and --candidates need a model with an energy: Transformer++ answers in one pass.")
+    think_as_told(args, [model], args.candidates or getattr(model.config, "candidates", 1))
     if args.mp4 and (args.out is None or args.no_pictures):
         raise InputError("--mp4 writes files: give --out, and leave out --no-pictures.")
     if args.mp4:

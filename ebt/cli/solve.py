@@ -26,6 +26,7 @@ from ebt.cli.terminal import (
     print_table,
     progress_bar,
     say_written,
+    think_as_told,
 )
 from ebt.data.sudoku import board_errors, format_board, generate, is_solved, parse_board, read_csv, solutions
 from ebt.errors import InputError
@@ -67,6 +68,7 @@ def _options() -> Options:
     thinking.add_argument("--candidates", type=count_from(1), metavar="M", help="candidates; the lowest energy wins")
     thinking.add_argument("--rule", choices=RULES, default="lowest", help="which candidate wins (default: lowest)")
     thinking.add_argument("--tolerance", type=number_in(0), metavar="T", help="stop when probabilities move by less than this")
+    options.scale_and_noise(thinking)
     options.seed("the random starts and the new puzzle")
     options.out("solve.json, and board.png for a single board,")
     return options
@@ -80,6 +82,7 @@ def main(argv: list[str]) -> int:
     model = load_folder(args.checkpoint, "ebt_sudoku")
     args.steps = args.steps or model.config.steps
     args.candidates = args.candidates or model.config.candidates
+    think_as_told(args, [model], args.candidates)
     folder = out_folder(args.out)
     if args.csv is not None:
         _solve_file(args, console, model, folder)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -43,6 +43,15 @@ class Options(argparse.ArgumentParser):
         """Add --checkpoint."""
         self.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT)
 
+    def scale_and_noise(self, group: argparse._ArgumentGroup) -> None:
+        """Add --step-size-scale and --candidate-noise; ``think_as_told`` serves them."""
+        group.add_argument(
+            "--step-size-scale", type=number_in(0), metavar="X", help="alpha, as a multiple of the learned one; below 1: softer"
+        )
+        group.add_argument(
+            "--candidate-noise", type=number_in(0), metavar="X", help="Langevin noise of all candidates but the first"
+        )
+
     def out(self, what: str) -> None:
         """Add --out."""
         self.add_argument("--out", metavar="DIR", help=f"write {what} into this folder")
@@ -50,6 +59,27 @@ class Options(argparse.ArgumentParser):
     def seed(self, what: str) -> None:
         """Add --seed."""
         self.add_argument("--seed", type=count_from(0), default=0, metavar="N", help=f"of {what} (default: 0)")
+
+
+def think_as_told(args: argparse.Namespace, models: Sequence[Any], candidates: int) -> None:
+    """Give the models that think the step size and the noise of the options, for this call.
+
+    Raises:
+        InputError: none of them thinks, or noise without a second candidate.
+    """
+    thinking = [model for model in models if hasattr(model, "landscape")]
+    for name in ("step_size_scale", "candidate_noise"):
+        if (value := getattr(args, name)) is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if not thinking:
+            raise InputError(f"{args.checkpoint} does not think, so it has no use for {option}: leave it out.")
+        if name == "candidate_noise" and candidates < 2:
+            raise InputError(
+                f"{option} is for all candidates but the first: give more of them with --candidates, or leave it out."
+            )
+        for model in thinking:
+            setattr(model.config, name, value)
 
 
 def count_from(least: int) -> Callable[[str], int]:

@@ -24,6 +24,7 @@ from ebt.cli.terminal import (
     print_table,
     progress_bar,
     say_written,
+    think_as_told,
     warn,
 )
 from ebt.errors import InputError
@@ -70,7 +71,10 @@ def _options() -> Options:
     data = options.add_argument_group("data (default: what the run held out)")
     data.add_argument("--data", metavar="SOURCE", help="text source, all of which is read; CSV file of puzzles; images; videos")
     data.add_argument(
-        "--split", choices=SPLITS, default="test", help="which of the run's own data (default: test; shifted: moving digits)"
+        "--split",
+        choices=SPLITS,
+        default="test",
+        help="which of the run's own data (default: test; validation: to choose by; shifted: moving digits)",
     )
     data.add_argument(
         "--givens", type=count_from(1), metavar="N", help="the run's test set, or new puzzles, with so many givens"
@@ -84,15 +88,17 @@ def _options() -> Options:
         metavar="N",
         help="at most so many contexts (default: 64), boards (default: 200), crops of images or clips (default: 64)",
     )
-    options.add_argument("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="default: 1,2,3,4,8")
-    options.add_argument("--candidates", type=counts, default=[1], metavar="M,M,..", help="default: 1")
-    options.add_argument("--rule", choices=WORD_RULES, default="lowest", help=RULE_HELP)
-    options.add_argument(
+    thinking = options.add_argument_group("thinking")
+    thinking.add_argument("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="default: 1,2,3,4,8")
+    thinking.add_argument("--candidates", type=counts, default=[1], metavar="M,M,..", help="default: 1")
+    thinking.add_argument("--rule", choices=WORD_RULES, default="lowest", help=RULE_HELP)
+    thinking.add_argument(
         "--tolerance",
         type=number_in(0),
         metavar="T",
         help="boards, images and videos: stop when probabilities, or pixels, move by less",
     )
+    options.scale_and_noise(thinking)
     options.add_argument(
         "--batch-size", type=count_from(1), metavar="B", help="contexts (default: 8) or boards x candidates (64) at once"
     )
@@ -115,6 +121,7 @@ def main(argv: list[str]) -> int:
         raise InputError("--split shifted is the harder test of moving digits: choose validation or test.")
     if args.rule == "mean" and tasks[args.checkpoint] != "language":
         raise InputError("--rule mean is for text: choose another one for boards and videos.")
+    think_as_told(args, list(models.values()), max(args.candidates))
     measure = {"language": _language, "sudoku": _sudoku, "denoising": _images, "video": _video}[tasks[args.checkpoint]]
     curves, data = measure(args, models)
     _print(console, curves, data)
@@ -124,7 +131,9 @@ def main(argv: list[str]) -> int:
     if data.note:
         console.print(f"[dim]{data.note}[/]", highlight=False)
     if folder is not None:
-        written = _write(folder, curves, data)
+        written = _write(
+            folder, curves, data, {"step_size_scale": args.step_size_scale, "candidate_noise": args.candidate_noise}
+        )
         if tasks[args.checkpoint] == "denoising":
             written += write_energies(folder, models[args.checkpoint], *data.images, max(args.steps))
         say_written(console, written)
@@ -133,7 +142,7 @@ def main(argv: list[str]) -> int:
 
 def _language(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str, Curve[Any]], HeldOut]:
     if args.givens is not None or args.tolerance is not None:
-        raise InputError("--givens and --tolerance are for boards: leave them out for a language model.")
+        raise InputError("--givens is for boards, and --tolerance for boards, images and videos: leave them out for text.")
     vocabulary = load_tokenizer_of(args.checkpoint).get_vocab()
     for name in args.baseline:
         if load_tokenizer_of(name).get_vocab() != vocabulary:
@@ -151,7 +160,7 @@ def _sudoku(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str,
     sizes = {model.config.board for model in models.values()}
     if len(sizes) > 1:
         raise InputError(f"The models are for boards of different sizes ({sorted(sizes)}): compare models of one size.")
-    held_out = held_out_boards(args.checkpoint, sizes.pop(), args.data, args.givens, args.limit or 200, args.seed)
+    held_out = held_out_boards(args.checkpoint, sizes.pop(), args.data, args.givens, args.split, args.limit or 200, args.seed)
     boards, curves = held_out.boards, {}
     for (name, model), label in zip(models.items(), _names(models), strict=True):
         with progress_bar(f"thinking: {name}", held_out.size) as bar:
@@ -273,10 +282,10 @@ def _quality(task: str, point: Any) -> str:
     return f"{point.psnr:.2f} dB" if task == "denoising" else f"{100 * point.exact:.1f} % of boards solved"
 
 
-def _write(folder: Path, curves: dict[str, Curve[Any]], data: HeldOut) -> list[Path]:
+def _write(folder: Path, curves: dict[str, Curve[Any]], data: HeldOut, told: dict[str, Any]) -> list[Path]:
     plain = {name: to_json(curve) for name, curve in curves.items()}
     written = [folder / "thinking.json", folder / "thinking.png"]
-    text = json.dumps({"data": data.name, "note": data.note, "curves": plain}, indent=1, allow_nan=False)
+    text = json.dumps({"data": data.name, "note": data.note, **told, "curves": plain}, indent=1, allow_nan=False)
     written[0].write_text(text + "\n", encoding="utf-8")
     thinking_curve(plain, written[1], title=data.name)
     first = next(iter(plain.values()))

@@ -59,6 +59,16 @@ def test_a_tolerance_may_end_thinking_early(folder: str, capsys: pytest.CaptureF
     assert ", 1.0 steps per token" in capsys.readouterr().err
 
 
+def test_a_smaller_step_size_writes_another_text(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def text(*options: str) -> str:
+        assert main(["generate", "--checkpoint", folder, "--prompt", PROMPT, "--max-new-tokens", "12", *options]) == 0
+        return capsys.readouterr().out
+
+    assert text("--step-size-scale", "1") == text()
+    assert text("--step-size-scale", "0.01") != text()
+    assert text("--candidates", "3", "--candidate-noise", "9") != text("--candidates", "3")
+
+
 def test_a_feed_forward_model_writes_but_does_not_think(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     twin = language_folder(tmp_path / "twin", twin=True)
     assert main(["generate", "--checkpoint", twin, "--prompt", PROMPT, "--max-new-tokens", "3"]) == 0

@@ -161,9 +161,21 @@ def test_a_run_knows_its_test_boards_and_makes_new_ones_that_were_not_trained_on
         return to_json(sudoku_curve(sudoku_ebt(), *map(torch.from_numpy, boards), [2]))
 
     assert close(think(), expected(data.sets["givens_6"]))
+    assert close(think("--split", "validation"), expected(data.sets["validation"]))
     assert close(think("--givens", "7"), expected(data.sets["givens_7"]))
     assert close(think("--givens", "10"), expected(generate(4, 10, 5, 0, exclude=data.sets["train"].solutions)))
     assert "None of their solution grids occurs in the training set" in capsys.readouterr().out
+
+
+def test_step_size_and_noise_are_chosen_for_one_call(folders: dict[str, str], tmp_path: Path) -> None:
+    options = ["--givens", "8", "--limit", "3", "--steps", "3", "--candidates", "2", "--out", str(tmp_path)]
+    softer = ["--step-size-scale", "0.3", "--candidate-noise", "0.5"]
+    assert main(["think", "--checkpoint", folders["sudoku"], *options, *softer]) == 0
+    boards = map(torch.from_numpy, generate(4, 8, 3, 0))
+    model = sudoku_ebt(step_size_scale=0.3, candidate_noise=0.5)
+    assert close(curves(tmp_path)["sudoku"], to_json(sudoku_curve(model, *boards, [3], [2])))
+    told = json.loads((tmp_path / "thinking.json").read_text())
+    assert (told["step_size_scale"], told["candidate_noise"]) == (0.3, 0.5)
 
 
 def test_alarms_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +198,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         sudoku_folder(folder / run / "model")
     return {
         "text": language_folder(folder / "text"),
+        "twin": language_folder(folder / "twin", twin=True),
         "sudoku": sudoku_folder(folder / "sudoku"),
         "six": sudoku_folder(folder / "six", board=6),
         "broken": str(folder / "broken"),
@@ -204,8 +217,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("own", [], "config.yaml has data of class BoardModule, not SudokuDataModule: name the data with --data"),
         ("sudoku", ["--data", "nowhere.csv"], "nowhere.csv cannot be read"),
         ("sudoku", ["--data", "a.csv", "--givens", "8"], "--data and --givens both say which boards"),
-        ("text", ["--givens", "8"], "--givens and --tolerance are for boards"),
-        ("text", ["--tolerance", "0.1", "--data", "x"], "--givens and --tolerance are for boards"),
+        ("sudoku", ["--givens", "8", "--split", "validation"], "--givens and --split validation both say which boards"),
+        ("sudoku", ["--givens", "8", "--candidate-noise", "1"], "--candidate-noise is for all candidates but the first"),
+        ("twin", ["--data", "x", "--step-size-scale", "2"], "does not think, so it has no use for --step-size-scale"),
+        ("text", ["--givens", "8"], "--givens is for boards, and --tolerance for boards, images and videos"),
+        ("text", ["--tolerance", "0.1", "--data", "x"], "--givens is for boards, and --tolerance for"),
         ("sudoku", ["--givens", "8", "--baseline", "BASE:text"], "models of the same task"),
         ("sudoku", ["--givens", "8", "--baseline", "BASE:six"], "different sizes ([4, 6])"),
         ("sudoku", ["--givens", "8", "--baseline", "BASE:sudoku"], "--baseline must name other folders"),
