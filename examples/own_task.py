@@ -1,8 +1,10 @@
-"""A network and a task of your own, in R^d: reconstruct a curve from three of its coefficients, step by step.
+"""A network, a task and data of your own, in R^d: reconstruct a curve from three of its coefficients, step by step.
 
     python examples/own_task.py
+    cd examples && ebt fit --model own_task.Curves --data own_task.Waves --name curves --trainer.max_steps 400
 
-All that is specific to the task stands in the two classes below; training, logging, alarms and resuming come with ThinkingTask.
+All that is specific stands in the classes below; training, logging and alarms come with ThinkingTask, and resuming in the
+middle of an epoch with ResumableData.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ebt.data.sampling import ResumableData, ResumableLoader
 from ebt.tasks import Optimisation, ThinkingTask
 from ebt.thinking import CandidateSpace, Descent, Euclidean, Landscape, Recipe, StepSize, think
 
@@ -53,7 +56,7 @@ class Curves(ThinkingTask):
         return (len(batch["x"]),)
 
 
-class Waves(Dataset[dict[str, Tensor]]):
+class Pairs(Dataset[dict[str, Tensor]]):
     """Sums of three waves: their amplitudes are the context, the curve is the target."""
 
     def __init__(self, count: int, seed: int) -> None:
@@ -68,18 +71,35 @@ class Waves(Dataset[dict[str, Tensor]]):
         return {"x": self.x[index], "y": self.y[index]}
 
 
+class Waves(ResumableData):
+    """Training pairs, and others to validate on."""
+
+    def __init__(self, count: int = 4096, batch_size: int = 64, seed: int = 0) -> None:
+        super().__init__()
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+
+    def prepare(self) -> None:
+        self.pairs = {name: Pairs(self.count, seed) for name, seed in (("train", 1), ("validation", 2))}
+
+    def train_dataloader(self) -> ResumableLoader:
+        return self.training_loader(self.pairs["train"])
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        return self.evaluation_loader(self.pairs["validation"])
+
+
 def main(updates: int = 400) -> dict[int, float]:
     """Train, then think for several numbers of steps; returns the root mean square error after each."""
     L.seed_everything(0)
     task = Curves()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = L.Trainer(max_steps=updates, max_epochs=-1, accelerator="cpu", **quiet)
-    trainer.fit(task, DataLoader(Waves(4096, seed=1), batch_size=64, shuffle=True))
+    trainer.fit(task, datamodule=Waves())
 
-    test, space = Waves(512, seed=2)[torch.arange(512)], task.space()
+    test, space = Pairs(512, seed=3), task.space()
     start = space.start((512,), generator=torch.Generator().manual_seed(3))
-    thought = think(task.landscape(test), space, start, task.alpha().detach(), Descent(steps=8, final_energy=True))
-    errors = {step: (thought.states[step - 1] - test["y"]).square().mean().sqrt().item() for step in (1, 2, 3, 4, 8)}
+    thought = think(task.landscape({"x": test.x}), space, start, task.alpha().detach(), Descent(steps=8, final_energy=True))
+    errors = {step: (thought.states[step - 1] - test.y).square().mean().sqrt().item() for step in (1, 2, 3, 4, 8)}
     for step, error in errors.items():
         print(f"{step} steps: error {error:.3f}, energy {thought.energies[step].mean():.4f}")
     return errors

@@ -145,4 +145,5 @@ def _finish(cli: Any, run: Any) -> None:
     console = Console()
     if best:
         console.print(results_table(best["metrics"], f"validation, best at update {best['update']}", cli.model.steps))
-    console.print(f"run: {run.folder}  model: {run.model}  results: {run.results}", highlight=False, soft_wrap=True)
+    kept = f"model: {run.model}" if run.model.is_dir() else f"weights: {run.best if run.best.is_file() else run.last}"
+    console.print(f"run: {run.folder}  {kept}  results: {run.results}", highlight=False, soft_wrap=True)

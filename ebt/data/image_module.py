@@ -151,23 +151,23 @@ class ImageDataModule(ResumableData):
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
         self.prepare()
         dataset = Crops(self.sets["train"], self.image_size, self.channels, self.crops, self.seed, self.flip)
-        return self._training_loader(dataset, EpochSampler)
+        return self.training_loader(dataset, EpochSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """The same crops every time; an empty list, which skips validation, without such a split."""
         self.prepare()
-        return self._evaluation_loader("validation") if "validation" in self.sets else []
+        return self._held_out("validation") if "validation" in self.sets else []
 
     def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """One loader for each of ``test_names``, with the same crops."""
         self.prepare()
         if "test" not in self.sets:
             raise InputError("There are no test images. Give a test_source, or a share above 0 in fractions.")
-        return [self._evaluation_loader("test", level) for level in self.levels]
+        return [self._held_out("test", level) for level in self.levels]
 
-    def _evaluation_loader(self, split: str, level: float | None = None) -> DataLoader[dict[str, Tensor]]:
+    def _held_out(self, split: str, level: float | None = None) -> DataLoader[dict[str, Tensor]]:
         crops = Crops(self.sets[split], self.image_size, self.channels, self.evaluation_crops, self.seed, level=level)
-        return DataLoader(crops, **self._loading(self.evaluation_batch_size))
+        return self.evaluation_loader(crops)
 
 
 class Collection(Protocol):

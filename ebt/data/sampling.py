@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset
 
 from ebt.errors import InputError
 
@@ -135,11 +135,16 @@ def drawn(dataset: Any, count: int | None, seed: int) -> Any:
 
 
 class ResumableData(L.LightningDataModule):
-    """A data module whose loaders draw from generators of their own, and count what the trainer has trained on."""
+    """A data module whose loaders draw from generators of their own, and count what the trainer has trained on.
+
+    A subclass sets the fields below and offers ``prepare``, ``train_dataloader`` and ``val_dataloader``, which make their
+    loaders by ``training_loader`` and ``evaluation_loader``. Then a run resumes in the middle of an epoch.
+    """
 
     seed: int
     batch_size: int
-    num_workers: int
+    evaluation_batch_size: int = 64
+    num_workers: int = 0
 
     def prepare(self) -> None:
         """Find or make the data, once; any later call returns at once."""
@@ -164,7 +169,11 @@ class ResumableData(L.LightningDataModule):
         """The rank of this process, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _training_loader(self, dataset: Any, sampler: type[ResumableSampler] = ResumableSampler) -> ResumableLoader:
+    def evaluation_loader(self, dataset: Dataset[Any]) -> DataLoader[Any]:
+        """Batches in the order of a dataset."""
+        return DataLoader(dataset, **self._loading(self.evaluation_batch_size))
+
+    def training_loader(self, dataset: Any, sampler: type[ResumableSampler] = ResumableSampler) -> ResumableLoader:
         """Batches in the order of (seed, epoch), or of a stream. An incomplete last batch is left out, unless it is the only
         one."""
         loading = self._loading(self.batch_size)

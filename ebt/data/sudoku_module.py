@@ -131,21 +131,21 @@ class SudokuDataModule(ResumableData):
         self.prepare()
         givens: Any = self.counts["train"][1] if self.collection is not None else None
         dataset = SudokuDataset(*self.sets["train"], self.size, self.permute_digits, self.seed, self.permute_lines, givens)
-        return self._training_loader(dataset, EpochSampler)
+        return self.training_loader(dataset, EpochSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Batches in the order of the set."""
-        return self._evaluation_loader("validation")
+        return self._held_out("validation")
 
     def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """One loader for each of `test_names`."""
         if not self.test_names:
             raise InputError("There are no test puzzles: give test_givens, or test_files with train_file.")
-        return [self._evaluation_loader(name) for name in self.test_names]
+        return [self._held_out(name) for name in self.test_names]
 
-    def _evaluation_loader(self, name: str) -> DataLoader[dict[str, Tensor]]:
+    def _held_out(self, name: str) -> DataLoader[dict[str, Tensor]]:
         self.prepare()
-        return DataLoader(SudokuDataset(*self.sets[name], self.size), **self._loading(self.evaluation_batch_size))
+        return self.evaluation_loader(SudokuDataset(*self.sets[name], self.size))
 
     def _shared(self) -> int:
         """Training grids that occur in another set, up to relabelling."""

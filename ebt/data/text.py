@@ -145,19 +145,19 @@ class TextDataModule(ResumableData):
         dataset = self._datasets["train"]
         if isinstance(dataset, StreamedExamples):
             dataset.rank, dataset.processes = self._process
-        return self._training_loader(drawn(dataset, self.train_examples, self.seed))
+        return self.training_loader(drawn(dataset, self.train_examples, self.seed))
 
     def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
         """Batches in the order of the source; an empty list, which skips validation, without such a split."""
         self.prepare()
-        return self._evaluation_loader("validation") if "validation" in self._datasets else []
+        return self._held_out("validation") if "validation" in self._datasets else []
 
     def test_dataloader(self) -> DataLoader[Example]:
         """Batches in the order of the source."""
         self.prepare()
         if "test" not in self._datasets:
             raise InputError("There are no test documents. Give a test_source, or a share above 0 in fractions.")
-        return self._evaluation_loader("test")
+        return self._held_out("test")
 
     def _open(self) -> dict[str, Documents]:
         sources = open_source(self.source, self.fields, self.streaming)
@@ -220,5 +220,5 @@ class TextDataModule(ResumableData):
             f"context_length={self.context_length}. Raise context_length, or check prompt_field."
         )
 
-    def _evaluation_loader(self, split: str) -> DataLoader[Example]:
-        return DataLoader(self._datasets[split], **self._loading(self.evaluation_batch_size))
+    def _held_out(self, split: str) -> DataLoader[Example]:
+        return self.evaluation_loader(self._datasets[split])

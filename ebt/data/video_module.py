@@ -232,22 +232,22 @@ class VideoDataModule(ResumableData):
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
         rows = drawn(self._dataset("train"), self.train_examples, self.seed)
-        return self._training_loader(rows, EpochSampler if self.train_examples is None else ResumableSampler)
+        return self.training_loader(rows, EpochSampler if self.train_examples is None else ResumableSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """The same stretches every time; an empty list, which skips validation, without such a split."""
         self.prepare()
-        return self._evaluation_loader("validation") if self.digits or "validation" in self.sets else []
+        return self._held_out("validation") if self.digits or "validation" in self.sets else []
 
     def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """One loader for each of ``test_names``, or for the test videos."""
         self.prepare()
         if not self.digits and "test" not in self.sets:
             raise InputError("There are no test videos. Give a test_source, or a share above 0 in fractions.")
-        return [self._evaluation_loader(name) for name in self.test_names or ["test"]]
+        return [self._held_out(name) for name in self.test_names or ["test"]]
 
-    def _evaluation_loader(self, name: str) -> DataLoader[dict[str, Tensor]]:
-        return DataLoader(self._dataset(name), **self._loading(self.evaluation_batch_size))
+    def _held_out(self, name: str) -> DataLoader[dict[str, Tensor]]:
+        return self.evaluation_loader(self._dataset(name))
 
     def _dataset(self, name: str) -> Windows | DigitWindows:
         self.prepare()
