@@ -89,7 +89,7 @@ def _markdown(page: Page, about: Mapping[str, Any]) -> str:
         "## How it was made",
         f"    {about['command']}",
         f"{about['date']}, {'; '.join(made['machines'])}; one thread for each run, {made['hours']:.2f} hours of runs in all. "
-        f"Versions: {versions}. All numbers are in `results.json`, those of each run in `raw/`.",
+        f"Versions: {versions}. All numbers are in `results.json`.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -1,0 +1,70 @@
+"""Every line of a command in documents, configurations and helps has options that the command takes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ebt.cli.main import COMMANDS, main
+from ebt.cli.training import configure
+
+ROOT = Path(__file__).parents[2]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "configs").rglob("*.yaml"))]
+OF_A_RUN = ("--name", "--out")
+"""Options of ``ebt fit`` beside the configuration."""
+TRAINING = ("fit", "validate", "test", "plan")
+"""Commands whose options are the keys of a configuration: checked where that is one of the library's, and training is meant."""
+
+
+def commands(text: str) -> list[str]:
+    """Lines that begin with the command, joined where they go on."""
+    joined = re.sub(r"\\\n#?\s*", " ", text)
+    return re.findall(r"^#?[ ]{2,}(ebt [a-z].*?)(?:[ ]{2,}#.*)?$", joined, re.MULTILINE)
+
+
+def help_of(name: str) -> str:
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        main([name, "--help"])
+    return shown.getvalue()
+
+
+DOCUMENTED = sorted({(line, path.name) for path in FILES for line in commands(path.read_text(encoding="utf-8"))})
+
+
+def check(line: str) -> None:
+    name, *options = shlex.split(line)[1:]
+    if name in TRAINING:
+        files = [Path(options[i + 1]) for i, option in enumerate(options) if option == "--config"]
+        if name == "fit" and files and all(file.exists() for file in files):
+            configure(_without(options, OF_A_RUN))
+        return
+    module = importlib.import_module(f"ebt.cli.{name}")
+    parser = module._options(options[0]) if name == "study" else module._options()
+    parser.parse_args(options[1:] if name == "study" else options)
+
+
+def _without(options: list[str], names: tuple[str, ...]) -> list[str]:
+    return [option for i, option in enumerate(options) if option not in names and (i == 0 or options[i - 1] not in names)]
+
+
+@pytest.mark.parametrize(("line", "where"), DOCUMENTED)
+def test_documents(line: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    check(line)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_helps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    shown = help_of(name)
+    examples = [line for line in commands(shown[shown.index("example") :]) if not line.startswith(f"ebt {name} [-h]")]
+    assert examples
+    for line in examples:
+        check(line)
