@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -60,6 +60,12 @@ class Series:
     def drawn(self, points: Indices, seeds: Indices) -> Series:
         """Some of its points and seeds, or some of them several times."""
         return Series(self.x[points], self.losses[np.ix_(points, seeds)])
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest x of a run that has a loss."""
+        x, _ = self.known
+        return float(x.min()), float(x.max())
 
     @property
     def known(self) -> tuple[Numbers, Numbers]:
@@ -216,15 +222,36 @@ class Comparison:
     def concluded(self) -> bool:
         return not self.doubts
 
+    def beside(self, other: Comparison) -> Comparison:
+        """With a doubt, unless a comparison by another form of law, which fits better, says the same."""
+        low, high = other.faster.low, other.faster.high
+        if low is not None and high is not None and min(low * self.faster.mean, high * self.faster.mean) > 0:
+            return self
+        doubt = "a law with a floor fits clearly better, and its slopes may be equal or the other way round"
+        return replace(self, doubts=(*self.doubts, doubt))
 
-def compare(ours: Fit, rival: Fit, of_ours: Series, of_rival: Series) -> Comparison:
-    """Ratio of slopes, crossing, and doubts; fits must come from one call of ``fits``."""
+
+def bends(series: Series, plain: Law, floored: Law) -> bool:
+    """Whether a law with a floor fits clearly better than one without: an F-test of the relative deviations (5 %)."""
+    from scipy.stats import f
+
+    x, losses = series.known
+    left = len(losses) - 3
+    without, with_one = (float(((law.at(x) / losses - 1) ** 2).sum()) for law in (plain, floored))
+    if left < 1 or with_one <= 0:
+        return False
+    return bool(f.sf((without - with_one) / (with_one / left), 1, left) < 1 - LEVEL)
+
+
+def compare(ours: Fit, rival: Fit, of_ours: Series, of_rival: Series, also: Sequence[str] = ()) -> Comparison:
+    """Ratio of slopes, crossing, and doubts, with those that are known besides; fits must come from one call of ``fits``."""
     ratios = [_ratio(one, other) for one, other in zip(ours.draws, rival.draws, strict=True)]
     low, high = _interval(ratios)
     known = rival.law.exponent > 0
     faster = Estimate(_ratio(ours.law, rival.law), low if known else None, high if known else None, ours.exponent.count)
-    ends = min(of_ours.x.min(), of_rival.x.min()), max(of_ours.x.max(), of_rival.x.max())
-    return Comparison(faster, _crossing(ours, rival, ends), tuple(_doubts(ours, rival, of_ours, of_rival, faster)))
+    ends = min(of_ours.ends[0], of_rival.ends[0]), max(of_ours.ends[1], of_rival.ends[1])
+    doubts = (*also, *_doubts(ours, rival, of_ours, of_rival, faster))
+    return Comparison(faster, _crossing(ours, rival, ends), doubts)
 
 
 def _ratio(one: Law | None, other: Law | None) -> float:
@@ -264,7 +291,7 @@ def _crossing(ours: Fit, rival: Fit, ends: tuple[float, float]) -> Crossing | No
 
 def _doubts(ours: Fit, rival: Fit, of_ours: Series, of_rival: Series, faster: Estimate) -> list[str]:
     found = []
-    span = min(float(one.x.max() / one.x.min()) for one in (of_ours, of_rival))
+    span = min(one.ends[1] / one.ends[0] for one in (of_ours, of_rival))
     if span < DECADE:
         found.append(f"the points span a factor of {span:.3g}, less than a decade")
     if of_ours.losses.shape[1] < 2:
@@ -281,17 +308,22 @@ def _doubts(ours: Fit, rival: Fit, of_ours: Series, of_rival: Series, faster: Es
     return found
 
 
-def frontier(curves: Sequence[Sequence[tuple[float, float]]], levels: Numbers) -> Numbers:
-    """The least loss that any size reaches with so many operations, at each level; NaN where none has been there.
+Curve = Sequence[tuple[float, float, float]]
+"""Along a training: operations, which rise, the loss to choose by, and the loss to tell."""
+
+
+def frontier(curves: Sequence[Curve], levels: Numbers) -> Numbers:
+    """The loss, at each level of operations, of the size that is best there; NaN where none has been there.
 
     Args:
-        curves: for each size, operations and loss along its training, operations rising.
-        levels: operations at which to look; between evaluations losses are interpolated over the logarithm of operations.
+        curves: one for each size. Between evaluations losses are interpolated over the logarithm of operations.
+        levels: operations at which to look.
     """
-    found = np.full((len(curves), len(levels)), math.nan)
-    for row, curve in zip(found, curves, strict=True):
+    chosen_by, told = np.full((2, len(curves), len(levels)), math.nan)
+    for size, curve in enumerate(curves):
         if curve:
-            x, y = (np.array(part, float) for part in zip(*curve, strict=True))
-            row[:] = np.interp(np.log(levels), np.log(x), y, left=math.nan, right=math.nan)
-    seen = np.isfinite(found).any(0)
-    return np.where(seen, np.nanmin(np.where(seen, found, 0.0), axis=0), math.nan)
+            x, *losses = (np.array(part, float) for part in zip(*curve, strict=True))
+            for rows, y in zip((chosen_by, told), losses, strict=True):
+                rows[size] = np.interp(np.log(levels), np.log(x), y, left=math.nan, right=math.nan)
+    best = np.where(np.isfinite(chosen_by), chosen_by, math.inf).argmin(0)
+    return told[best, np.arange(len(levels))]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ebt.evaluation.scaling import Law, Series, compare, crossing, fit_floor, fit_power, fits, frontier
+from ebt.evaluation.scaling import Law, Series, bends, compare, crossing, fit_floor, fit_power, fits, frontier
 
 X = np.geomspace(1e4, 1e6, 5)
 
@@ -114,6 +114,33 @@ def test_what_cannot_be_told_is_said(ours: Law, noise: float, how: Any, doubt: s
     assert any(doubt in text for text in found.doubts)
 
 
+def test_runs_that_diverged_are_a_doubt_and_no_part_of_the_range() -> None:
+    x, laws = np.geomspace(1, 16, 5), {"ours": Law(20, 0.25), "rival": Law(18, 0.2)}
+    both = {name: made(law, 0.01, len(name), x) for name, law in laws.items()}
+    both["ours"].losses[-1] = math.nan
+    found = fits(both, "power law", draws=50)
+    assert found is not None
+    compared = compare(found["ours"], found["rival"], both["ours"], both["rival"], ["3 runs diverged"])
+    assert compared.doubts[:2] == ("3 runs diverged", "the points span a factor of 8, less than a decade")
+
+
+def test_a_law_with_a_floor_that_fits_better_may_refute_one_without() -> None:
+    """Equal exponents, other floors: without floors one looks steeper."""
+    laws = {"ours": Law(1.0, 0.5, 0.05), "rival": Law(1.0, 0.5, 0.08)}
+    both = {name: made(law, 0.002, len(name), np.geomspace(16, 256, 5)) for name, law in laws.items()}
+    plain, floored = fits(both, "power law", draws=200), fits(both, "with a floor", draws=200)
+    assert plain is not None
+    assert floored is not None
+    power, other = (compare(found["ours"], found["rival"], both["ours"], both["rival"]) for found in (plain, floored))
+    assert power.faster.low is not None
+    assert power.faster.low > 0
+    assert bends(both["ours"], plain["ours"].law, floored["ours"].law)
+    assert "a law with a floor fits clearly better" in power.beside(other).doubts[-1]
+    assert power.beside(power) is power
+    straight = made(Law(1.0, 0.5), 0.01)
+    assert not bends(straight, fit_power(straight), fit_floor(straight))  # type: ignore[arg-type]
+
+
 @settings(max_examples=15)
 @given(st.floats(0.1, 1e9), exponents, st.floats(0.02, 0.5))
 def test_laws_cross_where_they_are_equal(x: float, exponent: float, more: float) -> None:
@@ -135,9 +162,10 @@ def test_laws_that_do_not_cross() -> None:
     assert told(Law(2, 0.2), Law(1, 0.2), noise=0.0).crossing is None
 
 
-def test_the_frontier_is_the_least_loss_of_any_size() -> None:
-    small, large = [(1.0, 3.0), (100.0, 2.0)], [(10.0, 4.0), (1000.0, 1.0)]
+def test_the_frontier_is_the_loss_of_the_size_that_is_best() -> None:
+    """It is chosen by one loss, and the other is told, be it larger than that of another size."""
+    small, large = [(1.0, 3.0, 3.5), (100.0, 2.0, 2.5)], [(10.0, 4.0, 0.1), (1000.0, 1.0, 1.5)]
     found = frontier([small, large], np.array([0.5, 1.0, 10.0, 100.0, 1000.0]))
     assert math.isnan(found[0])
-    assert found[1:] == pytest.approx([3.0, 2.5, 2.0, 1.0])
+    assert found[1:] == pytest.approx([3.5, 3.0, 2.5, 1.5])
     assert np.isnan(frontier([[], []], X)).all()

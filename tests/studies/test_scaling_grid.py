@@ -32,7 +32,7 @@ def test_default_grids_vary_their_axis_alone(task: str, axis: str, quick: bool) 
     assert len(one.points) == (3 if quick else 5)
     for name in Point.__dataclass_fields__:
         many = len({getattr(point, name) for point in one.points})
-        assert (many > 1) == (name in VARIED[axis])
+        assert (many > 1) == (name in VARIED[axis] or (axis, name) == ("data", "updates"))
     span = max(value[0] for value in one.values) / min(value[0] for value in one.values)
     assert quick or axis in ("parameters", "flops") or span >= 10
 
@@ -73,7 +73,12 @@ def test_what_is_given_differs_from_the_default_and_the_rest_does_not() -> None:
         ("width", {"values": [16, 32, "64"]}, "dim is '64': give a whole number"),
         ("depth", {"values": [0, 1, 2]}, "layers is 0: give a whole number of at least 1"),
         ("depth", {"updates": True}, "updates is True"),
-        ("depth", {"updates": 4}, "evaluations 8 are more than updates 4"),
+        ("depth", {"updates": 3}, "evaluations 4 are more than updates 3"),
+        ("data", {"updates": 8}, "updates is given, and follows from the data along their axis: give passes"),
+        ("width", {"passes": 2}, "passes is given, and is for the axis data: give updates"),
+        ("flops", {"decay": True}, "decay is true, and the axis flops looks at losses along training"),
+        ("data", {"head_dim": 48}, "dim 64 is no multiple of head_dim 48"),
+        ("data", {"held_out": 1}, "held_out is 1: give at least 2"),
         ("depth", {"lr": 0}, "lr is 0: give a positive number"),
         ("depth", {"lr": "4e-3"}, "lr is '4e-3': give a positive number, such as 0.004 or 4.0e-3"),
         ("depth", {"decay": "no"}, "decay is 'no': write true or false"),
@@ -98,6 +103,7 @@ def test_contradictions_are_told(axis: str, given: dict[str, Any], reason: str) 
         (grid("data", values=[4096, 8192, 99999]), 100, "size 99,999 is more than the 12,800 tokens"),
         (grid("depth", held_out=1001), 100, "held_out is 1001, and there are 1000 rows"),
         (grid("data"), 1, "too few for an axis of data"),
+        (grid("data", values=[2048, 4096, 65536]), 512, "evaluations 4 are more than updates 1"),
     ],
 )
 def test_data_that_are_too_few_are_told(one: Grid, examples: int, reason: str) -> None:
@@ -105,12 +111,20 @@ def test_data_that_are_too_few_are_told(one: Grid, examples: int, reason: str) -
         filled(one, examples)
 
 
-def test_moments_are_ever_further_apart() -> None:
-    point = Point(updates=800, evaluations=8)
-    assert (point.moments[0], point.moments[-1], len(point.moments)) == (50, 800, 8)
+def test_moments_are_late_where_the_rate_falls_and_ever_further_apart_where_not() -> None:
+    assert Point(updates=800, evaluations=4).moments == [600, 667, 733, 800]
+    point = Point(updates=800, evaluations=8, decay=False)
+    assert (point.moments[0], point.moments[-1], len(point.moments)) == (100, 800, 8)
+    assert point.moments[0] >= 2 * point.warmup
     assert sorted(gaps := [b - a for a, b in zip(point.moments, point.moments[1:], strict=False)]) == gaps
-    assert Point(updates=800, evaluations=1).moments == [800]
-    assert Point(updates=2, evaluations=2).moments == [1, 2]
+    assert Point(updates=800, evaluations=1).moments == Point(updates=800, evaluations=1, decay=False).moments == [800]
+
+
+def test_updates_follow_from_the_data() -> None:
+    one = filled(grid("data", values=[128 * 160, 128 * 320, 128 * 1600], passes=2))
+    assert [point.updates for point in one.points] == [20, 40, 200]
+    assert [point.warmup for point in one.points] == [1, 2, 12]
+    assert {point.updates for point in filled(grid("width")).points} == {800}
 
 
 @pytest.mark.parametrize(("text", "reason"), [("a: [", "no valid YAML"), ("- 1", "holds no fields"), ("", "holds no fields")])

@@ -36,8 +36,8 @@ GRID = """
 values: [2, 4, 6]
 head_dim: 2
 layers: 1
-updates: 3
-evaluations: 3
+updates: 6
+evaluations: 2
 batch_size: 4
 held_out: 8
 data: {context_length: 16}
@@ -152,7 +152,9 @@ def test_several_axes_share_a_page_and_runs(folder: Path) -> None:
         assert re.search(rf"\| {axis}, EBT S2 \|.*\| {re.escape(paper)} \|", page)
     flops = found["axes"]["flops"]["series"]
     assert flops["ebt"]["x"][0] > 2 * flops["transformer-pp"]["x"][0]  # thinking costs
-    assert found["axes"]["data"]["series"]["ebt"]["x"] == [2048, 4096, 8192]
+    assert found["axes"]["data"]["series"]["ebt"]["x"] == [3072, 6144, 12288]
+    assert "each is seen once, so 6, 12, 24 updates" in page
+    assert "No recipe starts warm here" in page
     with redirect_stdout(io.StringIO()) as out:
         assert main(command(folder, "all", "data", "--quick")) == 0
     assert "6 runs, 6 of them finished before." in out.getvalue()
@@ -166,7 +168,7 @@ def settings(**point: Any) -> dict[str, Any]:
         "batch_size": 4,
         "size": 64 * 16,
         "updates": 4,
-        "moments": [2, 4],
+        "moments": [2, 3, 4],
         "held_out": 8,
     }
 
@@ -186,9 +188,10 @@ def places(folder: Path) -> dict[str, Any]:
 
 def test_a_run_tells_losses_at_every_number_of_steps(folder: Path) -> None:
     values = train_point(settings(), places(folder), lambda *_: None)
-    assert [moment["update"] for moment in values["curve"]] == [2, 4]
+    assert [moment["update"] for moment in values["curve"]] == [3, 4]  # until the second it starts warm
     assert all(len(moment[half]) == 3 for moment in values["curve"] for half in ("choosing", "measured"))
     plain = train_point({**settings(), "recipe": None}, places(folder), lambda *_: None)
+    assert [moment["update"] for moment in plain["curve"]] == [2, 3, 4]
     assert all(len(moment["measured"]) == 1 for moment in plain["curve"])
     about = subject("language")
     task = about.task({"layers": 1, "dim": 8, "heads": 2}, RECIPES["ebt"], OPTIMISATION, 0)

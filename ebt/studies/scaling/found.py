@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ebt.evaluation.scaling import FITS, Comparison, Fit, Form, Series, compare, fits, frontier
+from ebt.evaluation.scaling import FITS, Comparison, Curve, Fit, Form, Series, bends, compare, fits, frontier
 from ebt.studies.models import TRANSFORMER
 from ebt.studies.runs import Json, Result
 from ebt.studies.scaling.grid import Grid, Point
@@ -28,6 +28,8 @@ class Best:
     loss: float
     steps: int | None
     update: int | None
+    chosen_by: float = math.nan
+    """The loss on the choosing half."""
 
 
 def best(values: Json) -> Best:
@@ -40,8 +42,8 @@ def best(values: Json) -> Best:
     ]
     if values["stopped"] is not None or not tried:
         return Best(math.nan, None, None)
-    _, loss, steps, update = min(tried)
-    return Best(loss, steps, update)
+    chosen_by, loss, steps, update = min(tried)
+    return Best(loss, steps, update, chosen_by)
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,14 @@ class Found:
         return [run.name for run in runs if self.results[run.key].values["stopped"] is not None]
 
     def curve(self, point: Point, kind: str, seed: int) -> list[tuple[float, float]]:
-        """Operations of the training so far, and the loss there."""
+        """Operations of the training so far, and the loss there; of one that diverged, none."""
+        return [(operations, loss) for operations, _, loss in self._along(point, kind, seed)]
+
+    def _along(self, point: Point, kind: str, seed: int) -> Curve:
         values = self.values(point, kind, seed)
         each = values["operations"] * point.batch_size * self.plan.subject.per_example(self.grid.data)
-        moments = [(moment, best({"curve": [moment], "stopped": None})) for moment in values["curve"]]
-        return [(moment["update"] * each, found.loss) for moment, found in moments if math.isfinite(found.loss)]
+        moments = [(moment, best({**values, "curve": [moment]})) for moment in values["curve"]]
+        return [(moment["update"] * each, one.chosen_by, one.loss) for moment, one in moments if math.isfinite(one.loss)]
 
     @cached_property
     def series(self) -> dict[str, Series]:
@@ -93,8 +98,8 @@ class Found:
 
     def _frontier(self, kind: str) -> Series:
         points, seeds = self.grid.points, range(self.plan.seeds)
-        curves = [[self.curve(point, kind, seed) for point in points] for seed in seeds]
-        at = [x for sizes in curves for curve in sizes for x, _ in curve]
+        curves = [[self._along(point, kind, seed) for point in points] for seed in seeds]
+        at = [x for sizes in curves for curve in sizes for x, *_ in curve]
         levels = np.geomspace(min(at, default=1.0), max(at, default=10.0), len(points))
         return Series(levels, np.array([frontier(sizes, levels) for sizes in curves]).T)
 
@@ -105,11 +110,25 @@ class Found:
     @cached_property
     def compared(self) -> dict[Form, dict[str, Comparison]]:
         """Each EBT with Transformer++; empty where there are too few points."""
-        return {form: {} if laws is None else self._compared(laws) for form, laws in self.laws.items()}
+        found = {form: {} if laws is None else self._compared(laws) for form, laws in self.laws.items()}
+        plain, floored = self.laws[POWER] or {}, self.laws[FLOOR] or {}
+        for kind, other in found[FLOOR].items():
+            if any(bends(self.series[one], plain[one].law, floored[one].law) for one in (kind, TRANSFORMER)):
+                found[POWER][kind] = found[POWER][kind].beside(other)
+        return found
 
     def _compared(self, laws: dict[str, Fit]) -> dict[str, Comparison]:
         rival, of_rival = laws[TRANSFORMER], self.series[TRANSFORMER]
-        return {kind: compare(fit, rival, self.series[kind], of_rival) for kind, fit in laws.items() if kind != TRANSFORMER}
+        return {
+            kind: compare(fit, rival, self.series[kind], of_rival, self._diverged(kind))
+            for kind, fit in laws.items()
+            if kind != TRANSFORMER
+        }
+
+    def _diverged(self, kind: str) -> list[str]:
+        count = sum(self.values(p, one, seed)["stopped"] is not None
+                    for p in self.grid.points for one in (kind, TRANSFORMER) for seed in range(self.plan.seeds))  # fmt: skip
+        return [f"{count} runs diverged"] if count else []
 
     def numbers(self) -> dict[str, Any]:
         """For ``results.json``."""

@@ -23,6 +23,8 @@ VARIED = {
 """Fields of a point that vary along an axis; a value of the axis is one number for each."""
 FEWEST = 3
 """Points of a grid: two lie on any line."""
+WARMUP = 50
+"""Updates in which the learning rate rises, at most."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,11 @@ class Point:
     batch_size: int = 16
     size: int | None = None
     """Items (tokens, frames) to train on, drawn by the seed; None for all there are."""
+    passes: int = 1
+    """Along the axis data, how often each of them is seen: updates follow from it."""
     updates: int = 800
-    evaluations: int = 8
-    """Times that the loss is measured along training, ever less often; the best one counts (early stopping)."""
+    evaluations: int = 4
+    """Times that the loss is measured along training; the best one counts (early stopping)."""
     lr: float = 4e-3
     """Learning rate at a width of 64."""
     lr_exponent: float = 0.5
@@ -54,11 +58,17 @@ class Point:
         return float(self.lr * (64 / self.dim) ** self.lr_exponent)
 
     @property
+    def warmup(self) -> int:
+        """Updates in which the learning rate rises."""
+        return min(WARMUP, self.updates // 16)
+
+    @property
     def moments(self) -> list[int]:
-        """Updates after which the loss is measured: evenly spread over the logarithm, from a sixteenth to the last."""
-        count = min(self.evaluations, self.updates)
-        steps = [16 ** (i / max(1, count - 1) - 1) for i in range(count)] if count > 1 else [1.0]
-        return sorted({max(1, round(self.updates * share)) for share in steps})
+        """Updates after which the loss is measured. With a learning rate that falls, in the last third; with a constant one,
+        where each moment is as good as an end, from an eighth to the last, evenly spread over the logarithm."""
+        count = self.evaluations
+        shares = [1 - i / (3 * count) if self.decay else 8 ** (-i / max(1, count - 1)) for i in range(count)]
+        return sorted({max(1, round(self.updates * share)) for share in shares})
 
     @property
     def cost(self) -> float:
@@ -79,11 +89,18 @@ class Grid:
     """Settings of the task's data."""
     origin: str = ""
     """Where errors are to be mended."""
+    per_row: int = 0
+    """Items of a row, once the data are known; then updates along the axis data follow from their size."""
 
     @property
     def points(self) -> list[Point]:
         names: Any = VARIED[self.axis]
-        return [replace(self.base, **dict(zip(names, value, strict=True))) for value in self.values]
+        points = [replace(self.base, **dict(zip(names, value, strict=True))) for value in self.values]
+        return [self._seen(point) for point in points] if self.axis == "data" and self.per_row else points
+
+    def _seen(self, point: Point) -> Point:
+        rows = (point.size or 0) // self.per_row
+        return replace(point, updates=max(1, point.passes * rows // point.batch_size))
 
     def label(self, index: int) -> str:
         """A point by its value."""
@@ -123,11 +140,17 @@ def make_grid(axis: str, given: Mapping[str, Any], default: Grid, origin: str) -
         raise InputError(f"{origin}: axis is {given['axis']!r}, and --axis {axis}: make them one, or leave axis out.")
     if doubled := [name for name in VARIED[axis] if name in given]:
         raise InputError(f"{origin}: {', '.join(doubled)} is given, and varies along the axis {axis}: leave it out.")
+    if axis == "data" and "updates" in given:
+        raise InputError(f"{origin}: updates is given, and follows from the data along their axis: give passes instead.")
+    if axis != "data" and "passes" in given:
+        raise InputError(f"{origin}: passes is given, and is for the axis data: give updates instead.")
+    if axis == "flops" and given.get("decay"):
+        raise InputError(f"{origin}: decay is true, and the axis flops looks at losses along training: leave it out.")
     base = replace(default.base, **{name: _checked(name, given[name], origin) for name in point if name in given})
     values = _values(axis, given["values"], origin) if "values" in given else default.values
     data = _data(given.get("data") or {}, default.data, origin)
     grid = Grid(axis, values, base, data, origin)
-    for one in grid.points:
+    for one in grid.points or [base]:
         _consistent(one, origin)
     return grid
 
@@ -210,14 +233,14 @@ def check_filled(grid: Grid, examples: int, held_out: int, per_example: int, ite
     """
     origin, most = grid.origin, examples * per_example
     if not grid.values:  # the default of the axis data
-        shares = [0.4 * 2.5**-i for i in reversed(range(5))]
+        shares = [2.0**-i for i in reversed(range(5))]
         grid = replace(grid, values=tuple((max(1, int(share * examples)) * per_example,) for share in shares))
         if len(set(grid.values)) < len(grid.values):
             raise InputError(f"{origin}: {most:,} {items} are too few for an axis of data: give more, or a grid of your own.")
     if len({(point.size or most) // per_example for point in grid.points}) < len(grid.points) and grid.axis == "data":
         raise InputError(f"{origin}: values are the same number of rows of {per_example} {items}: set them further apart.")
     base = replace(grid.base, size=grid.base.size or most)
-    grid = replace(grid, base=base)
+    grid = replace(grid, base=base, per_row=per_example)
     for point in grid.points:
         size = point.size or most
         if size > most:
@@ -231,6 +254,8 @@ def check_filled(grid: Grid, examples: int, held_out: int, per_example: int, ite
             raise InputError(
                 f"{origin}: held_out is {point.held_out}, and there are {held_out} rows: lower it, or give more data."
             )
+    for point in grid.points:
+        _consistent(point, origin)
     return grid
 
 

@@ -27,7 +27,7 @@ VALUES: dict[str, tuple[tuple[int, ...], ...]] = {
     "flops": PAIRS,
 }
 QUICK: dict[str, tuple[tuple[int, ...], ...]] = {
-    "data": ((2048,), (4096,), (8192,)),
+    "data": ((3072,), (6144,), (12288,)),
     "batch": ((2,), (4,), (8,)),
     "depth": ((1,), (2,), (3,)),
     "width": ((16,), (32,), (64,)),
@@ -45,9 +45,9 @@ class Language(Subject):
 
     def grid(self, axis: str, quick: bool) -> Grid:
         along = axis == "flops"
-        base = Point(decay=not along, evaluations=16 if along else 8)
+        base = Point(decay=not along, evaluations=16 if along else 4)
         if quick:
-            base = Point(layers=1, dim=32, updates=6, evaluations=3, held_out=16, batch_size=8, decay=not along)
+            base = Point(layers=1, dim=32, updates=6, evaluations=2, held_out=16, batch_size=8, decay=not along)
         return Grid(axis, (QUICK if quick else VALUES)[axis], base, self.data | ({"context_length": 64} if quick else {}))
 
     def identity(self, source: str) -> Json:

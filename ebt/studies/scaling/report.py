@@ -51,25 +51,21 @@ def _setting(plan: ScalingPlan, found: list[Found]) -> list[str]:
     about, first = plan.subject, found[0].grid
     each = about.per_example(first.data)
     stopped = sorted({name for one in found for name in one.stopped})
-    operations = {
-        kind: fmean(one.values(point, kind, 0)["operations"] for one in found for point in one.grid.points)
-        for kind in plan.kinds
-    }
-    ratios = ", ".join(
-        f"{TITLES[kind]} {value / operations[TRANSFORMER]:.1f}" for kind, value in operations.items() if kind != TRANSFORMER
-    )
     held_out = "a part of it" if plan.validation is None else Path(plan.validation).name
     return [
         f"Trained on {Path(plan.train).name}, held out: {held_out}. A row is {each} {about.items}; losses are {about.loss}. "
-        "Kinds differ in nothing but the energy: the same data, batches, updates, optimiser and blocks.",
+        "Kinds have the same data, batches, updates, optimiser and blocks. By its own recipe an EBT starts warm: for a share "
+        "of the updates it learns as its feed-forward twin, and its learning rate rises anew when it begins to think; S2 "
+        "replays rows besides.",
         *(f"{one.grid.axis}: {_common(one)}" for one in found),
         f"Seeds {', '.join(map(str, range(plan.seeds)))}: of weights, batches, starts, and of the data where not all are used.",
-        "The loss is measured along training, after each number of thinking steps up to the largest trained one. Moment "
-        "and number of steps are chosen on a half of the held-out rows (early stopping); shown is the loss on the other half.",
+        "The loss is measured in the last third of training (on the axis flops from an eighth on), after each number of "
+        "thinking steps up to the largest trained one. Moment and number of steps, and on the axis flops the size, are chosen "
+        "on a half of the held-out rows; shown is the loss on the other half.",
         "Laws: L = a x^-b by least squares of logarithms, and L = c + a x^-b with an irreducible loss c, by those of relative "
         "deviations. Intervals are 95 %, of a bootstrap that draws points and seeds anew, the same for all kinds. 'Steeper' is "
         f"the ratio of the exponents b over that of {RIVAL}, less 1.",
-        f"Operations are the least ones of `ebt plan`, forward and backward; per item, over {RIVAL}'s: {ratios}.",
+        "Operations are the least ones, forward and backward, as `ebt plan` counts them.",
         *([f"**Diverged and left out**: {', '.join(stopped)}."] if stopped else []),
     ]
 
@@ -85,8 +81,20 @@ def _common(one: Found) -> str:
     }
     kept = [text for name, text in parts.items() if name not in varied]
     rate = f"learning rate {base.lr:g} (64 / width)^{base.lr_exponent:g}" + ("" if base.decay else ", constant after warm-up")
+    seen = f"{base.updates:,} updates"
+    if one.grid.axis == "data":
+        times = "once" if base.passes == 1 else f"{base.passes} times"
+        seen = f"each is seen {times}, so {', '.join(f'{point.updates:,}' for point in one.grid.points)} updates"
     values = "; ".join(one.grid.label(i) for i in range(len(one.grid.values)))
-    return f"{values}. Common: {', '.join(kept)}, {base.updates:,} updates, heads of {base.head_dim}, {rate}."
+    cold = "" if base.decay else " No recipe starts warm here, so that each moment is as good as an end."
+    return f"{values}. Common: {', '.join(kept)}, {seen}, heads of {base.head_dim}, {rate}.{cold} {_operations(one)}"
+
+
+def _operations(one: Found) -> str:
+    """Of an update, over those of the rival."""
+    least = {kind: fmean(one.values(point, kind, 0)["operations"] for point in one.grid.points) for kind in one.plan.kinds}
+    ratios = ", ".join(f"{TITLES[kind]} {least[kind] / least[TRANSFORMER]:.1f}" for kind in one.plan.kinds[1:])
+    return f"Operations of an update over {RIVAL}'s: {ratios}."
 
 
 def _conclusions(found: list[Found]) -> Table:

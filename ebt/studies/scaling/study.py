@@ -49,7 +49,7 @@ class ScalingPlan:
             "task": self.name,
             "recipe": asdict(recipe) if recipe else None,
             "point": settings_of(point),
-            "optimisation": asdict(replace(OPTIMISATION, lr=point.rate, min_lr_ratio=ratio)),
+            "optimisation": asdict(replace(OPTIMISATION, lr=point.rate, warmup_steps=point.warmup, min_lr_ratio=ratio)),
             "data": dict(grid.data),
             "train": about.identity(self.train),
             "validation": None if self.validation is None else about.identity(self.validation),

@@ -30,7 +30,8 @@ def train_point(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     """Train one model; numbers that are not finite end it and belong to the result.
 
     Returns:
-        curve: for each moment its update, and the losses after 1, 2, ... steps on the choosing and on the measured half.
+        curve: for each moment after a warm start its update, and the losses after 1, 2, ... steps on the choosing and on the
+        measured half.
         parameters, network (those beside tables of words), operations (least ones, per item, as in ``ebt plan``), seconds of
         training, and why it stopped early, if it did.
     """
@@ -42,7 +43,9 @@ def train_point(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
     sizes = {"layers": point["layers"], "dim": point["dim"], "heads": point["dim"] // point["head_dim"]}
     task = about.task(sizes, recipe, optimisation, seed)
-    watch, stopped, began = Watch(halves(data, point["held_out"]), point["moments"]), None, time.monotonic()
+    thinks_after = 0.0 if recipe is None else recipe.warm_start * point["updates"]
+    moments = [moment for moment in point["moments"] if moment > thinks_after]
+    watch, stopped, began = Watch(halves(data, point["held_out"]), moments), None, time.monotonic()
     try:
         train(task, data, point["updates"], report, watch, accelerator=places["device"])
     except NonFiniteError as error:

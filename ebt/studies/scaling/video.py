@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,7 +31,7 @@ VALUES: dict[str, tuple[tuple[int, ...], ...]] = {
     "flops": PAIRS,
 }
 QUICK: dict[str, tuple[tuple[int, ...], ...]] = {
-    "data": ((64,), (128,), (256,)),
+    "data": ((192,), (224,), (256,)),
     "batch": ((2,), (4,), (8,)),
     "depth": ((1,), (2,), (3,)),
     "width": ((16,), (32,), (64,)),
@@ -63,10 +64,10 @@ class Video(Subject):
 
     def grid(self, axis: str, quick: bool) -> Grid:
         along = axis == "flops"
-        base = Point(dim=128, decay=not along, evaluations=16 if along else 8)
+        base = Point(dim=128, decay=not along, evaluations=16 if along else 4, passes=4)
         if not quick:
             return Grid(axis, VALUES[axis], base, self.data)
-        base = Point(layers=1, dim=32, updates=6, evaluations=3, held_out=16, batch_size=8, decay=not along)
+        base = Point(layers=1, dim=32, updates=6, evaluations=2, held_out=16, batch_size=8, decay=not along)
         return Grid(axis, QUICK[axis], base, self.data | {"context_length": 4, "clips": 64, "evaluation_clips": 17})
 
     def identity(self, source: str) -> Json:
@@ -87,8 +88,12 @@ class Video(Subject):
         return VideoTask(VideoNetwork(kind="ebt", size="nano", **sizes), recipe, **common)
 
     def sizes(self, task: ModelTask, data: Json) -> Sizes:
-        """The numbers of a frame take the place of words."""
-        return sizes_of(task.model.network, task.recipe, task.model.config.frame_dim, data["context_length"])
+        """The map of frames into the network is a part of it; Transformer++'s map back takes the place of words, and an EBT
+        has none: it descends through the first one."""
+        model: Any = task.model
+        back = 0 if task.thinks else model.config.frame_dim
+        sizes = sizes_of(model.network, task.recipe, back, data["context_length"])
+        return replace(sizes, network=sizes.network + (0 if model.projection is None else model.projection.weight.numel()))
 
 
 @functools.cache
