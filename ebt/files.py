@@ -23,5 +23,8 @@ def write_json(value: Any, path: str | Path) -> None:
     """Write a JSON file, numbers that are not finite as null; a reader finds it whole or not at all."""
     path = Path(path)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fresh.write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     fresh.replace(path)

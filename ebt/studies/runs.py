@@ -140,28 +140,52 @@ def _distinct(stages: Sequence[Sequence[Run]]) -> list[list[Run]]:
 
 
 def _execute(stages: Iterable[Sequence[Run]], jobs: int, console: Console, devices: Sequence[str]) -> None:
-    stages = [stage for stage in stages if stage]
-    total, done, began = sum(map(len, stages)), 0, time.monotonic()
-    work, worked = sum(run.cost for stage in stages for run in stage), 0.0
+    """Of the runs whose products are there, the last stage's first: what was trained is measured before more is trained."""
+    waiting = [run for stage in reversed(list(stages)) for run in stage]
+    total, began, failures = len(waiting), time.monotonic(), list[tuple[Run, Exception]]()
+    work, worked = sum(run.cost for run in waiting), 0.0
     with pool(jobs, 1, devices) as (workers, messages), bars(console) as progress:
-        board = Board(progress, messages)
+        board, running = Board(progress, messages), dict[Future[float], Run]()
         board.show(f"all {total} runs", 0, work)
-        for stage in stages:
-            running: dict[Future[float], Run] = {
-                workers.submit(_run, messages, run.name, run.work, run.settings, run.path, run.places): run for run in stage
-            }
-            while running:
-                ended, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                board.read()
-                for future in ended:
-                    run, done = running.pop(future), done + 1
-                    worked += run.cost
-                    console.print(f"{run.name}: {future.result():.1f} s", highlight=False)
-                    board.drop(run.name)
-                ahead = worked + sum(run.cost * board.share(run.name) for run in running.values())
-                speed = 60 * total * ahead / work / (time.monotonic() - began)
-                board.show(f"all {total} runs", ahead, work, f"{done} done, {speed:.2g} a minute")
-                board.print_now_and_then()
+        while waiting or running:
+            for run in _ready(waiting, list(running.values()), failures)[: jobs - len(running)]:
+                waiting.remove(run)
+                arguments = (messages, run.name, run.work, run.settings, run.path, run.places)
+                running[workers.submit(_run, *arguments)] = run
+            if not running:
+                break
+            ended, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            board.read()
+            for future in ended:
+                run = running.pop(future)
+                worked += run.cost
+                _tell(run, future, failures, console)
+                board.drop(run.name)
+            ahead = worked + sum(run.cost * board.share(run.name) for run in running.values())
+            speed = 60 * total * ahead / work / (time.monotonic() - began)
+            done = total - len(waiting) - len(running)
+            board.show(f"all {total} runs", ahead, work, f"{done} done, {speed:.2g} a minute")
+            board.print_now_and_then()
+    if failures:
+        console.print(f"{len(failures)} runs failed; what has finished is kept. The first of them, {failures[0][0].name}:")
+        raise failures[0][1]
+
+
+def _ready(waiting: Sequence[Run], running: Sequence[Run], failures: Sequence[tuple[Run, Exception]]) -> list[Run]:
+    """Those that nothing which is still to be made, or could not be made, is needed for."""
+    missing = {str(run.product.parent) for run in (*waiting, *running, *(run for run, _ in failures)) if run.product}
+    return [run for run in waiting if run.product is not None or not missing.intersection(run.places.values())]
+
+
+def _tell(run: Run, future: Future[float], failures: list[tuple[Run, Exception]], console: Console) -> None:
+    """How a run has ended; one that failed leaves the others alone, but for a process that died, which takes all along."""
+    try:
+        console.print(f"{run.name}: {future.result():.1f} s", highlight=False)
+    except BrokenProcessPool:
+        raise
+    except Exception as error:
+        failures.append((run, error))
+        console.print(f"{run.name} failed: {error}", markup=False, highlight=False)
 
 
 def _run(messages: Any, name: str, work: Work, settings: Json, path: Path, places: Json) -> float:

@@ -22,6 +22,7 @@ from rich.console import Console
 from small_videos import clip_folder
 from test_study_command import Here, no_pool
 from test_study_runs import Json, Report
+from torch.utils.flop_counter import FlopCounterMode
 
 from ebt.cli.main import main
 from ebt.evaluation.plan import floor
@@ -315,3 +316,20 @@ def test_videos_are_known_by_their_content(tmp_path: Path) -> None:
     clip_folder(tmp_path / "more" / "clips", count=3)
     assert about.identity(str(tmp_path / "more" / "clips"))["sha256"] != first["sha256"]
     assert about.identity("digits") == {"source": "digits"}
+
+
+def test_operations_of_frames_are_those_that_are_carried_out() -> None:
+    """Of a forward pass of Transformer++, two for each weight; attention is counted apart."""
+    about = subject("video")
+    data = about.open({**about.data, "clips": 8, "evaluation_clips": 8}, {"train": "digits", "validation": None}, 0, 4)
+    task = about.task({"layers": 1, "dim": 32, "heads": 2}, None, OPTIMISATION, 0)
+    train(task, data, 1, lambda *_: None)
+    frames = next(iter(data.val_dataloader()))["frames"][:, :-1]
+    with FlopCounterMode(display=False) as counter:
+        task.model(frames)
+    counts = counter.get_flop_counts()["Global"]
+    executed = sum(
+        count for operation, count in counts.items() if "attention" not in str(operation) and "bmm" not in str(operation)
+    )
+    least = floor(about.sizes(task, about.data), None, 1.0)
+    assert executed / frames.shape[:2].numel() == pytest.approx((least.network + least.vocabulary) / 3, rel=0.01)

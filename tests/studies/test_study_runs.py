@@ -57,11 +57,10 @@ def test_runs_are_made_once_side_by_side_and_not_in_this_process(tmp_path: Path)
     assert calls(tmp_path) == {"1": 1, "2": 1, "3": 1}  # none a second time; one named twice once
 
 
-def test_what_a_run_finds_wrong_is_told_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_what_a_run_finds_wrong_is_told_and_the_others_are_made(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="13 is no number"):
-        collect([runs(tmp_path, 4), runs(tmp_path, 13)], 1, quiet())
-    assert load(runs(tmp_path, 4)[0]) is not None
-    assert load(runs(tmp_path, 13)[0]) is None
+        collect([runs(tmp_path, 4, 13, 5)], 1, quiet())
+    assert [load(run) is not None for run in runs(tmp_path, 4, 13, 5)] == [True, False, True]
 
 
 def test_other_settings_are_another_run(tmp_path: Path) -> None:
@@ -100,6 +99,15 @@ def test_a_product_that_is_gone_is_made_again_only_if_it_is_needed(tmp_path: Pat
     first = model_of(tmp_path, 1, 2, 3, 6)
     collect([*first, *second], 2, quiet())  # one more: the model anew, and all that is of it
     assert calls(tmp_path) == {"1": 2, "2": 2, "3": 2, "4": 1, "5": 1, "6": 1}
+
+
+def test_what_was_made_is_measured_before_more_is_made_and_what_could_not_be_made_never(tmp_path: Path) -> None:
+    first, failing, second = model_of(tmp_path, 1, 2), model_of(tmp_path, 13, 3), model_of(tmp_path, 4, 5)
+    stages = [[one[stage][0] for one in (first, failing, second)] for stage in (0, 1)]
+    with pytest.raises(InputError, match="13 is no number"):
+        collect(stages, 1, quiet())
+    made = sorted((tmp_path / "calls").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert [path.name for path in made] == ["1", "2", "13", "4", "5"]
 
 
 def test_a_product_that_is_there_serves_further_runs(tmp_path: Path) -> None:

@@ -36,10 +36,10 @@ def test_both_are_measured_where_validation_chose(out: Path) -> None:
         assert own["reading"]["true frame"] > 0.7
         assert all(0 <= share <= 1 for share in own["reading"].values())
     above = fmean(
-        100 * (own["losses"]["validation"][str(own["chosen"])] / other["losses"]["validation"]["1"] - 1)
+        100 * (own["losses"]["digits"][str(own["chosen"])] / other["losses"]["digits"]["1"] - 1)
         for own, other in zip(ebt, twin, strict=True)
     )
-    assert f"validation loss {above:+.1f} [" in results["verdicts"][0]["text"]
+    assert f"loss {above:+.1f} [" in results["verdicts"][0]["text"]
     assert len(results["verdicts"]) == 6
 
 
