@@ -250,10 +250,13 @@ def _network(name: str, size: int, channels: int) -> Network:
         if kind == "dinov2":
             from transformers import Dinov2Model
 
-            return Features(name, size, channels, Dinov2Model.from_pretrained(name))
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+            model, found = Dinov2Model.from_pretrained(name, output_loading_info=True)
+            if found["missing_keys"]:  # they would be drawn at random
+                raise ValueError(f"{len(found['missing_keys'])} of its weights are missing")
+            return Features(name, size, channels, model)
+    except InputError:
+        raise
+    except Exception as error:  # each library and file format raises its own kinds
         raise InputError(f"encoder {name} cannot be loaded ({' '.join(str(error).split())}): copy it again.") from error
     raise InputError(
         f"encoder {name} is of kind {kind!r}: give pixels, patches, an AutoencoderKL of diffusers or a DINOv2 of transformers."
@@ -269,6 +272,8 @@ def _config(name: str) -> dict[str, Any]:
 
             file = Path(hf_hub_download(name, "config.json"))
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("its config.json holds no fields")
     except Exception as error:  # the hub's client raises many kinds
         raise InputError(
             f"encoder {name} is neither pixels nor patches, nor a folder or id of a model with config.json "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +98,6 @@ def test_features_are_class_tokens_of_normalised_colours(folders: dict[str, str]
 
 
 def test_the_key_changes_with_the_weights_and_not_with_the_place(folders: dict[str, str], tmp_path: Path) -> None:
-    import shutil
 
     from safetensors.torch import load_file, save_file
 
@@ -136,3 +138,37 @@ def test_wrong_encoders_are_told(folders: dict[str, str], tmp_path: Path) -> Non
     (broken / "config.json").write_text((Path(folders["autoencoder"]) / "config.json").read_text())
     with pytest.raises(InputError, match="cannot be loaded"):
         open_encoder(str(broken), 8, 3)
+
+
+def _more_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+
+
+def _cut(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+
+
+def _other_config(folder: Path) -> None:
+    (folder / "config.json").write_text("[1]")
+
+
+def _words_for_numbers(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "dinov2", "hidden_size": "a"}')
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_more_layers, "cannot be loaded .*of its weights are missing"),
+        (_cut, "cannot be loaded"),
+        (_other_config, "config.json holds no fields"),
+        (_words_for_numbers, "cannot be loaded"),
+    ],
+)
+def test_a_spoilt_network_is_told(folders: dict[str, str], spoil: Any, message: str, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folders["dinov2"], tmp_path / "copy"))
+    spoil(copy)
+    with pytest.raises(InputError, match=message):
+        open_encoder(str(copy), 8, 3)
