@@ -42,11 +42,11 @@ def ramp(frames: int, height: int = 24, width: int = 32, first: int = 0) -> np.n
     return np.broadcast_to(greys[:, None, None, None], (frames, height, width, 3)).astype(np.uint8)
 
 
-def clip_folder(folder: Path, count: int = 5, frames: int = 8, suffix: str = ".mp4") -> str:
-    """A folder of videos, a frame every quarter of a second."""
+def clip_folder(folder: Path, count: int = 5, frames: int = 8, suffix: str = ".mp4", first: int = 0) -> str:
+    """A folder of videos, a frame every quarter of a second; the first one begins with the grey ``first``."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        write_video(ramp(frames, first=i), folder / f"{i}{suffix}", 0.25)
+        write_video(ramp(frames, first=first + i), folder / f"{i}{suffix}", 0.25)
     return str(folder)
 
 

@@ -32,8 +32,8 @@ class HeldOutVideo:
         return held_out_frames(self.data, self.set, length, count)
 
 
-def held_out_video(checkpoint: str, model: Any, source: str | None, split: str) -> HeldOutVideo:
-    """The run's own videos, or those of a source, encoded as the model's are.
+def held_out_video(checkpoint: str, model: Any, source: str | None, split: str, length: int) -> HeldOutVideo:
+    """The run's own videos, or those of a source that have ``length`` frames, encoded as the model's are.
 
     Raises:
         InputError: no source or encoder is known, or the encoder's frames are not those of the model.
@@ -48,7 +48,7 @@ def held_out_video(checkpoint: str, model: Any, source: str | None, split: str) 
         data = VideoDataModule(**{**settings, "num_workers": 0})
         found = HeldOutVideo(data, _set(data, split), f"{split} videos of {data.sources['train']}")
     else:
-        data = VideoDataModule(source, **_encoding(checkpoint, model), fractions=(1.0, 0.0, 0.0))
+        data = VideoDataModule(source, **_encoding(checkpoint, model), context_length=length - 1, fractions=(1.0, 0.0, 0.0))
         note = "" if data.digits else f"All of {source} is used: held-out quality only if the model was not trained on it."
         chosen = _set(data, split)
         found = HeldOutVideo(data, chosen if data.digits else "train", Path(source).name, note)
@@ -73,4 +73,4 @@ def _encoding(checkpoint: str, model: Any) -> dict[str, Any]:
             f'{checkpoint} does not tell how its frames were encoded: add "encoding" to its config.json, such as '
             '{"encoder": FOLDER, "size": 224, "channels": 3, "seconds": 0.25}.'
         )
-    return {**encoding, "context_length": model.config.context_length}
+    return dict(encoding)

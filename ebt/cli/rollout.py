@@ -100,12 +100,12 @@ def main(argv: list[str]) -> int:
     args, console = _options().parse_args(argv), Console()
     model = load_folder(args.checkpoint, TYPES)
     _check(args, model)
-    videos = held_out_video(args.checkpoint, model, args.data, args.split)
+    given = args.given or model.config.context_length
+    videos = held_out_video(args.checkpoint, model, args.data, args.split, given + args.frames)
     if args.out is not None and not args.no_pictures and not videos.data.encoder.decodes:
         raise InputError(
             f"{videos.data.encoder_name} cannot be turned back into pictures: add --no-pictures for the numbers alone."
         )
-    given = args.given or model.config.context_length
     frames = videos.frames(given + args.frames, args.limit)
     folder = out_folder(args.out)
     with progress_bar("frames", args.frames) as bar:

@@ -191,7 +191,7 @@ def _video(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str, 
     if len({(model.config.frame_dim, str(model.config.encoding)) for model in models.values()}) > 1:
         raise InputError("The models see frames by different encoders: compare models of one encoder.")
     context = min(model.config.context_length for model in models.values())
-    found = held_out_video(args.checkpoint, models[args.checkpoint], args.data, args.split)
+    found = held_out_video(args.checkpoint, models[args.checkpoint], args.data, args.split, context + 1)
     frames, curves = found.frames(context + 1, args.limit or 64), {}
     for (name, model), label in zip(models.items(), _names(models), strict=True):
         with progress_bar(f"thinking: {name}", len(frames)) as bar:

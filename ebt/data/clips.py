@@ -5,6 +5,7 @@ Letters: T frames, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -167,10 +168,17 @@ def file_hash(path: Path) -> str:
         InputError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        stat = path.stat()
+        return _hash(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error}).") from error
+
+
+@functools.cache
+def _hash(path: Path, size: int, changed: int) -> str:
+    """Once for each state of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def import_av() -> Any:

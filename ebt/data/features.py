@@ -116,9 +116,11 @@ def encode_clips(clips: Clips, encoder: Encoder, cache: FeatureCache, length: in
     Raises:
         InputError: no video can be used.
     """
-    names, features, skipped = list[str](), list[np.ndarray](), dict[str, str]()
+    names, features, skipped, seen = list[str](), list[np.ndarray](), dict[str, str](), dict[str, str]()
     for i, name in enumerate(clips.names):
         try:
+            if (first := seen.setdefault(clips.content(i), name)) != name:
+                raise InputError(f"{name} is a copy of {first}.")
             found = _encoded(clips, i, encoder, cache)
             if len(found) < length:
                 raise InputError(f"{name} has {len(found)} frames, {length} are needed.")

@@ -28,25 +28,28 @@ class Windows(Dataset[dict[str, Tensor]]):
     Args:
         videos: encoded, none of them shorter.
         length: frames of a stretch.
-        each: stretches of a video in one epoch.
+        each: stretches of a video in one epoch; fewer where it has no more different ones.
         seed: of the places, which are a function of (seed, epoch, index); None spreads them evenly, always alike.
     """
 
     def __init__(self, videos: Encoded, length: int, each: int, seed: int | None = None) -> None:
-        self.videos, self.length, self.each, self.seed, self.epoch = videos, length, each, seed, 0
+        self.videos, self.length, self.seed, self.epoch = videos, length, seed, 0
+        self.counts = [min(each, len(features) - length + 1) for features in videos.features]
+        self.ends = np.cumsum(self.counts)
 
     def __len__(self) -> int:
-        return len(self.videos) * self.each
+        return int(self.ends[-1])
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the places."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        features, turn = self.videos.features[index // self.each], index % self.each
+        video = int(np.searchsorted(self.ends, index, side="right"))
+        features, count = self.videos.features[video], self.counts[video]
         room = len(features) - self.length
         if self.seed is None:
-            start = round(room * turn / max(1, self.each - 1))
+            start = round(room * (index - int(self.ends[video]) + count) / max(1, count - 1))
         else:
             start = int(np.random.default_rng((self.seed, self.epoch, index)).integers(room + 1))
         return {"frames": torch.from_numpy(np.array(features[start : start + self.length]))}
@@ -209,7 +212,9 @@ class VideoDataModule(ResumableData):
                 name: self._encode(digit_clips(digits, counts[name], self.length)) for name, digits in self.digits.items()
             }
             return
-        found = {split: self._encode(self._open(source)) for split, source in self.sources.items() if source is not None}
+        clips = {split: self._open(source) for split, source in self.sources.items() if source is not None}
+        check_apart(clips)
+        found = {split: self._encode(videos) for split, videos in clips.items()}
         self.sets = split_images(found, self.fractions, self.seed, "video")
 
     def _open(self, source: str) -> Clips:
@@ -256,6 +261,24 @@ class VideoDataModule(ResumableData):
             return DigitWindows(self.digits[name], self.encoder, self.length, self.clips if training else self.evaluation_clips)
         each = 1 if self.digits else self.windows if training else self.evaluation_windows
         return Windows(self.sets[name], self.length, each, self.seed if training else None)
+
+
+def check_apart(clips: Mapping[str, Clips]) -> None:
+    """Videos of one split must not be in another, whatever they are called there.
+
+    Raises:
+        InputError: one of them is.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for split, videos in clips.items():
+        for i, name in enumerate(videos.names):
+            try:
+                content = videos.content(i)
+            except InputError:  # it will be skipped, and told
+                continue
+            other, where = seen.setdefault(content, (split, name))
+            if other != split:
+                raise InputError(f"{name} is to be for {split}, and is for {other} as {where}: take it out of one of them.")
 
 
 def digit_clips(digits: MovingDigits, count: int, length: int) -> Clips:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from ebt.errors import InputError
 
 T = TypeVar("T")
-INDEX, COUNT, FIRST, STEP = (f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "STEP"))
+INDEX, COUNT, FIRST, LAST, STEP = (f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "MAX", "STEP"))
 
 
 def cores() -> int:
@@ -46,13 +46,18 @@ def array_share(environ: Mapping[str, str] = os.environ) -> tuple[int, int] | No
     try:
         index, count = int(environ[INDEX]), int(environ[COUNT])
         first, step = int(environ.get(FIRST, "0")), int(environ.get(STEP, "1"))
-        share = (index - first) // step
+        share, last = (index - first) // step, int(environ.get(LAST, first + step * (count - 1)))
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError(
             f"{INDEX} is set, but {COUNT} (or {FIRST}, {STEP}) is none: {error}. Set both, or unset them."
         ) from error
     if not 0 <= share < count or (index - first) % step:
         raise InputError(f"{INDEX} is {index}, which is none of {count} jobs from {first} on: set both right, or unset them.")
+    if last != first + step * (count - 1):
+        raise InputError(
+            f"the array has {count} jobs between {first} and {last}, with gaps, and their shares would not be those of the "
+            "whole array: submit the whole one again; what has finished is not repeated."
+        )
     return share, count
 
 

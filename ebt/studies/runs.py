@@ -40,7 +40,7 @@ class Run:
     folder: Path
     """Where the result is kept."""
     places: Json = field(default_factory=dict)
-    """Paths that the work needs, and that the result does not depend on."""
+    """Paths and the like that the work needs, and that the result does not depend on."""
     product: Path | None = None
     """A file that it leaves in one of its places, where other runs need it."""
     cost: float = 1.0
@@ -50,6 +50,11 @@ class Run:
     def key(self) -> str:
         """Name and fingerprint of the settings: runs that differ never share a file."""
         return f"{self.name.replace(' ', '-')}-{fingerprint(self.settings)}"
+
+    @property
+    def paths(self) -> set[str]:
+        """Those of its places that are one."""
+        return {place for place in self.places.values() if isinstance(place, str)}
 
     @property
     def path(self) -> Path:
@@ -124,8 +129,8 @@ def _unfounded(runs: Sequence[Run], found: Collection[str]) -> set[str]:
     """Runs that need a product which is gone, if one of them has no result: that which makes it, and all that were made of it,
     since what is made anew need not be the same. Where all have results, nobody needs the product."""
     gone = {str(run.product.parent) for run in runs if run.product is not None and not run.product.exists()}
-    needed = {place for run in runs if run.key not in found for place in run.places.values() if place in gone}
-    return {run.key for run in runs if needed.intersection(run.places.values())}
+    needed = {place for run in runs if run.key not in found for place in run.paths if place in gone}
+    return {run.key for run in runs if needed & run.paths}
 
 
 def _distinct(stages: Sequence[Sequence[Run]]) -> list[list[Run]]:
@@ -174,7 +179,7 @@ def _execute(stages: Iterable[Sequence[Run]], jobs: int, console: Console, devic
 def _ready(waiting: Sequence[Run], running: Sequence[Run], failures: Sequence[tuple[Run, Exception]]) -> list[Run]:
     """Those that nothing which is still to be made, or could not be made, is needed for."""
     missing = {str(run.product.parent) for run in (*waiting, *running, *(run for run, _ in failures)) if run.product}
-    return [run for run in waiting if run.product is not None or not missing.intersection(run.places.values())]
+    return [run for run in waiting if run.product is not None or not missing & run.paths]
 
 
 def _tell(run: Run, future: Future[float], failures: list[tuple[Run, Exception]], console: Console) -> None:

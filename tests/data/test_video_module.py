@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,33 @@ def test_splits_share_no_video_and_evaluation_is_spread_evenly(folder: str, tmp_
 
 
 def test_own_sources(folder: str, tmp_path: Path) -> None:
-    data = module(folder, tmp_path, validation_source=folder, test_source=folder)
+    validation, test = (clip_folder(tmp_path / name, 2, first=first) for name, first in (("validation", 11), ("test", 14)))
+    data = module(folder, tmp_path, validation_source=validation, test_source=test)
     data.prepare()
-    assert {split: len(videos) for split, videos in data.sets.items()} == {"test": 10, "train": 10, "validation": 10}
+    assert {split: len(videos) for split, videos in data.sets.items()} == {"test": 2, "train": 10, "validation": 2}
+
+
+def test_copies_are_used_once_and_never_on_both_sides(folder: str, tmp_path: Path) -> None:
+    copy = Path(clip_folder(tmp_path / "more", 2, first=17))
+    shutil.copy(copy / "0.mp4", copy / "again.mp4")
+    data = module(str(copy), tmp_path, fractions=(1, 0, 0))
+    with pytest.warns(UserWarning, match=r"again\.mp4 is a copy of .*0\.mp4"):
+        data.prepare()
+    assert data.statistics()["videos"] == {"train": 2}
+    shutil.copy(Path(folder) / "3.mp4", copy / "other.mp4")
+    with pytest.raises(InputError, match=r"other\.mp4 is to be for validation, and is for train as .*3\.mp4: take it out"):
+        module(folder, tmp_path, validation_source=str(copy)).prepare()
+
+
+def test_a_video_has_no_more_stretches_than_differ(tmp_path: Path) -> None:
+    """8 and 6 frames have 4 and 2 stretches of 5."""
+    clips = Path(clip_folder(tmp_path / "clips", 1))
+    clip_folder(clips / "short", 1, frames=6, first=40)
+    data = module(str(clips), tmp_path, fractions=(0.5, 0.5, 0), windows=16, evaluation_windows=16)
+    loaders: Any = data.train_dataloader(), data.val_dataloader()
+    assert {len(loader.dataset) for loader in loaders} == {4, 2}
+    frames = torch.stack([loaders[1].dataset[i]["frames"] for i in range(len(loaders[1].dataset))])
+    assert len({row.numpy().tobytes() for row in frames}) == len(frames)
 
 
 @pytest.mark.parametrize("make", [autoencoder, dinov2])

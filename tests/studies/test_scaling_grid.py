@@ -155,6 +155,13 @@ def test_an_array_that_contradicts_itself_is_refused(environ: dict[str, str]) ->
         array_share(environ)
 
 
+def test_an_array_with_gaps_is_refused() -> None:
+    """As where only the jobs that failed are submitted again."""
+    with pytest.raises(InputError, match=r"2 jobs between 3 and 7, with gaps.*submit the whole one again"):
+        array_share(array(3, 2, MIN=3, MAX=7, STEP=1))
+    assert array_share(array(3, 5, MIN=3, MAX=7, STEP=1)) == (0, 5)
+
+
 def test_devices_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices("cpu") == []
     assert cores() >= 1

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from small_videos import clip_folder
+from small_videos import clip_folder, dinov2
 from test_study_command import Here, no_pool
 from test_study_runs import Json, Report
 from torch.utils.flop_counter import FlopCounterMode
 
 from ebt.cli.main import main
+from ebt.data.corpora import Document
+from ebt.data.tokenizers import train_bpe
 from ebt.evaluation.plan import floor
 from ebt.studies.models import OPTIMISATION, RECIPES
 from ebt.studies.runs import Run, collect
@@ -184,7 +186,7 @@ def settings(**point: Any) -> dict[str, Any]:
 
 
 def places(folder: Path) -> dict[str, Any]:
-    return {"train": str(folder / "text.txt"), "validation": None, "device": "cpu"}
+    return {"train": str(folder / "text.txt"), "validation": None, "device": "cpu", "data": settings()["data"]}
 
 
 def test_a_run_tells_losses_at_every_number_of_steps(folder: Path) -> None:
@@ -306,6 +308,20 @@ def test_frames_are_another_task(tmp_path: Path, capsys: pytest.CaptureFixture[s
     page = (tmp_path / "scaling.md").read_text()
     assert "smooth L1 loss" in page
     assert re.search(r"\| width, EBT S2 \|.*\| \+33.66 \|", page)
+
+
+def test_encoders_and_tokenisers_are_known_by_their_content(tmp_path: Path) -> None:
+    first, second = (dinov2(tmp_path / name) for name in ("one", "other"))
+    video = subject("video")
+    known = [video.contents({"encoder": name, "size": 8, "channels": 3}) for name in (first, second)]
+    assert known[0] == known[1] != {}
+    assert video.contents({"encoder": "pixels", "size": 8, "channels": 3}) == {}
+    language = subject("language")
+    for name, size in (("a", 258), ("b", 258), ("c", 259)):
+        train_bpe([Document("abababab cdcdcdcd")], size).save_pretrained(tmp_path / name)
+    words = [language.contents({"tokenizer": str(tmp_path / name)}) for name in ("a", "b", "c")]
+    assert words[0] == words[1] != words[2]
+    assert language.contents({"tokenizer": "bytes"}) == {}
 
 
 def test_videos_are_known_by_their_content(tmp_path: Path) -> None:

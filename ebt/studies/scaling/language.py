@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 from typing import Any, ClassVar
 
 from ebt.data.corpora import PYTHON_DOCS
 from ebt.data.text import TextDataModule
+from ebt.data.tokenizers import load_tokenizer
 from ebt.evaluation.plan import Sizes, sizes_of
 from ebt.studies.models import HELD_OUT, RECIPES
 from ebt.studies.runs import Json
@@ -53,6 +55,9 @@ class Language(Subject):
     def identity(self, source: str) -> Json:
         return identity(source)
 
+    def contents(self, data: Json) -> Json:
+        return _tokenizer(data["tokenizer"])
+
     def open(self, data: Json, places: Json, seed: int, batch_size: int = 1, examples: int | None = None) -> TextDataModule:
         module = copy.copy(_prepared(places["train"], places["validation"], data["tokenizer"], data["context_length"]))
         module.seed, module.batch_size, module.train_examples = seed, batch_size, examples
@@ -69,6 +74,14 @@ class Language(Subject):
 
     def sizes(self, task: ModelTask, data: Json) -> Sizes:
         return sizes_of(task.model.network, task.recipe, task.model.config.vocab_size, data["context_length"])
+
+
+@functools.cache
+def _tokenizer(spec: str) -> Json:
+    if spec == "bytes":
+        return {}
+    words = sorted(load_tokenizer(spec).get_vocab().items())
+    return {"tokenizer": hashlib.sha256(repr(words).encode()).hexdigest()}
 
 
 @functools.lru_cache(maxsize=1)

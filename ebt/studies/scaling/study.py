@@ -50,13 +50,13 @@ class ScalingPlan:
             "recipe": asdict(recipe) if recipe else None,
             "point": settings_of(point),
             "optimisation": asdict(replace(OPTIMISATION, lr=point.rate, warmup_steps=point.warmup, min_lr_ratio=ratio)),
-            "data": dict(grid.data),
+            "data": {**grid.data, **about.contents(grid.data)},
             "train": about.identity(self.train),
             "validation": None if self.validation is None else about.identity(self.validation),
             "seed": seed,
         }
         name = f"{kind} {point.layers}x{point.dim} b{point.batch_size} n{point.size} s{seed}"
-        places = {"train": self.train, "validation": self.validation, "device": self.device}
+        places = {"train": self.train, "validation": self.validation, "device": self.device, "data": dict(grid.data)}
         cost = point.cost * (DEARER * recipe.mean_steps / 2 if recipe else 1.0)
         name += "" if point.decay else " constant"
         return Run(name, train_point, settings, self.out / "raw", places, cost=cost)

@@ -38,6 +38,10 @@ class Subject(ABC):
     def identity(self, source: str) -> Json:
         """What tells data from others, wherever they lie."""
 
+    def contents(self, data: Json) -> Json:
+        """Of the settings of the data those that name files, as what tells these from others, wherever they lie."""
+        return {}
+
     @abstractmethod
     def open(self, data: Json, places: Json, seed: int, batch_size: int = 1, examples: int | None = None) -> Any:
         """The data module, prepared: batches in the order of the seed, held-out rows as validation, which are the same for

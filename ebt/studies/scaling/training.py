@@ -38,7 +38,7 @@ def train_point(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     report(0, 1, "preparing data")
     about, point, seed = subject(settings["task"]), settings["point"], settings["seed"]
     examples = point["size"] // about.per_example(settings["data"])
-    data = about.open(settings["data"], places, seed, point["batch_size"], examples)
+    data = about.open(places["data"], places, seed, point["batch_size"], examples)
     recipe = None if settings["recipe"] is None else Recipe(**settings["recipe"])
     optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
     sizes = {"layers": point["layers"], "dim": point["dim"], "heads": point["dim"] // point["head_dim"]}

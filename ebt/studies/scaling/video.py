@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ebt.data.clips import open_videos
+from ebt.data.encoders import open_encoder
 from ebt.data.moving_digits import DIGITS, SIDE
 from ebt.data.video_module import VideoDataModule
 from ebt.evaluation.plan import Sizes, sizes_of
@@ -48,6 +49,8 @@ class Video(Subject):
         "encoder": "pixels",
         "size": 14,
         "channels": 1,
+        "seconds": 0.25,
+        "digits": 1,
         "context_length": 16,
         "clips": 4096,
         "evaluation_clips": 257,
@@ -72,6 +75,9 @@ class Video(Subject):
 
     def identity(self, source: str) -> Json:
         return _identity(source)
+
+    def contents(self, data: Json) -> Json:
+        return _encoder(data["encoder"], data["size"], data["channels"])
 
     def open(self, data: Json, places: Json, seed: int, batch_size: int = 1, examples: int | None = None) -> VideoDataModule:
         module = copy.copy(_prepared(places["train"], places["validation"], tuple(sorted(data.items()))))
@@ -103,6 +109,12 @@ def _identity(source: str) -> Json:
     videos = open_videos(source, SIDE)
     told = "\n".join(sorted(videos.content(i) for i in range(len(videos))))
     return {"source": Path(source).name, "sha256": hashlib.sha256(told.encode()).hexdigest()}
+
+
+@functools.cache
+def _encoder(name: str, size: int, channels: int) -> Json:
+    encoder = open_encoder(name, size, channels)
+    return {"encoder": encoder.key} if encoder.learned else {}
 
 
 @functools.lru_cache(maxsize=1)
