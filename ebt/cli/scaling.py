@@ -19,10 +19,12 @@ axes:
 
 a grid of your own is a YAML file with what shall differ from the default:
   values: [16, 32, 64, 112, 192]   # of the axis; pairs [layers, dim] for parameters and flops
-  layers: 3                        # dim, head_dim, batch_size, size, updates, evaluations, lr, lr_exponent, decay, held_out
+  layers: 3                        # dim, head_dim, batch_size, size, updates (axis data: passes), evaluations, lr,
+                                   # lr_exponent, decay, held_out
   data: {{context_length: 128}}      # settings of the task's data
 
-each run is a small file in --out/raw: an interrupted study goes on where it stopped, and axes share runs
+each run is a small file in --out/raw: an interrupted study goes on where it stopped, and axes share runs; after a
+change of the code start with an empty folder
 in a SLURM array each job makes its share, and a last call outside of it gathers:
   sbatch --array=0-15 --gpus=1 --wrap "ebt scaling --axis data,width"
   ebt scaling --axis data,width

@@ -55,7 +55,7 @@ def test_the_key_is_content_and_encoder(folder: str, tmp_path: Path) -> None:
     encode_clips(clips, open_encoder("patches:2", 8, 3), cache, 2)
     encode_clips(clips, open_encoder(autoencoder(tmp_path / "kl"), 8, 3), cache, 2)
     assert read == [0, 1, 2] * 3
-    shutil.copy(moved / "1.mp4", moved / "2.mp4")
+    shutil.move(moved / "1.mp4", moved / "2.mp4")
     clips, read = counted(open_videos(str(moved), 8))
     encode_clips(clips, PATCHES, cache, 2)
     assert read == []  # what was seen before under another name

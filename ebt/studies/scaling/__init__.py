@@ -8,7 +8,7 @@ TASKS = {"language": "the next token of a text", "video": "the next frame of a v
 """Each task with what is predicted; its module is ``ebt.studies.scaling.NAME``."""
 
 AXES = {
-    "data": "how much there is to train on",
+    "data": "how much is trained on, each item once",
     "batch": "rows of an update, at equal updates",
     "depth": "layers",
     "width": "width of the layers",
