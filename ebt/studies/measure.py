@@ -38,10 +38,11 @@ def measure_curve(settings: Json, places: Json, report: Report) -> dict[str, Any
 
 @torch.no_grad()
 def measure_temperatures(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Nats per token of a feed-forward model whose logits are divided by temperatures."""
+    """Nats per token of a model whose logits are divided by temperatures; an EBT takes ``steps``, and answers by a ``rule``."""
     model, sums, scored = open_model(settings, places), dict.fromkeys(map(str, settings["temperatures"]), 0.0), 0
+    how = {name: settings[name] for name in ("steps", "rule") if name in settings}
     for batch in contexts_of(settings, places):
-        logits, targets = model(input_ids=batch["input_ids"]).logits.float().flatten(0, 1), batch["targets"].flatten()
+        logits, targets = model(input_ids=batch["input_ids"], **how).logits.float().flatten(0, 1), batch["targets"].flatten()
         for name in sums:
             sums[name] += F.cross_entropy(logits / float(name), targets, reduction="sum").item()
         scored += len(targets)

@@ -31,10 +31,12 @@ JUDGED = ("best", "means", "bold")
 WAYS = ("lowest", "own", *LONGER)
 FULL = "means"
 """How an EBT is compared with Transformer++."""
-SOFTER = "transformer-pp-softer"
-"""Transformer++ at a temperature, even with itself."""
-TEMPERATURES = (1.0, 1.05, 1.08, 1.1, 1.2)
-"""What else makes predictions less sure: Transformer++'s logits are divided by them."""
+SOFTER = "softer"
+"""At the largest temperature that is even with Transformer++: what else makes predictions less sure, and those of a model
+without an energy, too. EBTs answer by the mean of steps."""
+TEMPERATURES = (1.0, 1.05, 1.08, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5)
+"""Logits are divided by them."""
+SOFTENED = (TRANSFORMER, *EBTS)
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class OodPlan:
         return self.text.out
 
 
-def softer_run(text: TextPlan, seed: int, source: str) -> Run:
-    """What Transformer++ gains on a text at temperatures."""
-    run = text.measurement(measure_temperatures, TRANSFORMER, seed, source, temperatures=list(TEMPERATURES))
+def softer_run(text: TextPlan, kind: str, seed: int, source: str) -> Run:
+    """What a model gains on a text at temperatures."""
+    lowest = RECIPES[kind].min_steps if kind in EBTS else 0
+    how = {"steps": last_of_mean(kind), "rule": "mean", "mean_from": lowest} if kind in EBTS else {}
+    run = text.measurement(measure_temperatures, kind, seed, source, temperatures=list(TEMPERATURES), **how)
     return replace(run, name=f"{run.name} temperatures")
 
 
@@ -65,15 +69,20 @@ def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[
             for way, (curve, steps, candidates) in _ways(text, kind, seed, results).items():
                 for name, source in plan.sets.items():
                     found[kind][way][name].append(nats_at(results[curve(kind, seed, source).key], steps, candidates))
-    return {**found, SOFTER: {"lowest": _softer(plan, results)}}
+    for kind in SOFTENED:
+        found[kind][SOFTER] = _softer(plan, kind, results)
+    return found
 
 
-def _softer(plan: OodPlan, results: Results) -> dict[str, list[float]]:
-    """Nats of Transformer++ at the largest temperature with which it is even with itself at home."""
+def _softer(plan: OodPlan, kind: str, results: Results) -> dict[str, list[float]]:
+    """Nats at the largest temperature with which a model is even with Transformer++ at home; at 1 if it is with none."""
     found: dict[str, list[float]] = {name: [] for name in plan.sets}
     for seed in range(plan.text.seeds):
-        home, *others = (results[softer_run(plan.text, seed, text).key].values for text in (CHOOSING, *plan.sets.values()))
-        chosen = max(t for t in TEMPERATURES if improvement(home["1.0"], home[str(t)]) >= -EVEN)
+        rival = results[softer_run(plan.text, TRANSFORMER, seed, CHOOSING).key].values["1.0"]
+        home, *others = (
+            results[softer_run(plan.text, kind, seed, text).key].values for text in (CHOOSING, *plan.sets.values())
+        )
+        chosen = max((t for t in TEMPERATURES if improvement(rival, home[str(t)]) >= -EVEN), default=1.0)
         for name, values in zip(plan.sets, others, strict=True):
             found[name].append(values[str(chosen)])
     return found
@@ -91,7 +100,7 @@ def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, t
     with_noise = {noise: partial(text.mean_curve, noise=noise) for noise in text.mean_noises}
     at_home = {noise: nats_at(results[curve(kind, seed, CHOOSING).key], last, many) for noise, curve in with_noise.items()}
     calm = min(at_home, key=at_home.__getitem__)
-    rival = results[softer_run(text, seed, CHOOSING).key].values["1.0"]
+    rival = results[softer_run(text, TRANSFORMER, seed, CHOOSING).key].values["1.0"]
     bold, even = (
         max((noise for noise, nats in at_home.items() if improvement(than, nats) >= -lost), default=calm)
         for than, lost in ((lowest, 0), (rival, EVEN))
@@ -122,9 +131,9 @@ def gains(found: Nats, kind: str, way: str) -> dict[str, list[float]]:
     return paired(found[kind]["lowest"], found[kind][way], improvement)
 
 
-def against(found: Nats, kind: str, way: str, rival: str = TRANSFORMER) -> dict[str, list[float]]:
-    """Perplexity over that of a Transformer++, in per cent of it: negative is better."""
-    return paired(found[rival]["lowest"], found[kind][way], lambda theirs, own: -improvement(theirs, own))
+def against(found: Nats, kind: str, way: str, rival: str = TRANSFORMER, thinks: str = "lowest") -> dict[str, list[float]]:
+    """Perplexity over that of a Transformer++, which may be softer, in per cent of it: negative is better."""
+    return paired(found[rival][thinks], found[kind][way], lambda theirs, own: -improvement(theirs, own))
 
 
 def paired(
