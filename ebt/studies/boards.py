@@ -41,18 +41,20 @@ def train_board_model(settings: Json, places: Json, report: Report) -> dict[str,
     optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
     network = SudokuNetwork(kind=settings["kind"], **settings["network"])
     task = SudokuTask(network, Recipe(**settings["recipe"]), optimisation, seed=settings["seed"])
-    made = train_for(task, data, settings["minutes"], report)
+    made = train_for(task, data, settings["minutes"], report, accelerator=settings.get("device", "cpu"))
     save_folder(task.model, places["model"])
-    return {"parameters": sum(p.numel() for p in task.model.parameters()), **made}
+    puzzles = len(data.sets["train"].puzzles)
+    return {"parameters": sum(p.numel() for p in task.model.parameters()), "puzzles": puzzles, **made}
 
 
 def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     """Boards solved, cells right, and evaluations, for every number of steps and candidates."""
-    model: Any = load_folder(places["model"])
+    device = settings["model"].get("device", "cpu")
+    model: Any = load_folder(places["model"]).to(device)
     data, chosen = settings["model"]["data"], dict[str, float]()
     if "choosing" in settings:
         report(0, 1, "choosing on validation boards")
-        chosen = _chosen(places["model"], json.dumps(data), places["collection"], json.dumps(settings["choosing"]))
+        chosen = _chosen(places["model"], json.dumps(data), places["collection"], json.dumps(settings["choosing"]), device)
         model.config.step_size_scale, model.config.candidate_noise = chosen["scale"], chosen["noise"]
     boards = _boards(data, places, 0).sets[f"givens_{settings['givens']}"]
     puzzles, solutions = (torch.as_tensor(part) for part in boards)
@@ -65,10 +67,10 @@ def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, An
 
 
 @cache
-def _chosen(folder: str, data: str, collection: str | None, choosing: str) -> dict[str, float]:
+def _chosen(folder: str, data: str, collection: str | None, choosing: str, device: str) -> dict[str, float]:
     """The step size with which one candidate solves most validation boards, and the noise with which the best of several does;
     of equal ones that with more right cells."""
-    model: Any = load_folder(folder)
+    model: Any = load_folder(folder).to(device)
     puzzles, solutions = (torch.as_tensor(part) for part in _prepared(data, collection).sets["validation"])
     how = json.loads(choosing)
 

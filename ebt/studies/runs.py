@@ -204,8 +204,12 @@ def _run(messages: Any, name: str, work: Work, settings: Json, path: Path, place
 
 def machine() -> dict[str, Any]:
     """What this computer is, and what runs on it."""
+    import torch  # not above: help and errors shall not wait for it
+
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    if torch.cuda.is_available():
+        names = [f"{torch.cuda.get_device_name()}, {names[0] if names else platform.machine()}"]
     versions = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
     return {"processor": names[0] if names else platform.machine(), "cores": os.cpu_count(), "versions": versions}

@@ -68,6 +68,8 @@ class SudokuPlan:
     steps: tuple[int, ...]
     candidates: int
     seeds: int
+    batch_size: int
+    device: str
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> SudokuPlan:
@@ -93,6 +95,8 @@ class SudokuPlan:
             tuple(sorted(set(steps))),
             args.candidates or (2 if quick else 8),
             args.seeds,
+            args.batch_size or (64 if args.size < 9 else 32),
+            args.device,
         )
 
     def data(self) -> dict[str, Any]:
@@ -105,7 +109,7 @@ class SudokuPlan:
             "validation_givens": [min(self.test_givens), max(self.test_givens)],
             "test_count": self.boards,
             "test_givens": list(self.test_givens),
-            "batch_size": 64 if self.size < 9 else 32,
+            "batch_size": self.batch_size,
             "permute_lines": self.symmetries,
         }
 
@@ -123,6 +127,7 @@ class SudokuPlan:
             "collection": None if self.collection is None else identity(self.collection),
             "minutes": self.minutes,
             "seed": seed,
+            **({} if self.device == "cpu" else {"device": self.device}),
         }
         run = Run(f"model {kind} {seed}", train_board_model, settings, self.out / "raw")
         folder = self.out / "models" / run.key
@@ -260,12 +265,14 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"(Jolicoeur-Martineau 2025); an iteration is {INNER + 1} passes of half the layers."
     )
     recursive = recursive if RECURSIVE in plan.kinds else ""
+    puzzles = made[plan.kinds[0]][0].get("puzzles", plan.puzzles)
     source = "generated" if plan.collection is None else f"of {Path(plan.collection).name}, further cells revealed at random"
     return [
-        f"Trained on {plan.puzzles:,} puzzles, {source}, with {plan.givens[0]} to {plan.givens[1]} givens, digits "
+        f"Trained on {puzzles:,} puzzles, {source}, with {plan.givens[0]} to {plan.givens[1]} givens, digits "
         f"{'and lines ' if plan.symmetries else ''}permuted; {plan.boards} test boards for each number of givens. No "
         "solution grid of training occurs in a test, in any labelling of the digits.",
-        f"{plan.minutes:g} minutes of one processor for each model; {plan.layers} layers of {plan.dim}, the same optimiser. "
+        f"{plan.minutes:g} minutes {_where(plan)} for each model; {plan.layers} layers of {plan.dim}, {plan.batch_size} boards "
+        f"an update, the same optimiser. Seeds {', '.join(map(str, range(plan.seeds)))}. "
         f"Loops train with {LOOPS.min_steps} to {LOOPS.max_steps} iterations and a loss at each. Weights "
         f"are averaged over the second half (of what follows a warm start). {first}{rules}",
         f"Parameters and updates by seed: {sizes}.",
@@ -274,8 +281,12 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         "A step of the EBT is a forward and a backward pass, an iteration of a looped transformer one forward pass.",
         *([_thinking(plan, results)] if "ebt" in plan.kinds else []),
         "Published, with other data and far more compute: EBT 29.7 % out of distribution, its feed-forward twin 0.03 % "
-        "(Gladstone et al., table 5); on Sudoku-Extreme TRM 87.4 %, HRM 55 % (Jolicoeur-Martineau 2025).",
+        "(Gladstone et al., ICLR 2026, table 5); on Sudoku-Extreme TRM 87.4 %, HRM 55 % (Jolicoeur-Martineau 2025).",
     ]
+
+
+def _where(plan: SudokuPlan) -> str:
+    return "of one processor" if plan.device == "cpu" else f"on a device ({plan.device}) that all runs share"
 
 
 def _thinking(plan: SudokuPlan, results: Results) -> str:

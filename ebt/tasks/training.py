@@ -57,35 +57,39 @@ def train(
     return time.monotonic() - began
 
 
-def train_for(task: ThinkingTask, data: Any, minutes: float, report: Report, average: float = 0.99) -> dict[str, Any]:
-    """Train for so many minutes of processor time, so that other load on the machine does not count.
+def train_for(
+    task: ThinkingTask, data: Any, minutes: float, report: Report, average: float = 0.99, accelerator: str = "cpu"
+) -> dict[str, Any]:
+    """Train for so many minutes of processor time, so that other load on the machine does not count; on another device than
+    the CPU, of time.
 
     The learning rate goes its whole way within the budget, or within what a warm start leaves of it. From half of that on,
     weights are averaged, with the decay ``average`` (0 for none).
 
     Returns:
-        updates, seconds of processor time, and lr, the learning rate of the last update.
+        updates, seconds of that time, and lr, the learning rate of the last update.
     """
-    budget = _Budget(60 * minutes, report)
+    clock = time.process_time if accelerator == "cpu" else time.monotonic
+    budget = _Budget(60 * minutes, report, clock)
     averaging = [_SecondHalf(budget, average)] if average else []
-    began = time.process_time()
-    train(task, data, _ENDLESS, lambda *_: None, *averaging, budget)
-    return {"updates": budget.updates, "seconds": time.process_time() - began, "lr": budget.lr}
+    began = clock()
+    train(task, data, _ENDLESS, lambda *_: None, *averaging, budget, accelerator=accelerator)
+    return {"updates": budget.updates, "seconds": clock() - began, "lr": budget.lr}
 
 
 _ENDLESS = 10**9
 
 
 class _Budget(L.Callback):
-    """Ends a training after its processor time, and sets the learning rate by how much of it is gone."""
+    """Ends a training after its time, and sets the learning rate by how much of it is gone."""
 
-    def __init__(self, seconds: float, report: Report) -> None:
-        self.seconds, self.report, self.updates, self.share = seconds, report, 0, 0.0
+    def __init__(self, seconds: float, report: Report, clock: Callable[[], float]) -> None:
+        self.seconds, self.report, self.clock, self.updates, self.share = seconds, report, clock, 0, 0.0
         self.warm, self.first = 0.0, 0
         """The share of the warm start, and the first update after it: the schedule begins anew there."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.began = time.process_time()
+        self.began = self.clock()
         self.warm = pl_module.recipe.warm_start
         pl_module.budget = lambda: self.share
         self.rates = [group["initial_lr"] for optimiser in trainer.optimizers for group in optimiser.param_groups]
@@ -100,7 +104,7 @@ class _Budget(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self.updates += 1
-        before, self.share = self.share, (time.process_time() - self.began) / self.seconds
+        before, self.share = self.share, (self.clock() - self.began) / self.seconds
         self.first = self.updates if before < self.warm <= self.share else self.first
         trainer.should_stop = self.share >= 1
         loss = trainer.callback_metrics.get("train/loss")
