@@ -56,7 +56,7 @@ def test_every_model_is_measured_at_every_number_of_steps(out: Path) -> None:
     assert "chosen on 2 validation boards with 6 to 6 givens" in page
     (curve,) = (json.loads(path.read_text()) for path in out.glob("raw/ebt-0-6-givens-[0-9a-f]*.json"))
     assert (curve["values"]["scale"], curve["values"]["noise"]) in [(s, n) for s in SCALES for n in NOISES]
-    assert (out / "sudoku.png").read_bytes().startswith(b"\x89PNG")
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("sudoku.png", "cells.png"))
 
 
 def test_the_option_knows_all_kinds() -> None:
