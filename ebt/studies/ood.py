@@ -45,6 +45,8 @@ WITHIN = 5.0
 """Per cent of Transformer++'s perplexity, in distribution."""
 GAINS = {"best": "gain.png", "bold": "gain-bold.png"}
 """Pictures of gain against shift."""
+RIVALS = {FULL: "rival.png", SOFTER: "softer.png"}
+"""Those of EBTs beside Transformer++."""
 EVENS = ((TRANSFORMER, SOFTER), *((kind, way) for kind in EBTS for way in ("even", SOFTER)))
 """Those that are as good at home as Transformer++: by noise, or by a temperature."""
 
@@ -305,10 +307,14 @@ def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[
         fits = {TITLES[kind]: to_json(slopes[way][kind]) for kind in EBTS}
         title = f"Gain against shift: {_of(way, many)}"
         fitted_points(points, fits, out / name, ("shift (nats)", "gain by thinking (%)"), title)
-    bars = {TITLES[kind]: [asdict(_over_rival(found, kind, name)) for name in order] for kind in EBTS}
     label = "nats per token over those of Transformer++: left is better"
-    title = f"EBTs ({_of(FULL, many)}) against Transformer++"
-    grouped_bars(order, bars, out / "rival.png", label, title, linear_to=0.5)
+    titles = {
+        FULL: f"EBTs ({_of(FULL, many)}) against Transformer++",
+        SOFTER: "All as good at home, and as soft as that allows",
+    }
+    for way, picture in RIVALS.items():
+        bars = {TITLES[kind]: [asdict(_over_rival(found, kind, name, way)) for name in order] for kind in EBTS}
+        grouped_bars(order, bars, out / picture, label, titles[way], linear_to=0.5)
     panels = {name: {TITLES[kind]: _relative(plan, results, kind, name) for kind in EBTS} for name in order}
     step_lines(panels, out / "steps.png", "nats less those of\nthe lowest trained steps", "Thinking longer, one candidate")
     return {
@@ -317,12 +323,13 @@ def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[
         "gain.png": "The same of the last state, one candidate.",
         "rival.png": "Nats per token over those of Transformer++, sets in order of their shift; means over the seeds, lines "
         "are 95 % intervals. The axis is logarithmic beyond half a nat.",
+        "softer.png": f"The same of EBTs and Transformer++ at temperatures that keep them within {EVEN:g} % of it at home.",
         "steps.png": "Loss against thinking steps, less that after the lowest trained number; bands over the seeds.",
     }
 
 
-def _over_rival(found: Nats, kind: str, name: str) -> Estimate:
-    pairs = zip(found[kind][FULL][name], found[TRANSFORMER]["lowest"][name], strict=True)
+def _over_rival(found: Nats, kind: str, name: str, way: str) -> Estimate:
+    pairs = zip(found[kind][way][name], found[TRANSFORMER][SOFTER if way == SOFTER else "lowest"][name], strict=True)
     return over_seeds([own - rival for own, rival in pairs])
 
 
