@@ -22,11 +22,11 @@ from ebt.studies import STUDIES
 PICTURES = {
     "stability": {"final-ours.png", "losses-ours.png", "final-reference.png", "losses-reference.png"},
     "ablation": {"gains.png", "steps.png"},
-    "ood": {"gain.png", "gain-bold.png", "rival.png", "steps.png"},
+    "ood": {"gain.png", "gain-bold.png", "rival.png", "softer.png", "steps.png"},
     "uncertainty": {"steps.png", "risk.png", "texts.png", "tokens.png"},
     "verifiers": {"rules.png"},
 }
-RUNS = {"stability": (8, 0), "ablation": (20, 0), "ood": (57, 1), "uncertainty": (8, 4), "verifiers": (6, 3)}
+RUNS = {"stability": (8, 0), "ablation": (20, 0), "ood": (75, 1), "uncertainty": (8, 4), "verifiers": (6, 3)}
 """With one seed (stability: two): how many there are, and how many were made by the studies before."""
 SHORT = ["--quick", "--jobs", "1", "--updates", "1", "--context-length", "16"]
 
