@@ -88,12 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         *(Contestant(f"full, {steps} steps", partial(full, small, steps)) for steps in ((2, 32) if args.quick else STEPS)),
         *(Contestant(f"{many} candidates", partial(thinking, small, many)) for many in (1, 8)),
     ]
-    compared = COMPARED[::2] if args.quick else COMPARED
-    wanted = {name for _, first, second, _ in compared for name in (first, second)}
     peaks: dict[str, float] = {}
-    for contestant in (
-        one for one in contestants if one.name in wanted or not args.quick
-    ):  # one after the other: the plain way needs the machine's memory
+    for contestant in contestants:  # one after the other: the plain way needs the machine's memory
         memory = race([contestant], args.rounds or 1, args.threads)[contestant.name].memory
         if memory is None:
             console.print("this system does not tell how much memory a process has: run the benchmark on Linux")
@@ -101,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         peaks[contestant.name] = memory
     results = [
         Result(what, first, second, (peaks[first], peaks[second]), peaks[first] / peaks[second], limit)
-        for what, first, second, limit in compared
+        for what, first, second, limit in COMPARED
     ]
     table = plain_table()
     for column in ("what", "MB", "MB", "ratio", "limit"):

@@ -142,12 +142,11 @@ def held_out_boards(
     Raises:
         InputError: no boards are known, a file cannot be read, or options that contradict each other.
     """
-    named = "--data" if path is not None else "--givens" if givens is not None else None
-    if named is not None and split != "test":
-        raise InputError(f"{named} and --split {split} both say which boards: give one of them.")
+    given = {"--data": path is not None, "--givens": givens is not None, f"--split {split}": split != "test"}
+    named = [option for option, there in given.items() if there]
+    if len(named) > 1:
+        raise InputError(f"{' and '.join(named[:2])} both say which boards: give one of them.")
     if path is not None:
-        if givens is not None:
-            raise InputError("--data and --givens both say which boards: give one of them.")
         return _boards(Path(path).name, read_csv(path, size), limit)
     settings = run_data(checkpoint, SudokuDataModule)
     if settings is None and givens is None:

@@ -40,7 +40,7 @@ def test_training_is_measured_against_the_twin_and_the_floor(tmp_path: Path) -> 
 def test_memory_is_compared(tmp_path: Path) -> None:
     results, table = run("memory.py", tmp_path)
     *results, everything = results
-    assert len(results) == 2
+    assert len(results) == 4
     assert all(peak > 0 for peak in everything["peaks"].values())
     for one in results:
         assert one["ratio"] == pytest.approx(one["megabytes"][0] / one["megabytes"][1])
@@ -52,5 +52,5 @@ def test_memory_is_compared(tmp_path: Path) -> None:
 def test_ways_to_take_the_second_order_term_are_compared(boards: list[str], tmp_path: Path) -> None:
     results, table = run("second_order.py", tmp_path, *boards)
     assert results[0]["times_first"] == 1
-    assert len(results) >= 3
+    assert len(results) > 3
     assert all(one["seconds"] > 0 and one["name"] in table for one in results)

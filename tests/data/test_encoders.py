@@ -98,7 +98,6 @@ def test_features_are_class_tokens_of_normalised_colours(folders: dict[str, str]
 
 
 def test_the_key_changes_with_the_weights_and_not_with_the_place(folders: dict[str, str], tmp_path: Path) -> None:
-
     from safetensors.torch import load_file, save_file
 
     copy = Path(shutil.copytree(folders["autoencoder"], tmp_path / "copy"))

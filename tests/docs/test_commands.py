@@ -19,7 +19,8 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 OF_A_RUN = ("--name", "--out")
 """Options of ``ebt fit`` beside the configuration."""
 TRAINING = ("fit", "validate", "test", "plan")
-"""Commands whose options are the keys of a configuration: checked where that is one of the library's, and training is meant."""
+"""Commands that take the keys of a configuration, too: of ``fit`` these are checked where it is one of the library's."""
+KEYS = ("--config", "--model", "--data", "--print_config")
 
 
 def commands(text: str) -> list[str]:
@@ -38,16 +39,24 @@ def help_of(name: str) -> str:
 DOCUMENTED = sorted({(line, path.name) for path in FILES for line in commands(path.read_text(encoding="utf-8"))})
 
 
-def check(line: str) -> None:
+def unknown(line: str) -> list[str]:
+    """Options of a line that its command does not take; a key of a configuration is one that has a dot.
+
+    Raises:
+        InputError: a value that is wrong, or an option that is missing.
+    """
     name, *options = shlex.split(line)[1:]
-    if name in TRAINING:
-        files = [Path(options[i + 1]) for i, option in enumerate(options) if option == "--config"]
-        if name == "fit" and files and all(file.exists() for file in files):
-            configure(_without(options, OF_A_RUN))
-        return
-    module = importlib.import_module(f"ebt.cli.{name}")
-    parser = module._options(options[0]) if name == "study" else module._options()
-    parser.parse_args(options[1:] if name == "study" else options)
+    files = [Path(options[i + 1]) for i, option in enumerate(options) if option == "--config"]
+    if name == "fit" and files and all(file.exists() for file in files):
+        configure(_without(options, OF_A_RUN))
+    module = importlib.import_module(f"ebt.cli.{'validate' if name == 'test' else name}")
+    if name == "study":
+        parser, options = module._options(options[0]), options[1:]
+    else:
+        parser = module._options(name) if name in ("validate", "test") else module._options()
+    _, left = parser.parse_known_args(options)
+    left = [option for option in left if option.startswith("-")]
+    return [option for option in left if "." not in option and option not in KEYS] if name in TRAINING else left
 
 
 def _without(options: list[str], names: tuple[str, ...]) -> list[str]:
@@ -57,7 +66,7 @@ def _without(options: list[str], names: tuple[str, ...]) -> list[str]:
 @pytest.mark.parametrize(("line", "where"), DOCUMENTED)
 def test_documents(line: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    check(line)
+    assert unknown(line) == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -66,5 +75,9 @@ def test_helps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = help_of(name)
     examples = [line for line in commands(shown[shown.index("example") :]) if not line.startswith(f"ebt {name} [-h]")]
     assert examples
-    for line in examples:
-        check(line)
+    assert [option for line in examples for option in unknown(line)] == []
+
+
+def test_an_option_that_no_command_takes_is_found() -> None:
+    assert unknown("ebt think --checkpoint runs/x --candidate 3") == ["--candidate"]
+    assert unknown("ebt validate --checkpoint runs/x --limits 3 --trainer.limit_val_batches 1") == ["--limits"]

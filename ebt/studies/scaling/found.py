@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -66,7 +66,10 @@ class Found:
     @cached_property
     def stopped(self) -> list[str]:
         """Names of the runs that diverged."""
-        runs = [self.plan.run(self.grid, p, kind, s) for p in self.grid.points for kind in self.plan.kinds
+        return self._stopped(self.plan.kinds)
+
+    def _stopped(self, kinds: Sequence[str]) -> list[str]:
+        runs = [self.plan.run(self.grid, p, kind, s) for p in self.grid.points for kind in kinds
                 for s in range(self.plan.seeds)]  # fmt: skip
         return [run.name for run in runs if self.results[run.key].values["stopped"] is not None]
 
@@ -126,8 +129,7 @@ class Found:
         }
 
     def _diverged(self, kind: str) -> list[str]:
-        count = sum(self.values(p, one, seed)["stopped"] is not None
-                    for p in self.grid.points for one in (kind, TRANSFORMER) for seed in range(self.plan.seeds))  # fmt: skip
+        count = len(self._stopped((kind, TRANSFORMER)))
         return [f"{count} runs diverged"] if count else []
 
     def numbers(self) -> dict[str, Any]:
