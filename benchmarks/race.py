@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -51,7 +52,8 @@ def race(contestants: Sequence[Contestant], rounds: int, threads: int) -> dict[s
         rounds: measured turns of each, after one that is not.
         threads: of torch, in each process.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    context.set_forkserver_preload(["ebt.hub"])  # what takes seconds to import is imported once, and nothing runs there
     runners = []
     for contestant in contestants:
         here, there = context.Pipe()

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ebt.data.packing import PackedTokens
-from ebt.data.tokenizers import encode
+from ebt.data.tokenizers import encode, load_tokenizer
 from ebt.errors import InputError
 from ebt.evaluation import language_curve, thinks, to_json
-from ebt.hub import load_folder, load_tokenizer_of
+from ebt.hub import load_folder
 from ebt.studies import sets
 from ebt.studies.models import training_data
 from ebt.studies.pool import Report
@@ -67,7 +67,7 @@ def contexts_of(settings: Json, places: Json) -> list[dict[str, Tensor]]:
     """
     text, count = settings["model"]["text"], settings["contexts"]
     shape = tuple((name, text[name]) for name in ("tokenizer", "context_length", "batch_size"))
-    where = tuple((name, places[name]) for name in ("train", "validation", "model"))
+    where = tuple((name, places[name]) for name in ("train", "validation"))
     dataset: Any = _dataset(shape, where, places["text"])
     whole = len(dataset) - 1  # the last one may be padded
     first, last = {CHOOSING: (0, whole // 2), MEASURED: (whole // 2, whole)}.get(places["text"], (0, whole))
@@ -85,11 +85,12 @@ def evenly(first: int, last: int, count: int) -> list[int]:
     return chosen
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _dataset(shape: tuple[tuple[str, Any], ...], where: tuple[tuple[str, Any], ...], text: str) -> Dataset[Any]:
+    """Read and encoded once for all models, which share their tokenizer; the text that was held out serves under two names."""
     if text in (CHOOSING, MEASURED):
-        return _held_out(shape, tuple(pair for pair in where if pair[0] != "model"))
-    tokenizer = load_tokenizer_of(dict(where)["model"])
+        return _held_out(shape, where)
+    tokenizer = load_tokenizer(dict(shape)["tokenizer"])
     return PackedTokens(encode(tokenizer, sets.read(text)), dict(shape)["context_length"], tokenizer.eos_token_id)
 
 
