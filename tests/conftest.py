@@ -13,6 +13,7 @@ import torch
 hypothesis.settings.register_profile("ebt", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("ebt")
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads only cost time
+os.environ["OMP_NUM_THREADS"] = "1"  # nor do the programs that they start need more
 
 
 @pytest.fixture(autouse=True)

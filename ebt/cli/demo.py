@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from ebt.cli import demo_jobs as jobs
@@ -54,6 +55,7 @@ def main(argv: list[str]) -> int:
     began = time.monotonic()
     made = _run(settings, out / "models", processes, console)
     results = collect(settings, made, time.monotonic() - began)
+    torch.set_num_threads(1)  # single boards: more threads only wait for each other, on a busy machine for minutes
     report.write(results, made, out, settings.seed)
     report.show(results, console)
     say_written(console, [out / "report.html", out / "results.json"])

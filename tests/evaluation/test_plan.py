@@ -103,7 +103,7 @@ def test_memory_is_what_is_measured(kind: str, vocabulary: int) -> None:
     planned = rehearsals(kind, vocabulary, *settings)
     memory = planned.memory(planned.run.batch)
     command = [sys.executable, measured.__file__, str(vocabulary), f"--config={CONFIGS / KINDS[kind]}", *settings]
-    exact = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0", "OMP_NUM_THREADS": "1"}
+    exact = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0"}
     done = subprocess.run(
         command,
         env={**os.environ, **exact, "PYTHONPATH": str(CONFIGS.parents[1])},

@@ -34,7 +34,7 @@ print(json.dumps(results))
 
 def run(script: str, *arguments: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A fresh process outside of the source tree, without network."""
-    home = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    home = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
     return subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,

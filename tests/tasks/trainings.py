@@ -168,7 +168,6 @@ def launch(folder: Path, what: str) -> None:
         **shared,
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "TORCHELASTIC_RUN_ID": "test",
-        "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, __file__, str(folder), what]
     processes = [
