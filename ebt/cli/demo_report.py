@@ -143,7 +143,7 @@ def _sudoku_pictures(made: dict[str, Any], out: Path, seed: int) -> list[Picture
 
 def _draw_board(out: Path, seed: int, givens: int) -> None:
     """The first test board that is solved, but not at once; the first one if there is none."""
-    model, settings = load_folder(out / "models" / "sudoku-ebt"), jobs.Settings(seed, sudoku_tests=16)
+    model, settings = load_folder(out / "models" / "sudoku-ebt"), jobs.Settings(seed, sudoku_puzzles=1, sudoku_tests=16)
     data = settings.boards()
     data.prepare()
     boards = data.sets[f"givens_{givens}"]

@@ -9,17 +9,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import think
 
 ROOT = Path(__file__).parents[2]
 
 
-def bench(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "benchmarks/think.py", "--quick", "--models", str(folder / "models"), *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600)
-
-
-def test_quick_run(tmp_path: Path) -> None:
-    first = bench(tmp_path, "--json", str(tmp_path / "all.json"))
+def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--quick", "--models", str(tmp_path / "models")]
+    command = [sys.executable, "benchmarks/think.py", *quick, "--json", str(tmp_path / "all.json")]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600)
     assert "training sudoku: 4 of 4" in first.stderr
     assert "sudoku, test data" in first.stdout
     results = json.loads((tmp_path / "all.json").read_text())["results"]
@@ -37,6 +35,7 @@ def test_quick_run(tmp_path: Path) -> None:
         assert 0 < result["ratio"] == pytest.approx(result["stopped"]["forward"] / result["fixed"]["forward"])
         assert result["stopped"]["tolerance"] == result["tolerance"]
 
-    again = bench(tmp_path, "--only", "text")
-    assert "training" not in again.stderr
-    assert again.stdout.splitlines()[-1] == next(line for line in first.stdout.splitlines() if line.startswith("text:"))
+    assert think.main([*quick, "--only", "text"]) == 0
+    again = capsys.readouterr()
+    assert "training" not in again.err
+    assert again.out.splitlines()[-1] == next(line for line in first.stdout.splitlines() if line.startswith("text:"))
