@@ -20,6 +20,12 @@ from ebt.plots import board_strip, energy_curve, thinking_curve, token_heat_map
 
 TEXT = "Return the sum of all items in the list."
 """What the heat map of energies shows."""
+INTRODUCTION = (
+    "An energy-based transformer gives an energy to a problem and a candidate answer: low where they fit. It starts from a "
+    "random answer and goes downhill; each step of the tables is one move of all cells, or of all predicted bytes. So it can "
+    "think longer than it was trained to, and of several answers keep the one of lowest energy. Its rivals are as large and "
+    "saw the same batches: a transformer that answers at once, and one that is applied again and again."
+)
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 860px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -170,7 +176,7 @@ def _text_pictures(made: dict[str, Any], out: Path, seed: int) -> list[Picture]:
 
 
 def _page(results: dict[str, Any], pictures: Sequence[Picture], out: Path) -> str:
-    parts = ["<h1>Energy-Based Transformers that think</h1>", "<ul>"]
+    parts = ["<h1>Energy-Based Transformers that think</h1>", f"<p>{INTRODUCTION}</p>", "<ul>"]
     parts += [f"<li>{html.escape(line)}</li>" for line in findings(results)]
     parts.append("</ul>")
     for heading in ("Sudoku", "Text"):
