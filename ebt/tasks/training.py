@@ -107,8 +107,7 @@ class _Budget(L.Callback):
         before, self.share = self.share, (self.clock() - self.began) / self.seconds
         self.first = self.updates if before < self.warm <= self.share else self.first
         trainer.should_stop = self.share >= 1
-        loss = trainer.callback_metrics.get("train/loss")
-        self.report(round(1000 * min(1.0, self.share)), 1000, "" if loss is None else f"loss {float(loss):.2f}")
+        self.report(round(1000 * min(1.0, self.share)), 1000, _note(trainer))
 
 
 class _SecondHalf(EMAWeightAveraging):
@@ -129,9 +128,12 @@ class _Beat(L.Callback):
         self.report = report
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        loss = trainer.callback_metrics.get("train/loss")
-        note = "" if loss is None else f"loss {float(loss):.2f}"
-        self.report(trainer.global_step, int(trainer.max_steps), note)
+        self.report(trainer.global_step, int(trainer.max_steps), _note(trainer))
+
+
+def _note(trainer: L.Trainer) -> str:
+    loss = trainer.callback_metrics.get("train/loss")
+    return "" if loss is None else f"loss {float(loss):.3g}"
 
 
 def quiet() -> None:
