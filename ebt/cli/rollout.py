@@ -64,6 +64,10 @@ class Results:
     candidates: int | None
     spearman: float | None
     """Rank correlation of energy and loss over all frames, thought of with the true ones before; None without an energy."""
+    spearman_within_clips: float | None
+    """The same in each clip, mean over the clips."""
+    spearman_of_moves: float | None
+    """Of how far the last step still moved a frame, and its loss."""
     clips: list[ClipRollout]
 
 
@@ -150,9 +154,10 @@ def _results(
         for i in range(len(frames))
     ]
     if watched is None:
-        return Results(videos.name, given, args.frames, None, None, None, clips)
+        return Results(videos.name, given, args.frames, None, None, None, None, None, clips)
     steps, candidates = args.steps or model.config.steps, args.candidates or model.config.candidates
-    return Results(videos.name, given, args.frames, steps, candidates, watched.spearman, clips)
+    known = watched.spearman, watched.spearman_within_clips, watched.spearman_of_moves
+    return Results(videos.name, given, args.frames, steps, candidates, *known, clips)
 
 
 def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:
@@ -172,7 +177,10 @@ def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:
     print_table(console, title, table, "loss: smooth L1 of the encoded frame; repeated: of repeating the last given one")
     if results.spearman is not None:
         console.print(
-            f"energy ~ loss of the next frame, given the true ones (Spearman): {results.spearman:.2f}", highlight=False
+            f"next frames, given the true ones, Spearman: energy ~ loss {results.spearman:.2f}, within clips "
+            f"{results.spearman_within_clips:.2f}; how far the last step moved ~ loss {results.spearman_of_moves:.2f}",
+            highlight=False,
+            soft_wrap=True,
         )
     if videos.note:
         console.print(f"[dim]{videos.note}[/]", highlight=False, soft_wrap=True)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -199,17 +201,30 @@ class FrameEnergies:
     """Before the first and after each step, (T + 1, B, S)."""
     losses: Tensor
     """After each step, (T, B, S)."""
+    moves: Tensor
+    """How far each step moved the predicted frame, root mean square, (T, B, S)."""
 
     @property
     def spearman(self) -> float:
         """Rank correlation of the last energies with the last losses, over all frames."""
         return spearman(self.energies[-1].numpy(), self.losses[-1].numpy())
 
+    @property
+    def spearman_within_clips(self) -> float:
+        """The same in each clip alone, mean over the clips: energies of clips of different things have different zeros."""
+        pairs = zip(self.energies[-1].numpy(), self.losses[-1].numpy(), strict=True)
+        return float(np.mean([spearman(*pair) for pair in pairs]))
+
+    @property
+    def spearman_of_moves(self) -> float:
+        """Rank correlation of how far the last step still moved with the last losses, over all frames."""
+        return spearman(self.moves[-1].numpy(), self.losses[-1].numpy())
+
 
 @torch.no_grad()
 def frame_energies(model: Any, frames: Tensor, steps: int | None = None, seed: int = 0) -> FrameEnergies:
-    """Energies and losses of predicting each next frame of (B, S + 1, E) with one candidate, from the true frames before it, at
-    most as many as the model's context.
+    """Energies, losses and moves of predicting each next frame of (B, S + 1, E) with one candidate, from the true frames before
+    it, at most as many as the model's context.
 
     Raises:
         InputError: frames of another width than the model's, or fewer than two of them.
@@ -218,14 +233,15 @@ def frame_energies(model: Any, frames: Tensor, steps: int | None = None, seed: i
     clip, longest = frames.to(model.device), model.config.context_length
     generator = torch.Generator(model.device).manual_seed(seed)
     first = model.think(clip[:, : min(longest, clip.shape[1] - 1)], steps, 1, generator=generator)
-    energies, states = [first.energies], [torch.stack(first.states)]
+    energies, states = [first.energies], [torch.stack((first.start, *first.states))]
     for end in range(longest + 1, clip.shape[1]):
         thought = model.think(clip[:, end - longest : end], steps, 1, generator=generator, predictions=1)
         energies.append(thought.energies)
-        states.append(torch.stack(thought.states))
-    found = torch.cat(states, 2)
-    losses = frame_loss(found, clip[:, 1:].expand_as(found))
-    return FrameEnergies(torch.cat(energies, 2).double().cpu(), losses.double().cpu())
+        states.append(torch.stack((thought.start, *thought.states)))
+    found, space = torch.cat(states, 2), model.space()
+    losses = frame_loss(found[1:], clip[:, 1:].expand_as(found[1:]))
+    moves = torch.stack([space.change(before, after) for before, after in pairwise(found)])
+    return FrameEnergies(*(part.double().cpu() for part in (torch.cat(energies, 2), losses, moves)))
 
 
 def check_frames(model: Any, frames: Tensor, least: int) -> None:

@@ -101,12 +101,20 @@ def test_energies_of_frames_given_the_true_ones() -> None:
     frames = torch.cat((FRAMES, FRAMES[:, :3]), 1)
     found = frame_energies(model, frames, 2)
     assert (found.energies.shape, found.losses.shape) == ((3, 5, CONTEXT + 3), (2, 5, CONTEXT + 3))
+    assert found.moves.shape == found.losses.shape
     for end in (2, CONTEXT, CONTEXT + 2):
         thought = model.think(frames[:, max(0, end - CONTEXT) : end], 2)
         torch.testing.assert_close(found.energies[..., end - 1], thought.energies[..., -1])
         losses = frame_loss(thought.state[:, -1], frames[:, end])
         torch.testing.assert_close(found.losses[-1, :, end - 1], losses)
+        moved = (thought.states[1] - thought.states[0])[:, -1].square().mean(-1).sqrt()
+        torch.testing.assert_close(found.moves[-1, :, end - 1], moved)
     assert found.spearman == pytest.approx(spearmanr(found.energies[-1].flatten(), found.losses[-1].flatten()).statistic)
+    each = [
+        spearmanr(energies, losses).statistic for energies, losses in zip(found.energies[-1], found.losses[-1], strict=True)
+    ]
+    assert found.spearman_within_clips == pytest.approx(np.mean(each))
+    assert found.spearman_of_moves == pytest.approx(spearmanr(found.moves[-1].flatten(), found.losses[-1].flatten()).statistic)
 
 
 def test_frames_of_other_models_are_refused() -> None:

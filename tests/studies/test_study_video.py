@@ -10,6 +10,7 @@ import pytest
 from test_study_command import no_pool
 
 from ebt.cli.main import main
+from ebt.studies.video import ENERGY, MOVES, WITHIN
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OPTIONS = ["study", "video", "--quick", "--seeds", "2", "--jobs", "1", "--minutes", "0.02", "--clips", "4", "--steps", "1,2"]
@@ -32,7 +33,9 @@ def test_both_are_measured_where_validation_chose(out: Path) -> None:
         assert list(other["losses"]["digits"]) == ["1"]
         assert own["losses"]["validation"][str(own["chosen"])] == min(own["losses"]["validation"].values())
         assert own["repeat"] == other["repeat"]
-        assert own["unsure"]["second frame"] == pytest.approx(-3 * own["unsure"]["later frames"], abs=1e-6)
+        for knows in own["knows"].values():
+            assert knows["energy of the second frame"] == pytest.approx(-3 * knows["energy of the later frames"], abs=1e-6)
+            assert all(-1 <= knows[what] <= 1 for what in (ENERGY, WITHIN, MOVES))
         assert own["reading"]["true frame"] > 0.7
         assert all(0 <= share <= 1 for share in own["reading"].values())
     above = fmean(
@@ -40,7 +43,9 @@ def test_both_are_measured_where_validation_chose(out: Path) -> None:
         for own, other in zip(ebt, twin, strict=True)
     )
     assert f"loss {above:+.1f} [" in results["verdicts"][0]["text"]
-    assert len(results["verdicts"]) == 6
+    told = fmean(own["knows"]["digits"][MOVES] for own in ebt)
+    assert f"Spearman {told:.2f}" in results["verdicts"][-1]["text"]
+    assert len(results["verdicts"]) == 8
 
 
 def test_the_page_shows_all_steps(out: Path) -> None:
