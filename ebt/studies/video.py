@@ -250,11 +250,11 @@ def _lines(found: Measured, name: str) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def _losses(found: Measured) -> Table:
-    rows = [[REPEAT, *(f"{fmean(found.best(name)[REPEAT]):.4f}" for name in SETS)]]
-    rows += [[KINDS[TWIN], *(over_seeds(found.best(name)[TWIN]).around(4) for name in SETS)]]
+    rows = [[REPEAT, *(f"{fmean(found.best(name)[REPEAT]):.5f}" for name in SETS)]]
+    rows += [[KINDS[TWIN], *(over_seeds(found.best(name)[TWIN]).around(5) for name in SETS)]]
     for step in found.plan.steps:
         each = (over_seeds([one["losses"][name][str(step)] for one in found.ebt]) for name in SETS)
-        rows.append([f"EBT, {step} step{'s' if step > 1 else ''}", *(value.around(4) for value in each)])
+        rows.append([f"EBT, {step} step{'s' if step > 1 else ''}", *(value.around(5) for value in each)])
     rows.append(["EBT over Transformer++, %", *(found.over(name, TWIN).around(1, sign=True) for name in SETS)])
     return Table("Smooth L1 per frame", ["", *SETS], rows, "Last row: the EBT at the chosen number of steps.")
 
