@@ -1,4 +1,4 @@
-"""The benchmarks of training run as programs, and their numbers fit together."""
+"""The benchmarks of training run, and their numbers fit together."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import memory
 import pytest
+import second_order
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TRAIN = Path(__file__).parents[2] / "benchmarks" / "train.py"
+QUICK = ("--quick", "--rounds=1", "--threads=1", "--clock=cpu")
 
 
-def run(name: str, folder: Path, *options: str) -> tuple[list[dict[str, Any]], str]:
-    """The results of a benchmark, and what it shows."""
-    file = folder / "found.json"
-    command = [sys.executable, BENCHMARKS / name, "--quick", "--rounds=1", "--threads=1", "--clock=cpu", f"--json={file}"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+def read(file: Path) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = json.loads(file.read_text())["results"]
-    return results, done.stdout
+    return results
 
 
 def test_training_is_measured_against_the_twin_and_the_floor(tmp_path: Path) -> None:
-    results, table = run("train.py", tmp_path, "--only=s1; s1, plain")
+    """As a program."""
+    command = [sys.executable, TRAIN, *QUICK, f"--json={tmp_path / 'found.json'}", "--only=s1; s1, plain"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    results = read(tmp_path / "found.json")
     assert [one["name"] for one in results] == ["transformer++", "s1", "s1, plain"]
     twin, fast, plain = results
     assert twin["times_twin"] == twin["floor"] == 1
@@ -34,12 +36,13 @@ def test_training_is_measured_against_the_twin_and_the_floor(tmp_path: Path) -> 
         assert one["measured"]["memory"] > 0
     assert 1 < fast["times_twin"] < plain["times_twin"]
     assert fast["measured"]["memory"] < plain["measured"]["memory"]
-    assert "floor" in table
+    assert "floor" in done.stdout
 
 
-def test_memory_is_compared(tmp_path: Path) -> None:
-    results, table = run("memory.py", tmp_path)
-    *results, everything = results
+def test_memory_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert memory.main([*QUICK, f"--json={tmp_path / 'found.json'}"]) == 0
+    table = capsys.readouterr().out
+    *results, everything = read(tmp_path / "found.json")
     assert len(results) == 4
     assert all(peak > 0 for peak in everything["peaks"].values())
     for one in results:
@@ -49,8 +52,11 @@ def test_memory_is_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("boards", [[], ["--boards"]])
-def test_ways_to_take_the_second_order_term_are_compared(boards: list[str], tmp_path: Path) -> None:
-    results, table = run("second_order.py", tmp_path, *boards)
+def test_ways_to_take_the_second_order_term_are_compared(
+    boards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert second_order.main([*QUICK, f"--json={tmp_path / 'found.json'}", *boards]) == 0
+    results, table = read(tmp_path / "found.json"), capsys.readouterr().out
     assert results[0]["times_first"] == 1
     assert len(results) > 3
     assert all(one["seconds"] > 0 and one["name"] in table for one in results)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import think
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ["--quick", "--models", str(tmp_path / "models")]
-    command = [sys.executable, "benchmarks/think.py", *quick, "--json", str(tmp_path / "all.json")]
-    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600)
-    assert "training sudoku: 4 of 4" in first.stderr
-    assert "sudoku, test data" in first.stdout
+    assert think.main([*quick, "--json", str(tmp_path / "all.json")]) == 0
+    first = capsys.readouterr()
+    assert "training sudoku: 4 of 4" in first.err
+    assert "sudoku, test data" in first.out
     results = json.loads((tmp_path / "all.json").read_text())["results"]
     assert [result["task"] for result in results] == ["text", "sudoku"]
     for result in results:
@@ -38,4 +34,4 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert think.main([*quick, "--only", "text"]) == 0
     again = capsys.readouterr()
     assert "training" not in again.err
-    assert again.out.splitlines()[-1] == next(line for line in first.stdout.splitlines() if line.startswith("text:"))
+    assert again.out.splitlines()[-1] == next(line for line in first.out.splitlines() if line.startswith("text:"))
