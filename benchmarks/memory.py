@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     peaks: dict[str, float] = {}
     for contestant in contestants:  # one after the other: the plain way needs the machine's memory
-        memory = race([contestant], args.rounds or 1, args.threads, warm=False)[contestant.name].memory
+        memory = race([contestant], args.rounds or 1, args.threads)[contestant.name].memory
         if memory is None:
             console.print("this system does not tell how much memory a process has: run the benchmark on Linux")
             return 2

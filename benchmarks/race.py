@@ -44,21 +44,20 @@ class Measured:
     """Largest resident memory in MB, less that after the small turn; None where the system does not tell."""
 
 
-def race(contestants: Sequence[Contestant], rounds: int, threads: int, warm: bool = True) -> dict[str, Measured]:
+def race(contestants: Sequence[Contestant], rounds: int, threads: int) -> dict[str, Measured]:
     """Measure contestants, interleaved.
 
     Args:
         contestants: their ``make`` must be importable, as for ``multiprocessing``.
-        rounds: measured turns of each.
+        rounds: measured turns of each, after one that is not.
         threads: of torch, in each process.
-        warm: whether a turn comes first that is not measured; where only memory counts, the small turn is enough.
     """
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(["ebt.hub"])  # what takes seconds to import is imported once, and nothing runs there
     runners = []
     for contestant in contestants:
         here, there = context.Pipe()
-        process = context.Process(target=_run, args=(contestant.make, there, threads, warm), daemon=True)
+        process = context.Process(target=_run, args=(contestant.make, there, threads), daemon=True)
         process.start()
         there.close()
         _receive(here, contestant.name)
@@ -87,14 +86,13 @@ def _summary(turns: list[Measured]) -> Measured:
     return Measured(seconds, cpu, max(memory) if memory else None)
 
 
-def _run(make: Callable[[], tuple[Turn, Turn]], pipe: Connection, threads: int, warm: bool) -> None:
+def _run(make: Callable[[], tuple[Turn, Turn]], pipe: Connection, threads: int) -> None:
     torch.set_num_threads(threads)
     small, turn = make()
     small()
     gc.collect()
     base = _memory("VmRSS")
-    if warm:
-        turn()
+    turn()
     pipe.send(None)
     while pipe.recv():
         gc.collect()

@@ -60,15 +60,15 @@ class Results:
     data: str
     given: int
     ahead: int
-    steps: int | None
-    candidates: int | None
-    spearman: float | None
-    """Rank correlation of energy and loss over all frames, thought of with the true ones before; None without an energy."""
-    spearman_within_clips: float | None
-    """The same in each clip, mean over the clips."""
-    spearman_of_moves: float | None
-    """Of how far the last step still moved a frame, and its loss."""
     clips: list[ClipRollout]
+    steps: int | None = None
+    candidates: int | None = None
+    spearman: float | None = None
+    """Rank correlation of energy and loss over all frames, thought of with the true ones before; None without an energy."""
+    spearman_within_clips: float | None = None
+    """The same in each clip, mean over the clips."""
+    spearman_of_moves: float | None = None
+    """Of how far the last step still moved a frame, and its loss."""
 
 
 def _options() -> Options:
@@ -154,10 +154,10 @@ def _results(
         for i in range(len(frames))
     ]
     if watched is None:
-        return Results(videos.name, given, args.frames, None, None, None, None, None, clips)
+        return Results(videos.name, given, args.frames, clips)
     steps, candidates = args.steps or model.config.steps, args.candidates or model.config.candidates
     known = watched.spearman, watched.spearman_within_clips, watched.spearman_of_moves
-    return Results(videos.name, given, args.frames, steps, candidates, *known, clips)
+    return Results(videos.name, given, args.frames, clips, steps, candidates, *known)
 
 
 def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:

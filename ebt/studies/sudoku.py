@@ -344,8 +344,7 @@ def _stopping(plan: SudokuPlan, lines: Mapping[int, list[Line]], results: Result
     head = ["givens", f"after {max(plan.steps)} steps, %", "passes", "stopping, %", "passes of a board"]
     note = (
         f"A board stops when its probabilities change by less than {STOP:g}, after {max(plan.steps)} steps at the latest. "
-        "(A small change of its energy tells less well when to stop: on 6x6 boards it took 1.29 times the evaluations of a "
-        "fixed number of steps as good, where this rule took 0.80 times.)"
+        "A small change of its energy tells less well when to stop (docs/lab-notes.md)."
     )
     return Table("EBT that stops when it has converged", head, rows, note)
 
