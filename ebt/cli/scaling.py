@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from typing import Any
 
 from rich.console import Console
 
-from ebt.cli.study import finish, gather, names
+from ebt.cli.study import finish, gather, names, told
 from ebt.cli.terminal import Options, count_from, out_folder
 from ebt.studies.scaling import AXES, TASKS
 
@@ -77,7 +76,7 @@ def main(argv: list[str]) -> int:
     args.jobs = args.jobs or len(devices) or machines.cores()
     args.out = args.out or f"{FOLDER}/{args.task}{'-quick' if args.quick else ''}"
     out_folder(args.out)
-    _execute(args, shlex.join(["ebt", "scaling", *argv]), share, devices, console)
+    _execute(args, told(["ebt", "scaling", *argv]), share, devices, console)
     return 0
 
 

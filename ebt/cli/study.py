@@ -31,9 +31,17 @@ def main(argv: list[str]) -> int:
     args.seeds = args.seeds or (2 if args.quick else 3)
     args.out = args.out or f"{FOLDER}/{name}{'-quick' if args.quick else ''}"
     out = out_folder(args.out) or Path()
-    command = shlex.join(["ebt", "study", name, *rest])
-    _execute(name, args, out, command, console)
+    _execute(name, args, out, told(["ebt", "study", name, *rest]), console)
     return 0
+
+
+def told(words: Sequence[str]) -> str:
+    """A command as its page tells it: of files outside of this folder the names alone, which are other folders elsewhere."""
+    parts = [word.rpartition("=") for word in words]
+    return shlex.join(
+        f"{option}{equals}{Path(path).name}" if path.startswith(("/", "..", "~")) else word
+        for word, (option, equals, path) in zip(words, parts, strict=True)
+    )
 
 
 def _execute(name: str, args: argparse.Namespace, out: Path, command: str, console: Console) -> None:

@@ -61,6 +61,10 @@ class Series:
         """Some of its points and seeds, or some of them several times."""
         return Series(self.x[points], self.losses[np.ix_(points, seeds)])
 
+    def without_least(self) -> Series:
+        """All but the points of the least x."""
+        return self.drawn(np.flatnonzero(self.x > self.x.min()), np.arange(self.losses.shape[1]))
+
     @property
     def ends(self) -> tuple[float, float]:
         """The least and the largest x of a run that has a loss."""
@@ -222,12 +226,11 @@ class Comparison:
     def concluded(self) -> bool:
         return not self.doubts
 
-    def beside(self, other: Comparison) -> Comparison:
-        """With a doubt, unless a comparison by another form of law, which fits better, says the same."""
+    def beside(self, other: Comparison, doubt: str) -> Comparison:
+        """With a doubt, unless another comparison says the same: with its whole interval, on the same side."""
         low, high = other.faster.low, other.faster.high
         if low is not None and high is not None and min(low * self.faster.mean, high * self.faster.mean) > 0:
             return self
-        doubt = "a law with a floor fits clearly better, and its slopes may be equal or the other way round"
         return replace(self, doubts=(*self.doubts, doubt))
 
 

@@ -51,6 +51,13 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, count)
 
 
+def spread(values: Sequence[float]) -> Estimate:
+    """The mean of independent runs between the least and the largest: for shares, which Student's interval may leave."""
+    several = len(values) > 1
+    low, high = (float(min(values)), float(max(values))) if several else (None, None)
+    return Estimate(float(np.mean(values)), low, high, len(values))
+
+
 def bootstrap(
     statistic: Callable[[npt.NDArray[Any]], float], count: int, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:

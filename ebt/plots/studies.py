@@ -40,6 +40,7 @@ def grouped_bars(
         axes.invert_yaxis()
         if linear_to is not None:
             axes.set_xscale("symlog", linthresh=linear_to)
+            axes.set_xticks(_doubled(linear_to, axes.get_xlim()))
             axes.xaxis.set_major_formatter("{x:g}")
         axes.axvline(0, color="black", linewidth=1)
         axes.grid(axis="y", visible=False)
@@ -47,6 +48,12 @@ def grouped_bars(
         axes.set_title(title)
         if len(series) > 1:
             figure.legend(loc="outside lower center", ncols=min(len(series), 3))
+
+
+def _doubled(linear_to: float, ends: tuple[float, float]) -> list[float]:
+    """Ticks at zero, half of the linear part, its end, and its doubles, on both sides as far as the axis goes."""
+    sizes = [linear_to / 2 * 2**i for i in range(64) if linear_to / 2 * 2**i <= max(map(abs, ends))]
+    return [tick for tick in (*(-size for size in reversed(sizes)), 0.0, *sizes) if ends[0] <= tick <= ends[1]]
 
 
 def _intervals(axes: Axes, at: Sequence[float], found: Sequence[Estimate]) -> None:

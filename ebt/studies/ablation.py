@@ -20,6 +20,8 @@ LONGER, VERIFIED, ADDED = "thinking longer", "with self-verification", "self-ver
 AVERAGED, AVERAGED_MANY = "mean of steps", "mean of steps and candidates"
 OVER = (LONGER, VERIFIED, AVERAGED, AVERAGED_MANY)
 """Ways to think longer."""
+Gains = dict[str, list[dict[str, float]]]
+"""By kind and seed."""
 SHOWN = (LONGER, VERIFIED, ADDED, AVERAGED, AVERAGED_MANY)
 
 
@@ -78,20 +80,21 @@ def report(plan: TextPlan, results: Results) -> Page:
     return Page(
         title="What each part of the S2 recipe does",
         question="The paper's table 2: S2 in full, and without one of its parts each. How much does the perplexity fall when a "
-        "model thinks longer than it was trained to, and when it chooses among candidates by their energy?",
+        "model thinks longer than the lowest number of steps it was trained with, and when it chooses among candidates by "
+        "their energy?",
         setting=[
             *plan.setting(KINDS, results),
             "As in the paper, the baseline of thinking is the lowest trained number of steps. The second table has a harder "
             "baseline: the mean loss over the trained numbers.",
             "Thinking longer is the number of steps above the lowest trained one that was best on the choosing half; with "
-            f"self-verification it is chosen again. Self-verification: {plan.candidates} candidates, the one of lowest energy "
-            "for each token.",
+            f"self-verification it is chosen again. Self-verification: {plan.candidates} candidates, with Langevin noise of "
+            f"{plan.noise:g} for all but the first, the one of lowest energy for each token.",
             "Mean of steps: of the probabilities after each step from the lowest trained number on; and candidates: over "
             f"{plan.candidates} of them, too, with Langevin noise of {MEAN_NOISES[0]:g} for all but the first. They end at the "
             "largest trained number of steps, or at one above the lowest where these are one.",
         ],
-        tables=[_lowest(plan, means, found), _trained(means)],
-        verdicts=_verdicts(means),
+        tables=[_lowest(plan, means, found), parts_table(found), _trained(means)],
+        verdicts=verdicts(means, found),
         pictures={
             "gains.png": f"{label.capitalize()}: means over {plan.seeds} seeds, lines are 95 % intervals.",
             "steps.png": "Loss against thinking steps, one candidate; bands are 95 % intervals over the seeds.",
@@ -106,7 +109,7 @@ def _curve(plan: TextPlan, kind: str, results: Results) -> dict[int, dict[str, A
     return {step: asdict(over_seeds([nats_at(curve, step) for curve in curves])) for step in steps}
 
 
-def _lowest(plan: TextPlan, means: dict[str, dict[str, Estimate]], found: dict[str, list[dict[str, float]]]) -> Table:
+def _lowest(plan: TextPlan, means: dict[str, dict[str, Estimate]], found: Gains) -> Table:
     rows = [
         [
             TITLES[kind],
@@ -131,7 +134,38 @@ def _trained(means: dict[str, dict[str, Estimate]]) -> Table:
     return Table("The same over the mean of the trained numbers", ["model", *(f"{way} %" for way in OVER)], rows)
 
 
-def _verdicts(means: dict[str, dict[str, Estimate]]) -> list[Verdict]:
+def _without(found: Gains, kind: str, way: str) -> Estimate:
+    """What full S2 gains more than S2 without a part, paired by seed: they have seen the same batches."""
+    return over_seeds([full[way] - one[way] for full, one in zip(found["ebt-s2"], found[kind], strict=True)])
+
+
+def parts_table(found: Gains) -> Table:
+    """Is each part worth anything?"""
+    rows = [
+        [
+            TITLES[kind],
+            *(_without(found, kind, way).around(sign=True) for way in SHOWN),
+            _at_best(found, kind).around(sign=True),
+        ]
+        for kind in KINDS[1:]
+    ]
+    head = ["S2 without a part", *(f"{way}, points" for way in SHOWN), "perplexity at its best, %"]
+    note = (
+        "Improvements of full S2 less those without the part, paired by seed, in points of per cent: positive where the part "
+        "helps thinking. Last: by how much the perplexity of full S2 is below that without the part, each thinking in its best "
+        "way (in hindsight): negative where the part costs more than it brings."
+    )
+    return Table("What each part adds to thinking", head, rows, note)
+
+
+def _at_best(found: Gains, kind: str) -> Estimate:
+    """Full S2 against S2 without a part, each by the way to think that is best for it."""
+    pairs = zip(found["ebt-s2"], found[kind], strict=True)
+    return over_seeds([improvement(*(min(one[nats_of(way)] for way in OVER) for one in (less, full))) for full, less in pairs])
+
+
+def verdicts(means: dict[str, dict[str, Estimate]], found: Gains) -> list[Verdict]:
+    """Does thinking longer help, and each part?"""
     full = means["ebt-s2"]
     return [
         *(above(f"{way} helps", "full S2 over its lowest trained number of steps", full[way]) for way in OVER),
@@ -139,5 +173,10 @@ def _verdicts(means: dict[str, dict[str, Estimate]]) -> list[Verdict]:
             "self-verification adds to it",
             full[ADDED].mean > 0,
             f"full S2, on top of thinking longer: {full[ADDED].text(sign=True)} % (limit: the mean above 0)",
+        ),
+        *(
+            above(f"thinking longer gains more with all parts than by {TITLES[kind]}", "paired by seed", gap, unit="points")
+            for kind in KINDS[1:]
+            for gap in [_without(found, kind, LONGER)]
         ),
     ]

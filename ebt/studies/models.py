@@ -19,7 +19,7 @@ HELD_OUT = 0.1
 """Share of the documents, where the training text has no validation file."""
 TRANSFORMER = "transformer-pp"
 MORE = "transformer-pp-more"
-"""Transformer++ that gets as many operations as an EBT."""
+"""Transformer++ that gets as many operations as an EBT by the paper's recipes."""
 TIMES = {MORE: 5}
 """Updates, as multiples of those of the others. By the paper's recipes an update of an EBT takes 30 operations per weight, by
 the library's own 17 (``ebt.evaluation.plan.floor``), one of Transformer++ 6."""

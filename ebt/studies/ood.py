@@ -17,17 +17,17 @@ from ebt.evaluation import to_json
 from ebt.evaluation.statistics import Estimate, over_seeds, slope_over
 from ebt.plots.studies import fitted_points, grouped_bars, step_lines
 from ebt.studies.measure import CHOOSING, MEASURED
-from ebt.studies.models import EBTS, MORE, RECIPES, TITLES, TRANSFORMER
+from ebt.studies.models import EBTS, MORE, RECIPES, TIMES, TITLES, TRANSFORMER
 from ebt.studies.page import Page, Table, Verdict, above
 from ebt.studies.runs import Run
 from ebt.studies.sets import BUILT_IN, SUFFIXES
 from ebt.studies.text import Results, TextPlan, identity, improvement, nats_at
 from ebt.studies.ways import (
-    EVEN,
     FULL,
     JUDGED,
     KINDS,
     LONGER,
+    MATCH,
     SOFTENED,
     SOFTER,
     TEMPERATURES,
@@ -47,7 +47,7 @@ GAINS = {"best": "gain.png", "bold": "gain-bold.png"}
 """Pictures of gain against shift."""
 RIVALS = {FULL: "rival.png", SOFTER: "softer.png"}
 """Those of EBTs beside Transformer++."""
-EVENS = ((TRANSFORMER, SOFTER), *((kind, way) for kind in EBTS for way in ("even", SOFTER)))
+MATCHED = ((TRANSFORMER, SOFTER), *((kind, way) for kind in EBTS for way in ("matched", SOFTER)))
 """Those that are as good at home as Transformer++: by noise, or by a temperature."""
 
 
@@ -118,20 +118,21 @@ def report(plan: OodPlan, results: Results) -> Page:
             *plan.text.setting(KINDS, results),
             f"Sets: {MEASURED} (of the training text), {sets}. None of them but the first is of the training text.",
             "Gains are over the lowest trained number of steps (the paper's baseline). Ways to think longer: the last state; "
-            f"that of the candidate of lowest energy among {many}; the mean of the probabilities after each step from the "
-            "lowest trained number to the largest (or to one step above the lowest, where these are one); the same over "
-            f"{many} candidates (mean of {many}); and boldly. All is chosen on held-out training text, never on the set: "
-            "of last states, the number of steps above the lowest; of means, the Langevin noise of all but the "
-            f"first, of {noises}: the best one, or, bold, the largest one that loses nothing there against the lowest trained "
-            f"number of steps, or, even, the largest one that is no more than {EVEN:g} % worse there than Transformer++.",
+            f"that of the candidate of lowest energy among {many}, with Langevin noise of {plan.text.noise:g} for all but the "
+            "first; the mean of the probabilities after each step from the lowest trained number to the largest (or to one "
+            f"step above the lowest, where these are one); the same over {many} candidates (mean of {many}); and boldly. All "
+            "is chosen on held-out training text, never on the set: of last states, the number of steps above the lowest; of "
+            f"means, the Langevin noise of all but the first, of {noises}: the best one, or, bold, the largest one that loses "
+            "nothing there against the lowest trained number of steps, or, matched, the largest one that is no more than "
+            f"{MATCH:g} % worse there than Transformer++.",
             "Shift: Transformer++'s nats per token on the set less those on the held-out text. Gain: by how many per cent the "
             "perplexity falls from the lowest trained number of steps. Slopes: least squares over all (set, seed); their "
             "intervals are a bootstrap that draws sets and seeds.",
         ],
         tables=[
             _perplexities(plan, found, shift),
-            _equal_compute(plan, found),
-            _even(plan, found),
+            _longer_trained(plan, found),
+            _matched(plan, found),
             *(_thinking(plan, found, kind, many) for kind in EBTS),
             _temperatures(plan, results),
             _slope_table({"": slopes, f", without {furthest}": nearer}, many),
@@ -180,7 +181,7 @@ def _perplexities(plan: OodPlan, found: Nats, shift: dict[str, list[float]]) -> 
             f"{over_seeds(shift[name]).mean:+.2f}",
             _perplexity(found[TRANSFORMER]["lowest"][name]),
             *(_perplexity(found[kind][FULL][name]) for kind in EBTS),
-            *(f"{over_seeds(against(found, kind, FULL)[name]).mean:+.1f}" for kind in EBTS),
+            *(over_seeds(against(found, kind, FULL)[name]).around(1, sign=True) for kind in EBTS),
         ]
         for name in plan.sets
     ]
@@ -190,31 +191,34 @@ def _perplexities(plan: OodPlan, found: Nats, shift: dict[str, list[float]]) -> 
     return Table("Perplexity per token", head, rows, note)
 
 
-def _equal_compute(plan: OodPlan, found: Nats) -> Table:
+def _longer_trained(plan: OodPlan, found: Nats) -> Table:
     rows = [
         [
             name,
             _perplexity(found[MORE]["lowest"][name]),
-            f"{over_seeds(against(found, MORE, 'lowest')[name]).mean:+.1f}",
+            over_seeds(against(found, MORE, "lowest")[name]).around(1, sign=True),
             *(over_seeds(against(found, kind, FULL, MORE)[name]).around(sign=True) for kind in EBTS),
         ]
         for name in plan.sets
     ]
     head = ["set", TITLES[MORE], "over Transformer++, %", *(f"{TITLES[kind]}, %" for kind in EBTS)]
-    note = f"EBTs: {_of(FULL, plan.text.candidates)}, over the perplexity of the first column: negative is better."
-    return Table("At equal operations", head, rows, note)
-
-
-def _even(plan: OodPlan, found: Nats) -> Table:
-    """Where all are as good at home."""
-    rows = [[name, *(over_seeds(against(found, *pair)[name]).around(sign=True) for pair in EVENS)] for name in plan.sets]
-    head = ["set", *(f"{TITLES[kind]}, {'noise' if way == 'even' else 'temperature'}, %" for kind, way in EVENS)]
     note = (
-        f"Over the perplexity of Transformer++, negative is better. Noise: {_of('even', plan.text.candidates)}. Temperature: "
-        "logits (EBTs: of the mean of steps, one candidate) divided by the largest of "
+        f"EBTs: {_of(FULL, plan.text.candidates)}, over the perplexity of the first column: negative is better. Operations are "
+        "equal for S1 and S2; the own recipe has fewer."
+    )
+    return Table(f"Against Transformer++ with {TIMES[MORE]} times the updates", head, rows, note)
+
+
+def _matched(plan: OodPlan, found: Nats) -> Table:
+    """Where all are as good at home."""
+    rows = [[name, *(over_seeds(against(found, *pair)[name]).around(sign=True) for pair in MATCHED)] for name in plan.sets]
+    head = ["set", *(f"{TITLES[kind]}, {'noise' if way == 'matched' else 'temperature'}, %" for kind, way in MATCHED)]
+    note = (
+        f"Over the perplexity of Transformer++, negative is better. Noise: {_of('matched', plan.text.candidates)}. "
+        "Temperature: logits (EBTs: of the mean of steps, one candidate) divided by the largest of "
         f"{', '.join(f'{t:g}' for t in TEMPERATURES)} that is as good at home."
     )
-    return Table(f"Even at home: within {EVEN:g} % of Transformer++ there", head, rows, note)
+    return Table(f"Matched at home: within {MATCH:g} % of Transformer++ there", head, rows, note)
 
 
 def _thinking(plan: OodPlan, found: Nats, kind: str, many: int) -> Table:
@@ -222,8 +226,9 @@ def _thinking(plan: OodPlan, found: Nats, kind: str, many: int) -> Table:
     for name in plan.sets:
         gained = (over_seeds(gains(found, kind, way)[name]).around(sign=True) for way in LONGER)
         rows.append([name, _perplexity(found[kind]["lowest"][name]), *gained])
-    head = ["set", "lowest trained steps", *(f"{_of(way, many)}, %" for way in LONGER)]
-    return Table(f"{TITLES[kind]}: perplexity, and by how much it falls by thinking longer", head, rows)
+    lowest = f"perplexity at the lowest trained steps ({RECIPES[kind].min_steps})"
+    head = ["set", lowest, *(f"{_of(way, many)}, %" for way in LONGER)]
+    return Table(f"{TITLES[kind]}: by how much perplexity falls by thinking longer", head, rows)
 
 
 def _temperatures(plan: OodPlan, results: Results) -> Table:
@@ -285,17 +290,22 @@ def _of_rival(found: Nats, kind: str) -> Iterator[Verdict]:
     text = f"perplexity {at_home:+.1f} % of Transformer++'s (limit: +{WITHIN:g} %; the paper tells +6.6 % of its own)"
     yield Verdict(f"{title}: near Transformer++ in distribution", at_home <= WITHIN, text)
     yield _better(f"{title}: better than Transformer++ on most other sets", against(found, kind, FULL))
-    name = f"{title}, even at home: better than Transformer++"
-    yield _better(f"{name} on most other sets", against(found, kind, "even"))
-    yield _better(f"{name} at a temperature", against(found, kind, "even", thinks=SOFTER))
+    name = f"{title}, matched at home: better than Transformer++"
+    yield _better(f"{name} on most other sets", against(found, kind, "matched"))
+    yield _better(f"{name} at a temperature", against(found, kind, "matched", thinks=SOFTER))
     yield _better(f"{name}, both at a temperature", against(found, kind, SOFTER, thinks=SOFTER))
 
 
 def _better(name: str, gaps: dict[str, list[float]]) -> Verdict:
-    means = {name: over_seeds(values).mean for name, values in gaps.items()}
-    moved = [name for name in means if name != MEASURED]
-    better = sum(means[name] < 0 for name in moved)
-    text = f"better on {better} of {len(moved)} sets, {means[MEASURED]:+.1f} % at home (limit: more than half)"
+    """On the means over seeds; of how many sets the whole interval says so is told, too."""
+    found = {name: over_seeds(values) for name, values in gaps.items()}
+    moved = [gap for name, gap in found.items() if name != MEASURED]
+    better, surely = sum(gap.mean < 0 for gap in moved), sum(gap.high is not None and gap.high < 0 for gap in moved)
+    worse = sum(gap.low is not None and gap.low > 0 for gap in moved)
+    text = (
+        f"better in the mean on {better} of {len(moved)} sets (with the whole interval on {surely}, worse with it on {worse}), "
+        f"{found[MEASURED].text(1, sign=True)} % at home (limit: the mean, on more than half)"
+    )
     return Verdict(name, 2 * better > len(moved), text)
 
 
@@ -323,7 +333,7 @@ def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[
         "gain.png": "The same of the last state, one candidate.",
         "rival.png": "Nats per token over those of Transformer++, sets in order of their shift; means over the seeds, lines "
         "are 95 % intervals. The axis is logarithmic beyond half a nat.",
-        "softer.png": f"The same of EBTs and Transformer++ at temperatures that keep them within {EVEN:g} % of it at home.",
+        "softer.png": f"The same of EBTs and Transformer++ at temperatures that keep them within {MATCH:g} % of it at home.",
         "steps.png": "Loss against thinking steps, less that after the lowest trained number; bands over the seeds.",
     }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ebt.evaluation.statistics import Estimate, over_seeds
+from ebt.evaluation.statistics import Estimate, over_seeds, spread
 from ebt.plots.studies import effort_lines
 from ebt.studies.boards import measure_boards, train_board_model
 from ebt.studies.page import Page, Table, Verdict
@@ -181,12 +181,12 @@ class Line:
     """Per cent of the boards, by steps and seed."""
     cell: dict[int, Estimate]
     auroc: Estimate | None
-    """Of the energies of cells, after the last step."""
+    """Of the energies of cells, after the last step, between the worst and the best seed."""
 
     @property
     def exact(self) -> dict[int, Estimate]:
-        """Per cent of the boards, by steps."""
-        return {step: over_seeds(values) for step, values in self.solved.items()}
+        """Per cent of the boards, by steps, between the worst and the best seed."""
+        return {step: spread(values) for step, values in self.solved.items()}
 
     def within(self, evaluations: float) -> list[float] | None:
         """By seed, at the number of steps that is best in hindsight of those that take no more passes."""
@@ -207,8 +207,8 @@ def _line(plan: SudokuPlan, results: Results, kind: str, givens: int, candidates
         KINDS[kind] if candidates == 1 else _verified(candidates),
         {step: _passes(points[0]) for step, points in by_step.items()},
         percent("exact"),
-        {step: over_seeds(values) for step, values in percent("cell").items()},
-        over_seeds(aurocs) if all(value is not None for value in aurocs) else None,
+        {step: spread(values) for step, values in percent("cell").items()},
+        spread(aurocs) if all(value is not None for value in aurocs) else None,
     )
 
 
@@ -233,8 +233,8 @@ def report(plan: SudokuPlan, results: Results) -> Page:
         ],
         verdicts=_verdicts(plan, lines),
         pictures={
-            "sudoku.png": "Boards solved against function evaluations, forward and inner backward passes together; bands are "
-            "95 % intervals over the seeds.",
+            "sudoku.png": "Boards solved against function evaluations, forward and inner backward passes together; bands "
+            "reach from the worst to the best seed.",
             "cells.png": "Empty cells right, likewise.",
         },
         numbers={"lines": {str(givens): [_numbers(line) for line in found] for givens, found in lines.items()}},
@@ -285,7 +285,8 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"Parameters and updates by seed: {sizes}.",
         "The rivals have the same blocks and no energy. Feed-forward: one pass. Looped: the same blocks again and again, which "
         f"see their last prediction or their last hidden state.{recursive}",
-        "A step of the EBT is a forward and a backward pass, an iteration of a looped transformer one forward pass.",
+        "A step of the EBT is a forward and a backward pass, an iteration of a looped transformer one forward pass. Verdicts "
+        "take the EBT after its last step, and loops after as many iterations as are best on the very boards of the test.",
         *([_thinking(plan, results)] if "ebt" in plan.kinds else []),
         "Published, with other data and far more compute: EBT 29.7 % out of distribution, its feed-forward twin 0.03 % "
         "(Gladstone et al., ICLR 2026, table 5); on Sudoku-Extreme TRM 87.4 %, HRM 55 % (Jolicoeur-Martineau 2025).",
@@ -310,24 +311,28 @@ def _thinking(plan: SudokuPlan, results: Results) -> str:
 
 def _table(givens: int, lines: list[Line]) -> Table:
     steps = sorted({step for line in lines for step in line.exact})
-    rows = [[line.name, *(line.exact[step].around(1) if step in line.exact else "" for step in steps)] for line in lines]
-    return Table(f"{givens} givens: boards solved (%) after so many steps or iterations", ["", *map(str, steps)], rows)
+    rows = [[line.name, *(f"{line.exact[step].mean:.1f}" if step in line.exact else "" for step in steps)] for line in lines]
+    title = f"{givens} givens: boards solved (%) after so many steps or iterations"
+    return Table(title, ["", *map(str, steps)], rows, "Means over the seeds.")
 
 
 def _last(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> Table:
     rows = [
         [
             f"{givens} givens, {line.name}",
-            line.exact[most].around(1),
-            line.cell[most].around(1),
+            line.exact[most].text(1),
+            line.cell[most].text(1),
             f"{line.evaluations[most]:.0f}",
-            "" if line.auroc is None else line.auroc.around(3),
+            "" if line.auroc is None else line.auroc.text(3),
         ]
         for givens, found in lines.items()
         for line in found
         for most in [max(step for step in line.exact if step <= max(plan.steps))]
     ]
-    note = "Passes: forward and inner backward. AUROC: how well a cell's energy tells that it is wrong."
+    note = (
+        "Means over the seeds, in brackets the worst and the best of them. Passes: forward and inner backward. AUROC: how well "
+        "a cell's energy tells that it is wrong."
+    )
     return Table(f"After {max(plan.steps)} steps or iterations", ["", "boards %", "cells %", "passes", "AUROC"], rows, note)
 
 
@@ -337,10 +342,10 @@ def _stopping(plan: SudokuPlan, lines: Mapping[int, list[Line]], results: Result
     for givens, found in lines.items():
         ours = next(line for line in found if line.name == KINDS["ebt"])
         early = [results[plan.stopping(seed, givens).key].values["points"][0] for seed in range(plan.seeds)]
-        solved, passes = over_seeds([100 * one["exact"] for one in early]), over_seeds([_passes(one) for one in early])
+        solved, passes = spread([100 * one["exact"] for one in early]), spread([_passes(one) for one in early])
         most = max(ours.exact)
-        plain = [ours.exact[most].around(1), f"{ours.evaluations[most]:.0f}"]
-        rows.append([str(givens), *plain, solved.around(1), passes.around(1)])
+        plain = [ours.exact[most].text(1), f"{ours.evaluations[most]:.0f}"]
+        rows.append([str(givens), *plain, solved.text(1), passes.text(1)])
     head = ["givens", f"after {max(plan.steps)} steps, %", "passes", "stopping, %", "passes of a board"]
     note = (
         f"A board stops when its probabilities change by less than {STOP:g}, after {max(plan.steps)} steps at the latest. "
@@ -366,8 +371,9 @@ def _verdicts(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> list[Verdict
         best, most = line.solved[max(line.solved)], max(line.evaluations.values())
         for kind in LOOPED:
             if kind in plan.kinds and (theirs := named[KINDS[kind]].within(most)) is not None:
-                name = f"{easiest} givens, {line.name} over {KINDS[kind]} at its best within {most:.0f} passes"
-                found.append(_over(name, best, theirs))
+                reach = max(passes for passes in named[KINDS[kind]].evaluations.values() if passes <= most)
+                rival = f"{KINDS[kind]} at its best of up to {reach:.0f} passes"
+                found.append(_over(f"{easiest} givens, {line.name} ({most:.0f} passes) over {rival}", best, theirs))
     if ours.auroc is not None:
         text = f"AUROC of the energies of cells, {easiest} givens: {ours.auroc.text(3)} (limit {AUROC})"
         found.append(Verdict("energy finds wrong cells", ours.auroc.mean >= AUROC, text))

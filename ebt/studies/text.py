@@ -16,6 +16,7 @@ from ebt.studies import sets
 from ebt.studies.measure import CHOOSING, MEASURED, measure_curve
 from ebt.studies.models import HELD_OUT, NETWORK, OPTIMISATION, RECIPES, TIMES, TITLES, train_model
 from ebt.studies.runs import Result, Run, Work
+from ebt.thinking import Recipe
 
 Results = Mapping[str, Result]
 MEAN_NOISES = (1.0, 2.0, 4.0, 8.0)
@@ -119,8 +120,9 @@ class TextPlan:
         seconds = ", ".join(f"{TITLES[kind]} {fmean(one['seconds'] for one in found):.0f}" for kind, found in made.items())
         held_out = f"{HELD_OUT:.0%} of its documents" if self.validation is None else Path(self.validation).name
         unit = "bytes" if self.tokenizer == "bytes" else f"tokens of {self.tokenizer}"
-        about = "as many operations as EBTs by the paper's recipes, and more than one by the library's own"
+        about = "as many operations as EBTs by the paper's recipes, and 1.8 times those of one by the library's own"
         longer = [f" {TITLES[kind]}: {about}." for kind in kinds if kind in TIMES]
+        trained = ", ".join(f"{TITLES[kind]} {_trained(RECIPES[kind])}" for kind in kinds if kind in RECIPES)
         return [
             f"Trained on {Path(self.train).name}, held out: {held_out}. All models see the same "
             f"{self.updates * self.batch_size * self.context_length:,} {unit} in the same batches ({self.updates:,} updates of "
@@ -128,10 +130,16 @@ class TextPlan:
             f"Seeds {', '.join(map(str, range(self.seeds)))}: of weights, batches and starts. Intervals are Student's, 95 %, "
             "over the seeds, unless something else is said.",
             f"Parameters: {sizes}. Mean seconds of training: {seconds}.",
+            f"Thinking steps in training: {trained}.",
             f"Each number is on {self.contexts} contexts, {self.contexts * self.context_length:,} scored tokens a model: every "
             "token is predicted from those before it in its context. Perplexity is the exponential of the mean loss over them.",
             "Half of the held-out text serves to choose numbers of steps, the other half to measure.",
         ]
+
+
+def _trained(recipe: Recipe) -> str:
+    least, most = recipe.min_steps, recipe.own_steps
+    return str(least) if least == most else f"{least} to {most}"
 
 
 @functools.cache

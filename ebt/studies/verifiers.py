@@ -135,7 +135,8 @@ def report(plan: TextPlan, results: Results) -> Page:
         setting=[
             *plan.setting(EBTS, results),
             f"{plan.candidates} candidates from random starts, with Langevin noise of {plan.noise:g} for all but the first. "
-            "All rules choose among the same candidates, for each token on its own.",
+            "All rules choose among the same candidates, for each token on its own. Verdicts are on the largest trained number "
+            "of steps; what rules do at others, the tables tell.",
             "Majority vote: the most frequent of the candidates' top tokens, among its candidates the one of lowest energy. "
             "Largest probability: the candidate that is surest of its top token. Best in hindsight: the one of least loss, "
             "which nobody can know beforehand: it bounds what choosing can give.",
@@ -175,7 +176,7 @@ def _table(found: Mapping[str, Measured], kind: str, steps: int, plan: TextPlan)
 
 
 def _verdicts(found: Measured, kind: str, steps: str) -> list[Verdict]:
-    title, lowest = TITLES[kind], "lowest energy"
+    title, lowest = f"{TITLES[kind]}, {steps} steps", "lowest energy"
     return [
         above(f"{title}: {lowest} helps", "improvement over the first candidate", _gain(found, steps, lowest)),
         above(f"{title}: {lowest} beats a vote", "improvement over it", _gain(found, steps, lowest, "majority vote")),

@@ -19,20 +19,20 @@ LONGER = {
     "mean": "mean of steps",
     "means": "mean of {many}",
     "bold": "bold mean of {many}",
-    "even": "even mean of {many}",
+    "matched": "matched mean of {many}",
 }
 """Ways to think longer, as tables call them: the state after the best number of steps above the lowest trained one, that of the
 candidate of lowest energy, the mean of what was thought from the lowest on, that of several candidates with the noise that is
-best at home, with the largest one that costs nothing there, and with the largest one that is ``EVEN`` with Transformer++."""
-EVEN = 1.0
-"""Per cent of Transformer++'s perplexity at home: whoever is no worse than it by more than that is even with it there."""
+best at home, with the largest one that costs nothing there, and with the largest one that matches Transformer++ there."""
+MATCH = 1.0
+"""Per cent of Transformer++'s perplexity at home: whoever is no worse than it by more than that matches it there."""
 JUDGED = ("best", "means", "bold")
 """Those that verdicts are on."""
 WAYS = ("lowest", "own", *LONGER)
 FULL = "means"
 """How an EBT is compared with Transformer++."""
 SOFTER = "softer"
-"""At the largest temperature that is even with Transformer++: what else makes predictions less sure, and those of a model
+"""At the largest temperature that matches Transformer++ at home: what else makes predictions less sure, and those of a model
 without an energy, too. EBTs answer by the mean of steps."""
 TEMPERATURES = (1.0, 1.05, 1.08, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5)
 """Logits are divided by them."""
@@ -75,14 +75,14 @@ def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[
 
 
 def _softer(plan: OodPlan, kind: str, results: Results) -> dict[str, list[float]]:
-    """Nats at the largest temperature with which a model is even with Transformer++ at home; at 1 if it is with none."""
+    """Nats at the largest temperature with which a model matches Transformer++ at home; at 1 if it is with none."""
     found: dict[str, list[float]] = {name: [] for name in plan.sets}
     for seed in range(plan.text.seeds):
         rival = results[softer_run(plan.text, TRANSFORMER, seed, CHOOSING).key].values["1.0"]
         home, *others = (
             results[softer_run(plan.text, kind, seed, text).key].values for text in (CHOOSING, *plan.sets.values())
         )
-        chosen = max((t for t in TEMPERATURES if improvement(rival, home[str(t)]) >= -EVEN), default=1.0)
+        chosen = max((t for t in TEMPERATURES if improvement(rival, home[str(t)]) >= -MATCH), default=1.0)
         for name, values in zip(plan.sets, others, strict=True):
             found[name].append(values[str(chosen)])
     return found
@@ -101,9 +101,9 @@ def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, t
     at_home = {noise: nats_at(results[curve(kind, seed, CHOOSING).key], last, many) for noise, curve in with_noise.items()}
     calm = min(at_home, key=at_home.__getitem__)
     rival = results[softer_run(text, TRANSFORMER, seed, CHOOSING).key].values["1.0"]
-    bold, even = (
+    bold, matched = (
         max((noise for noise, nats in at_home.items() if improvement(than, nats) >= -lost), default=calm)
-        for than, lost in ((lowest, 0), (rival, EVEN))
+        for than, lost in ((lowest, 0), (rival, MATCH))
     )
     return {
         "lowest": (text.curve, recipe.min_steps, 1),
@@ -113,7 +113,7 @@ def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, t
         "mean": (text.mean_curve, last, 1),
         "means": (with_noise[calm], last, many),
         "bold": (with_noise[bold], last, many),
-        "even": (with_noise[even], last, many),
+        "matched": (with_noise[matched], last, many),
     }
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebt.evaluation.scaling import Law, Series, bends, compare, crossing, fit_floor, fit_power, fits, frontier
+from ebt.studies.models import TRANSFORMER
+from ebt.studies.scaling.found import LEAST_ALONE, Found
 
 X = np.geomspace(1e4, 1e6, 5)
 
@@ -135,10 +140,40 @@ def test_a_law_with_a_floor_that_fits_better_may_refute_one_without() -> None:
     assert power.faster.low is not None
     assert power.faster.low > 0
     assert bends(both["ours"], plain["ours"].law, floored["ours"].law)
-    assert "a law with a floor fits clearly better" in power.beside(other).doubts[-1]
-    assert power.beside(power) is power
+    assert power.beside(other, "floors say something else").doubts[-1] == "floors say something else"
+    assert power.beside(power, "never") is power
     straight = made(Law(1.0, 0.5), 0.01)
     assert not bends(straight, fit_power(straight), fit_floor(straight))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Measured(Found):
+    """An axis of which losses are given."""
+
+    losses: Mapping[str, Series] = field(default_factory=dict)
+
+    @property
+    def series(self) -> Mapping[str, Series]:  # type: ignore[override]
+        return self.losses
+
+    def _stopped(self, kinds: Sequence[str]) -> list[str]:
+        return []
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_the_smallest_point_says_alone_is_no_conclusion(alone: bool) -> None:
+    """All points say that one law is steeper, or the smallest does, and the others say little."""
+    x, rival = np.geomspace(16, 256, 5), Law(1.0, 0.4)
+    ours = made(Law(1.0, 0.41 if alone else 0.5), 0.02, 1, x)
+    if alone:
+        ours.losses[0] *= 1.3
+    losses = {"ebt": ours, TRANSFORMER: made(rival, 0.02, 2, x)}
+    grid = SimpleNamespace(points=x.tolist(), axis="width")
+    compared = Measured(None, grid, {}, losses).compared["power law"]["ebt"]  # type: ignore[arg-type]
+    assert compared.faster.low is not None
+    assert compared.faster.low > 0
+    assert compared.concluded is not alone
+    assert (LEAST_ALONE in compared.doubts) is alone
 
 
 @settings(max_examples=15)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ebt.cli.main import main
+from ebt.cli.study import told
 from ebt.studies import STUDIES
 
 PICTURES = {
@@ -209,3 +210,21 @@ def test_help_has_an_example_and_waits_for_nothing(capsys: pytest.CaptureFixture
         with pytest.raises(SystemExit):
             main(["study", name, "--help"])
         assert f"example:\n  ebt study {name}" in capsys.readouterr().out
+
+
+def test_a_page_tells_no_folders_of_its_machine() -> None:
+    words = [
+        "ebt",
+        "study",
+        "ood",
+        "--train",
+        "/data/my texts/a.txt",
+        "--set",
+        "german=../b/de.txt",
+        "--sets=../texts",
+        "--steps",
+        "1,2",
+    ]
+    told_words = "ebt study ood --train a.txt --set german=de.txt --sets=texts --steps 1,2"
+    assert told(words) == told_words
+    assert told(["ebt", "scaling", "--out", "runs/here", "--axis", "data"]) == "ebt scaling --out runs/here --axis data"

@@ -142,7 +142,7 @@ def test_how_to_think_elsewhere_is_chosen_at_home() -> None:
             note(ways.softer_run(text, kind, 0, source), **{name: nats + at - better for name, nats in temperatures.items()})
     found = ways.nats(study, results)
     for kind in EBTS:
-        assert [found[kind][way]["brackets"] for way in ("means", "bold", "even")] == [[2.99], [3.0], [3.012]]
+        assert [found[kind][way]["brackets"] for way in ("means", "bold", "matched")] == [[2.99], [3.0], [3.012]]
     assert found[ways.TRANSFORMER][ways.SOFTER] == {MEASURED: [2.011], "brackets": [3.011]}
     assert all(found[kind][ways.SOFTER]["brackets"] == pytest.approx([3.01]) for kind in EBTS)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ebt.evaluation.scaling import FITS, Comparison, Curve, Fit, Form, Series, bends, compare, fits, frontier
+from ebt.evaluation.scaling import FITS, LEAST, Comparison, Curve, Fit, Form, Series, bends, compare, fits, frontier
 from ebt.studies.models import TRANSFORMER
 from ebt.studies.runs import Json, Result
 from ebt.studies.scaling.grid import Grid, Point
@@ -19,6 +19,8 @@ from ebt.studies.scaling.study import ScalingPlan
 Results = Mapping[str, Result]
 POWER, FLOOR = FITS
 """The two forms of a law."""
+BENDS = "a law with a floor fits clearly better, and its slopes may be equal or the other way round"
+LEAST_ALONE = "without the smallest point the slopes may be equal or the other way round"
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,25 @@ class Found:
         plain, floored = self.laws[POWER] or {}, self.laws[FLOOR] or {}
         for kind, other in found[FLOOR].items():
             if any(bends(self.series[one], plain[one].law, floored[one].law) for one in (kind, TRANSFORMER)):
-                found[POWER][kind] = found[POWER][kind].beside(other)
+                found[POWER][kind] = found[POWER][kind].beside(other, BENDS)
+        for kind, other in self.without_least.items():
+            found[POWER][kind] = found[POWER][kind].beside(other, LEAST_ALONE)
         return found
 
-    def _compared(self, laws: dict[str, Fit]) -> dict[str, Comparison]:
-        rival, of_rival = laws[TRANSFORMER], self.series[TRANSFORMER]
+    @cached_property
+    def without_least(self) -> dict[str, Comparison]:
+        """Power laws without the smallest point: networks, data or batches so small may be another matter."""
+        if len(self.grid.points) < LEAST[FLOOR]:
+            return {}
+        series = {kind: one.without_least() for kind, one in self.series.items()}
+        laws = fits(series, POWER)
+        return {} if laws is None else self._compared(laws, series)
+
+    def _compared(self, laws: dict[str, Fit], series: Mapping[str, Series] | None = None) -> dict[str, Comparison]:
+        series = self.series if series is None else series
+        rival, of_rival = laws[TRANSFORMER], series[TRANSFORMER]
         return {
-            kind: compare(fit, rival, self.series[kind], of_rival, self._diverged(kind))
+            kind: compare(fit, rival, series[kind], of_rival, self._diverged(kind))
             for kind, fit in laws.items()
             if kind != TRANSFORMER
         }
@@ -148,6 +162,7 @@ class Found:
                        for kind, fit in (laws or {}).items()}
                 for form, laws in self.laws.items()
             },
+            "without_the_smallest": {kind: asdict(one) for kind, one in self.without_least.items()},
             "compared": {form: {kind: asdict(one) for kind, one in found.items()} for form, found in self.compared.items()},
             "stopped": self.stopped,
         }  # fmt: skip

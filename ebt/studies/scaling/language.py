@@ -39,7 +39,7 @@ QUICK: dict[str, tuple[tuple[int, ...], ...]] = {
 
 
 class Language(Subject):
-    loss, items = "nats per token", "tokens"
+    loss, items, weights = "nats per token", "tokens", "weights beside tables of words"
     data: ClassVar = {"tokenizer": "bytes", "context_length": 128}
     train = PYTHON_DOCS
     recipes: ClassVar = RECIPES

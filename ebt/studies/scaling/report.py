@@ -12,7 +12,7 @@ from ebt.evaluation.statistics import over_seeds
 from ebt.plots.scaling import Line, Panel, scaling_lines, training_curves
 from ebt.studies.models import TITLES, TRANSFORMER
 from ebt.studies.page import Page, Table, Verdict
-from ebt.studies.scaling import AXES, TASKS
+from ebt.studies.scaling import TASKS
 from ebt.studies.scaling.found import FLOOR, POWER, Found, Results
 from ebt.studies.scaling.grid import Point
 from ebt.studies.scaling.study import ScalingPlan
@@ -22,19 +22,21 @@ LABELS = {
     "batch": "rows of an update",
     "depth": "layers",
     "width": "width",
-    "parameters": "weights beside tables of words",
+    "parameters": "{weights}",
     "flops": "operations of training",
 }
+NAMES = {"batch": "the batch", "flops": "the number of operations"}
 RIVAL = TITLES[TRANSFORMER]
 
 
 def report(plan: ScalingPlan, results: Results) -> Page:
     """Tables, verdicts and pictures of all axes."""
     found = [Found(plan, grid, results) for grid in plan.grids]
+    axes = _list([NAMES.get(one.grid.axis, one.grid.axis) for one in found])
     return Page(
         title=f"Scaling: {TASKS[plan.name]}",
-        question=f"Does the loss of an EBT fall faster than that of {RIVAL} as {_list([AXES[f.grid.axis] for f in found])} "
-        "grow? And do these runs suffice to tell?",
+        question=f"Does the loss of an EBT fall faster than that of {RIVAL} as {axes} "
+        f"{'grow' if len(found) > 1 else 'grows'}? And do these runs suffice to tell?",
         setting=_setting(plan, found),
         tables=[_conclusions(found), *(table for one in found for table in (_losses(one), _laws(one)))],
         verdicts=[verdict for one in found for verdict in _verdicts(one)],
@@ -102,11 +104,19 @@ def _conclusions(found: list[Found]) -> Table:
     for one in found:
         paper = one.plan.subject.paper.get(one.grid.axis)
         for kind in one.plan.kinds[1:]:
-            cells = [_faster(one.compared[form].get(kind)) for form in (POWER, FLOOR)]
+            by_form = (one.compared[form] for form in (POWER, FLOOR))
+            cells = [_faster(compared.get(kind)) for compared in (*by_form, one.without_least)]
             rows.append(
                 [f"{one.grid.axis}, {TITLES[kind]}", *cells, "-" if paper is None else f"{paper:+.2f}", _told(one, kind)]
             )
-    head = ["axis, model", "steeper, %", "with a floor, %", "the paper's, %", "what can be concluded"]
+    head = [
+        "axis, model",
+        "steeper, %",
+        "with a floor, %",
+        "without the smallest point, %",
+        "the paper's, %",
+        "what can be concluded",
+    ]
     note = (
         f"By how much the exponent exceeds that of {RIVAL}. The paper's column is quoted (Gladstone et al., arXiv "
         "2507.02092, figures 4, 5 and 9), not measured here: larger models, other data, fits without intervals."
@@ -139,7 +149,8 @@ def _losses(one: Found) -> Table:
                 (over_seeds(known).around(4) if known else "diverged") + ("" if kind == TRANSFORMER else f" ({steps})")
             )
         rows.append([one.grid.label(i), *cells])
-    note = f"{one.plan.subject.loss.capitalize()}, mean over the seeds with Student's interval; in brackets the steps chosen."
+    loss = one.plan.subject.loss
+    note = f"{loss[:1].upper()}{loss[1:]}, mean over the seeds with Student's interval; in brackets the steps chosen."
     if one.grid.axis == "flops":
         note += " Laws are fitted to the least loss of any size at given operations, not to these."
     return Table(f"{one.grid.axis.capitalize()}: losses", [_label(one), *(TITLES[kind] for kind in kinds)], rows, note)
@@ -147,7 +158,7 @@ def _losses(one: Found) -> Table:
 
 def _label(one: Found) -> str:
     label = "layers x width" if one.grid.axis in ("parameters", "flops") else LABELS[one.grid.axis]
-    return label.format(items=one.plan.subject.items)
+    return label.format(items=one.plan.subject.items, weights=one.plan.subject.weights)
 
 
 def _laws(one: Found) -> Table:
@@ -166,7 +177,7 @@ def _laws(one: Found) -> Table:
                     "" if compared is None else _crossing(compared),
                 ]
             )
-    head = ["model, law", "exponent b", "a", "floor c", "R²", f"steeper than {RIVAL}, %", "laws cross at"]
+    head = ["model, law", "exponent b", "a", "floor c", "R²", f"steeper than {RIVAL}, %", "laws cross"]
     note = "Crossing: where the fitted laws are equal; it has an interval where nearly all draws of the bootstrap cross."
     if one.laws[FLOOR] is None:
         note += " A floor needs at least 4 points."
@@ -176,10 +187,10 @@ def _laws(one: Found) -> Table:
 def _crossing(compared: Comparison) -> str:
     found = compared.crossing
     if found is None:
-        return "nowhere near"
+        return "nowhere near the range"
     interval = "" if found.low is None or found.high is None else f" [{found.low:.2g}, {found.high:.2g}]"
     where = {"inside": "inside the range", "below": "below the range", "above": "above the range"}[found.where]
-    return f"{found.x:.3g}{interval}, {where}"
+    return f"at {found.x:.3g}{interval}, {where}"
 
 
 def _verdicts(one: Found) -> list[Verdict]:
@@ -189,10 +200,13 @@ def _verdicts(one: Found) -> list[Verdict]:
         if compared is None:
             verdicts.append(Verdict(f"{axis}: these runs suffice for {TITLES[kind]}", False, "too few points have a loss"))
             continue
-        doubts = "; ".join(compared.doubts) or "the interval excludes equal slopes, over a decade or more, on the law"
+        doubts = (
+            "; ".join(compared.doubts)
+            or "the interval excludes equal slopes, over a decade or more, on the law, without the smallest point, too"
+        )
         verdicts.append(Verdict(f"{axis}: these runs suffice to compare {TITLES[kind]}", compared.concluded, doubts))
         low = compared.faster.low
-        text = f"{_faster(compared)} % (limit: the whole interval above 0); laws cross at {_crossing(compared)}"
+        text = f"{_faster(compared)} % (limit: the whole interval above 0); laws cross {_crossing(compared)}"
         met = compared.concluded and low is not None and low > 0
         verdicts.append(Verdict(f"{axis}: {TITLES[kind]} scales faster", met, text))
     return verdicts
@@ -203,7 +217,7 @@ def _draw(plan: ScalingPlan, found: list[Found]) -> dict[str, str]:
     panels = [
         Panel(
             one.grid.axis,
-            LABELS[one.grid.axis].format(items=plan.subject.items),
+            LABELS[one.grid.axis].format(items=plan.subject.items, weights=plan.subject.weights),
             {TITLES[kind]: _line(one, kind) for kind in plan.kinds},
         )
         for one in found

@@ -21,6 +21,8 @@ class Subject(ABC):
     """What a loss is counted in."""
     items: str
     """What data are counted in, one of which is predicted at a time."""
+    weights: str = "weights"
+    """What parameters are counted in."""
     data: ClassVar[Mapping[str, Any]]
     """Settings of the data with their defaults; a grid may change them."""
     train: str
