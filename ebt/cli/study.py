@@ -59,7 +59,7 @@ def gather(stages: Any, jobs: int, console: Console, devices: Sequence[str] = ()
 
     try:
         return runs.collect(stages, jobs, console, devices)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         console.print("Interrupted. What has finished is kept: the same command goes on.", highlight=False)
         raise
 

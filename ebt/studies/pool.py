@@ -9,10 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.managers import SyncManager
 from typing import Any
 
 from rich.console import Console
@@ -30,11 +30,13 @@ def pool(processes: int, threads: int, devices: Sequence[str] = ()) -> Iterator[
 
     Where there are ``devices``, by number or name as in CUDA_VISIBLE_DEVICES, each process sees one of them, in turns.
 
-    Ctrl-C ends the processes, and then the block as ``KeyboardInterrupt``: raised at once, wherever the program is, it could
-    get lost in a callback.
+    Ctrl-C ends the processes, and then the block as ``KeyboardInterrupt``, SIGTERM likewise as ``SystemExit`` of 143: raised at
+    once, wherever the program is, they could get lost in a callback. Processes that lose this one end themselves.
     """
     context = get_context("spawn")
-    with context.Manager() as manager:
+    manager = SyncManager(ctx=context)
+    manager.start(_end_with_parent)
+    with manager:
         free = manager.Queue()
         for i in range(processes if devices else 0):
             free.put(devices[i % len(devices)])
@@ -47,24 +49,40 @@ def pool(processes: int, threads: int, devices: Sequence[str] = ()) -> Iterator[
             for process in working:
                 process.terminate()
             if signals and not working:
-                raise KeyboardInterrupt
+                raise _ended(pressed[0])
 
         main = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGINT, end) if main else None
+        before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
         try:
             yield made, manager.Queue()
         except BaseException as error:
             end()
-            if pressed and isinstance(error, BrokenProcessPool):
-                raise KeyboardInterrupt from error
+            if pressed:  # whatever the processes made of their end
+                raise _ended(pressed[0]) from error
             raise
         finally:
-            if main:
-                signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             made.shutdown(cancel_futures=True)
 
 
+def _ended(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _start(threads: int, devices: Any = None) -> None:
+    _end_with_parent()
     if devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()  # before CUDA is asked for anything
     import torch

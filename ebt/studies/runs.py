@@ -188,6 +188,8 @@ def _tell(run: Run, future: Future[float], failures: list[tuple[Run, Exception]]
         console.print(f"{run.name}: {future.result():.1f} s", highlight=False)
     except BrokenProcessPool:
         raise
+    except SystemExit as error:  # how Lightning answers SIGTERM in a process that trains
+        raise BrokenProcessPool(f"{run.name} was ended") from error
     except Exception as error:
         failures.append((run, error))
         console.print(f"{run.name} failed: {error}", markup=False, highlight=False)

@@ -27,6 +27,8 @@ def square(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     if settings["n"] == 13:
         raise InputError("13 is no number: choose another.")
     if places.get("slow"):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as Lightning does in a training
+        (Path(places["calls"]).parent / "process").write_text(str(os.getpid()))
         time.sleep(0.2 if settings["n"] == 0 else 60)
     return {"square": settings["n"] ** 2, "process": os.getpid(), "unknown": float("nan")}
 
@@ -119,7 +121,8 @@ def test_a_product_that_is_there_serves_further_runs(tmp_path: Path) -> None:
     assert calls(tmp_path) == {"1": 1, "2": 1, "3": 1}
 
 
-def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
+def begun(tmp_path: Path) -> subprocess.Popen[str]:
+    """A study in a process of its own, which has finished its first run and is at work on the second."""
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import test_study_runs as t\n"
         "if __name__ == '__main__':\n"
@@ -133,7 +136,38 @@ def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < until
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all of them
+    return process
+
+
+def is_gone(process: int) -> bool:
+    """Whether a process has ended within some seconds, be it that nobody has asked for its exit code."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        status = Path(f"/proc/{process}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+def test_processes_of_a_study_that_is_ended_end_with_it(tmp_path: Path, number: int, code: int) -> None:
+    """It alone gets the signal."""
+    process = begun(tmp_path)
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == code
+    assert is_gone(int((tmp_path / "process").read_text()))
+    assert [path.name for path in (tmp_path / "raw").glob("*")] == [runs(tmp_path, 0)[0].path.name]
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_an_interrupted_study_goes_on(tmp_path: Path, all_of_them: bool) -> None:
+    process = begun(tmp_path)
+    if all_of_them:  # as Ctrl-C does
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert "KeyboardInterrupt" in error
     assert process.returncode != 0
