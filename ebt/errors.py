@@ -1,13 +1,19 @@
-"""The one error that users see for bad input."""
+"""How users are told what is wrong: the one error for bad input, and warnings in a line."""
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Collection
 
 
 class InputError(ValueError):
     """Bad input from a user: the message names the input and the remedy. The command prints it without a traceback."""
+
+
+def show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """A warning in one line, without the place in the code: for ``warnings.showwarning``."""
+    print(f"ebt: {'alarm' if getattr(category, 'alarm', False) else 'warning'}: {message}", file=sys.stderr)
 
 
 def unknown(what: str, name: str, known: Collection[str], command: str) -> InputError:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 
 from ebt import __version__
-from ebt.errors import InputError, unknown
+from ebt.errors import InputError, show_warning, unknown
 
 COMMANDS = {
     "fit": "train a model: text, images, video or Sudoku, EBT or a rival; resume a run",
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    warnings.showwarning = show_warning
     try:
         return _run(arguments)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,9 +177,13 @@ def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:
     title = f"{results.data}: {results.ahead} frames after {results.given} given ones, {count} clip{'s' * (count > 1)}"
     print_table(console, title, table, "loss: smooth L1 of the encoded frame; repeated: of repeating the last given one")
     if results.spearman is not None:
+        all_frames, within, moves = (
+            "-" if value is None or math.isnan(value) else f"{value:.2f}"
+            for value in (results.spearman, results.spearman_within_clips, results.spearman_of_moves)
+        )
         console.print(
-            f"next frames, given the true ones, Spearman: energy ~ loss {results.spearman:.2f}, within clips "
-            f"{results.spearman_within_clips:.2f}; how far the last step moved ~ loss {results.spearman_of_moves:.2f}",
+            f"next frames, given the true ones, Spearman: energy ~ loss {all_frames}, within clips {within}; how far the last "
+            f"step moved ~ loss {moves}",
             highlight=False,
             soft_wrap=True,
         )

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from ebt.cli.terminal import Options, count_from, counts, number_in, out_folder, plain_table, print_table, say_written
 from ebt.errors import unknown
 from ebt.studies import STUDIES
 
 FOLDER = "runs/studies"
+PROSE = 40
+"""Cells of more characters are sentences."""
 
 
 def main(argv: list[str]) -> int:
@@ -71,14 +74,14 @@ def finish(name: str, made: Any, command: str, results: Any, out: Path, console:
     for table in made.tables:
         shown = plain_table()
         for i, head in enumerate(table.head):
-            shown.add_column(head, justify="left" if i == 0 else "right", overflow="fold")
+            prose = i == 0 or any(len(row[i]) > PROSE for row in table.rows)
+            shown.add_column(head, justify="left" if prose else "right", overflow="fold")
         for row in table.rows:
             shown.add_row(*row)
         print_table(console, table.title, shown, table.note)
     for verdict in made.verdicts:
-        mark = "[green]met   " if verdict.met else "[bold red]missed"
-        console.print(f"{mark}[/] {verdict.name}. ", end="", highlight=False)
-        console.print(verdict.text, highlight=False, markup=False)
+        mark = Text("met   ", "green") if verdict.met else Text("missed", "bold red")
+        console.print(mark + Text(f" {verdict.name}. {verdict.text}"), highlight=False)
     say_written(console, page.publish(name, made, command, results.values(), out))
 
 

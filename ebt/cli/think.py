@@ -121,6 +121,8 @@ def main(argv: list[str]) -> int:
         raise InputError("--split shifted is the harder test of moving digits: choose validation or test.")
     if args.rule == "mean" and tasks[args.checkpoint] != "language":
         raise InputError("--rule mean is for text: choose another one for boards and videos.")
+    if args.rule == "majority" and tasks[args.checkpoint] not in ("language", "sudoku"):
+        raise InputError("--rule majority counts words or digits: choose another one for images and videos.")
     think_as_told(args, list(models.values()), max(args.candidates))
     measure = {"language": _language, "sudoku": _sudoku, "denoising": _images, "video": _video}[tasks[args.checkpoint]]
     curves, data = measure(args, models)

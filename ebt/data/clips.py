@@ -24,6 +24,8 @@ SUFFIXES = {
     *(".wmv", ".asf", ".3gp", ".3g2", ".mjpeg", ".mjpg", ".mxf", ".vob", ".gif", ".y4m", ".nut", ".h264", ".hevc", ".ivf"),
 }
 """What counts as a video in a folder; a file that is named itself may be called anything."""
+LEAP = 60.0
+"""Seconds without a frame: then a video is not one."""
 LATE = 1e-3
 """Seconds by which a frame may come late."""
 BIT_RATE = 4_000_000
@@ -113,16 +115,24 @@ def read_video(path: Path, size: int, channels: int, seconds: float) -> np.ndarr
 def sampled(container: Any, path: Path, seconds: float) -> Iterator[Any]:
     """Of the frames of an open container those that are seen at 0, 1, 2, ... times ``seconds`` after the first.
 
+    Where times go back, as in videos that were joined, the video goes on after its last frame.
+
     Raises:
-        InputError: they change their size.
+        InputError: they change their size, or there is none for a long time.
     """
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    before, shape, first, count = None, None, 0.0, 0
+    rate = float(stream.average_rate or 25)
+    before, shape, first, last, count = None, None, 0.0, 0.0, 0
     for number, frame in enumerate(container.decode(stream)):
-        time = frame.time if frame.time is not None else number / float(stream.average_rate or 25)
+        time = frame.time if frame.time is not None else number / rate
         if shape is None:
             shape, first = (frame.width, frame.height), time
+        elif time < last:
+            first -= last + 1 / rate - time
+        elif time - last > LEAP:
+            raise InputError(f"{path} has no frame for {time - last:.0f} s after {last - first:.2f} s: cut it there.")
+        last = time
         if (frame.width, frame.height) != shape:
             raise InputError(
                 f"{path} changes its size from {shape[0]} x {shape[1]} to {frame.width} x {frame.height} pixels after "

@@ -8,6 +8,7 @@ Letters: n frames, C channels, H x W pixels with values in [-1, 1], E numbers of
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -234,7 +235,9 @@ def open_encoder(name: str, size: int, channels: int) -> Encoder:
     kind, *numbers = name.split(":")
     if kind == "pixels" and not numbers:
         return Pixels(name, size, channels)
-    if kind == "patches" and len(numbers) <= 2 and all(number.isdecimal() for number in numbers):
+    if kind == "patches":
+        if len(numbers) > 2 or not all(number.isdecimal() and int(number) for number in numbers):
+            raise InputError(f"encoder {name}: give patches, patches:SIDE or patches:SIDE:NUMBERS, whole numbers above 0.")
         return Patches(name, size, channels, *map(int, numbers))
     return _network(name, size, channels)
 
@@ -265,9 +268,15 @@ def _network(name: str, size: int, channels: int) -> Network:
 
 def _config(name: str) -> dict[str, Any]:
     """The config.json of a folder or of an id of the hub."""
-    file = Path(name).expanduser() / "config.json"
+    folder = Path(name).expanduser()
+    file = folder / "config.json"
+    if not name or not folder.is_dir():
+        if close := difflib.get_close_matches(name, ("pixels", "patches"), 1, 0.8):
+            raise InputError(f"there is no encoder {name!r}: did you mean {close[0]}?")
+        if not name or name[0] in "/.~" or folder.exists() or name.count("/") > 1:  # no id of the hub
+            raise InputError(f"encoder {name!r}: there is no such folder. Give pixels, patches, or a folder or id of a model.")
     try:
-        if not Path(name).expanduser().is_dir():
+        if not folder.is_dir():
             from huggingface_hub import hf_hub_download
 
             file = Path(hf_hub_download(name, "config.json"))

@@ -134,7 +134,9 @@ def encode_clips(clips: Clips, encoder: Encoder, cache: FeatureCache, length: in
             progress(i + 1, len(clips))
     told = " ".join(list(skipped.values())[:NAMED]) + (" ..." if len(skipped) > NAMED else "")
     if not names:
-        raise InputError(f"none of the {len(clips)} video(s) of {clips.source} can be used: {told} Give others.")
+        raise InputError(
+            f"none of the {len(clips)} video(s) of {clips.source} can be used: {told} Give others, or ask for fewer frames."
+        )
     if skipped:
         warnings.warn(f"{len(skipped)} of {len(clips)} videos of {clips.source} are skipped: {told}", stacklevel=2)
     return Encoded(clips.source, names, features, skipped)

@@ -196,7 +196,8 @@ def split_images(found: dict[str, Part], fractions: Sequence[float], seed: int, 
     if sum(counts.values()) >= len(whole):
         raise InputError(
             f"{whole.source} has {len(whole)} {what}(s), too few for {', '.join(['train', *counts])}: give more, "
-            "or others to hold out (in a configuration validation_source and test_source, or fractions [1, 0, 0] for none)."
+            "or others to hold out (in a study --validation; in a configuration validation_source and test_source, or "
+            "fractions [1, 0, 0] for none)."
         )
     order = np.random.default_rng(seed).permutation(len(whole)).tolist()
     parts = dict(found)

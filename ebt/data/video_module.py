@@ -301,7 +301,9 @@ def held_out_frames(data: VideoDataModule, name: str, length: int, count: int) -
         return torch.stack([torch.from_numpy(encode_frames(clip, data.encoder)) for clip in clips])
     data.prepare()
     if name not in data.sets:
-        raise InputError(f"the data have no {name} videos: choose one of {', '.join(data.sets)}, or change fractions.")
+        held_out = [other for other in data.sets if other != "train"]
+        remedy = f"choose one of {', '.join(held_out)}" if held_out else "name a video or a folder with --data"
+        raise InputError(f"the data have no {name} videos: {remedy}, or train with other fractions.")
     videos = data.sets[name]
     long = [i for i, features in enumerate(videos.features) if len(features) >= length]
     if not long:

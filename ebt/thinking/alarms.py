@@ -11,6 +11,9 @@ from ebt.thinking.spaces import CandidateSpace
 class ThinkingWarning(UserWarning):
     """A model's thinking looks broken though its numbers are finite."""
 
+    alarm = True
+    """Told as one (``ebt.errors.show_warning``)."""
+
 
 @torch.no_grad()
 def alarms(thought: Thought, space: CandidateSpace, least_change: float = 1e-4) -> list[str]:

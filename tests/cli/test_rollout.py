@@ -153,6 +153,7 @@ def test_thinking_curves_of_frames(folders: dict[str, str], tmp_path: Path, caps
         ("rollout", "ebt", ["--data", "digits", "--mp4"], "--mp4 writes files: give --out"),
         ("rollout", "ebt", ["--data", "digits", "--frames", "0"], "no whole number of at least 1"),
         ("think", "ebt", ["--data", "digits", "--givens", "3"], "--givens is for boards"),
+        ("think", "ebt", ["--data", "digits", "--rule", "majority"], "--rule majority counts words or digits"),
         ("think", "ebt", ["--data", "digits", "--noise", "0.1"], "--noise is for images"),
         ("think", "ebt", ["--data", "digits", "--baseline", "COLOUR"], "by different encoders"),
     ],

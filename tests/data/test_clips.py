@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,6 +84,30 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     for index, message in enumerate(("a.mp4 cannot be read as a video", "changes its size from 16 x 16 to 32 x 32", "c.mp4")):
         with pytest.raises(InputError, match=message):
             clips.read(index)
+
+
+def test_videos_that_were_joined_go_on_after_each_other(tmp_path: Path) -> None:
+    """Their times begin anew with each part."""
+    for i in range(2):
+        write_video(ramp(4, first=i * 4), tmp_path / f"{i}.ts", 0.25)
+    parts = [(tmp_path / f"{i}.ts").read_bytes() for i in range(2)]
+    (tmp_path / "joined.ts").write_bytes(b"".join(parts))
+    found = greys(open_videos(str(tmp_path / "joined.ts"), 16).read(0))
+    assert found == [20, 30, 40, 50, 60, 70, 80, 90]
+
+
+def test_a_leap_of_times_is_no_video(tmp_path: Path) -> None:
+    """Neither a day of one still nor as many copies of it."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        for i, frame in enumerate(ramp(4)):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = i + (i > 1) * 4 * 86400, Fraction(1, 4)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    with pytest.raises(InputError, match=r"a\.mkv has no frame for 86400 s after 0\.25 s: cut it there"):
+        open_videos(str(tmp_path / "a.mkv"), 8).read(0)
 
 
 def test_nothing_and_no_videos_are_refused(tmp_path: Path) -> None:

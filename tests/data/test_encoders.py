@@ -117,9 +117,13 @@ def test_wrong_encoders_are_told(folders: dict[str, str], tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     wrong = {
         other: "is of kind 'ebt_video'",
-        str(tmp_path / "nowhere"): "neither pixels nor patches, nor a folder",
+        str(tmp_path / "nowhere"): "there is no such folder",
+        "": "there is no such folder",
         str(tmp_path / "empty"): "neither pixels nor patches, nor a folder",
-        "pixels:3": "neither pixels nor patches",
+        "pixels:3": "did you mean pixels",
+        "pixel": "did you mean pixels",
+        "patches:0": "whole numbers above 0",
+        "patches:7:x": "whole numbers above 0",
         "patches:3": "patches must divide frames of 8 pixels",
         "patches:4:49": "keep 1 to 48 numbers",
     }

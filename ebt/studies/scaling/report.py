@@ -206,7 +206,8 @@ def _verdicts(one: Found) -> list[Verdict]:
         )
         verdicts.append(Verdict(f"{axis}: these runs suffice to compare {TITLES[kind]}", compared.concluded, doubts))
         low = compared.faster.low
-        text = f"{_faster(compared)} % (limit: the whole interval above 0); laws cross {_crossing(compared)}"
+        told = "no exponent" if math.isnan(compared.faster.mean) else f"{_faster(compared)} %"
+        text = f"{told} (limit: the whole interval above 0); laws cross {_crossing(compared)}"
         met = compared.concluded and low is not None and low > 0
         verdicts.append(Verdict(f"{axis}: {TITLES[kind]} scales faster", met, text))
     return verdicts
