@@ -47,7 +47,7 @@ def pool(processes: int, threads: int, devices: Sequence[str] = ()) -> Iterator[
             pressed.extend(signals[:1])
             working = list((made._processes or {}).values())
             for process in working:
-                process.terminate()
+                process.kill()  # a training answers SIGTERM in its own way, and may live on; results are whole or not there
             if signals and not working:
                 raise _ended(pressed[0])
 
