@@ -84,7 +84,7 @@ def report(plan: TextPlan, results: Results) -> Page:
         "their energy?",
         setting=[
             *plan.setting(KINDS, results),
-            "As in the paper, the baseline of thinking is the lowest trained number of steps. The second table has a harder "
+            "As in the paper, the baseline of thinking is the lowest trained number of steps. The last table has a harder "
             "baseline: the mean loss over the trained numbers.",
             "Thinking longer is the number of steps above the lowest trained one that was best on the choosing half; with "
             f"self-verification it is chosen again. Self-verification: {plan.candidates} candidates, with Langevin noise of "
