@@ -29,14 +29,16 @@ from torch import Tensor
 
 from ebt.cli.probe import probe_model
 from ebt.cli.terminal import Options, count_from, number_in, out_folder, plain_table, print_table, say_written
-from ebt.data.image_module import Crops, ImageDataModule
-from ebt.data.labelled import DIGITS, labelled_images
 from ebt.errors import InputError
-from ebt.evaluation import energy_errors, psnr, ssim
-from ebt.hub import NoiseSchedule, save_folder
-from ebt.plots.style import COLOURS, GREY, picture
-from ebt.tasks import DenoisingNetwork, DenoisingTask, Optimisation
+from ebt.evaluation.style import COLOURS, GREY, picture
+from ebt.problems.folder import save_folder
+from ebt.problems.images.data import Crops, ImageDataModule
+from ebt.problems.images.diffusion import NoiseSchedule
+from ebt.problems.images.labelled import DIGITS, labelled_images
+from ebt.problems.images.metrics import energy_errors, psnr, ssim
+from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
 from ebt.thinking import Recipe
+from ebt.train.optimisation import Optimisation
 
 KINDS = ("ebt", "dit")
 LEVELS = (0.1, 0.2)

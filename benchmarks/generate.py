@@ -45,8 +45,10 @@ from race import options, write
 from train import PUBLISHED, SMALL, Row
 
 from ebt.cli.terminal import plain_table, print_table
-from ebt.hub import EBTConfig, EBTForCausalLM, TransformerPPConfig, TransformerPPForCausalLM
-from ebt.hub.cache import GrowingCache
+from ebt.problems.language.cache import GrowingCache
+from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
+from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.thinking import Descent, RestartSimplex, think
 
 ROWS = (Row(512, 256, 4), Row(50_277, 384, 6))

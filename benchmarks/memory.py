@@ -23,7 +23,8 @@ from race import Contestant, Turn, options, race, write
 from train import BATCH, CONTEXT, ROWS, Row, ebt, turns
 
 from ebt.cli.terminal import plain_table, print_table
-from ebt.hub import EBTConfig, EBTForCausalLM
+from ebt.problems.language.configuration import EBTConfig
+from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.thinking import Recipe, supervise
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebt.hub import EBTForCausalLM
 from ebt.nn.blocks import Block, attend_context_and_self, rotation
+from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.thinking import Recipe, RestartSimplex, Supervised, supervise
 
 

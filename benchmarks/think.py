@@ -25,11 +25,12 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ebt.cli.demo_jobs import GIVENS, Settings, train
 from ebt.cli.terminal import plain_table, print_table
-from ebt.hub import load_folder
-from ebt.tasks import LanguageNetwork, LanguageTask, Optimisation
+from ebt.lab.demo.jobs import GIVENS, Settings, train
+from ebt.problems.folder import load_folder
+from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.thinking import Descent, Recipe, Thought, think
+from ebt.train.optimisation import Optimisation
 
 CAP, BAND = 32, 0.005
 LIMITS = {"text": 0.8, "sudoku": 0.5}

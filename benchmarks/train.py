@@ -5,7 +5,7 @@
 Every contestant trains a batch of 8 x 256 tokens (forward, backward, AdamW) in a process of its own, by turns. The floor counts
 operations per token, with N weights of the blocks, V words and D width: Transformer++ 6 N + 6 V D; each step of thinking with a
 gradient 12 N on top of 6 N for the context, each without 4 N; the loss of a step's state 6 V D, a state without one 4 V D
-(``ebt.evaluation.plan.floor``, which ``ebt plan`` prints).
+(``ebt.train.plan.floor``, which ``ebt plan`` prints).
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from plain import supervise_plainly
 from race import Contestant, Measured, Turn, options, race, seconds, write
 
 from ebt.cli.terminal import plain_table, print_table
-from ebt.evaluation.plan import Sizes, floor
-from ebt.hub import EBTConfig, EBTForCausalLM, TransformerPPConfig, TransformerPPForCausalLM
-from ebt.tasks.compiling import compile_parts
+from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
+from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.thinking import Recipe, supervise
+from ebt.train.compiling import compile_parts
+from ebt.train.plan import Sizes, floor
 
 CONTEXT, BATCH = 256, 8
 PUBLISHED: dict[str, Any] = {"anchor": "none", "head": "linear"}

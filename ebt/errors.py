@@ -6,6 +6,9 @@ import difflib
 import sys
 from collections.abc import Collection
 
+INSTALL = "Install it from a checkout of its repository: pip install '.[images,video]'"
+"""How this library is installed today, with what its optional parts need."""
+
 
 class InputError(ValueError):
     """Bad input from a user: the message names the input and the remedy. The command prints it without a traceback."""

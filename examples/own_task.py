@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ebt.data.sampling import ResumableData, ResumableLoader
-from ebt.tasks import Optimisation, ThinkingTask
 from ebt.thinking import CandidateSpace, Descent, Euclidean, Landscape, Recipe, StepSize, think
+from ebt.train.optimisation import Optimisation
+from ebt.train.sampling import ResumableData, ResumableLoader
+from ebt.train.task import ThinkingTask
 
 POINTS = 16
 

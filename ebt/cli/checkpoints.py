@@ -16,9 +16,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ebt.cli.run import Run
 from ebt.errors import InputError
-from ebt.hub import save_folder
-from ebt.tasks import ModelTask
-from ebt.tasks.sharding import gathered
+from ebt.problems.folder import save_folder
+from ebt.train.model_task import ModelTask
+from ebt.train.sharding import gathered
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

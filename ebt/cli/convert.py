@@ -35,8 +35,8 @@ def _options() -> Options:
 def main(argv: list[str]) -> int:
     """Run the command."""
     args = _options().parse_args(argv)
-    from ebt.hub import save_folder
-    from ebt.hub.reference.checkpoint import read
+    from ebt.interop.reference.checkpoint import read
+    from ebt.problems.folder import save_folder
 
     out = Path(args.out)
     if out.exists():
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 def _tokenizer(given: str | None, named: str, words: int) -> tuple[Any, str]:
     """The tokenizer to save with a text model; or none, and what to tell the user about it."""
-    from ebt.data.tokenizers import load_tokenizer
+    from ebt.problems.language.tokenizers import load_tokenizer
 
     later = f"The folder has none: for text, convert again with --tokenizer FOLDER, or --tokenizer {named} to download it."
     try:

@@ -15,11 +15,15 @@ from rich.console import Console
 from torch import Tensor
 
 from ebt.cli.terminal import Options, count_from, number_in, out_folder, plain_table, print_table, say_written
-from ebt.data.images import PHOTOS, Images, open_image, open_images, to_array, to_picture, to_tensor
 from ebt.errors import InputError
-from ebt.evaluation import psnr, ssim, write_json
-from ebt.hub import EBTForImages, NoiseSchedule, by_tiles, load_folder
-from ebt.plots import side_by_side
+from ebt.evaluation.results import write_json
+from ebt.problems.folder import load_folder
+from ebt.problems.images.diffusion import NoiseSchedule
+from ebt.problems.images.metrics import psnr, ssim
+from ebt.problems.images.models import EBTForImages
+from ebt.problems.images.pictures import side_by_side
+from ebt.problems.images.sources import PHOTOS, Images, open_image, open_images, to_array, to_picture, to_tensor
+from ebt.problems.images.tiles import by_tiles
 
 TYPES = ("ebt_images", "ebt_dit_images")
 

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ebt.cli.terminal import Options, count_from, out_folder, plain_table, print_table, read_text, say_written, warn
-from ebt.evaluation import TokenEnergies, token_energies, write_json
-from ebt.hub import load_folder, load_tokenizer_of
-from ebt.plots import token_heat_map
-from ebt.plots.style import HEAT
-from ebt.plots.tokens import visible
+from ebt.evaluation.results import write_json
+from ebt.evaluation.style import HEAT
+from ebt.problems.folder import load_folder, load_tokenizer_of
+from ebt.problems.language.energies import TokenEnergies, token_energies
+from ebt.problems.language.pictures import token_heat_map, visible
 
 SHOWN = 10
 

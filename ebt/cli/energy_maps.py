@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebt.data.images import to_picture
-from ebt.evaluation import energy_errors, to_json, write_json
-from ebt.hub import EBTForImages
-from ebt.plots import energy_against_error, energy_map
+from ebt.evaluation.results import to_json, write_json
+from ebt.problems.images.metrics import energy_errors
+from ebt.problems.images.models import EBTForImages
+from ebt.problems.images.pictures import energy_against_error, energy_map
+from ebt.problems.images.sources import to_picture
 
 SHOWN = 6
 """Steps of a map, at most."""

@@ -13,7 +13,7 @@ from ebt.errors import InputError
 
 _EPILOG = """
 every key of a configuration is an option, too, and overrides it:
-  ebt fit --config configs/language/ebt.yaml --model.recipe.max_steps 4 --trainer.max_steps 500
+  ebt fit --config language/ebt --model.recipe.max_steps 4 --trainer.max_steps 500
   ebt fit --help-all                     all of them
   ebt fit --model.help LanguageTask      those of a task (SudokuTask, or my_module.MyTask of your own)
   ebt fit --data.help TextDataModule     those of a data module (SudokuDataModule, ...)
@@ -29,11 +29,18 @@ def _options() -> Options:
     options = Options(
         "fit",
         "Train a model. Ctrl-C and SIGTERM stop after the update that runs, with a checkpoint to resume from.",
-        "ebt fit --config configs/language/ebt.yaml --name text",
+        "ebt fit --config language/ebt --name text",
     )
     options.epilog = f"{options.epilog}\n{_EPILOG}"
-    options.usage = "ebt fit --config FILE [--name NAME | --out DIR] [--resume] [--seed N] [--KEY VALUE ...]"
-    options.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="YAML; a later one overrides")
+    options.usage = "ebt fit --config NAME [--name NAME | --out DIR] [--resume] [--seed N] [--KEY VALUE ...]"
+    options.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="configuration of the library by name, or a YAML file; a later one overrides",
+    )
     options.add_argument("--name", help="of the run: its folder is runs/NAME (default: after the configuration)")
     options.add_argument("--out", metavar="DIR", help="run folder")
     options.add_argument("--resume", action="store_true", help="continue a run from its last checkpoint, as if never stopped")
@@ -56,15 +63,15 @@ def main(argv: list[str]) -> int:
     if not args.config and args.resume:
         args.config = [str(run.config)]
     if not args.config and not any(argument.startswith("--model") for argument in rest):
-        raise InputError("--config is missing: give a configuration such as configs/language/ebt.yaml.")
+        raise InputError("--config is missing: give a configuration such as language/ebt.")
     cli = configure([*_configs(args.config), *rest, *_seed(args)], run)
     if args.compile:
         _compile(cli)
     return _train(cli, run, args.resume)
 
 
-def _configs(files: list[str]) -> list[str]:
-    return [f"--config={file}" for file in files]
+def _configs(names: list[str]) -> list[str]:
+    return [f"--config={name}" for name in names]
 
 
 def _seed(args: argparse.Namespace) -> list[str]:
@@ -72,7 +79,8 @@ def _seed(args: argparse.Namespace) -> list[str]:
 
 
 def _compile(cli: Any) -> None:
-    from ebt.tasks import ModelTask, SudokuTask
+    from ebt.problems.sudoku.task import SudokuTask
+    from ebt.train.model_task import ModelTask
 
     if isinstance(cli.model, SudokuTask) and cli.model.network.kind == "ebt":
         raise InputError(

@@ -12,7 +12,7 @@ from transformers import TextStreamer
 
 from ebt.cli.terminal import RULE_HELP, WORD_RULES, Options, count_from, number_in, read_text, think_as_told
 from ebt.errors import InputError
-from ebt.hub import load_folder, load_tokenizer_of
+from ebt.problems.folder import load_folder, load_tokenizer_of
 
 NEW_TOKENS = 200
 THINKING = ("steps", "candidates", "rule", "tolerance")

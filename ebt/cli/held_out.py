@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ebt.cli.run import Run
-from ebt.data.image_module import Crops, ImageDataModule
-from ebt.data.images import open_images
-from ebt.data.sudoku import SudokuSet, generate, read_csv
-from ebt.data.sudoku_module import SudokuDataModule
-from ebt.data.text import TextDataModule
 from ebt.errors import InputError
-from ebt.hub import NoiseSchedule
-from ebt.hub.folder import find_folder
+from ebt.problems.folder import find_folder
+from ebt.problems.images.data import Crops, ImageDataModule
+from ebt.problems.images.diffusion import NoiseSchedule
+from ebt.problems.images.sources import open_images
+from ebt.problems.language.data import TextDataModule
+from ebt.problems.sudoku.boards import SudokuSet, generate, read_csv
+from ebt.problems.sudoku.data import SudokuDataModule
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from ebt.cli.held_out import run_data
-from ebt.data.moving_digits import DIGITS
-from ebt.data.video_module import VideoDataModule, held_out_frames
 from ebt.errors import InputError
+from ebt.problems.video.data import VideoDataModule, held_out_frames
+from ebt.problems.video.moving_digits import DIGITS
 
 SPLITS = ("validation", "test", "shifted")
 

@@ -10,6 +10,8 @@ import warnings
 from ebt import __version__
 from ebt.errors import InputError, show_warning, unknown
 
+LAB = {"demo": "ebt.lab.demo.command", "scaling": "ebt.lab.scaling.command", "study": "ebt.lab.studies.command"}
+"""Modules of the commands that belong to the laboratory."""
 COMMANDS = {
     "fit": "train a model: text, images, video or Sudoku, EBT or a rival; resume a run",
     "plan": "what a training will take: memory, operations, days",
@@ -28,7 +30,7 @@ COMMANDS = {
     "study": "many trainings with seeds and intervals: what thinking is worth, and why",
     "scaling": "do EBTs scale faster than Transformer++ in data, size, operations? power laws with intervals",
 }
-"""Each command with what it does; its module is ``ebt.cli.NAME``, with ``main(argv) -> exit code``."""
+"""Each command with what it does; its module is ``ebt.cli.NAME`` unless ``LAB`` has it, with ``main(argv) -> exit code``."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,7 +69,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS, "ebt")
-    code: int = importlib.import_module(f"ebt.cli.{name}").main(rest)
+    code: int = importlib.import_module(LAB.get(name, f"ebt.cli.{name}")).main(rest)
     return code
 
 
@@ -92,7 +94,7 @@ def _help() -> str:
             "`ebt COMMAND --help` explains a command with an example. --debug shows the traceback of an error.",
             "",
             "example:",
-            "  ebt fit --config configs/language/ebt.yaml --name text",
+            "  ebt fit --config language/ebt --name text",
             '  ebt generate --checkpoint runs/text --prompt "The function returns"',
         ]
     )

@@ -25,7 +25,7 @@ def _options() -> Options:
     options = Options(
         "plan",
         "What training a language model will take: parameters, operations per token, memory of a device by part, days.",
-        "ebt plan --config configs/language/ebt.yaml --devices 8 --device-memory 80GB --flops 400e12 --tokens 20e9 \\\n"
+        "ebt plan --config language/ebt --devices 8 --device-memory 80GB --flops 400e12 --tokens 20e9 \\\n"
         "    --model.network.size xl --data.context_length 2048 --vocabulary 50277",
     )
     options.epilog = f"{options.epilog}\n{_EPILOG}"
@@ -50,7 +50,7 @@ def _options() -> Options:
 def main(argv: list[str]) -> int:
     """Run the command."""
     args, rest = _options().parse_known_args(argv)
-    from ebt.evaluation.plan import parse_bytes
+    from ebt.train.plan import parse_bytes
 
     room = parse_bytes(args.device_memory)
     if args.json is not None:
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 def _plan(args: argparse.Namespace, rest: list[str], room: int) -> Any:
     from ebt.cli.rehearsals import Rehearsals, planned_run
-    from ebt.evaluation.plan import USABLE, Plan, floor, largest_batch, tokens_per_day
+    from ebt.train.plan import USABLE, Plan, floor, largest_batch, tokens_per_day
 
     run = planned_run([*(f"--config={file}" for file in args.config), *rest], args.vocabulary)
     batch = args.batch or run.batch

@@ -10,10 +10,12 @@ from rich.console import Console
 
 from ebt.cli.denoise import TYPES
 from ebt.cli.terminal import Options, count_from, out_folder, plain_table, print_table, say_written
-from ebt.data.labelled import DIGITS, labelled_images
 from ebt.errors import InputError
-from ebt.evaluation import Probe, linear_probe, pooled_features, write_json
-from ebt.hub import EBTForImages, load_folder
+from ebt.evaluation.results import write_json
+from ebt.problems.folder import load_folder
+from ebt.problems.images.labelled import DIGITS, labelled_images
+from ebt.problems.images.models import EBTForImages
+from ebt.problems.images.probe import Probe, linear_probe, pooled_features
 
 LEVELS = (0, 25, 50, 99)
 """Noise levels that a Diffusion Transformer is told of clean images; the best on held-out training data counts."""

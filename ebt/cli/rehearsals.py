@@ -11,16 +11,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ebt.cli.training import TrainingCLI, configure
-from ebt.data.text import TextDataModule
-from ebt.data.tokenizers import load_tokenizer, vocabulary_size
 from ebt.errors import InputError
-from ebt.evaluation.plan import Memory, Sizes, sizes_of
-from ebt.evaluation.rehearsal import Rehearsal, Update, extended, rehearse
-from ebt.tasks import LanguageTask, Sharded
-from ebt.tasks.sharding import supported
+from ebt.problems.language.data import TextDataModule
+from ebt.problems.language.task import LanguageTask
+from ebt.problems.language.tokenizers import load_tokenizer, vocabulary_size
 from ebt.thinking import Recipe
 from ebt.thinking.adjoint import rows_together
 from ebt.thinking.vocabulary import CHUNK
+from ebt.train.plan import Memory, Sizes, sizes_of
+from ebt.train.rehearsal import Rehearsal, Update, extended, rehearse
+from ebt.train.sharding import Sharded, supported
 
 SMALL = 2
 """Words of the vocabulary that costs nothing, beside which another one's memory is told."""

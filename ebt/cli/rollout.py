@@ -24,14 +24,15 @@ from ebt.cli.terminal import (
     say_written,
     think_as_told,
 )
-from ebt.data.clips import import_av, write_video
-from ebt.data.encoders import Encoder
-from ebt.data.images import to_picture
 from ebt.errors import InputError
-from ebt.evaluation import frame_energies, frame_loss, rollout, thinks, write_json
-from ebt.evaluation.video import FrameEnergies, Rollout
-from ebt.hub import load_folder
-from ebt.plots import film_strip, frame_energy_map, save_gif, side_by_side_frames
+from ebt.evaluation.descents import thinks
+from ebt.evaluation.results import write_json
+from ebt.problems.folder import load_folder
+from ebt.problems.images.sources import to_picture
+from ebt.problems.video.clips import import_av, write_video
+from ebt.problems.video.encoders import Encoder
+from ebt.problems.video.metrics import FrameEnergies, Rollout, frame_energies, frame_loss, rollout
+from ebt.problems.video.pictures import film_strip, frame_energy_map, save_gif, side_by_side_frames
 
 TYPES = ("ebt_video", "ebt_video_transformer")
 SHOWN = 12

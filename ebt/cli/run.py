@@ -80,8 +80,8 @@ class Run:
             return inherited
         run = cls.named(out, name)
         if run is None:
-            path = Path(configs[-1]) if configs else Path("run.yaml")
-            stem = "-".join(part for part in (path.parent.name, path.stem) if part and part != "configs")
+            path = Path(configs[-1].removeprefix("configs/")) if configs else Path("run.yaml")
+            stem = "-".join(part for part in (path.parent.name, path.name.removesuffix(".yaml")) if part)
             candidates = (cls(Path("runs") / (stem if i == 1 else f"{stem}-{i}")) for i in range(1, 100_000))
             run = next(candidate for candidate in candidates if not candidate.folder.exists())
         elif run.last.exists() or run.model.exists():

@@ -28,11 +28,12 @@ from ebt.cli.terminal import (
     say_written,
     think_as_told,
 )
-from ebt.data.sudoku import board_errors, format_board, generate, is_solved, parse_board, read_csv, solutions
 from ebt.errors import InputError
-from ebt.evaluation import BoardThinking, sudoku_curve, to_json, watch_board, write_json
-from ebt.hub import load_folder
-from ebt.plots import board_strip
+from ebt.evaluation.results import to_json, write_json
+from ebt.problems.folder import load_folder
+from ebt.problems.sudoku.boards import board_errors, format_board, generate, is_solved, parse_board, read_csv, solutions
+from ebt.problems.sudoku.metrics import BoardThinking, sudoku_curve, watch_board
+from ebt.problems.sudoku.pictures import board_strip
 
 SHOWN = (0, 1, 2, 4, 8, 16, 32, 64, 128)
 SECONDS = 4.0

@@ -28,21 +28,13 @@ from ebt.cli.terminal import (
     warn,
 )
 from ebt.errors import InputError
-from ebt.evaluation import (
-    Curve,
-    ImagePoint,
-    LanguagePoint,
-    SudokuPoint,
-    VideoPoint,
-    image_curve,
-    language_curve,
-    repeat_loss,
-    sudoku_curve,
-    to_json,
-    video_curve,
-)
-from ebt.hub import load_folder, load_tokenizer_of
-from ebt.plots import energy_curve, thinking_curve
+from ebt.evaluation.curves import energy_curve, thinking_curve
+from ebt.evaluation.results import Curve, ImagePoint, LanguagePoint, SudokuPoint, VideoPoint, to_json
+from ebt.problems.folder import load_folder, load_tokenizer_of
+from ebt.problems.images.metrics import image_curve
+from ebt.problems.language.metrics import language_curve
+from ebt.problems.sudoku.metrics import sudoku_curve
+from ebt.problems.video.metrics import repeat_loss, video_curve
 
 TYPES = {
     "ebt": "language",

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ebt.cli.terminal import Options, count_from, plain_table, print_table, say_written
-from ebt.data.corpora import PYTHON_DOCS, Document, Fields, open_source, split_documents
-from ebt.data.tokenizers import encode, train_bpe
 from ebt.errors import InputError
+from ebt.problems.language.corpora import PYTHON_DOCS, Document, Fields, open_source, split_documents
+from ebt.problems.language.tokenizers import encode, train_bpe
 
 
 def _options() -> Options:

@@ -18,18 +18,23 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import ebt.data.image_module
-import ebt.data.sudoku_module
-import ebt.data.text
-import ebt.data.video_module  # noqa: F401 (configurations find all data modules by their short names)
+import ebt.problems.images.data
+import ebt.problems.images.task
+import ebt.problems.language.data
+import ebt.problems.language.task
+import ebt.problems.sudoku.data
+import ebt.problems.sudoku.task
+import ebt.problems.video.data
+import ebt.problems.video.task  # noqa: F401 (configurations find all classes by their short names)
 from ebt.cli.checkpoints import AtomicCheckpointIO, Checkpoints
 from ebt.cli.machine import check_settings, check_trainer
 from ebt.cli.progress import Report
 from ebt.cli.run import Run
 from ebt.errors import InputError
-from ebt.tasks import ThinkingTask
-from ebt.tasks.sharding import supported
-from ebt.tasks.training import quiet
+from ebt.problems.configurations import find_configuration
+from ebt.train.sharding import supported
+from ebt.train.task import ThinkingTask
+from ebt.train.training import quiet
 
 DEFAULTS = {
     "max_steps": 1000,
@@ -127,7 +132,7 @@ def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingC
     """
     quiet()
     try:
-        cli = kind(arguments, run)
+        cli = kind(_with_files(arguments), run)
     except (ArgumentError, MisconfigurationException, ValueError) as error:
         raise InputError(explain(error)) from error
     for path in cli.config.get("config") or []:  # the parser passes over a seed of a part without a word
@@ -136,6 +141,21 @@ def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingC
             if "seed" in ((given.get(part) or {}).get("init_args") or {}):
                 raise InputError(f"{path}: {part}.init_args.seed is set, but one seed serves all: set seed_everything instead.")
     return cli
+
+
+def _with_files(arguments: list[str]) -> list[str]:
+    """The arguments with files in the place of configurations' names."""
+    found, option = list[str](), ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if option == "--config":
+            found.append(str(find_configuration(argument)))
+        elif name == "--config" and equals:
+            found.append(f"--config={find_configuration(value)}")
+        else:
+            found.append(argument)
+        option = argument
+    return found
 
 
 def explain(error: BaseException) -> str:

@@ -45,7 +45,7 @@ def _around(folder: str, source: str | None) -> list[str]:
     Raises:
         InputError: no language model, or no data.
     """
-    from ebt.hub import load_folder
+    from ebt.problems.folder import load_folder
 
     if source is None:
         raise InputError(f"{folder} is a model folder, which does not know its data: name them with --data.")

@@ -6,7 +6,8 @@ import plain
 import pytest
 import torch
 
-from ebt.hub import EBTConfig, EBTForCausalLM
+from ebt.problems.language.configuration import EBTConfig
+from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.thinking import Recipe, supervise
 
 RECIPES = {"s1": Recipe.s1(2), "full": Recipe(2, 2, gradients="full")}

@@ -13,10 +13,10 @@ from small_images import image_ebt, image_folder, photo_folder
 from small_models import sudoku_folder
 
 from ebt.cli.main import main
-from ebt.data.images import open_images, to_tensor
 from ebt.errors import InputError
-from ebt.evaluation import psnr
-from ebt.hub import NoiseSchedule
+from ebt.problems.images.diffusion import NoiseSchedule
+from ebt.problems.images.metrics import psnr
+from ebt.problems.images.sources import open_images, to_tensor
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_other_models_and_missing_images_are_refused(
 
 
 def test_the_mean_of_overlapping_tiles_is_smooth() -> None:
-    from ebt.hub import by_tiles
+    from ebt.problems.images.tiles import by_tiles
 
     image = torch.randn(3, 37, 22, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(by_tiles(lambda tiles: tiles, image, 16), image)

@@ -11,8 +11,9 @@ from matplotlib.image import imread
 from small_models import CONTEXT, close, language_ebt, language_folder
 
 from ebt.cli.main import main
-from ebt.data.tokenizers import byte_tokenizer
-from ebt.evaluation import to_json, token_energies
+from ebt.evaluation.results import to_json
+from ebt.problems.language.energies import token_energies
+from ebt.problems.language.tokenizers import byte_tokenizer
 
 TEXT = "A naïve fox\nruns."
 

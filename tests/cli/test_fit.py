@@ -15,13 +15,14 @@ import torch
 from small_models import full_disk
 
 from ebt.cli.main import main
-from ebt.hub import EBTForCausalLM, load_folder, load_tokenizer_of
+from ebt.problems.folder import load_folder, load_tokenizer_of
+from ebt.problems.language.ebt import EBTForCausalLM
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
+CONFIGS = sorted((ROOT / "ebt" / "problems").glob("*/configs/*.yaml"))
 NETWORK = ["--model.network.size=nano", "--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2"]
 SUDOKU = [
-    f"--config={ROOT / 'configs' / 'sudoku' / 'ebt-s2.yaml'}",
+    "--config=sudoku/ebt-s2",
     *NETWORK,
     "--data.size=4",
     "--data.train_count=20",
@@ -68,7 +69,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_from_configuration_to_results(text: list[str], tmp_path: Path, capsys: Captured) -> None:
-    config = ROOT / "configs" / "language" / "ebt.yaml"
+    config = "language/ebt"
     trained = ["--trainer.max_steps=6", "--trainer.val_check_interval=3", "--seed=5"]
     assert main(["fit", f"--config={config}", *text, *trained]) == 0
     told, warned = capsys.readouterr()
@@ -104,7 +105,7 @@ def test_a_run_from_configuration_to_results(text: list[str], tmp_path: Path, ca
 
 
 def test_two_processes_with_sharded_weights_leave_a_run_for_one(text: list[str], tmp_path: Path, capsys: Captured) -> None:
-    config = ROOT / "configs" / "language" / "ebt.yaml"
+    config = "language/ebt"
     processes = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=fsdp"]
     trained = ["--trainer.max_steps=4", "--trainer.val_check_interval=2", "--out=run"]
     command = [sys.executable, "-m", "ebt.cli.main", "fit", f"--config={config}", *text, *processes, *trained]
@@ -152,9 +153,9 @@ def test_a_signal_stops_a_run_that_resumes_exactly(number: signal.Signals, empty
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
 def test_every_configuration_trains(config: Path, text: list[str], capsys: Captured) -> None:
-    settings = {"language": text, "sudoku": SUDOKU[1:-1], "denoising": IMAGES, "video": VIDEO}[config.parent.name]
+    settings = {"language": text, "sudoku": SUDOKU[1:-1], "images": IMAGES, "video": VIDEO}[config.parents[1].name]
     assert main(["fit", f"--config={config}", *settings, "--trainer.fast_dev_run=2"]) == 0
     assert "val/loss" in capsys.readouterr().out
     assert not Path("runs").exists()
@@ -171,7 +172,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "unknown space": (["--model.network.space=cube"], ["'cube'", "restart"]),
     "no energy": (["--model.network.kind=feed_forward"], ["feed_forward", "network.space"]),
     "unknown class": (["--model.class_path=Nope"], ["no class Nope"]),
-    "no file": (["--config=nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
+    "no file": (["--config=nowhere.yaml"], ["nowhere.yaml", "no such file"]),
     "no data": (["--data.train_file=a.csv", "--data.validation_file=a.csv"], ["a.csv"]),
     "two clippings": (["--trainer.gradient_clip_val=1"], ["optimisation.clip"]),
     "two folders": (["--out=x", "--name=y"], ["--out", "--name"]),
@@ -269,7 +270,7 @@ def test_evaluation_needs_a_run(command: str, empty: Path, capsys: Captured) -> 
 
 def test_help_has_an_example_and_leads_on(capsys: Captured, empty: Path) -> None:
     for arguments, words in (
-        (["--help"], ["ebt fit --config configs/language/ebt.yaml --name text", "--resume", "--model.help"]),
+        (["--help"], ["ebt fit --config language/ebt --name text", "--resume", "--model.help"]),
         (["--model.help", "SudokuTask"], ["recipe.max_steps", "network.kind", "optimisation.lr"]),
     ):
         with pytest.raises(SystemExit) as done:
@@ -280,7 +281,7 @@ def test_help_has_an_example_and_leads_on(capsys: Captured, empty: Path) -> None
 
 
 def test_a_full_disk_leaves_the_checkpoint_and_the_command_to_go_on(text: list[str], tmp_path: Path, capsys: Captured) -> None:
-    config = f"--config={ROOT / 'configs' / 'language' / 'ebt.yaml'}"
+    config = "--config=language/ebt"
     settings = [config, *text, "--out=run", "--loggers=[csv]", "--checkpoint_every=2", "--trainer.val_check_interval=2"]
     assert main(["fit", *settings, "--trainer.max_steps=2"]) == 0
     before = weights(tmp_path / "run")

@@ -10,7 +10,7 @@ import torch
 from small_models import CONTEXT, language_ebt, language_folder, sudoku_folder
 
 from ebt.cli.main import main
-from ebt.data.tokenizers import byte_tokenizer
+from ebt.problems.language.tokenizers import byte_tokenizer
 
 PROMPT = "The fox"
 

@@ -9,7 +9,7 @@ import pytest
 
 from ebt.cli.main import main
 
-CONFIG = Path(__file__).parents[2] / "configs" / "language" / "ebt.yaml"
+CONFIG = Path(__file__).parents[2] / "ebt" / "problems" / "language" / "configs" / "ebt.yaml"
 DEVICE = ["--device-memory=80GB", "--flops=400e12"]
 SMALL = ["--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2", "--data.context_length=16"]
 Captured = pytest.CaptureFixture[str]
@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_told_with_what_would(capsys: Captured) -> None:
         ([*DEVICE, "--trainer.precision=16-true"], ["16-true", "bf16-mixed"]),
         ([*DEVICE, "--model.network.pretrained=x", "--model.network.size=micro"], ["network.pretrained"]),
         ([*DEVICE, "--model.network.size=huge"], ["'huge'"]),
-        ([*DEVICE, f"--config={CONFIG.parents[1] / 'sudoku' / 'ebt.yaml'}"], ["language models", "SudokuTask"]),
+        ([*DEVICE, f"--config={CONFIG.parents[2] / 'sudoku' / 'configs' / 'ebt.yaml'}"], ["language models", "SudokuTask"]),
         ([*DEVICE, *SMALL, "--json=/proc/plan"], ["/proc/plan"]),
     ],
 )

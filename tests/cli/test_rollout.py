@@ -13,8 +13,10 @@ from small_models import SIZES, sudoku_folder
 from small_videos import COLOUR, CONTEXT, clip_folder, dinov2, video_folder
 
 from ebt.cli.main import main
-from ebt.data.clips import open_videos
-from ebt.hub import EBTForVideo, EBTVideoConfig, load_folder, save_folder
+from ebt.problems.folder import load_folder, save_folder
+from ebt.problems.video.clips import open_videos
+from ebt.problems.video.configuration import EBTVideoConfig
+from ebt.problems.video.models import EBTForVideo
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "video"
 Captured = pytest.CaptureFixture[str]
@@ -111,7 +113,7 @@ def test_an_encoder_that_cannot_decode_gives_numbers(tmp_path: Path, capsys: Cap
 
 def test_a_run_knows_its_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.chdir(tmp_path)
-    config = Path(__file__).parents[2] / "configs" / "video" / "ebt.yaml"
+    config = "video/ebt"
     network = ["--model.network.layers=1", "--model.network.dim=16", "--model.network.heads=2", "--model.network.ffn_dim=16"]
     data = ["--data.size=12", "--data.clips=8", "--data.evaluation_clips=4", "--data.context_length=4", "--data.batch_size=4"]
     trained = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--name=digits"]

@@ -13,8 +13,9 @@ from matplotlib.image import imread
 from small_models import close, language_folder, sudoku_ebt, sudoku_folder
 
 from ebt.cli.main import main
-from ebt.data.sudoku import board_errors, generate, parse_board, write_csv
-from ebt.evaluation import sudoku_curve, to_json, watch_board
+from ebt.evaluation.results import to_json
+from ebt.problems.sudoku.boards import board_errors, generate, parse_board, write_csv
+from ebt.problems.sudoku.metrics import sudoku_curve, watch_board
 
 PUZZLE = "...31..44..1...."
 SOLUTION = [int(digit) for digit in "2413132442313142"]

@@ -15,14 +15,16 @@ from matplotlib.image import imread
 from small_models import CONTEXT, close, language_ebt, language_folder, language_twin, sudoku_ebt, sudoku_folder, sudoku_rival
 
 from ebt.cli.main import main
-from ebt.data.corpora import Document
-from ebt.data.packing import make_example
-from ebt.data.sudoku import generate, read_csv, write_csv
-from ebt.data.sudoku_module import SudokuDataModule
-from ebt.data.text import TextDataModule
-from ebt.data.tokenizers import train_bpe
-from ebt.evaluation import language_curve, sudoku_curve, to_json
-from ebt.hub import save_folder
+from ebt.evaluation.results import to_json
+from ebt.problems.folder import save_folder
+from ebt.problems.language.corpora import Document
+from ebt.problems.language.data import TextDataModule
+from ebt.problems.language.metrics import language_curve
+from ebt.problems.language.packing import make_example
+from ebt.problems.language.tokenizers import train_bpe
+from ebt.problems.sudoku.boards import generate, read_csv, write_csv
+from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.metrics import sudoku_curve
 
 TEXT = "".join(f"The {i}th fox sees {i * i} hens.\n\n" for i in range(40))
 

@@ -77,7 +77,7 @@ def test_probes_of_two_models(folders: dict[str, str], tmp_path: Path, capsys: p
 def test_models_of_different_sizes_are_not_compared(folders: dict[str, str], tmp_path: Path) -> None:
     from small_images import image_ebt
 
-    from ebt.hub import save_folder
+    from ebt.problems.folder import save_folder
 
     other = str(save_folder(image_ebt(image_size=8), tmp_path / "other"))
     for command in ("think", "probe"):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ebt.cli.main import main
-from ebt.data.corpora import open_source, split_documents
-from ebt.data.tokenizers import encode, load_tokenizer, train_bpe
+from ebt.problems.language.corpora import open_source, split_documents
+from ebt.problems.language.tokenizers import encode, load_tokenizer, train_bpe
 
 
 @pytest.fixture

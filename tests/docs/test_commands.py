@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ebt.cli.main import COMMANDS, main
+from ebt.cli.main import COMMANDS, LAB, main
 from ebt.cli.training import configure
+from ebt.problems.configurations import configurations
 
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "configs").rglob("*.yaml"))]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "ebt").rglob("configs/*.yaml"))]
 OF_A_RUN = ("--name", "--out")
 """Options of ``ebt fit`` beside the configuration."""
 TRAINING = ("fit", "validate", "test", "plan")
@@ -46,10 +47,10 @@ def unknown(line: str) -> list[str]:
         InputError: a value that is wrong, or an option that is missing.
     """
     name, *options = shlex.split(line)[1:]
-    files = [Path(options[i + 1]) for i, option in enumerate(options) if option == "--config"]
-    if name == "fit" and files and all(file.exists() for file in files):
+    configs = [options[i + 1] for i, option in enumerate(options) if option == "--config"]
+    if name == "fit" and configs and all(config in configurations() or Path(config).exists() for config in configs):
         configure(_without(options, OF_A_RUN))
-    module = importlib.import_module(f"ebt.cli.{'validate' if name == 'test' else name}")
+    module = importlib.import_module(LAB.get(name, f"ebt.cli.{'validate' if name == 'test' else name}"))
     if name == "study":
         parser, options = module._options(options[0]), options[1:]
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import shutil
 from pathlib import Path
 
 import pytest
@@ -57,10 +56,9 @@ def test_the_readme_solves_a_board_in_ten_lines(tmp_path: Path, capsys: pytest.C
 
 def test_the_configuration_in_the_readme_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (text,) = blocks(ROOT / "README.md", "yaml")
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "my.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    made = configure(["--config=configs/language/ebt.yaml", "--config=my.yaml"])
+    made = configure(["--config=language/ebt", "--config=my.yaml"])
     assert made.model.recipe.max_steps == 4
     assert (made.datamodule.fields.text, made.datamodule.fields.prompt) == ("answer", "question")
     assert made.trainer.max_steps == 2000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ebt.evaluation import Curve, LanguagePoint, to_json, write_json
+from ebt.evaluation.results import Curve, LanguagePoint, to_json, write_json
 
 
 def point(steps: int, nats: float, forward: float = 1.0, perplexity: float = 2.0) -> LanguagePoint:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ebt.evaluation import risk_coverage
+from ebt.evaluation.detection import risk_coverage
 from ebt.evaluation.statistics import Estimate, bootstrap, correlation, over_seeds, pearson, slope, slope_over, spearman
 
 

@@ -1,0 +1,1 @@
+"""Models of others: checkpoints of the published code."""

@@ -1,0 +1,73 @@
+"""``python -m ebt.interop.reference``: recompute recorded runs of the published code, and compare."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ebt.errors import InputError
+from ebt.interop.reference.cases import Row, check, find_cases
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m ebt.interop.reference",
+        description="Recompute every recorded tensor of the published implementation with this library's networks and descent.",
+        epilog="example: python -m ebt.interop.reference --cases ../shared/parity --case text_default --json parity.json",
+    )
+    parser.add_argument(
+        "--cases", required=True, metavar="DIR", help="folder with CASE.json, CASE.weights, CASE.inputs, CASE.RUN_f64"
+    )
+    parser.add_argument("--case", metavar="NAME", help="this case only")
+    parser.add_argument("--json", metavar="OUT", help="write the comparison to a file, too")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the checker; 0 if all is within tolerance, 1 on any miss, 2 on bad input."""
+    args = _arguments(argv)
+    try:
+        cases = find_cases(Path(args.cases))
+        if args.case is not None and args.case not in cases:
+            raise InputError(f"there is no case {args.case!r} in {args.cases}: choose one of {', '.join(cases)}")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    chosen = {name: runs for name, runs in cases.items() if args.case in (None, name)}
+    rows = [row for case, runs in chosen.items() for run in runs for row in check(Path(args.cases), case, run)]
+    if args.json:
+        Path(args.json).write_text(json.dumps([row.to_json() for row in rows], indent=1) + "\n", encoding="utf-8")
+    _print(rows)
+    return 0 if rows and all(row.ok for row in rows) else 1
+
+
+def _print(rows: list[Row]) -> None:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("case", "run", "tensors"):
+        table.add_column(column, no_wrap=True)
+    for column in ("deviation", "tolerance", "rounding"):
+        table.add_column(column, justify="right")
+    table.add_column("ok")
+    for row in rows:
+        count = f" ({row.tensors})" if row.tensors > 1 else ""
+        numbers = ("" if number is None else f"{number:.0e}" for number in (row.deviation, row.tolerance, row.rounding))
+        table.add_row(row.case, row.run, f"{row.group}{count}", *numbers, "yes" if row.ok else "[red]NO[/red]")
+    console = Console()
+    console.print("This library against the published implementation", style="bold")
+    console.print(table)
+    console.print("deviation: from the record, relative to a tensor's largest entry; rounding: of float32 against float64 here")
+    for row in rows:
+        if row.problem:
+            console.print(f"[red]{row.case}.{row.run}[/red]: {row.problem}", highlight=False)
+    missed = sum(not row.ok for row in rows)
+    console.print(f"{len(rows)} comparisons, {missed} missed" if missed else f"all {len(rows)} comparisons hold")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The trainings and evaluations of the demo. Each is a function of plain values, so that it can run in a process of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from ebt.evaluation.results import to_json
+from ebt.problems.folder import load_folder, save_folder
+from ebt.problems.language.data import TextDataModule
+from ebt.problems.language.metrics import language_curve
+from ebt.problems.language.task import LanguageNetwork, LanguageTask
+from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.metrics import sudoku_curve
+from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
+from ebt.thinking import Recipe
+from ebt.train import training
+from ebt.train.model_task import ModelTask
+from ebt.train.optimisation import Optimisation
+from ebt.train.training import Report
+
+GIVENS = (17, 12, 10)
+SUDOKU_STEPS = (1, 2, 3, 4, 8, 16, 32)
+TEXT_STEPS = (1, 2, 3, 4, 8, 12)
+CANDIDATES = 8
+TOLERANCE = {1: 1e-3, CANDIDATES: 5e-2}
+"""Boards whose probabilities change by less have converged, and leave the batch; candidates are moved by noise, too."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much the demo does. The EBTs and their rivals get the same batches, updates and optimiser."""
+
+    seed: int = 0
+    sudoku_updates: int = 1000
+    sudoku_puzzles: int = 4000
+    sudoku_tests: int = 1000
+    sudoku_verified: int = 200
+    """Of these so many, the first, with several candidates each."""
+    text_updates: int = 400
+    text_contexts: int = 800
+    """Contexts of the validation set, and of the test set, that are evaluated."""
+
+    @classmethod
+    def quick(cls, seed: int) -> Settings:
+        """Seconds instead of minutes: shows that everything runs, not that anything is learned."""
+        return cls(seed, 4, 64, 8, 8, 4, 4)
+
+    def boards(self) -> SudokuDataModule:
+        return SudokuDataModule(
+            size=6,
+            train_count=self.sudoku_puzzles,
+            train_givens=(14, 20),
+            validation_count=1,
+            test_count=self.sudoku_tests,
+            test_givens=GIVENS,
+            batch_size=64,
+            seed=self.seed,
+        )
+
+    def text(self) -> TextDataModule:
+        return TextDataModule(context_length=64, batch_size=16, evaluation_batch_size=32, seed=self.seed)
+
+    def sudoku_task(self, kind: Any) -> SudokuTask:
+        recipe = Recipe(min_steps=2, max_steps=4) if kind != "feed_forward" else Recipe()
+        optimisation = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
+        thinking: dict[str, Any] = {"step_size_scale": 0.35, "candidate_noise": 0.3} if kind == "ebt" else {}
+        return SudokuTask(SudokuNetwork("nano", layers=4, kind=kind, **thinking), recipe, optimisation, seed=self.seed)
+
+    def text_task(self, kind: Any) -> LanguageTask:
+        recipe = Recipe.warm() if kind == "ebt" else Recipe()
+        optimisation = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
+        network = LanguageNetwork("nano", dim=96, kind=kind)
+        return LanguageTask(network, recipe, optimisation, sample_every=0, seed=self.seed)
+
+
+def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report, *callbacks: L.Callback) -> dict[str, Any]:
+    """Train, save the model, and tell its size and time."""
+    seconds = training.train(task, data, updates, report, *callbacks)
+    save_folder(task.model, folder, getattr(data, "tokenizer", None))
+    return {"parameters": sum(p.numel() for p in task.model.parameters()), "train_seconds": seconds}
+
+
+def train_sudoku(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
+    """A model of boards, its weights averaged over the last updates: size, time, and a rival's curves by givens."""
+    updates = settings.sudoku_updates
+    average = EMAWeightAveraging(decay=max(0.0, 1 - 5 / updates), update_starting_at_step=updates // 2)
+    made = train(settings.sudoku_task(kind), settings.boards(), updates, folder, report, average)
+    if kind == "ebt":  # its curves take longer: each is a job of its own
+        return made
+    return {**made, "curves": {givens: solve(settings, folder, givens, 1, report) for givens in GIVENS}}
+
+
+def solve(settings: Settings, folder: Path, givens: int, candidates: int, report: Report) -> dict[str, Any]:
+    """The curve of a saved model on test boards with so many givens: all, or the first with several candidates."""
+    count = settings.sudoku_tests if candidates == 1 else settings.sudoku_verified
+    data = settings.boards()
+    data.prepare()
+    boards = data.sets[f"givens_{givens}"]
+    curve = sudoku_curve(
+        load_folder(folder),
+        torch.as_tensor(boards.puzzles[:count]),
+        torch.as_tensor(boards.solutions[:count]),
+        SUDOKU_STEPS,
+        (candidates,),
+        tolerance=TOLERANCE[candidates],
+        batch_size=64,
+        seed=settings.seed,
+        progress=lambda done, total: report(done, total or done, f"{givens} givens"),
+    )
+    return to_json(curve)
+
+
+def train_text(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
+    """A language model: its size, time, and curves on validation and test text."""
+    data = settings.text()
+    made = train(settings.text_task(kind), data, settings.text_updates, folder, report)
+    model = load_folder(folder)
+    loaders = {"validation": data.val_dataloader(), "test": data.test_dataloader()}
+    curves = {split: _read(settings, model, loader, split, report) for split, loader in loaders.items()}
+    return {**made, "curves": curves, "data": data.statistics()}
+
+
+def _read(settings: Settings, model: Any, loader: Any, split: str, report: Report) -> dict[str, Any]:
+    """The curve of a language model on the first contexts of a split."""
+    batches = [batch for batch, _ in zip(loader, range(-(-settings.text_contexts // 32)), strict=False)]
+    total = sum(len(batch["input_ids"]) for batch in batches)
+
+    def progress(done: int, _: int | None) -> None:
+        report(done, total, split)
+
+    return to_json(language_curve(model, batches, TEXT_STEPS, seed=settings.seed, progress=progress))

@@ -1,0 +1,213 @@
+"""The demo's results for people: tables in the terminal, pictures, and one page that holds them all."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ebt.evaluation.curves import energy_curve, thinking_curve
+from ebt.evaluation.results import to_json
+from ebt.lab.demo import jobs
+from ebt.problems.folder import load_folder, load_tokenizer_of
+from ebt.problems.language.energies import token_energies
+from ebt.problems.language.pictures import token_heat_map
+from ebt.problems.sudoku.metrics import watch_board
+from ebt.problems.sudoku.pictures import board_strip
+
+TEXT = "Return the sum of all items in the list."
+"""What the heat map of energies shows."""
+INTRODUCTION = (
+    "An energy-based transformer gives an energy to a problem and a candidate answer: low where they fit. It starts from a "
+    "random answer and goes downhill; each step of the tables is one move of all cells, or of all predicted bytes. So it can "
+    "think longer than it was trained to, and of several answers keep the one of lowest energy. Its rivals are as large and "
+    "saw the same batches: a transformer that answers at once, and one that is applied again and again."
+)
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 860px; margin: 2em auto; padding: 0 1em; color: #222 }
+img { max-width: 100%; display: block; margin: 1em 0 } h2 { margin-top: 2em }
+table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums }
+th, td { padding: .25em .8em; border-bottom: 1px solid #ddd; text-align: right }
+th:first-child, td:first-child { text-align: left }
+th { border-bottom: 2px solid #888 } .small { color: #666; font-size: 14px }
+"""
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """All tables, in the terminal."""
+    for title, head, rows in tables(results):
+        table = Table(title=title, title_justify="left", title_style="bold")
+        for i, name in enumerate(head):
+            table.add_column(name, justify="left" if i == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in findings(results):
+        console.print(f"* {line}", highlight=False)
+
+
+def write(results: dict[str, Any], made: dict[str, Any], out: Path, seed: int) -> None:
+    """``results.json``, the pictures and ``report.html`` in the folder ``out``."""
+    (out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    pictures = [*_sudoku_pictures(made, out, seed), *_text_pictures(made, out, seed)]
+    (out / "report.html").write_text(_page(results, pictures, out), encoding="utf-8")
+
+
+Table_ = tuple[str, list[str], list[list[str]]]
+
+
+def tables(results: dict[str, Any]) -> list[Table_]:
+    """Title, head and rows of each table."""
+    return [*(_sudoku_table(results, str(givens)) for givens in jobs.GIVENS), _text_table(results), _cost_table(results)]
+
+
+def _sudoku_table(results: dict[str, Any], givens: str) -> Table_:
+    steps = [str(step) for step in jobs.SUDOKU_STEPS]
+    feed_forward = results["sudoku_feedforward"][givens]["exact"]
+    rows = [
+        ["Energy-Based Transformer", *(_percent(results["sudoku"][givens][step]["exact"]) for step in steps)],
+        [
+            f"  best of {results['candidates']} ({results['boards']['verified']:,} boards)",
+            *(_percent(results["sudoku_verified"][givens][step]["exact"]) for step in steps),
+        ],
+        ["looped transformer", *(_percent(results["sudoku_looped"][givens][step]["exact"]) for step in steps)],
+        ["feed-forward twin", _percent(feed_forward), *[""] * (len(steps) - 1)],
+    ]
+    count = results["boards"]["one_candidate"]
+    return f"Sudoku 6x6, {givens} givens: boards solved (%) of {count:,} by number of steps", ["", *steps], rows
+
+
+def _text_table(results: dict[str, Any]) -> Table_:
+    text, steps = results["text"], [str(step) for step in jobs.TEXT_STEPS]
+    rows = [
+        ["Energy-Based Transformer", *(f"{text['ebt'][step]:.3f}" for step in steps)],
+        ["Transformer++", f"{text['transformer_pp']:.3f}", *[""] * (len(steps) - 1)],
+    ]
+    return "Text: cross entropy (nats per byte) by number of steps", ["", *steps], rows
+
+
+def _cost_table(results: dict[str, Any]) -> Table_:
+    rows = [
+        [name, f"{results['parameters'][name]:,}", f"{results['train_seconds'][name]:.0f}"] for name in results["parameters"]
+    ]
+    return "Models", ["", "parameters", "training (s)"], rows
+
+
+def findings(results: dict[str, Any]) -> list[str]:
+    """What the numbers say, in sentences."""
+    hard, last = str(min(jobs.GIVENS)), str(max(jobs.SUDOKU_STEPS))
+    boards, text = results["sudoku"][hard], results["text"]
+    best, lowest = str(text["best_steps"]), str(text["lowest_trained_steps"])
+    gap = text["ebt"][best] - text["transformer_pp"]
+    return [
+        f"With {hard} givens the EBT solves {_percent(boards['2']['exact'])} % of the boards in 2 steps and "
+        f"{_percent(boards[last]['exact'])} % in {last}; choosing the candidate of lowest energy among {results['candidates']} "
+        f"makes it {_percent(results['sudoku_verified'][hard][last]['exact'])} %. The feed-forward twin solves "
+        f"{_percent(results['sudoku_feedforward'][hard]['exact'])} %.",
+        f"On text, {best} steps (best on validation) gain {text['ebt'][lowest] - text['ebt'][best]:.3f} nats over {lowest}, "
+        f"the fewest trained; the EBT is then {abs(gap):.3f} nats {'better' if gap < 0 else 'worse'} than Transformer++ after "
+        "as many updates.",
+        "Steps are not free: an EBT step is a forward and a backward pass of the network, an iteration of the looped "
+        "transformer a forward pass, and training through the steps costs more than training a twin (see the times).",
+    ]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+Picture = tuple[str, str, str]
+"""Heading, file name, caption."""
+
+
+def _sudoku_pictures(made: dict[str, Any], out: Path, seed: int) -> list[Picture]:
+    hard = min(jobs.GIVENS)
+    names = []
+    for givens in jobs.GIVENS:
+        verified = made[f"{jobs.CANDIDATES} candidates, {givens} givens"]
+        curves = {
+            "EBT": made["sudoku-ebt"]["curves"][givens],
+            "EBT, verified": verified,
+            "looped transformer": made["sudoku-looped"]["curves"][givens],
+            "feed-forward twin": made["sudoku-feed-forward"]["curves"][givens],
+        }
+        thinking_curve(curves, out / f"sudoku-{givens}.png", title=f"6x6 Sudoku, {givens} givens")
+        names.append(f"sudoku-{givens}.png")
+    energy_curve(made["sudoku-ebt"]["curves"][hard], out / "sudoku-energy.png", title=f"Energy of boards, {hard} givens")
+    _draw_board(out, seed, hard)
+    captions = [f"Boards solved against thinking, {givens} givens (trained on 14 to 20)." for givens in jobs.GIVENS]
+    return [
+        *(("Sudoku", name, caption) for name, caption in zip(reversed(names), reversed(captions), strict=True)),
+        ("Sudoku", "sudoku-board.png", f"A board with {hard} givens while the model thinks."),
+        ("Sudoku", "sudoku-energy.png", "The mean energy of the boards, and what the updates really descend."),
+    ]
+
+
+def _draw_board(out: Path, seed: int, givens: int) -> None:
+    """The first test board that is solved, but not at once; the first one if there is none."""
+    model, settings = load_folder(out / "models" / "sudoku-ebt"), jobs.Settings(seed, sudoku_puzzles=1, sudoku_tests=16)
+    data = settings.boards()
+    data.prepare()
+    boards = data.sets[f"givens_{givens}"]
+    seen = [watch_board(model, torch.as_tensor(puzzle), max(jobs.SUDOKU_STEPS), seed=seed) for puzzle in boards.puzzles]
+    right = [thinking.boards[-1] == solution.tolist() for thinking, solution in zip(seen, boards.solutions, strict=True)]
+    chosen = right.index(True) if any(right) else 0
+    board_strip(to_json(seen[chosen]), out / "sudoku-board.png", (0, 1, 2, 3, 4, 8, 16), boards.solutions[chosen].tolist())
+
+
+def _text_pictures(made: dict[str, Any], out: Path, seed: int) -> list[Picture]:
+    curves = {"EBT": made["text-ebt"]["curves"]["test"], "Transformer++": made["text-transformer-pp"]["curves"]["test"]}
+    thinking_curve(curves, out / "text.png", title="Documentation of Python, bytes")
+    folder = out / "models" / "text-ebt"
+    energies = token_energies(load_folder(folder), load_tokenizer_of(folder), TEXT, max(jobs.TEXT_STEPS[:4]), seed)
+    token_heat_map(to_json(energies), out / "text-energies.png", title="Energy of each byte's prediction while thinking")
+    return [
+        ("Text", "text.png", "Cross entropy against thinking steps, on test documents."),
+        (
+            "Text",
+            "text-energies.png",
+            "Lower energy: the model is surer of what comes next (after the paper's figure 8).",
+        ),
+    ]
+
+
+def _page(results: dict[str, Any], pictures: Sequence[Picture], out: Path) -> str:
+    parts = ["<h1>Energy-Based Transformers that think</h1>", f"<p>{INTRODUCTION}</p>", "<ul>"]
+    parts += [f"<li>{html.escape(line)}</li>" for line in findings(results)]
+    parts.append("</ul>")
+    for heading in ("Sudoku", "Text"):
+        parts.append(f"<h2>{heading}</h2>")
+        parts += [_html_table(table) for table in tables(results) if heading in table[0]]
+        for _, name, caption in (picture for picture in pictures if picture[0] == heading):
+            data, words = base64.b64encode((out / name).read_bytes()).decode(), html.escape(caption)
+            parts.append(f'<img alt="{words}" src="data:image/png;base64,{data}"><p class="small">{words}</p>')
+    parts += ["<h2>What it took</h2>", _html_table(_cost_table(results)), _origin(results)]
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>ebt demo</title>"
+        f"<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _html_table(table: Table_) -> str:
+    title, head, rows = table
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<p><b>{html.escape(title)}</b></p><table><tr>{top}</tr>{body}</table>"
+
+
+def _origin(results: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    corpus = results["text"]["corpus"]
+    return (
+        f'<p class="small">Seed {results["seeds"][0]}; {results["updates"]["sudoku"]} updates on Sudoku, '
+        f"{results['updates']['text']} on text; {results['seconds']:.0f} seconds in all. Text: {corpus['source']}, "
+        f"SHA-256 {corpus['sha256']}. {versions}.</p>"
+    )

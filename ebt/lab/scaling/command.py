@@ -1,0 +1,101 @@
+"""``ebt scaling``: does the loss of EBTs fall faster than that of Transformer++, and can that be told?"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+
+from ebt.cli.terminal import Options, count_from, out_folder
+from ebt.lab.scaling import AXES, TASKS
+from ebt.lab.studies.command import finish, gather, names, told
+
+FOLDER = "runs/scaling"
+_EPILOG = f"""
+axes:
+{chr(10).join(f"  {name:<10}  {what}" for name, what in AXES.items())}
+
+a grid of your own is a YAML file with what shall differ from the default:
+  values: [16, 32, 64, 112, 192]   # of the axis; pairs [layers, dim] for parameters and flops
+  layers: 3                        # dim, head_dim, batch_size, size, updates (axis data: passes), evaluations, lr,
+                                   # lr_exponent, decay, held_out
+  data: {{context_length: 128}}      # settings of the task's data
+
+each run is a small file in --out/raw: an interrupted study goes on where it stopped, and axes share runs; after a
+change of the code start with an empty folder
+in a SLURM array each job makes its share, and a last call outside of it gathers:
+  sbatch --array=0-15 --gpus=1 --wrap "ebt scaling --axis data,width"
+  ebt scaling --axis data,width
+"""
+
+
+def _options() -> Options:
+    options = Options(
+        "scaling",
+        "Train EBTs and Transformer++ along an axis, fit power laws with and without an irreducible loss, and tell whose\n"
+        "loss falls faster, where the laws cross, and whether the runs suffice to conclude.",
+        "ebt scaling --axis width --quick",
+    )
+    options.epilog = f"{options.epilog}\n{_EPILOG}"
+    add = options.add_argument
+    add("--axis", type=names(*AXES), required=True, metavar="A,B,..", help=f"one or several of {', '.join(AXES)}")
+    add("--task", choices=tuple(TASKS), default="language", help="(default: language)")
+    add("--grid", metavar="FILE", help="YAML: points, sizes, updates of your own (one axis)")
+    add(
+        "--recipes",
+        type=names("own", "s1", "s2"),
+        default=["own"],
+        metavar="A,B,..",
+        help="of EBTs: own, s1, s2 (default: own)",
+    )
+    add("--seeds", type=count_from(1), metavar="N", help="seeds 0 .. N-1 (default: 3; quick: 2)")
+    add("--quick", action="store_true", help="about a minute instead of hours: everything runs, nothing is learned")
+    add("--train", metavar="SOURCE", help="data to train on (default: the task's embedded ones)")
+    add("--validation", metavar="SOURCE", help="data held out (default: a part of --train)")
+    add(
+        "--device",
+        dest="device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="CUDA devices if there are any (default)",
+    )
+    add("--jobs", type=count_from(1), metavar="N", help="runs side by side (default: one for each device, or core)")
+    add("--out", metavar="DIR", help=f"results (default: {FOLDER}/TASK, with -quick behind it in a quick study)")
+    return options
+
+
+def main(argv: list[str]) -> int:
+    """Run the study, or this job's share of it. It goes on where an interrupted one stopped."""
+    args, console = _options().parse_args(argv), Console()
+    from ebt.lab.studies import machines  # not above: help and errors shall not wait for torch
+
+    share, devices = machines.array_share(), machines.devices(args.device)
+    args.seeds = args.seeds or (2 if args.quick else 3)
+    args.accelerator = "cuda" if devices else "cpu"
+    args.jobs = args.jobs or len(devices) or machines.cores()
+    args.out = args.out or f"{FOLDER}/{args.task}{'-quick' if args.quick else ''}"
+    out_folder(args.out)
+    _execute(args, told(["ebt", "scaling", *argv]), share, devices, console)
+    return 0
+
+
+def _execute(
+    args: argparse.Namespace, command: str, share: tuple[int, int] | None, devices: list[str], console: Console
+) -> None:
+    from ebt.lab.scaling import report, study
+    from ebt.lab.studies.machines import share_of
+
+    console.print("Reading data.", highlight=False)
+    plan: Any = study.plan(args)
+    console.print(f"Scaling with {', '.join(args.axis)}. Results go to {plan.out}/.", highlight=False)
+    stages = study.stages(plan)
+    if share is not None:
+        gather([share_of(stages[0], share)], args.jobs, console, devices)
+        console.print(
+            f"Job {share[0] + 1} of {share[1]} of this array is done. When all are, the same command outside of it gathers.",
+            highlight=False,
+        )
+        return
+    results = gather(stages, args.jobs, console, devices)
+    finish("scaling", report.report(plan, results), command, results, plan.out, console)

@@ -1,0 +1,105 @@
+"""One training of a scaling study, with its loss on held-out data along the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from ebt.lab.scaling.subject import subject
+from ebt.lab.studies.measure import evenly
+from ebt.lab.studies.pool import Report
+from ebt.lab.studies.runs import Json
+from ebt.thinking import NonFiniteError, Recipe
+from ebt.train.model_task import ModelTask
+from ebt.train.optimisation import Optimisation
+from ebt.train.plan import floor
+from ebt.train.task import EVALUATION_SEED
+from ebt.train.training import train
+
+ROWS = 32
+"""Of a batch of held-out data."""
+
+Batches = Sequence[dict[str, torch.Tensor]]
+
+
+def train_point(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Train one model; numbers that are not finite end it and belong to the result.
+
+    Returns:
+        curve: for each moment after a warm start its update, and the losses after 1, 2, ... steps on the choosing and on the
+        measured half.
+        parameters, network (those beside tables of words), operations (least ones, per item, as in ``ebt plan``), seconds of
+        training, and why it stopped early, if it did.
+    """
+    report(0, 1, "preparing data")
+    about, point, seed = subject(settings["task"]), settings["point"], settings["seed"]
+    examples = point["size"] // about.per_example(settings["data"])
+    data = about.open(places["data"], places, seed, point["batch_size"], examples)
+    recipe = None if settings["recipe"] is None else Recipe(**settings["recipe"])
+    optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
+    sizes = {"layers": point["layers"], "dim": point["dim"], "heads": point["dim"] // point["head_dim"]}
+    task = about.task(sizes, recipe, optimisation, seed)
+    thinks_after = 0.0 if recipe is None else recipe.warm_start * point["updates"]
+    moments = [moment for moment in point["moments"] if moment > thinks_after]
+    watch, stopped, began = Watch(halves(data, point["held_out"]), moments), None, time.monotonic()
+    try:
+        train(task, data, point["updates"], report, watch, accelerator=places["device"])
+    except NonFiniteError as error:
+        stopped = str(error)
+    counted = about.sizes(task, settings["data"])
+    return {
+        "curve": watch.curve,
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "network": counted.network,
+        "operations": floor(counted, recipe, 1.0 if recipe is None else recipe.mean_steps).total,
+        "seconds": time.monotonic() - began - watch.seconds,
+        "stopped": stopped,
+    }
+
+
+def halves(data: Any, count: int) -> tuple[Batches, Batches]:
+    """Held-out rows to choose on and to measure, evenly spread over a half of the data each; the last row may be padded."""
+    rows = data.val_dataloader().dataset
+    whole = len(rows) - 1
+    middle = whole * (count // 2) // count
+    first, second = evenly(0, middle, count // 2), evenly(middle, whole, count - count // 2)
+    choosing, measured = (list(DataLoader(Subset(rows, chosen), batch_size=ROWS)) for chosen in (first, second))
+    return choosing, measured
+
+
+class Watch(L.Callback):
+    """Measures held-out losses at some moments of a training."""
+
+    def __init__(self, halves: tuple[Batches, Batches], moments: Sequence[int]) -> None:
+        self.halves, self.moments, self.curve, self.seconds = halves, set(moments), list[dict[str, Any]](), 0.0
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step not in self.moments:
+            return
+        began = time.monotonic()
+        pl_module.eval()
+        choosing, measured = (losses(pl_module, half) for half in self.halves)
+        pl_module.train()
+        self.curve.append({"update": trainer.global_step, "choosing": choosing, "measured": measured})
+        self.seconds += time.monotonic() - began
+
+
+@torch.no_grad()
+def losses(task: ModelTask, batches: Batches) -> list[float]:
+    """Mean loss after each number of steps up to the model's own; a model that does not think has one. Starts are the same at
+    every call."""
+    generator, sums = torch.Generator(task.device).manual_seed(EVALUATION_SEED), dict[int, list[float]]()
+    for batch in batches:
+        batch = {name: value.to(task.device) for name, value in batch.items()}
+        states, _ = task.explore(batch, task.steps if task.thinks else 1, generator)
+        for step, state in enumerate(states):
+            total, count = task.measure(batch, state)["loss"]
+            kept = sums.setdefault(step, [0.0, 0.0])
+            kept[0] += float(total)
+            kept[1] += float(count)
+    return [total / count for total, count in sums.values()]

@@ -1,0 +1,85 @@
+"""What the runs of the study of Sudoku do: train models for equal time, and measure them on boards."""
+
+from __future__ import annotations
+
+import json
+from copy import copy
+from functools import cache
+from typing import Any
+
+import torch
+
+from ebt.evaluation.results import to_json
+from ebt.lab.studies.pool import Report
+from ebt.lab.studies.runs import Json
+from ebt.problems.folder import load_folder, save_folder
+from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.metrics import sudoku_curve
+from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
+from ebt.thinking import Recipe
+from ebt.train.optimisation import Optimisation
+from ebt.train.training import train_for
+
+
+def _boards(data: Json, places: Json, seed: int) -> SudokuDataModule:
+    made = copy(_prepared(json.dumps(data), places["collection"]))
+    made.seed = seed  # of the order and the relabelling alone: all seeds have the same puzzles
+    return made
+
+
+@cache
+def _prepared(data: str, collection: str | None) -> SudokuDataModule:
+    """Puzzles, made once in each process."""
+    settings = json.loads(data)
+    made = SudokuDataModule(collection=collection, seed=0, **{**settings, "train_givens": tuple(settings["train_givens"])})
+    made.prepare()
+    return made
+
+
+def train_board_model(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Train a model for its budget of processor time, and save its folder."""
+    report(0, 1, "preparing puzzles")
+    data = _boards(settings["data"], places, settings["seed"])
+    optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
+    network = SudokuNetwork(kind=settings["kind"], **settings["network"])
+    task = SudokuTask(network, Recipe(**settings["recipe"]), optimisation, seed=settings["seed"])
+    made = train_for(task, data, settings["minutes"], report, accelerator=settings.get("device", "cpu"))
+    save_folder(task.model, places["model"])
+    puzzles = len(data.sets["train"].puzzles)
+    return {"parameters": sum(p.numel() for p in task.model.parameters()), "puzzles": puzzles, **made}
+
+
+def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Boards solved, cells right, and evaluations, for every number of steps and candidates."""
+    device = settings["model"].get("device", "cpu")
+    model: Any = load_folder(places["model"]).to(device)
+    data, chosen = settings["model"]["data"], dict[str, float]()
+    if "choosing" in settings:
+        report(0, 1, "choosing on validation boards")
+        chosen = _chosen(places["model"], json.dumps(data), places["collection"], json.dumps(settings["choosing"]), device)
+        model.config.step_size_scale, model.config.candidate_noise = chosen["scale"], chosen["noise"]
+    boards = _boards(data, places, 0).sets[f"givens_{settings['givens']}"]
+    puzzles, solutions = (torch.as_tensor(part) for part in boards)
+
+    def progress(done: int, total: int | None) -> None:
+        report(done, total or done, "")
+
+    how: dict[str, Any] = {"tolerance": settings.get("tolerance"), "progress": progress}
+    return {**to_json(sudoku_curve(model, puzzles, solutions, settings["steps"], settings["candidates"], **how)), **chosen}
+
+
+@cache
+def _chosen(folder: str, data: str, collection: str | None, choosing: str, device: str) -> dict[str, float]:
+    """The step size with which one candidate solves most validation boards, and the noise with which the best of several does;
+    of equal ones that with more right cells."""
+    model: Any = load_folder(folder).to(device)
+    puzzles, solutions = (torch.as_tensor(part) for part in _prepared(data, collection).sets["validation"])
+    how = json.loads(choosing)
+
+    def solved(scale: float, noise: float, candidates: int) -> tuple[float, float]:
+        model.config.step_size_scale, model.config.candidate_noise = scale, noise
+        (point,) = sudoku_curve(model, puzzles, solutions, [how["steps"]], [candidates]).points
+        return point.exact, point.cell
+
+    scale = max(how["scales"], key=lambda scale: solved(scale, 0.0, 1))
+    return {"scale": scale, "noise": max(how["noises"], key=lambda noise: solved(scale, noise, how["candidates"]))}

@@ -1,0 +1,103 @@
+"""What a trained language model is measured on, and its thinking curve there."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ebt.errors import InputError
+from ebt.evaluation.descents import thinks
+from ebt.evaluation.results import to_json
+from ebt.lab.studies import sets
+from ebt.lab.studies.models import training_data
+from ebt.lab.studies.pool import Report
+from ebt.lab.studies.runs import Json
+from ebt.problems.folder import load_folder
+from ebt.problems.language.metrics import language_curve
+from ebt.problems.language.packing import PackedTokens
+from ebt.problems.language.tokenizers import encode, load_tokenizer
+
+CHOOSING, MEASURED = "choosing", "held-out"
+"""The two halves of the text that was held out: whatever is chosen, such as a number of steps, is chosen on the first."""
+
+
+def measure_curve(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Quality against thinking steps and candidates."""
+    model, batches = open_model(settings, places), contexts_of(settings, places)
+
+    def progress(done: int, _: int | None) -> None:
+        report(done, settings["contexts"], "")
+
+    rule = settings.get("rule", "lowest")
+    return to_json(language_curve(model, batches, settings["steps"], settings["candidates"], rule, progress=progress))
+
+
+@torch.no_grad()
+def measure_temperatures(settings: Json, places: Json, report: Report) -> dict[str, Any]:
+    """Nats per token of a model whose logits are divided by temperatures; an EBT takes ``steps``, and answers by a ``rule``."""
+    model, sums, scored = open_model(settings, places), dict.fromkeys(map(str, settings["temperatures"]), 0.0), 0
+    how = {name: settings[name] for name in ("steps", "rule") if name in settings}
+    for batch in contexts_of(settings, places):
+        logits, targets = model(input_ids=batch["input_ids"], **how).logits.float().flatten(0, 1), batch["targets"].flatten()
+        for name in sums:
+            sums[name] += F.cross_entropy(logits / float(name), targets, reduction="sum").item()
+        scored += len(targets)
+        report(scored, settings["contexts"] * batch["targets"].shape[1], "")
+    return {name: total / scored for name, total in sums.items()}
+
+
+def open_model(settings: Json, places: Json) -> Any:
+    """The model of a measurement, with the noise of its candidates and the first step of means."""
+    model = load_folder(places["model"])
+    if thinks(model):
+        model.config.candidate_noise = settings.get("candidate_noise", 0.0)
+        model.config.mean_from = settings.get("mean_from", model.config.mean_from)
+    return model
+
+
+def contexts_of(settings: Json, places: Json) -> list[dict[str, Tensor]]:
+    """Batches of the contexts that a measurement is on: whole ones, evenly spread over the text.
+
+    Raises:
+        InputError: the text is too short.
+    """
+    text, count = settings["model"]["text"], settings["contexts"]
+    shape = tuple((name, text[name]) for name in ("tokenizer", "context_length", "batch_size"))
+    where = tuple((name, places[name]) for name in ("train", "validation"))
+    dataset: Any = _dataset(shape, where, places["text"])
+    whole = len(dataset) - 1  # the last one may be padded
+    first, last = {CHOOSING: (0, whole // 2), MEASURED: (whole // 2, whole)}.get(places["text"], (0, whole))
+    if last - first < count:
+        raise InputError(
+            f"{places['text']} has {max(0, last - first)} whole contexts of {text['context_length']} tokens, and {count} are "
+            "to be measured: give more text, or a smaller --contexts."
+        )
+    return list(DataLoader(Subset(dataset, evenly(first, last, count)), batch_size=text["batch_size"]))
+
+
+def evenly(first: int, last: int, count: int) -> list[int]:
+    """So many numbers from ``first`` to below ``last``, evenly spread."""
+    chosen: list[int] = np.linspace(first, last - 1, count).round().astype(int).tolist()
+    return chosen
+
+
+@functools.lru_cache(maxsize=16)
+def _dataset(shape: tuple[tuple[str, Any], ...], where: tuple[tuple[str, Any], ...], text: str) -> Dataset[Any]:
+    """Read and encoded once for all models, which share their tokenizer; the text that was held out serves under two names."""
+    if text in (CHOOSING, MEASURED):
+        return _held_out(shape, where)
+    tokenizer = load_tokenizer(dict(shape)["tokenizer"])
+    return PackedTokens(encode(tokenizer, sets.read(text)), dict(shape)["context_length"], tokenizer.eos_token_id)
+
+
+@functools.lru_cache(maxsize=1)
+def _held_out(shape: tuple[tuple[str, Any], ...], where: tuple[tuple[str, Any], ...]) -> Dataset[Any]:
+    loader: Any = training_data(dict(shape), dict(where), seed=0).val_dataloader()
+    dataset: Dataset[Any] = loader.dataset
+    return dataset

@@ -1,0 +1,1 @@
+"""What all models share: saving and loading with Hugging Face, thinking options, starts."""

@@ -1,0 +1,35 @@
+"""Problems: kinds of tasks, each a folder with everything that belongs to it.
+
+What models, folders and the noise schedule are called is found here by name; a problem is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "auto": ("MODELS", "register"),
+    "folder": ("load_folder", "load_tokenizer_of", "save_folder"),
+    "images.configuration": ("DiTImagesConfig", "EBTImagesConfig"),
+    "images.diffusion": ("NoiseSchedule",),
+    "images.models": ("DiTForImages", "EBTForImages"),
+    "images.tiles": ("by_tiles",),
+    "language.configuration": ("EBTConfig", "TransformerPPConfig"),
+    "language.ebt": ("EBTForCausalLM", "EBTOutput"),
+    "language.transformer_pp": ("TransformerPPForCausalLM",),
+    "sudoku.configuration": ("EBTSudokuConfig", "SudokuTransformerConfig"),
+    "sudoku.models": ("EBTForSudoku", "SudokuTransformer"),
+    "video.configuration": ("EBTVideoConfig", "VideoTransformerConfig"),
+    "video.models": ("EBTForVideo", "VideoTransformer"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = list(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module(f"{__name__}.auto")  # makes the models known to ``transformers``
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

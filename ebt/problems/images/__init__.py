@@ -1,0 +1,1 @@
+"""Images: noise to remove, pixels to fill in."""

@@ -1,0 +1,75 @@
+"""Configurations of models of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from ebt.errors import InputError
+from ebt.models.configuration import NetworkFields, ThinkingFields
+
+
+class _ImageFields(PretrainedConfig):
+    """Fields of a model of square images, cut into patches, with the blocks of Diffusion Transformers."""
+
+    def __init__(
+        self,
+        num_channels: int = 3,
+        image_size: int = 64,
+        patch_size: int = 8,
+        block: str = "dit",
+        conditioning: str = "modulation",
+        norm_eps: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
+        if num_channels not in (1, 3) or patch_size < 1 or image_size < patch_size or image_size % patch_size:
+            raise InputError(
+                f"num_channels {num_channels}, image_size {image_size}, patch_size {patch_size}: "
+                "images have 1 or 3 channels and a size that patches divide"
+            )
+        self.num_channels, self.image_size, self.patch_size = num_channels, image_size, patch_size
+        super().__init__(block=block, conditioning=conditioning, norm_eps=norm_eps, **kwargs)
+        if self.dim % 4:
+            raise InputError(f"dim {self.dim} must be a multiple of 4: positions are sines and cosines of rows and columns")
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class EBTImagesConfig(_ImageFields, ThinkingFields):
+    """Bidirectional EBT over images of ``image_size`` x ``image_size`` pixels.
+
+    ``noise_level``: the share of the noise schedule that it was trained to remove.
+    """
+
+    model_type = "ebt_images"
+    spaces = ("euclidean",)
+
+    def __init__(self, noise_level: float = 0.1, space: str = "euclidean", **kwargs: Any) -> None:
+        _check_noise_level(noise_level)
+        self.noise_level = noise_level
+        super().__init__(space=space, **kwargs)
+
+
+class DiTImagesConfig(_ImageFields, NetworkFields):
+    """Diffusion Transformer, the rival of ``EBTImagesConfig``, over ``noise_levels`` levels of a linear schedule.
+
+    ``noise_level``: it was trained on the levels up to this share of the schedule.
+    """
+
+    model_type = "ebt_dit_images"
+
+    def __init__(self, noise_level: float = 0.1, noise_levels: int = 1000, **kwargs: Any) -> None:
+        _check_noise_level(noise_level)
+        if noise_levels < 21:
+            raise InputError(f"noise_levels {noise_levels}: the linear schedule needs at least 21")
+        self.noise_level, self.noise_levels = noise_level, noise_levels
+        super().__init__(**kwargs)
+
+
+def _check_noise_level(noise_level: float) -> None:
+    if not 0 < noise_level <= 1:
+        raise InputError(f"noise_level is {noise_level}: give a share of the noise schedule, above 0 and at most 1")

@@ -1,0 +1,207 @@
+"""Crops of images as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ebt.errors import InputError
+from ebt.problems.images.sources import PHOTOS, Images, open_images, to_tensor
+from ebt.problems.language.corpora import SPLITS, check_fractions
+from ebt.train.sampling import EpochSampler, ResumableData, ResumableLoader
+
+KEPT = 512
+"""So many decoded images stay in memory."""
+
+
+class Crops(Dataset[dict[str, Tensor]]):
+    """Square crops, a function of (seed, epoch, index): dict(``image`` (C, size, size)).
+
+    Args:
+        images: what to crop; smaller ones are continued by their mirror image.
+        size: of a crop, in pixels.
+        channels: 3, or 1 for grey.
+        each: crops of an image in one epoch.
+        seed: of the places.
+        flip: mirror every other crop.
+        level: goes into every example, as ``level``.
+    """
+
+    def __init__(
+        self, images: Images, size: int, channels: int, each: int, seed: int, flip: bool = False, level: float | None = None
+    ) -> None:
+        self.images, self.size, self.channels, self.each, self.seed = images, size, channels, each, seed
+        self.flip, self.level, self.epoch = flip, level, 0
+        self._read = lru_cache(KEPT)(self._decode)
+
+    def __len__(self) -> int:
+        return len(self.images) * self.each
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the places."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        image, random = self._read(index // self.each), np.random.default_rng((self.seed, self.epoch, index))
+        top, left = (int(random.integers(length - self.size + 1)) for length in image.shape[1:])
+        crop = image[:, top : top + self.size, left : left + self.size]
+        if self.flip and random.random() < 0.5:
+            crop = crop[:, :, ::-1]
+        example = {"image": to_tensor(crop.copy())}
+        return example if self.level is None else {**example, "level": torch.tensor(self.level)}
+
+    def _decode(self, index: int) -> np.ndarray:
+        return pad_to(self.images.read(index, self.channels), self.size, self.size)
+
+
+def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (C, H, W) continued by its mirror image, below and to the right, to at least ``height`` x ``width``."""
+    missing = [max(0, wanted - length) for wanted, length in zip((height, width), image.shape[1:], strict=True)]
+    return np.pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric") if any(missing) else image
+
+
+class ImageDataModule(ResumableData):
+    """Batches of crops: dict(``image`` (B, C, size, size)), values in [-1, 1].
+
+    The splits share no image. The order of training batches and the places of the crops depend on the seed and the epoch alone;
+    a checkpoint written in the middle of an epoch resumes with the next batch. Evaluation always sees the same crops.
+
+    Args:
+        source: where images come from, see ``ebt.problems.images.sources.open_images``; the embedded photos by default.
+        validation_source, test_source: sources of their own.
+        image_field: of a Hugging Face dataset.
+        size: of a crop, in pixels.
+        channels: 3, or 1 for grey images.
+        crops: of an image in one epoch.
+        evaluation_crops: of an image in evaluation.
+        flip: mirror every other training crop.
+        levels: the noise levels of the test sets, as shares of the schedule; one set, ``noise_LEVEL``, for each.
+        batch_size, evaluation_batch_size: B, per process; evaluation takes ``batch_size`` by default.
+        seed: of the split, the order and the places.
+        fractions: shares of the images for training, validation and test, where the source does not split itself.
+        num_workers: processes that prepare batches.
+
+    Raises:
+        InputError: by ``__init__`` for settings out of range; by ``prepare`` for sources without images.
+    """
+
+    def __init__(
+        self,
+        source: str = PHOTOS,
+        validation_source: str | None = None,
+        test_source: str | None = None,
+        image_field: str = "image",
+        size: int = 64,
+        channels: int = 3,
+        crops: int = 16,
+        evaluation_crops: int = 8,
+        flip: bool = True,
+        levels: Sequence[float] = (0.1, 0.2),
+        batch_size: int = 16,
+        evaluation_batch_size: int | None = None,
+        seed: int = 0,
+        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
+        if min(size, crops, evaluation_crops, batch_size, self.evaluation_batch_size) < 1 or min(seed, num_workers) < 0:
+            raise InputError("size, numbers of crops and batch sizes must be at least 1, seed and num_workers at least 0.")
+        if channels not in (1, 3):
+            raise InputError(f"channels is {channels}: give 3, or 1 for grey images.")
+        if bad := [level for level in levels if not 0 < level <= 1]:
+            raise InputError(f"levels has {bad[0]}: give shares of the noise schedule, above 0 and at most 1.")
+        check_fractions(fractions)
+        self.sources = {"train": source, "validation": validation_source, "test": test_source}
+        self.image_field, self.image_size, self.channels, self.flip = image_field, size, channels, flip
+        self.crops, self.evaluation_crops, self.levels = crops, evaluation_crops, tuple(levels)
+        self.batch_size, self.seed, self.fractions, self.num_workers = batch_size, seed, tuple(fractions), num_workers
+        self.sets: dict[str, Images] = {}
+
+    @property
+    def test_names(self) -> list[str]:
+        """The names of the test sets, in the order of their loaders."""
+        return [f"noise_{level:g}" for level in self.levels]
+
+    def prepare(self) -> None:
+        """Find all images, once; any later call returns at once."""
+        if self.sets:
+            return
+        found = open_images(str(self.sources["train"]), self.image_field)
+        for split in SPLITS[1:]:
+            if (own := self.sources[split]) is not None:
+                parts = open_images(own, self.image_field)
+                found[split] = parts.get(split, parts["train"])
+        self.sets = split_images(found, self.fractions, self.seed)
+
+    def statistics(self) -> dict[str, Any]:
+        """What the data are: source, size of the crops and number of images of each split."""
+        self.prepare()
+        counts = {split: len(images) for split, images in self.sets.items()}
+        return {"source": self.sources["train"], "size": self.image_size, "channels": self.channels, "images": counts}
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
+        self.prepare()
+        dataset = Crops(self.sets["train"], self.image_size, self.channels, self.crops, self.seed, self.flip)
+        return self.training_loader(dataset, EpochSampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
+        """The same crops every time; an empty list, which skips validation, without such a split."""
+        self.prepare()
+        return self._held_out("validation") if "validation" in self.sets else []
+
+    def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
+        """One loader for each of ``test_names``, with the same crops."""
+        self.prepare()
+        if "test" not in self.sets:
+            raise InputError("There are no test images. Give a test_source, or a share above 0 in fractions.")
+        return [self._held_out("test", level) for level in self.levels]
+
+    def _held_out(self, split: str, level: float | None = None) -> DataLoader[dict[str, Tensor]]:
+        crops = Crops(self.sets[split], self.image_size, self.channels, self.evaluation_crops, self.seed, level=level)
+        return self.evaluation_loader(crops)
+
+
+class Collection(Protocol):
+    """Images, videos: things that can be counted and shared out."""
+
+    @property
+    def source(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def part(self, indices: Sequence[int], /) -> Any: ...
+
+
+Part = TypeVar("Part", bound=Collection)
+
+
+def split_images(found: dict[str, Part], fractions: Sequence[float], seed: int, what: str = "image") -> dict[str, Part]:
+    """Splits without a common image: those that are there stay, missing ones are drawn from the training images.
+
+    Raises:
+        InputError: too few images.
+    """
+    whole = found["train"]
+    shares = {split: share for split, share in zip(SPLITS, fractions, strict=True) if split not in found and share > 0}
+    counts = {split: max(1, round(share * len(whole))) for split, share in shares.items()}
+    if sum(counts.values()) >= len(whole):
+        raise InputError(
+            f"{whole.source} has {len(whole)} {what}(s), too few for {', '.join(['train', *counts])}: give more, "
+            "or others to hold out (in a study --validation; in a configuration validation_source and test_source, or "
+            "fractions [1, 0, 0] for none)."
+        )
+    order = np.random.default_rng(seed).permutation(len(whole)).tolist()
+    parts = dict(found)
+    for split, count in counts.items():
+        parts[split], order = whole.part(sorted(order[:count])), order[count:]
+    parts["train"] = whole.part(sorted(order))
+    return parts

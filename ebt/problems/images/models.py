@@ -1,0 +1,223 @@
+"""Models of images: the bidirectional EBT, and its rival, the Diffusion Transformer (DiT; Peebles and Xie 2023).
+
+Letters: B rows, C channels, H x W pixels with values in [-1, 1], S patches, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ebt.errors import InputError
+from ebt.models.base import HubModel, ThinkingModel, leave_inference_mode, thinking_options
+from ebt.nn import EBTEncoder, PatchEmbedding, Transformer, unpatchify
+from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
+from ebt.problems.images.diffusion import NoiseSchedule
+from ebt.thinking import Euclidean, StepSize, Thought, choose, think
+
+FREQUENCIES = 256
+"""Sines and cosines of a noise level."""
+
+
+class EBTForImages(ThinkingModel):
+    """One energy a patch, their mean for an image. Thinking starts at the noisy image and needs no other context."""
+
+    config_class = EBTImagesConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: EBTImagesConfig) -> None:
+        super().__init__(config)
+        self.patches = PatchEmbedding(config.num_channels, config.image_size, config.patch_size, config.dim)
+        self.network = EBTEncoder(config.network(), config.energy_scale / config.patches)
+        self.step_size = StepSize(config.step_size, config.learn_step_size)
+        self._open_gates()
+        self.post_init()
+
+    def _open_gates(self) -> None:
+        """Adaptive norms start with closed gates, so that a network changes nothing at first. Here the zero head sees to that,
+        and the condition is the same for all: the blocks can learn at once."""
+        for block in self.network.blocks:
+            if block.modulation is not None:
+                _, _, gate, _, _, ffn_gate = block.modulation.projection.bias.detach().chunk(6)
+                nn.init.ones_(gate)
+                nn.init.ones_(ffn_gate)
+
+    def landscape(self, known: Tensor | None = None, free: Tensor | None = None) -> ImageLandscape:
+        """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, those pixels are ``known`` (B, C, H, W)."""
+        return ImageLandscape(self, known, free)
+
+    def space(self) -> Euclidean:
+        """Images; one prediction a row."""
+        config = self.config
+        return Euclidean(1, (config.num_channels, config.image_size, config.image_size), like=self.patches.positions)
+
+    def features(self, image: Tensor) -> Tensor:
+        """What the last block makes of images (B, C, H, W), for each patch (B, S, D)."""
+        image = image.to(self.patches.positions)
+        return self.network.hidden(self.patches.places(image), self.patches(image))
+
+    @torch.no_grad()
+    def think(
+        self,
+        pixel_values: Tensor,
+        steps: int | None = None,
+        candidates: int | None = None,
+        tolerance: float | None = None,
+        noise: float | None = None,
+        free: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Thought:
+        """Descend from noisy images (B, C, H, W); returns the record of all M x B candidates (see ``ebt.thinking.choose``).
+
+        Candidates differ by their Langevin noise alone. Energies are those of the patches, (T + 1, M x B, S). Where ``free``
+        (B, 1, H, W) is False, the network sees the given pixels whatever the state is.
+        """
+        descent, candidates = self.descent(len(pixel_values), steps, candidates, tolerance, noise)
+        with leave_inference_mode():
+            known = pixel_values.to(self.patches.positions)
+            landscape = self.landscape(None if free is None else known, free)
+            return think(landscape, self.space(), known.repeat(candidates, 1, 1, 1), self.alpha(), descent, generator)
+
+    @torch.no_grad()
+    def denoise(
+        self, pixel_values: Tensor, steps: int | None = None, candidates: int | None = None, tolerance: float | None = None
+    ) -> Tensor:
+        """Denoised images (B, C, H, W): where thinking ends, or the candidate with the lowest energy."""
+        steps, candidates = thinking_options(self.config, steps, candidates)
+        thought = self.think(pixel_values, steps, candidates, tolerance)
+        return choose(thought, self.space(), candidates).state.clamp(-1, 1)
+
+    @torch.no_grad()
+    def infill(
+        self, pixel_values: Tensor, free: Tensor, steps: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Images (B, C, H, W) whose pixels at ``free`` (B, 1, H, W) are thought; the others stay as they are.
+
+        Free pixels start as the mean of the known ones, with the noise that the model was trained to remove.
+
+        Raises:
+            InputError: a mask of another size, or one that leaves nothing known.
+        """
+        if free.shape != (len(pixel_values), 1, *pixel_values.shape[-2:]):
+            raise InputError(
+                f"the mask has the shape {tuple(free.shape)}, the images {tuple(pixel_values.shape)}: make their sizes equal"
+            )
+        counts = (~free).sum((2, 3), keepdim=True)
+        if not counts.all():
+            raise InputError("the mask leaves no pixel of an image known: give a part of it")
+        mean = (pixel_values * ~free).sum((2, 3), keepdim=True) / counts
+        noise = torch.randn(pixel_values.shape, generator=generator, dtype=pixel_values.dtype).to(pixel_values.device)
+        schedule = NoiseSchedule.linear()
+        std = (1 - schedule.kept[schedule.level(self.config.noise_level)]).sqrt().item()
+        start = torch.where(free, mean + std * noise, pixel_values)
+        state = self.think(start, steps, 1, free=free).state
+        return torch.where(free, state.to(pixel_values).clamp(-1, 1), pixel_values)
+
+
+@dataclass(frozen=True)
+class ImageLandscape:
+    """The energy of images, with known pixels or without; see ``ebt.thinking.Landscape``."""
+
+    model: EBTForImages
+    known: Tensor | None = None
+    free: Tensor | None = None
+
+    def __call__(self, candidate: Tensor, step: int) -> Tensor:
+        """Energies (N, S) of images (N, C, H, W), each divided by the number of patches that the model was made for, so that
+        a step moves the pixels of larger images as far."""
+        model = self.model
+        if self.known is not None and self.free is not None:
+            repeats = len(candidate) // len(self.known)
+            candidate = torch.where(self.free.repeat(repeats, 1, 1, 1), candidate, self.known.repeat(repeats, 1, 1, 1))
+        energies = model.network.encode(model.patches.places(candidate).unsqueeze(0))(model.patches(candidate), step)
+        return energies / model.config.patches
+
+    def select(self, rows: Tensor) -> ImageLandscape:
+        """The landscape of some candidate rows (indices into M x B)."""
+        if self.known is None or self.free is None:
+            return self
+        index = rows % len(self.known)
+        return replace(self, known=self.known[index], free=self.free[index])
+
+
+class LevelEmbedding(nn.Module):
+    """A noise level as a condition of the adaptive norms."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(FREQUENCIES, dim), nn.Linear(dim, dim)
+        for layer in (self.first, self.second):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Vectors (B, D) of levels (B,)."""
+        half = FREQUENCIES // 2
+        frequency = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+        dtype = self.first.weight.dtype
+        angle = t.to(torch.promote_types(dtype, torch.float32)).unsqueeze(-1) * frequency
+        waves = torch.cat((angle.cos(), angle.sin()), -1).to(dtype)
+        return self.second(F.silu(self.first(waves)))
+
+
+class DiTForImages(HubModel):
+    """The same blocks, told the noise level, that predict the noise of an image and the variance of a denoising step."""
+
+    config_class = DiTImagesConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: DiTImagesConfig) -> None:
+        super().__init__(config)
+        self.patches = PatchEmbedding(config.num_channels, config.image_size, config.patch_size, config.dim)
+        self.level = LevelEmbedding(config.dim)
+        self.network = Transformer(config.network())
+        self.head = nn.Linear(config.dim, config.patch_size**2 * 2 * config.num_channels)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, t: Tensor) -> Tensor:
+        """Predicted noise, and place of the variance between its bounds, (B, 2C, H, W), of images at noise levels t (B,)."""
+        x = self.patches(pixel_values) + self.patches.places(pixel_values)
+        patch = self.config.patch_size
+        rows, columns = (size // patch for size in pixel_values.shape[-2:])
+        return unpatchify(self.head(self.network(x, self.level(t))), patch, rows, columns)
+
+    @torch.no_grad()
+    def denoise(
+        self, pixel_values: Tensor, level: float | None = None, steps: int = 1, rounds: int = 1, trained_only: bool = False
+    ) -> Tensor:
+        """Denoised images (B, C, H, W) by DDIM without noise; one step is the direct estimate of the clean image.
+
+        Args:
+            pixel_values: noisy images (B, C, H, W).
+            level: their noise, as a share of the schedule; the model's own by default.
+            steps: function evaluations of a round, evenly spread over the noise levels.
+            rounds: how often the result is denoised again, as a noisy image.
+            trained_only: start at the highest level that the model was trained on, where ``level`` lies above.
+
+        Raises:
+            InputError: fewer than one step or round, or an unknown noise level.
+        """
+        if min(steps, rounds) < 1:
+            raise InputError(f"steps {steps}, rounds {rounds}: denoising needs at least 1 of each")
+        schedule, config = NoiseSchedule.linear(self.config.noise_levels), self.config
+        level = config.noise_level if level is None else level
+        highest = schedule.level(min(level, config.noise_level) if trained_only else level)
+        levels = torch.linspace((highest + 1) / steps - 1, highest, steps).round().clamp(min=0).long().unique()
+        sampler, x = schedule.respaced(levels).sampler("ddim"), pixel_values.to(self.head.weight)
+        for _ in range(rounds):
+            for i, t in reversed(list(enumerate(levels.tolist()))):
+                noise = self(x, torch.full((len(x),), t, device=x.device)).chunk(2, 1)[0]
+                x = sampler.step(noise, i, x, use_clipped_model_output=True).prev_sample
+        return x
+
+    def features(self, image: Tensor, t: int = 0) -> Tensor:
+        """What the last block makes of images (B, C, H, W) taken as ones at noise level t, for each patch (B, S, D)."""
+        image = image.to(self.patches.positions)
+        condition = self.level(torch.full((len(image),), t, device=image.device))
+        return self.network.hidden(self.patches(image) + self.patches.places(image), condition)

@@ -1,0 +1,83 @@
+"""Configurations of language models."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from ebt.errors import InputError
+from ebt.models.configuration import NetworkFields, ThinkingFields
+from ebt.thinking import Recipe
+
+
+class EBTConfig(ThinkingFields):
+    """Autoregressive EBT for text: ``vocab_size`` words, trained on contexts of ``context_length`` tokens.
+
+    ``tied_candidates``: candidates are embedded by the table of the observed tokens, not by one of their own. ``mean_from``:
+    the first step that counts in means (``ebt.thinking.mean``), the lowest trained number of steps. ``recipe`` holds
+    fields of ``ebt.thinking.Recipe`` for training through ``forward(labels=...)``, as ``transformers.Trainer``
+    does; what it leaves out is as in ``Recipe()``, with starts as in inference.
+    """
+
+    model_type = "ebt"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["energies", "steps", "past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {**NetworkFields.attribute_map, "max_position_embeddings": "context_length"}
+
+    def __init__(
+        self,
+        vocab_size: int = 257,
+        context_length: int = 256,
+        recipe: dict[str, Any] | None = None,
+        tied_candidates: bool = False,
+        anchor: str = "hidden",
+        head: str = "bilinear",
+        scale_inputs: bool = True,
+        mean_from: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        _check_text_sizes(vocab_size, context_length)
+        if mean_from < 1:
+            raise InputError(f"mean_from is {mean_from}: the first step that counts is 1 or a later one")
+        self.mean_from = mean_from
+        self.vocab_size, self.context_length, self.recipe = vocab_size, context_length, recipe
+        self.tied_candidates = tied_candidates
+        super().__init__(anchor=anchor, head=head, scale_inputs=scale_inputs, **kwargs)
+        self.training_recipe()
+
+    def training_recipe(self) -> Recipe:
+        """The recipe of ``forward(labels=...)``.
+
+        Raises:
+            InputError: fields that a recipe does not have, or that contradict each other, or a replay buffer or a warm start.
+        """
+        try:
+            recipe = Recipe(**{"start_std": self.start_std, **(self.recipe or {})})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"recipe {self.recipe}: {error}") from error
+        if recipe.warm_start:
+            raise InputError(
+                f"recipe has warm_start {recipe.warm_start}: a model alone does not know how far its training is. Set it to 0, "
+                "or train with `ebt fit`."
+            )
+        if recipe.replay_size:
+            raise InputError(
+                f"recipe has replay_size {recipe.replay_size}: a model alone keeps no replay buffer. Set replay_size and "
+                "replay_fraction to 0, or train with `ebt fit`."
+            )
+        return recipe
+
+
+class TransformerPPConfig(NetworkFields):
+    """Transformer++, the feed-forward twin of ``EBTConfig``."""
+
+    model_type = "ebt_transformer_pp"
+    attribute_map = EBTConfig.attribute_map
+
+    def __init__(self, vocab_size: int = 257, context_length: int = 256, **kwargs: Any) -> None:
+        _check_text_sizes(vocab_size, context_length)
+        self.vocab_size, self.context_length = vocab_size, context_length
+        super().__init__(**kwargs)
+
+
+def _check_text_sizes(vocab_size: int, context_length: int) -> None:
+    if vocab_size < 1 or context_length < 1:
+        raise InputError(f"vocab_size {vocab_size}, context_length {context_length}: both must be at least 1")

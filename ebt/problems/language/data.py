@@ -1,0 +1,224 @@
+"""Text as batches: sources, splits, tokeniser and packing behind one DataModule.
+
+Shapes: S = context length, B = batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
+
+from ebt.errors import InputError
+from ebt.problems.language.corpora import (
+    PYTHON_DOCS,
+    SPLITS,
+    Document,
+    Documents,
+    Fields,
+    check_fractions,
+    documents_sha256,
+    drawn_documents,
+    open_source,
+    split_documents,
+)
+from ebt.problems.language.packing import IGNORED, Example, PackedTokens, PromptedExamples, StreamedExamples
+from ebt.problems.language.tokenizers import encode, load_tokenizer, vocabulary_size
+from ebt.train.sampling import ResumableData, ResumableLoader, drawn
+
+
+class TextDataModule(ResumableData):
+    """Batches of text: dict(`input_ids` (B, S), `targets` (B, S)), int64, ignored targets -100.
+
+    The order of training batches depends on the seed and the epoch alone, and a checkpoint written in the middle of
+    an epoch resumes with the next batch. A stream keeps the order of its source; to resume, it is read again up to
+    the position.
+
+    Args:
+        source: `python-docs` (embedded, needs no download), a file, a folder, or the id of a Hugging Face dataset
+            (see `corpora.open_source`).
+        validation_source: a source of its own for validation. Without it, the validation split that the dataset
+            brings along is used; failing that, a share of `source`, by document.
+        test_source: the same for testing.
+        text_field: field that holds the text in JSONL, Parquet and datasets.
+        prompt_field: field that holds the prompt. With it each document is one context, and only its text, the
+            answer, is learned; without it documents are packed.
+        tokenizer: `bytes`, a folder or tokenizer.json file of a saved tokeniser, or an id of the Hugging Face hub.
+        context_length: S, in tokens.
+        batch_size: B, in contexts, for each process.
+        evaluation_batch_size: the same for validation and testing; `batch_size` by default.
+        seed: of the training order, and of the split.
+        split_seed: of the split, where it shall not change with the order.
+        train_examples: contexts to train on, drawn by the seed from all that there are; all by default.
+        fractions: shares of train, validation and test.
+        streaming: read, tokenise and pack during training instead of before.
+        num_workers: processes that prepare batches.
+
+    Attributes, after `prepare`: `tokenizer`, `vocab_size`.
+
+    Raises:
+        InputError: by `__init__` for settings that make no sense; by `prepare` for sources and tokenisers that
+            cannot be read, and for text too short for one context.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    vocab_size: int
+
+    def __init__(
+        self,
+        source: str = PYTHON_DOCS,
+        validation_source: str | None = None,
+        test_source: str | None = None,
+        text_field: str = "text",
+        prompt_field: str | None = None,
+        tokenizer: str = "bytes",
+        context_length: int = 256,
+        batch_size: int = 16,
+        evaluation_batch_size: int | None = None,
+        seed: int = 0,
+        fractions: tuple[float, float, float] = (0.9, 0.05, 0.05),
+        streaming: bool = False,
+        num_workers: int = 0,
+        split_seed: int | None = None,
+        train_examples: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
+        self.source, self.own_sources = source, {"validation": validation_source, "test": test_source}
+        self.fields = Fields(text_field, prompt_field)
+        self.tokenizer_spec, self.context_length, self.batch_size = tokenizer, context_length, batch_size
+        self.seed, self.fractions, self.streaming, self.num_workers = seed, tuple(fractions), streaming, num_workers
+        self.split_seed = seed if split_seed is None else split_seed
+        for name in ("context_length", "batch_size", "evaluation_batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} is too small. Give at least 1.")
+        if seed < 0 or num_workers < 0:
+            raise InputError(f"seed={seed} and num_workers={num_workers} must not be negative. Give 0 or more.")
+        self.train_examples = train_examples
+        if train_examples is not None and (train_examples < 1 or streaming):
+            raise InputError(f"train_examples={train_examples}: give at least 1, and no streaming, which cannot draw contexts.")
+        check_fractions(fractions)
+        self._datasets: dict[str, PackedTokens | PromptedExamples | StreamedExamples] = {}
+        self._documents: dict[str, int] = {}
+        self._sha256: str | None = None
+
+    def prepare(self) -> None:
+        """Read, split, tokenise and pack, once; any later call returns at once."""
+        if self._datasets:
+            return
+        self.tokenizer = load_tokenizer(self.tokenizer_spec)
+        self.vocab_size = vocabulary_size(self.tokenizer)
+        sources = self._open()
+        shares = [0.0 if name in sources else share for name, share in zip(SPLITS, self.fractions, strict=True)]
+        shares[0] = 1 - sum(shares)
+        if self.streaming:
+            self._prepare_streams(sources, shares)
+        else:
+            self._prepare_datasets({name: list(documents) for name, documents in sources.items()}, shares)
+
+    def statistics(self) -> dict[str, Any]:
+        """What the data are: source, SHA-256 of all documents, vocabulary, and for each split the number of its
+        documents, tokens (with separators) and contexts. Nothing is known beforehand of the documents of a stream."""
+        self.prepare()
+        packed = {name: data for name, data in self._datasets.items() if not isinstance(data, StreamedExamples)}
+        cuts = {name: dict(data.counts) for name, data in packed.items() if isinstance(data, PromptedExamples)}
+        return {
+            "source": self.source,
+            "sha256": self._sha256,
+            "tokenizer": self.tokenizer_spec,
+            "vocab_size": self.vocab_size,
+            "context_length": self.context_length,
+            "documents": dict(self._documents),
+            "tokens": {name: len(data.tokens) for name, data in packed.items()},
+            "contexts": {name: len(data) for name, data in packed.items()},
+            **({"cuts": cuts} if cuts else {}),
+        }
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
+        self.prepare()
+        dataset = self._datasets["train"]
+        if isinstance(dataset, StreamedExamples):
+            dataset.rank, dataset.processes = self._process
+        return self.training_loader(drawn(dataset, self.train_examples, self.seed))
+
+    def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
+        """Batches in the order of the source; an empty list, which skips validation, without such a split."""
+        self.prepare()
+        return self._held_out("validation") if "validation" in self._datasets else []
+
+    def test_dataloader(self) -> DataLoader[Example]:
+        """Batches in the order of the source."""
+        self.prepare()
+        if "test" not in self._datasets:
+            raise InputError("There are no test documents. Give a test_source, or a share above 0 in fractions.")
+        return self._held_out("test")
+
+    def _open(self) -> dict[str, Documents]:
+        sources = open_source(self.source, self.fields, self.streaming)
+        for split, name in self.own_sources.items():
+            if name is None:
+                continue
+            parts = open_source(name, self.fields, self.streaming)
+            if split not in parts and len(parts) > 1:
+                raise InputError(f"{split}_source={name} has only {sorted(parts)}, no {split!r}. Give another source.")
+            sources[split] = parts.get(split, parts["train"])
+        return sources
+
+    def _prepare_datasets(self, documents: dict[str, list[Document]], shares: Sequence[float]) -> None:
+        self._sha256 = documents_sha256(document for part in documents.values() for document in part)
+        splits = split_documents(documents.pop("train"), shares, self.split_seed)
+        splits.update(documents)
+        datasets = {split: self._dataset(split, part) for split, part in splits.items() if part}
+        self._documents = {split: len(splits[split]) for split in datasets}
+        self._datasets.update(datasets)
+
+    def _dataset(self, split: str, documents: Sequence[Document]) -> PackedTokens | PromptedExamples:
+        separator = cast(int, self.tokenizer.eos_token_id)
+        dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
+        texts = encode(self.tokenizer, [document.text for document in documents])
+        if self.fields.prompt is not None:
+            prompts = encode(self.tokenizer, [document.prompt or "" for document in documents])
+            examples = PromptedExamples(zip(prompts, texts, strict=True), self.context_length, separator, dtype)
+            if not len(examples):
+                raise self._too_long(split)
+            return examples
+        packed = PackedTokens(texts, self.context_length, separator, dtype)
+        if len(packed.tokens) <= self.context_length:
+            raise self._too_short(split, len(packed.tokens))
+        return packed
+
+    def _prepare_streams(self, sources: dict[str, Documents], shares: Sequence[float]) -> None:
+        streams = dict(sources)
+        for split, share in zip(SPLITS, shares, strict=True):
+            if 0 < share < 1:
+                draw = partial(drawn_documents, sources["train"], split, shares, self.split_seed)
+                streams[split] = Documents(f"{self.source} ({split} share)", draw)
+        datasets = {split: StreamedExamples(part, self.tokenizer, self.context_length) for split, part in streams.items()}
+        first = next(iter(datasets["train"]), None)  # fails now, rather than in the first step
+        if first is None:
+            raise self._too_long("train")
+        if self.fields.prompt is None and first["targets"][-1] == IGNORED:
+            raise self._too_short("train", int((first["targets"] != IGNORED).sum()) + 1)
+        self._datasets.update(datasets)
+
+    def _too_short(self, split: str, tokens: int) -> InputError:
+        return InputError(
+            f"The {split} documents of {self.source} have {tokens} tokens, too few for one context of "
+            f"context_length={self.context_length} (and the token after it). Give more text, or a smaller "
+            "context_length."
+        )
+
+    def _too_long(self, split: str) -> InputError:
+        return InputError(
+            f"No {split} document of {self.source} has a prompt that leaves room for an answer in "
+            f"context_length={self.context_length}. Raise context_length, or check prompt_field."
+        )
+
+    def _held_out(self, split: str) -> DataLoader[Example]:
+        return self.evaluation_loader(self._datasets[split])

@@ -1,0 +1,259 @@
+"""The autoregressive EBT for Hugging Face: a language model that thinks about each token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationConfig
+from transformers.modeling_outputs import ModelOutput
+
+from ebt.models.base import ThinkingModel, leave_inference_mode, thinking_options
+from ebt.models.starts import starts
+from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
+from ebt.problems.language.base import LanguageModel, check_context, next_token_loss, rescale
+from ebt.problems.language.configuration import EBTConfig
+from ebt.thinking import SIMPLEX_SPACES, Simplex, StepSize, Thought, WordRule, choose, mean, supervise, think
+
+THINKING_OPTIONS = ("steps", "candidates", "rule", "tolerance", "noise", "seed", "generator")
+"""Arguments of ``forward`` that ``generate()`` and ``generation_config`` take, too."""
+
+
+@dataclass
+class EBTOutput(ModelOutput):
+    """Output of ``EBTForCausalLM``: B rows, S positions (the last ``logits_to_keep``), T steps, V words."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    """(B, S, V) of the winning candidates, or of the mean of all; constants."""
+    energies: Tensor | None = None
+    """(T + 1, B, S) of the winning candidates: before each step, and of the final state, unless it was left out."""
+    steps: Tensor | None = None
+    """(B, S) steps really taken."""
+    past_key_values: Any = None
+
+
+class EBTForCausalLM(LanguageModel, ThinkingModel):
+    """Predicts each next token by descending its energy.
+
+    Thinking starts from random candidates. Unless a ``generator`` is given, these are a pure function of the seed
+    (``config.start_seed``), the token's position and the candidate's number, so that results are reproducible and do not depend
+    on the cache, the batch or the padding (see ``ebt.models.starts``).
+    """
+
+    config_class = EBTConfig
+
+    def __init__(self, config: EBTConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.words = None if config.tied_candidates else nn.Embedding(config.vocab_size, config.dim)
+        self.network = EBTDecoder(config.network(), config.energy_scale)
+        self.step_size = StepSize(config.step_size, config.learn_step_size)
+        for table in (self.embedding, self.words):
+            if table is not None:
+                nn.init.normal_(table.weight, std=config.dim**-0.5)
+        self.generation_config._from_model_config = False  # else thinking options saved in it would be lost on loading
+        self.post_init()
+
+    def landscape(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        predictions: int | None = None,
+    ) -> DecoderLandscape:
+        """The energy of candidates for the tokens that follow each of the last ``predictions`` tokens of (B, S)."""
+        return self.network.encode(self.embedding(input_ids), attention_mask, cache, predictions)
+
+    def space(self) -> Simplex:
+        table = self.embedding if self.words is None else self.words
+        return SIMPLEX_SPACES[self.config.space](2, table.weight, self.config.input_gradient)
+
+    def start(self, rows: int, length: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random starts (rows, length, K)."""
+        return self.space().start((rows, length), self.config.start_std, generator)
+
+    @torch.no_grad()
+    def think(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        predictions: int | None = None,
+        steps: int | None = None,
+        candidates: int | None = None,
+        noise: float | None = None,
+        tolerance: float | None = None,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        keep_states: bool = True,
+        final_energy: bool = True,
+    ) -> Thought:
+        """Think about the tokens that follow each of the last ``predictions`` of (B, S) observed ones (of all, by default).
+
+        Args:
+            input_ids, attention_mask, cache: the context, as for ``forward``.
+            steps, candidates: T and M; those of the configuration by default.
+            noise, tolerance: see ``ebt.thinking.Descent``; all candidates but the first have ``config.candidate_noise`` by
+                default.
+            generator: draws the starts, each row and position its own, and the noise.
+            seed: of the starts and the noise, if there is no generator; ``config.start_seed`` by default.
+            keep_states: record the state after every step, not the last alone.
+            final_energy: evaluate the energies of the final states, too, by which candidates are chosen.
+
+        Returns:
+            the record of all M x B rows, candidate-major (see ``ebt.thinking.choose``). Works under ``no_grad`` and
+            ``inference_mode``.
+        """
+        check_context(input_ids, attention_mask, cache)
+        descent, candidates = self.descent(len(input_ids), steps, candidates, tolerance, noise, keep_states)
+        descent = replace(descent, final_energy=final_energy)
+        with leave_inference_mode():
+            space = self.space()
+            seed = self.config.start_seed if seed is None else seed
+            if generator is not None:
+                start = self.start(candidates * input_ids.shape[0], predictions or input_ids.shape[1], generator)
+            else:
+                at = _positions(input_ids, attention_mask, cache, predictions or input_ids.shape[1])
+                start = starts(space, self.config.start_std, at, candidates, seed)
+                generator = torch.Generator(self.device).manual_seed(seed)
+            landscape = self.landscape(input_ids, attention_mask, cache, predictions)
+            return think(landscape, space, start, self.alpha(), descent, generator)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        steps: int | None = None,
+        candidates: int | None = None,
+        rule: WordRule = "lowest",
+        tolerance: float | None = None,
+        noise: float | None = None,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        final_energy: bool = True,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+    ) -> EBTOutput | tuple[Any, ...]:
+        """Think about the token after each position; in training mode with labels, the differentiable loss of the recipe.
+
+        Args:
+            input_ids: observed tokens (B, S), without those in the cache.
+            attention_mask: (B, K), 0 at padding; K counts cached tokens, too.
+            labels: (B, S), the observed tokens themselves with -100 where they are not scored; shifted here, as in all
+                Hugging Face models. In training mode the loss follows ``config.training_recipe()``; otherwise it is the cross
+                entropy of the thought's final logits.
+            past_key_values, use_cache: keys and values of the observed tokens; no candidate is ever cached. Where each step
+                has its own context (conditioning 'prefix' or 'modulation'), it needs a ``DynamicCache()`` without a
+                configuration, which grows to as many contexts.
+            logits_to_keep: how many of the last positions to think about; 0 is all.
+            steps, candidates, rule, tolerance, noise, seed, generator: how to think, see ``think`` and
+                ``ebt.thinking.WordRule``. Of several candidates the one with the lowest final energy wins, per token, unless
+                ``rule`` says otherwise. With ``mean`` the logits are those of the mean of what all candidates thought from step
+                ``config.mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
+            final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
+            num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
+            return_dict: False returns a tuple.
+
+        Raises:
+            InputError: fewer than 1 step or candidate, or a mask that does not fit.
+        """
+        if self.training and labels is not None:
+            output = self._train(input_ids, attention_mask, labels, num_items_in_batch, generator)
+            return output if return_dict is not False else output.to_tuple()
+        steps, candidates = thinking_options(self.config, steps, candidates)
+        cache = past_key_values
+        if cache is None and use_cache:
+            cache = DynamicCache()
+        predictions = (logits_to_keep if labels is None else 0) or None
+        context = (input_ids, attention_mask, cache, predictions)
+        final = final_energy or candidates > 1
+        every = self.think(*context, steps, candidates, noise, tolerance, generator, seed, rule == "mean", final)
+        thought, logits = self._answer(every, candidates, rule)
+        loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
+        output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
+        return output if return_dict is not False else output.to_tuple()
+
+    @torch.no_grad()
+    def _answer(self, every: Thought, candidates: int, rule: WordRule) -> tuple[Thought, Tensor]:
+        """The record of the winners, where their energies are known, and the logits of the answer."""
+        space = self.space()
+        if rule == "mean":
+            won = choose(every, space, candidates) if every.final_energy else every
+            return won, mean(every, space, candidates, self.config.mean_from)
+        won = choose(every, space, candidates, rule) if every.final_energy else every
+        return won, space.logits(won.state)
+
+    def _train(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor,
+        num_items: Tensor | int | None,
+        generator: torch.Generator | None,
+    ) -> EBTOutput:
+        """The last token predicts nothing that is known: S - 1 positions are thought about."""
+        check_context(input_ids, attention_mask, None)
+        recipe, space, target = self.config.training_recipe(), self.space(), labels[:, 1:]
+        landscape = self.landscape(input_ids[:, :-1], None if attention_mask is None else attention_mask[:, :-1])
+        start = space.start(tuple(target.shape), recipe.start_std, generator)
+        outcome = supervise(landscape, space, start, target, self.step_size, recipe, generator)
+        with torch.no_grad():
+            logits = space.logits(outcome.thought.state)
+        return EBTOutput(rescale(outcome.loss, target, num_items), logits, outcome.thought.energies, outcome.thought.steps)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """``transformers``' own ``generate`` with all its options, and the thinking options of ``forward``.
+
+        ``model.generate(ids, steps=8, candidates=4)``; options may also live in ``model.generation_config``. With
+        ``return_dict_in_generate=True`` the output has two entries more, each a tuple with one tensor per generated token as
+        ``scores`` has: ``energies`` (T + 1, rows), of the winners, and ``steps`` (rows,), those really taken.
+        """
+        record: list[tuple[Tensor, Tensor]] = []
+        output = super().generate(*args, record=record, **kwargs)
+        if isinstance(output, ModelOutput):
+            output["energies"] = tuple(energies for energies, _ in record)
+            output["steps"] = tuple(steps for _, steps in record)
+        return output
+
+    def _prepare_generation_config(
+        self, generation_config: GenerationConfig | None, **kwargs: Any
+    ) -> tuple[GenerationConfig, dict[str, Any]]:
+        """Hand thinking options that live in the generation config to ``forward``; keep a record only if it is returned."""
+        generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
+        if not generation_config.return_dict_in_generate:
+            model_kwargs.pop("record", None)
+        for name in THINKING_OPTIONS:
+            if getattr(generation_config, name, None) is not None:
+                model_kwargs.setdefault(name, getattr(generation_config, name))
+        return generation_config, model_kwargs
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, record: list[tuple[Tensor, Tensor]] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """What ``forward`` gets; the record of energies stays outside, and without one nobody sees the last energies."""
+        return super().prepare_inputs_for_generation(input_ids, **kwargs) | {"final_energy": record is not None}
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: EBTOutput, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1
+    ) -> dict[str, Any]:
+        """Called once per round of generation: note the energies of its new tokens, which it thought about first to last."""
+        record = model_kwargs.get("record")
+        if record is not None and outputs.energies is not None and outputs.steps is not None:
+            record += [(outputs.energies[..., i], outputs.steps[..., i]) for i in range(num_new_tokens)]
+        return super()._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder, num_new_tokens)
+
+
+def _positions(input_ids: Tensor, mask: Tensor | None, cache: KeyValueCache | None, predictions: int) -> Tensor:
+    """Positions (B, S) of the last observed tokens, padding not counted; before the cache takes them in."""
+    if mask is not None:
+        return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -predictions:]
+    past = cache.get_seq_length() if cache is not None else 0
+    rows, length = input_ids.shape
+    return torch.arange(past, past + length, device=input_ids.device)[-predictions:].expand(rows, -1)

@@ -1,0 +1,78 @@
+"""One text: the energy of every token's prediction while the model thinks (paper, figure 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from ebt.errors import InputError
+from ebt.problems.language.metrics import LanguageThinker
+from ebt.thinking import alarms
+
+BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
+"""The letters in which byte-level tokenisers write bytes."""
+
+
+@dataclass(frozen=True)
+class TokenEnergies:
+    """Predictions of the S tokens of a text, each from the tokens before it."""
+
+    tokens: list[str]
+    """As text; bytes that are no whole character as ``<C3>``."""
+    ids: list[int]
+    energies: list[list[float]]
+    """(T + 1, S) energy of the prediction before each step, and of the last one."""
+    probability: list[float]
+    """(S) that the model gives to the true token, after the last step."""
+    nats: list[float]
+    """(S) surprise at the true token, ``-log(probability)``."""
+    predicted: list[str]
+    """The most probable tokens."""
+    alarms: tuple[str, ...] = ()
+
+
+@torch.no_grad()
+def token_energies(model: LanguageThinker, tokenizer: Any, text: str, steps: int, seed: int = 0) -> TokenEnergies:
+    """Think about every token of a text at once.
+
+    The first token is predicted from the end-of-text token, which comes before every document in training.
+
+    Args:
+        model: an ``EBTForCausalLM``.
+        tokenizer: its Hugging Face tokeniser.
+        text: at most ``model.config.context_length`` tokens.
+        steps: T.
+        seed: of the random starts.
+
+    Raises:
+        InputError: an empty or too long text, or less than one step.
+    """
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    limit = model.config.context_length
+    if not ids or len(ids) > limit:
+        raise InputError(f"The text has {len(ids)} tokens: give 1 to {limit}, the model's context length.")
+    if steps < 1:
+        raise InputError(f"steps is {steps}: thinking needs at least 1.")
+    inputs = torch.tensor([[tokenizer.eos_token_id, *ids[:-1]]], device=model.device)
+    thought, space = model.think(inputs, steps=steps, candidates=1, seed=seed), model.space()
+    nats = space.loss(thought.state, torch.tensor([ids], device=model.device))[0]
+    return TokenEnergies(
+        tokens=[_as_text(tokenizer, i) for i in ids],
+        ids=list(ids),
+        energies=thought.energies[:, 0].tolist(),
+        probability=(-nats).exp().tolist(),
+        nats=nats.tolist(),
+        predicted=[_as_text(tokenizer, i) for i in space.decide(thought.state)[0].tolist()],
+        alarms=tuple(alarms(thought, space)),
+    )
+
+
+def _as_text(tokenizer: Any, token: int) -> str:
+    text: str = tokenizer.decode([token])
+    letters = tokenizer.convert_ids_to_tokens(token)
+    if "\ufffd" not in text or any(letter not in BYTES for letter in letters):
+        return text
+    return "".join(f"<{BYTES[letter]:02X}>" if BYTES[letter] > 127 else chr(BYTES[letter]) for letter in letters)

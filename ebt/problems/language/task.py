@@ -1,0 +1,122 @@
+"""Language modelling: the next token, by thinking or by the feed-forward twin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import lightning as L
+from torch import Tensor
+
+from ebt.errors import InputError
+from ebt.models.base import HubModel
+from ebt.problems.folder import load_folder
+from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
+from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.problems.language.samples import TextSamples
+from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
+from ebt.thinking import Recipe
+from ebt.train.model_task import ModelTask, Network
+from ebt.train.optimisation import Optimisation
+from ebt.train.task import OPTIMISATION, RECIPE, Batch
+
+
+@dataclass(frozen=True)
+class LanguageNetwork(Network):
+    """A language model: ``ebt``, or ``transformer_pp``, its feed-forward twin."""
+
+    kind: Literal["ebt", "transformer_pp"] = "ebt"
+    pretrained: str | None = None
+    """A model folder to start from, instead of fresh weights; it says what everything else here shall be."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [f"network.{field.name}" for field in fields(self) if getattr(self, field.name) != field.default]
+        if self.pretrained is not None and (extra := [name for name in given if name != "network.pretrained"]):
+            raise InputError(f"network.pretrained is given, which says what {', '.join(extra)} shall be: leave that out")
+
+    def build(self, vocab_size: int, context_length: int, recipe: Recipe, steps: int) -> HubModel:
+        """The model, with fresh weights unless it is a pretrained one.
+
+        Raises:
+            InputError: a pretrained model of another vocabulary, a shorter context, or other starts than the recipe's.
+        """
+        if self.pretrained is not None:
+            return self._load(vocab_size, context_length, recipe)
+        sizes = {"vocab_size": vocab_size, "context_length": context_length, **self.sizes()}
+        if self.kind == "ebt":
+            return EBTForCausalLM(EBTConfig(**sizes, **self.thinking(recipe, steps), mean_from=recipe.min_steps))
+        return TransformerPPForCausalLM(TransformerPPConfig(**sizes))
+
+    def _load(self, vocab_size: int, context_length: int, recipe: Recipe) -> HubModel:
+        model: HubModel = load_folder(self.pretrained or "", ("ebt", "ebt_transformer_pp"))
+        config = model.config
+        if config.vocab_size != vocab_size or config.context_length < context_length:
+            raise InputError(
+                f"network.pretrained {self.pretrained} has {config.vocab_size} words and contexts of {config.context_length}, "
+                f"the data {vocab_size} and {context_length}: use its tokenizer, and contexts no longer than its own"
+            )
+        if isinstance(model, EBTForCausalLM) and recipe.start_std != config.start_std:
+            raise InputError(f"recipe.start_std is {recipe.start_std} and the model's is {config.start_std}: make them one")
+        return model.train()
+
+
+NETWORK = LanguageNetwork()
+
+
+class LanguageTask(ModelTask):
+    """Predict each next token; loss in nats per token.
+
+    Batches have ``input_ids`` and ``targets`` (B, S), -100 where a token is not scored. The vocabulary and the context length
+    are those of the trainer's data module (``vocab_size``, ``context_length``).
+
+    Args:
+        network: the model.
+        recipe, optimisation, settings: see ``ThinkingTask``.
+        sample_every: validations between samples of generated text; 0 for none.
+        sample_prompt: what they continue; a new document, by default.
+        sample_tokens: their length.
+
+    Logged beside the losses: perplexity, the exponential of the mean loss over all scored tokens.
+    """
+
+    prediction_dims = 2
+    warm_starts = True
+
+    def __init__(
+        self,
+        network: LanguageNetwork = NETWORK,
+        recipe: Recipe = RECIPE,
+        optimisation: Optimisation = OPTIMISATION,
+        sample_every: int = 1,
+        sample_prompt: str = "",
+        sample_tokens: int = 60,
+        **settings: Any,
+    ) -> None:
+        if network.kind != "ebt":
+            network.refuse_thinking(network.kind, recipe, loops=False)
+        super().__init__(recipe=recipe, optimisation=optimisation, **settings)
+        self.network = network
+        self.samples = TextSamples(sample_every, sample_prompt, sample_tokens)
+
+    def build(self) -> HubModel:
+        vocab_size, context_length = self.of_data("vocab_size", "context_length")
+        return self.network.build(vocab_size, context_length, self.recipe, self.steps)
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [self.samples] if self.samples.every else []
+
+    def context(self, batch: Batch) -> Tensor:
+        return batch["input_ids"]
+
+    def target(self, batch: Batch) -> Tensor:
+        return batch["targets"]
+
+    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
+        return [self.model(batch["input_ids"]).logits]
+
+    def summarise(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        perplexities = {
+            name.replace("loss", "perplexity"): value.exp() for name, value in metrics.items() if name.startswith("loss")
+        }
+        return {**super().summarise(metrics), **perplexities}

@@ -1,0 +1,116 @@
+"""Tokenisers: bytes, byte-level BPE trained on a corpus, or any saved Hugging Face tokeniser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from ebt.errors import InputError
+from ebt.problems.language.corpora import Document
+
+SEPARATOR = "<|endoftext|>"
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """257 tokens: byte value b has the id b, `<|endoftext|>` has 256. Decoding gives back any UTF-8 text exactly."""
+    # ByteLevel writes printable bytes as themselves and the others, in order, as the characters from 256 on.
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    others = (chr(code) for code in range(256, 512))
+    vocabulary = {chr(byte) if chr(byte) in alphabet else next(others): byte for byte in range(256)}
+    return _wrap(Tokenizer(models.BPE(vocab=vocabulary, merges=[])), use_regex=False)
+
+
+def train_bpe(documents: Iterable[Document], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with `vocab_size` tokens: `<|endoftext|>`, the 256 bytes, and merges learned from the documents.
+
+    Keep it with `save_pretrained(folder)`; `load_tokenizer(folder)` gives it back.
+
+    Raises:
+        InputError: a vocabulary below 257, or above what the documents can fill.
+    """
+    if vocab_size < 257:
+        raise InputError(f"vocab_size={vocab_size} has no room for 256 bytes and {SEPARATOR}. Give at least 257.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(documents), trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise InputError(
+            f"The documents hold only {tokenizer.get_vocab_size()} different tokens, not vocab_size={vocab_size}. "
+            "Give more text or a smaller vocab_size."
+        )
+    return _wrap(tokenizer, use_regex=True)
+
+
+def load_tokenizer(spec: str, download: bool = True) -> PreTrainedTokenizerFast:
+    """The tokeniser named by `spec`: `bytes`, a folder, a `tokenizer.json` file, or an id of the Hugging Face hub.
+
+    Without ``download``, an id of the hub is looked for in the cache alone. A tokeniser without an end-of-text token gets
+    `<|endoftext|>` as such if that is in its vocabulary.
+
+    Raises:
+        InputError: there is no such tokeniser, it has no fast form, or no end-of-text token to separate documents.
+    """
+    if spec == "bytes":
+        return byte_tokenizer()
+    try:
+        if Path(spec).is_file():
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=spec)
+        else:  # what is no id of the hub is looked for on disk alone
+            local = not download or Path(spec).is_dir() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", spec)
+            tokenizer = AutoTokenizer.from_pretrained(spec, local_files_only=local)
+    except Exception as error:  # the Rust side raises plain Exception on a malformed file
+        raise InputError(
+            f"The tokeniser {spec!r} cannot be loaded ({' '.join(str(error).split())}). Use 'bytes', a folder or "
+            "tokenizer.json file of a saved Hugging Face tokeniser, or an id of the hub (which needs the network)."
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(f"The tokeniser {spec!r} has no fast form (tokenizer.json). Convert it, or use another.")
+    if tokenizer.eos_token is None and SEPARATOR in tokenizer.get_vocab():
+        tokenizer.eos_token = SEPARATOR
+    if tokenizer.eos_token is None:
+        raise InputError(
+            f"The tokeniser {spec!r} has no end-of-text token, which separates documents. Set its eos_token and save "
+            "it again with save_pretrained."
+        )
+    tokenizer.clean_up_tokenization_spaces = False
+    return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, whole: no special token added, no truncation, no padding."""
+    backend = tokenizer.backend_tokenizer  # called directly: the wrapper takes five times as long
+    backend.no_truncation()
+    backend.no_padding()
+    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The number of rows that an embedding needs: the highest id, added tokens included, plus one."""
+    return int(max(tokenizer.get_vocab().values())) + 1
+
+
+def _texts(documents: Iterable[Document]) -> Iterator[str]:
+    for document in documents:
+        yield document.text if document.prompt is None else document.prompt + document.text
+
+
+def _wrap(tokenizer: Tokenizer, use_regex: bool) -> PreTrainedTokenizerFast:
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=SEPARATOR,
+        eos_token=SEPARATOR,
+        pad_token=SEPARATOR,
+        clean_up_tokenization_spaces=False,
+    )

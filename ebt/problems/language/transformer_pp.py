@@ -1,0 +1,54 @@
+"""Transformer++ for Hugging Face: the feed-forward twin of the autoregressive EBT."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ebt.nn import CausalTransformer
+from ebt.problems.language.base import LanguageModel, check_context, next_token_loss
+from ebt.problems.language.configuration import TransformerPPConfig
+
+
+class TransformerPPForCausalLM(LanguageModel):
+    """Llama-2 style decoder with the EBT's blocks and a separate word head."""
+
+    config_class = TransformerPPConfig
+
+    def __init__(self, config: TransformerPPConfig) -> None:
+        super().__init__(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.network = CausalTransformer(config.network())
+        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        for table in (self.embedding, self.head):  # a head of zeros would start flat, but learns far slower
+            nn.init.normal_(table.weight, std=config.dim**-0.5)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits (B, S, V) of the token after each position; arguments as for ``EBTForCausalLM.forward``.
+
+        Raises:
+            InputError: a mask that does not fit.
+        """
+        check_context(input_ids, attention_mask, past_key_values)
+        cache = past_key_values
+        if cache is None and use_cache:
+            cache = DynamicCache(config=self.config)
+        hidden = self.network(self.embedding(input_ids), attention_mask, cache)
+        logits = self.head(hidden if labels is not None else hidden[:, -logits_to_keep:])
+        loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        return output if return_dict is not False else output.to_tuple()

@@ -1,0 +1,1 @@
+"""Sudoku: boards with empty cells."""

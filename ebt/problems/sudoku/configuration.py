@@ -1,0 +1,47 @@
+"""Configurations of models of boards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ebt.errors import InputError
+from ebt.models.configuration import NetworkFields, ThinkingFields
+
+BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
+"""Rows and columns of a box, by board size."""
+
+
+class EBTSudokuConfig(ThinkingFields):
+    """Bidirectional EBT over the cells of a board of ``board`` x ``board``.
+
+    ``rules``: attention knows which cells share a row, a column or a box (see ``ebt.nn.blocks.Relations``).
+    """
+
+    model_type = "ebt_sudoku"
+
+    def __init__(self, board: int = 6, space: str = "restart", rules: bool = False, **kwargs: Any) -> None:
+        _check_board(board)
+        self.board, self.rules = board, rules
+        super().__init__(space=space, **kwargs)
+
+
+class SudokuTransformerConfig(NetworkFields):
+    """The rivals of ``EBTSudokuConfig``: ``loop`` none (feed-forward), prediction (fed back), hidden (state carried) or
+    recursive (an answer and a latent state in turns, ``inner`` updates of the latter for each of the former); ``rules`` as
+    there."""
+
+    model_type = "ebt_sudoku_transformer"
+
+    def __init__(self, board: int = 6, loop: str = "none", inner: int = 6, rules: bool = False, **kwargs: Any) -> None:
+        if loop not in ("none", "prediction", "hidden", "recursive"):
+            raise InputError(f"loop is {loop!r}: choose one of none, prediction, hidden, recursive")
+        if inner < 1:
+            raise InputError(f"inner is {inner}: give at least 1 update of the latent state")
+        _check_board(board)
+        self.board, self.loop, self.inner, self.rules = board, loop, inner, rules
+        super().__init__(**kwargs)
+
+
+def _check_board(board: int) -> None:
+    if board not in BOXES:
+        raise InputError(f"board is {board}: choose one of {', '.join(map(str, BOXES))}")

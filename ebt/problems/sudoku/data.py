@@ -1,0 +1,154 @@
+"""Sudoku puzzles as batches: generated, or from CSV files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ebt.errors import InputError
+from ebt.problems.sudoku.boards import SudokuDataset, SudokuSet, canonical, check_size, make_splits, read_csv, split_collection
+from ebt.train.sampling import EpochSampler, ResumableData, ResumableLoader
+
+
+class SudokuDataModule(ResumableData):
+    """Batches of boards: dict(`puzzle` (B, C), `solution` (B, C)), int64 digits, 0 where a cell of a puzzle is empty.
+
+    Puzzles are generated, training, validation and test sets without a common solution grid; taken from a collection, likewise;
+    or read from CSV files, one for each set. The
+    order of training batches and the permutations of digits depend on the seed and the epoch alone, and a checkpoint
+    written in the middle of an epoch resumes with the next batch.
+
+    Args:
+        size: 4, 6 or 9.
+        train_count, train_givens: number of training puzzles, and the fewest and most givens that one has.
+        validation_count, validation_givens: the same for validation; as many givens as in training by default.
+        test_count, test_givens: puzzles in each test set; one set, `givens_N`, for each number of givens.
+        collection: a CSV file of puzzles with few givens; training puzzles are drawn from it, and all sets get as many givens
+            as they should have by revealing further cells, in training anew in each epoch.
+        train_file, validation_file, test_files: CSV files (`ebt.problems.sudoku.boards.read_csv`) instead of all generated sets;
+            test files by the name of the set.
+        batch_size, evaluation_batch_size: B, per process; evaluation takes `batch_size` by default.
+        seed: of the puzzles, the order and the permutations.
+        permute_digits: relabel the digits of each training puzzle at random in each epoch.
+        permute_lines: let rows, columns and bands of each training puzzle change places at random in each epoch.
+        num_workers: processes that prepare batches.
+
+    Raises:
+        InputError: by `__init__` for settings that contradict each other; by `prepare` for files that cannot be read and
+            puzzles that cannot be made.
+    """
+
+    def __init__(
+        self,
+        size: int = 6,
+        train_count: int = 4000,
+        train_givens: tuple[int, int] = (14, 20),
+        validation_count: int = 200,
+        validation_givens: tuple[int, int] | None = None,
+        test_count: int = 200,
+        test_givens: Sequence[int] = (10, 12, 14, 17, 20),
+        collection: str | None = None,
+        train_file: str | None = None,
+        validation_file: str | None = None,
+        test_files: Mapping[str, str] | None = None,
+        batch_size: int = 64,
+        evaluation_batch_size: int | None = None,
+        seed: int = 0,
+        permute_digits: bool = True,
+        permute_lines: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.size, self.batch_size, self.seed, self.num_workers = check_size(size), batch_size, seed, num_workers
+        self.evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
+        if min(self.batch_size, self.evaluation_batch_size, train_count, validation_count, test_count) < 1:
+            raise InputError("batch_size, evaluation_batch_size and all counts of puzzles must be at least 1.")
+        if seed < 0 or num_workers < 0:
+            raise InputError(f"seed={seed} and num_workers={num_workers} must not be negative. Give 0 or more.")
+        if (train_file is None) != (validation_file is None) or (test_files and train_file is None):
+            raise InputError("Files replace all generated puzzles: give train_file and validation_file together, or no file.")
+        if collection is not None and train_file is not None:
+            raise InputError("collection and train_file both say which puzzles to train on: give one of them.")
+        self.collection, self.permute_lines = collection, permute_lines
+        self.counts = {
+            "train": (train_count, tuple(train_givens)),
+            "validation": (validation_count, tuple(validation_givens or train_givens)),
+            **{f"givens_{givens}": (test_count, givens) for givens in test_givens},
+        }
+        self.files: dict[str, str] = dict(test_files or {})
+        if train_file is not None and validation_file is not None:
+            self.files = {"train": train_file, "validation": validation_file, **self.files}
+        self.permute_digits = permute_digits
+        self.sets: dict[str, SudokuSet] = {}
+
+    @property
+    def test_names(self) -> list[str]:
+        """The names of the test sets, in the order of their loaders."""
+        return [name for name in (self.files or self.counts) if name not in ("train", "validation")]
+
+    def prepare(self) -> None:
+        """Generate or read all puzzles, once; any later call returns at once."""
+        if self.sets:
+            return
+        if self.files:
+            self.sets = {name: read_csv(path, self.size) for name, path in self.files.items()}
+            if shared := self._shared():
+                warnings.warn(
+                    f"{shared} solution grid(s) of the training file occur in evaluation, too, up to relabelling of the "
+                    "digits: results there are not on unseen grids.",
+                    stacklevel=2,
+                )
+            return
+        if self.collection is not None:
+            boards = read_csv(self.collection, self.size, check="rules")
+            others: dict[str, Any] = {name: count for name, count in self.counts.items() if name != "train"}
+            self.sets = split_collection(boards, self.size, self.counts["train"][0], others, self.seed)
+            return
+        tests: dict[str, Any] = {name: self.counts[name] for name in self.test_names}
+        train, validation = (self.counts[name] for name in ("train", "validation"))
+        self.sets = make_splits(self.size, train, tests, self.seed, validation)  # type: ignore[arg-type]
+
+    def prepare_data(self) -> None:
+        """Nothing to download."""
+
+    def statistics(self) -> dict[str, Any]:
+        """What the data are: size, and for each set the number of puzzles and the range of givens."""
+        self.prepare()
+        givens = {name: (boards.puzzles > 0).sum(1) for name, boards in self.sets.items()}
+        return {
+            "size": self.size,
+            "puzzles": {name: len(count) for name, count in givens.items()},
+            "givens": {name: [int(count.min()), int(count.max())] for name, count in givens.items()},
+            "shared_grids": self._shared(),
+        }
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
+        self.prepare()
+        givens: Any = self.counts["train"][1] if self.collection is not None else None
+        dataset = SudokuDataset(*self.sets["train"], self.size, self.permute_digits, self.seed, self.permute_lines, givens)
+        return self.training_loader(dataset, EpochSampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches in the order of the set."""
+        return self._held_out("validation")
+
+    def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
+        """One loader for each of `test_names`."""
+        if not self.test_names:
+            raise InputError("There are no test puzzles: give test_givens, or test_files with train_file.")
+        return [self._held_out(name) for name in self.test_names]
+
+    def _held_out(self, name: str) -> DataLoader[dict[str, Tensor]]:
+        self.prepare()
+        return self.evaluation_loader(SudokuDataset(*self.sets[name], self.size))
+
+    def _shared(self) -> int:
+        """Training grids that occur in another set, up to relabelling."""
+        keys = {name: {grid.tobytes() for grid in canonical(boards.solutions, self.size)} for name, boards in self.sets.items()}
+        others: set[bytes] = set().union(*(grids for name, grids in keys.items() if name != "train"))
+        return len(keys["train"] & others)

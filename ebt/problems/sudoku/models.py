@@ -1,0 +1,145 @@
+"""Models that complete boards: the bidirectional EBT, its feed-forward twin and the looped transformers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ebt.models.base import HubModel, ThinkingModel, leave_inference_mode, thinking_options
+from ebt.nn import EBTEncoder, EncoderLandscape, Transformer
+from ebt.problems.sudoku.configuration import BOXES, EBTSudokuConfig, SudokuTransformerConfig
+from ebt.thinking import SIMPLEX_SPACES, Rule, Simplex, StepSize, Thought, choose, think
+
+
+class BoardEmbedding(nn.Module):
+    """Givens (B, C), 0 where empty, as vectors that know their row, column and box."""
+
+    def __init__(self, board: int, dim: int) -> None:
+        super().__init__()
+        self.board = board
+        self.digit = nn.Embedding(board + 1, dim)
+        self.row, self.column, self.box = (nn.Embedding(board, dim) for _ in range(3))
+        for table in (self.digit, self.row, self.column, self.box):
+            nn.init.normal_(table.weight, std=dim**-0.5)
+
+    def forward(self, puzzle: Tensor) -> Tensor:
+        row, column, box = groups(self.board).to(puzzle.device)
+        return self.digit(puzzle) + self.row(row) + self.column(column) + self.box(box)
+
+
+def groups(board: int) -> Tensor:
+    """The row, the column and the box of each cell, (3, C)."""
+    cell, (high, wide) = torch.arange(board**2), BOXES[board]
+    row, column = cell // board, cell % board
+    return torch.stack((row, column, row // high * high + column // wide))
+
+
+class EBTForSudoku(ThinkingModel):
+    """One simplex per empty cell; the energy of a board is the sum over its cells."""
+
+    config_class = EBTSudokuConfig
+
+    def __init__(self, config: EBTSudokuConfig) -> None:
+        super().__init__(config)
+        self.embedding = BoardEmbedding(config.board, config.dim)
+        self.digits = nn.Embedding(config.board, config.dim)
+        if config.head_init == "unit":  # as small as the twin's head, so that seeing it at last does not upset the blocks
+            nn.init.normal_(self.digits.weight, std=config.dim**-0.5)
+        self.network = EBTEncoder(config.network(), config.energy_scale, groups(config.board) if config.rules else None)
+        self.step_size = StepSize(config.step_size, config.learn_step_size)
+        self.post_init()
+
+    def landscape(self, puzzle: Tensor) -> EncoderLandscape:
+        """The energy of completions of puzzles (B, C), 0 where empty."""
+        return self.network.encode(self.embedding(puzzle), free=puzzle == 0)
+
+    def space(self) -> Simplex:
+        return SIMPLEX_SPACES[self.config.space](1, self.digits.weight, self.config.input_gradient)
+
+    def start(self, puzzle: Tensor, candidates: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Random starts (M x B, C, K), candidate-major."""
+        return self.space().start((candidates * puzzle.shape[0], puzzle.shape[1]), self.config.start_std, generator)
+
+    @torch.no_grad()
+    def think(
+        self,
+        puzzle: Tensor,
+        steps: int | None = None,
+        candidates: int | None = None,
+        tolerance: float | None = None,
+        noise: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Thought:
+        """Think about puzzles (B, C); returns the record of all M x B candidates (see ``ebt.thinking.choose``)."""
+        descent, candidates = self.descent(len(puzzle), steps, candidates, tolerance, noise)
+        with leave_inference_mode():
+            start = self.start(puzzle, candidates, generator)
+            return think(self.landscape(puzzle), self.space(), start, self.alpha(), descent, generator)
+
+    @torch.no_grad()
+    def solve(
+        self,
+        puzzle: Tensor,
+        steps: int | None = None,
+        candidates: int | None = None,
+        rule: Rule = "lowest",
+        tolerance: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Completed boards (B, C): the givens, and the winner's digits elsewhere."""
+        steps, candidates = thinking_options(self.config, steps, candidates)
+        thought = self.think(puzzle, steps, candidates, tolerance, generator=generator)
+        thought = choose(thought, self.space(), candidates, rule)
+        return fill(puzzle, self.space().decide(thought.state))
+
+
+class SudokuTransformer(HubModel):
+    """The same blocks without an energy: one pass, or a loop with tied weights that feeds back its prediction or its state.
+
+    ``recursive`` is in the manner of a tiny recursive model (Jolicoeur-Martineau 2025): an answer y and a latent state z,
+    carried from iteration to iteration as constants; in each, ``inner`` updates ``z = f(x + y + z)``, then ``y = f(y + z)``.
+    """
+
+    config_class = SudokuTransformerConfig
+
+    def __init__(self, config: SudokuTransformerConfig) -> None:
+        super().__init__(config)
+        self.embedding = BoardEmbedding(config.board, config.dim)
+        self.digits = nn.Embedding(config.board, config.dim) if config.loop == "prediction" else None
+        self.network = Transformer(config.network(), groups(config.board) if config.rules else None)
+        self.head = nn.Linear(config.dim, config.board, bias=False)
+        nn.init.normal_(self.head.weight, std=config.dim**-0.5)
+        self.post_init()
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of the blocks in one iteration."""
+        return self.config.inner + 1 if self.config.loop == "recursive" else 1
+
+    def forward(self, puzzle: Tensor, iterations: int = 1) -> list[Tensor]:
+        """Logits (B, C, V) after each iteration; one iteration only if there is no loop."""
+        given = self.embedding(puzzle)
+        if self.config.loop == "recursive":
+            return self._recurse(given, iterations)
+        free = (puzzle == 0).unsqueeze(-1)
+        carried, logits = torch.zeros_like(given), []
+        for _ in range(iterations if self.config.loop != "none" else 1):
+            hidden = self.network(given + carried)
+            logits.append(self.head(hidden))
+            carried = hidden if self.digits is None else free * (logits[-1].softmax(-1) @ self.digits.weight)
+        return logits
+
+    def _recurse(self, given: Tensor, iterations: int) -> list[Tensor]:
+        answer, latent, logits = torch.zeros_like(given), torch.zeros_like(given), []
+        for _ in range(iterations):
+            answer, latent = answer.detach(), latent.detach()
+            for _ in range(self.config.inner):
+                latent = self.network(given + answer + latent)
+            answer = self.network(answer + latent)
+            logits.append(self.head(answer))
+        return logits
+
+
+def fill(puzzle: Tensor, words: Tensor) -> Tensor:
+    """Boards (B, C) of digits from the givens and the predicted words (0 .. size - 1) of the empty cells."""
+    return torch.where(puzzle == 0, words + 1, puzzle)

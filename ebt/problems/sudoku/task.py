@@ -1,0 +1,111 @@
+"""Sudoku: all empty cells of a board at once, by thinking, by one pass, or by a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ebt.errors import InputError
+from ebt.models.base import HubModel
+from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
+from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer, fill
+from ebt.thinking import IGNORED, Recipe
+from ebt.train.model_task import ModelTask, Network
+from ebt.train.optimisation import Optimisation
+from ebt.train.task import OPTIMISATION, RECIPE, Batch, Sums
+
+_LOOPS = {"feed_forward": "none", "looped_prediction": "prediction", "looped_hidden": "hidden", "recursive": "recursive"}
+
+
+@dataclass(frozen=True)
+class SudokuNetwork(Network):
+    """A model of boards: ``ebt``; ``feed_forward``, one pass; ``looped_prediction`` and ``looped_hidden``, the same blocks
+    again and again, which see their last prediction or their last hidden state; ``recursive``, a tiny recursive model."""
+
+    kind: Literal["ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive"] = "ebt"
+    rules: bool = False
+    """Attention knows which cells share a row, a column or a box."""
+    inner: int | None = None
+    """Updates of the latent state for each of the answer, of a recursive model (its default: 6)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inner is not None and self.kind != "recursive":
+            raise InputError(f"network.inner is for kind recursive, and kind is {self.kind}: leave it out.")
+
+    def build(self, board: int, recipe: Recipe, steps: int) -> HubModel:
+        """The model with fresh weights."""
+        if self.kind == "ebt":
+            return EBTForSudoku(EBTSudokuConfig(board, rules=self.rules, **self.sizes(), **self.thinking(recipe, steps)))
+        inner = {} if self.inner is None else {"inner": self.inner}
+        return SudokuTransformer(SudokuTransformerConfig(board, _LOOPS[self.kind], rules=self.rules, **inner, **self.sizes()))
+
+
+NETWORK = SudokuNetwork()
+
+
+class SudokuTask(ModelTask):
+    """Complete boards; loss in nats per empty cell.
+
+    Batches have ``puzzle`` and ``solution`` (B, C), 0 where empty. The size of the board is that of the trainer's data module
+    (``size``). Loops train with a loss at every iteration and a random number of them, by the recipe's ``min_steps``,
+    ``max_steps`` and ``loss``.
+
+    Args:
+        network: the model.
+        recipe, optimisation, validation_steps, settings: see ``ThinkingTask``.
+
+    Logged beside the losses, in [0, 1]: exact, boards without a wrong cell; cells, empty cells that are right. Energies are
+    sums over a board.
+    """
+
+    warm_starts = True
+
+    def __init__(
+        self,
+        network: SudokuNetwork = NETWORK,
+        recipe: Recipe = RECIPE,
+        optimisation: Optimisation = OPTIMISATION,
+        validation_steps: Sequence[int] = (1, 2, 4, 8, 16),
+        **settings: Any,
+    ) -> None:
+        if network.kind != "ebt":
+            network.refuse_thinking(network.kind, recipe, loops=network.kind != "feed_forward")
+        super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
+        self.network = network
+
+    def build(self) -> HubModel:
+        (board,) = self.of_data("size")
+        return self.network.build(board, self.recipe, self.steps)
+
+    def context(self, batch: Batch) -> Tensor:
+        return batch["puzzle"]
+
+    def target(self, batch: Batch) -> Tensor:
+        return torch.where(batch["puzzle"] == 0, batch["solution"] - 1, IGNORED)
+
+    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
+        return self.model(batch["puzzle"], iterations)
+
+    def measure(self, batch: Batch, state: Tensor) -> Sums:
+        right = fill(batch["puzzle"], self.space().decide(state)) == batch["solution"]
+        empty = batch["puzzle"] == 0
+        return {
+            **super().measure(batch, state),
+            "exact": (right.all(-1).sum(), torch.tensor(len(right))),
+            "cells": ((right & empty).sum(), empty.sum()),
+        }
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Completed boards (B, C), with the model's own number of steps."""
+        with torch.inference_mode(False), torch.no_grad():
+            batch = {key: value.clone() for key, value in batch.items()}
+            states, _ = self.explore(batch, self.steps, self._evaluation_generator)
+            return fill(batch["puzzle"], self.space().decide(states[-1]))
+
+    def on_predict_epoch_start(self) -> None:
+        self.on_validation_epoch_start()

@@ -1,0 +1,1 @@
+"""Video: the next frame, in the space of a frozen encoder."""

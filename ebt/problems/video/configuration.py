@@ -1,0 +1,57 @@
+"""Configurations of models of frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ebt.errors import InputError
+from ebt.models.configuration import NetworkFields, ThinkingFields
+
+
+class EBTVideoConfig(ThinkingFields):
+    """Continuous autoregressive EBT over frames of ``frame_dim`` numbers, those of a frozen encoder.
+
+    Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network; candidates have one of their own, unless they
+    are ``tied_candidates``. ``space``: restart or euclidean (``ebt.thinking.RestartProjected``, ``Projected``). ``noise_in``:
+    whether Langevin noise moves the candidate (state) or only what the network sees of it (view, as in the published code).
+    ``encoding``: how frames are made of pictures (``encoder``, ``size``, ``channels``, ``seconds`` between them, see
+    ``ebt.problems.video.encoders``), where that is known.
+    """
+
+    model_type = "ebt_video"
+    spaces = ("restart", "euclidean")
+
+    def __init__(
+        self,
+        frame_dim: int = 768,
+        context_length: int = 16,
+        noise_in: str = "state",
+        space: str = "restart",
+        tied_candidates: bool = False,
+        encoding: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_frames(frame_dim, context_length)
+        if noise_in not in ("state", "view"):
+            raise InputError(f"noise_in is {noise_in!r}: choose state or view")
+        self.frame_dim, self.context_length, self.noise_in = frame_dim, context_length, noise_in
+        self.encoding, self.tied_candidates = encoding, tied_candidates
+        super().__init__(space=space, **kwargs)
+
+
+class VideoTransformerConfig(NetworkFields):
+    """Transformer++ over frames, the feed-forward twin of ``EBTVideoConfig``."""
+
+    model_type = "ebt_video_transformer"
+
+    def __init__(
+        self, frame_dim: int = 768, context_length: int = 16, encoding: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        _check_frames(frame_dim, context_length)
+        self.frame_dim, self.context_length, self.encoding = frame_dim, context_length, encoding
+        super().__init__(**kwargs)
+
+
+def _check_frames(frame_dim: int, context_length: int) -> None:
+    if frame_dim < 1 or context_length < 1:
+        raise InputError(f"frame_dim {frame_dim}, context_length {context_length}: both must be at least 1")

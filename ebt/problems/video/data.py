@@ -1,0 +1,316 @@
+"""Videos as batches of encoded frames: moving digits, or folders of videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ebt.errors import InputError
+from ebt.problems.images.data import split_images
+from ebt.problems.language.corpora import check_fractions
+from ebt.problems.video.clips import Clips, open_videos
+from ebt.problems.video.encoders import Encoder, open_encoder
+from ebt.problems.video.features import Encoded, FeatureCache, encode_clips, encode_frames
+from ebt.problems.video.moving_digits import DIGITS, SIDE, MovingDigits
+from ebt.train.sampling import EpochSampler, ResumableData, ResumableLoader, ResumableSampler, drawn
+
+
+class Windows(Dataset[dict[str, Tensor]]):
+    """Stretches of encoded videos: dict(``frames`` (length, E)).
+
+    Args:
+        videos: encoded, none of them shorter.
+        length: frames of a stretch.
+        each: stretches of a video in one epoch; fewer where it has no more different ones.
+        seed: of the places, which are a function of (seed, epoch, index); None spreads them evenly, always alike.
+    """
+
+    def __init__(self, videos: Encoded, length: int, each: int, seed: int | None = None) -> None:
+        self.videos, self.length, self.seed, self.epoch = videos, length, seed, 0
+        self.counts = [min(each, len(features) - length + 1) for features in videos.features]
+        self.ends = np.cumsum(self.counts)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the places."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        video = int(np.searchsorted(self.ends, index, side="right"))
+        features, count = self.videos.features[video], self.counts[video]
+        room = len(features) - self.length
+        if self.seed is None:
+            start = round(room * (index - int(self.ends[video]) + count) / max(1, count - 1))
+        else:
+            start = int(np.random.default_rng((self.seed, self.epoch, index)).integers(room + 1))
+        return {"frames": torch.from_numpy(np.array(features[start : start + self.length]))}
+
+
+class DigitWindows(Dataset[dict[str, Tensor]]):
+    """Moving digits, encoded: dict(``frames`` (length, E)); ``count`` of them, other ones in each epoch."""
+
+    def __init__(self, digits: MovingDigits, encoder: Encoder, length: int, count: int) -> None:
+        self.digits, self.encoder, self.length, self.count, self.epoch = digits, encoder, length, count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the clips."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        clip = self.digits.clip(index, self.length, self.epoch)
+        return {"frames": torch.from_numpy(encode_frames(clip.frames, self.encoder))}
+
+
+class VideoDataModule(ResumableData):
+    """Batches of encoded frames: dict(``frames`` (B, context_length + 1, E)), those observed and one to predict.
+
+    The splits share no video, and moving digits no image of a digit. The order of training batches and the stretches depend on
+    the seed and the epoch alone; a checkpoint written in the middle of an epoch resumes with the next batch. Evaluation always
+    sees the same.
+
+    Moving digits are made anew in each epoch. Encoded videos are computed once, and kept in ``cache``; so are moving digits
+    where the encoder is a network, which then sees those of the first epoch in all of them.
+
+    Args:
+        source: ``digits``, or a video or a folder of videos (see ``ebt.problems.video.clips``).
+        validation_source, test_source: videos of their own.
+        encoder: what the model sees of a frame, see ``ebt.problems.video.encoders``.
+        size: height and width of the frames, in pixels.
+        channels: 1 for grey frames, or 3.
+        context_length: frames that are observed.
+        seconds: between two frames of a video.
+        windows, evaluation_windows: stretches of a video in one epoch, and in evaluation.
+        clips, evaluation_clips: moving digits: clips in one epoch, and in evaluation.
+        digits, speeds, arrival: of moving digits, see ``MovingDigits``.
+        shifted: what is different in the harder test set of moving digits.
+        train_examples: stretches, or clips of moving digits, to train on, drawn by the seed and the same in every epoch; by
+            default all there are, other ones in each epoch.
+        cache: folder of the encodings; one in the user's folder for caches by default.
+        batch_size, evaluation_batch_size: B, per process; evaluation takes ``batch_size`` by default.
+        seed: of the split, the order and the stretches.
+        fractions: shares of the videos for training, validation and test, where no sources of their own are given.
+        num_workers: processes that prepare batches.
+
+    Raises:
+        InputError: by ``__init__`` for settings out of range; by ``prepare`` for sources without videos that can be used.
+    """
+
+    def __init__(
+        self,
+        source: str = DIGITS,
+        validation_source: str | None = None,
+        test_source: str | None = None,
+        encoder: str = "pixels",
+        size: int = 14,
+        channels: int = 1,
+        context_length: int = 16,
+        seconds: float = 0.25,
+        windows: int = 16,
+        evaluation_windows: int = 4,
+        clips: int = 4096,
+        evaluation_clips: int = 256,
+        digits: int = 1,
+        speeds: Sequence[int] = (1, 2),
+        arrival: float = 0.0,
+        shifted: Mapping[str, Any] | None = None,
+        cache: str | None = None,
+        batch_size: int = 16,
+        evaluation_batch_size: int | None = None,
+        seed: int = 0,
+        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        num_workers: int = 0,
+        train_examples: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
+        counts = (context_length, windows, evaluation_windows, clips, evaluation_clips, batch_size, self.evaluation_batch_size)
+        if min(counts) < 1 or min(seed, num_workers) < 0 or not seconds > 0:
+            raise InputError(
+                "context_length, batch sizes, numbers of windows and clips must be at least 1, seconds above 0, seed and "
+                "num_workers at least 0."
+            )
+        if source == DIGITS and (channels != 1 or validation_source or test_source):
+            raise InputError("moving digits are grey and have their own validation and test: set channels 1, and no sources.")
+        if train_examples is not None and train_examples < 1:
+            raise InputError(f"train_examples={train_examples}: give at least 1.")
+        check_fractions(fractions)
+        self.train_examples = train_examples
+        self.sources = {"train": source, "validation": validation_source, "test": test_source}
+        self.encoder_name, self.size, self.channels, self.seconds = encoder, size, channels, seconds
+        self.context_length, self.windows, self.evaluation_windows = context_length, windows, evaluation_windows
+        self.clips, self.evaluation_clips = clips, evaluation_clips
+        self.batch_size, self.seed, self.fractions, self.num_workers = batch_size, seed, tuple(fractions), num_workers
+        self.cache = FeatureCache(cache)
+        self.digits: dict[str, MovingDigits] = self._digits(digits, tuple(speeds), arrival, shifted) if source == DIGITS else {}
+        self.sets: dict[str, Encoded] = {}
+
+    def _digits(
+        self, digits: int, speeds: tuple[int, ...], arrival: float, shifted: Mapping[str, Any] | None
+    ) -> dict[str, MovingDigits]:
+        """The moving digits of each set; those of evaluation do not depend on the seed."""
+        plain: dict[str, Any] = {"size": self.size, "digits": digits, "speeds": speeds, "arrival": arrival}
+        faster = min(max(speeds, default=0) + 1, self.size - SIDE)
+        other = {"digits": digits + 1, "speeds": (faster,), **(shifted or {})}
+        if extra := sorted(other.keys() - plain.keys()):
+            raise InputError(f"shifted has {', '.join(extra)}: it may hold digits, speeds, arrival and size.")
+        if other.get("size", self.size) != self.size:
+            raise InputError("shifted has another size: frames must be as large as those of training.")
+        test = MovingDigits("test", **plain)
+        other["speeds"] = tuple(other["speeds"])
+        return {
+            "train": MovingDigits("train", **plain, seed=self.seed),
+            "validation": MovingDigits("validation", **plain),
+            "digits": test,
+            "shifted": MovingDigits("test", **{**plain, **other}),
+        }
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The frozen encoder."""
+        return open_encoder(self.encoder_name, self.size, self.channels)
+
+    @property
+    def frame_dim(self) -> int:
+        """Numbers of an encoded frame, E."""
+        return self.encoder.dim
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How frames are made of pictures, as models keep it in their configuration."""
+        return {"encoder": self.encoder_name, "size": self.size, "channels": self.channels, "seconds": self.seconds}
+
+    @property
+    def test_names(self) -> list[str]:
+        """The names of the test sets, in the order of their loaders."""
+        return ["digits", "shifted"] if self.digits else []
+
+    @property
+    def length(self) -> int:
+        """Frames of an example."""
+        return self.context_length + 1
+
+    def prepare(self) -> None:
+        """Find and encode all videos, once; any later call returns at once."""
+        if self.sets or (self.digits and not self.encoder.learned):
+            return
+        if self.digits:
+            counts = {name: self.clips if name == "train" else self.evaluation_clips for name in self.digits}
+            self.sets = {
+                name: self._encode(digit_clips(digits, counts[name], self.length)) for name, digits in self.digits.items()
+            }
+            return
+        clips = {split: self._open(source) for split, source in self.sources.items() if source is not None}
+        check_apart(clips)
+        found = {split: self._encode(videos) for split, videos in clips.items()}
+        self.sets = split_images(found, self.fractions, self.seed, "video")
+
+    def _open(self, source: str) -> Clips:
+        return open_videos(source, self.size, self.channels, self.seconds)
+
+    def _encode(self, clips: Clips) -> Encoded:
+        return encode_clips(clips, self.encoder, self.cache, self.length)
+
+    def statistics(self) -> dict[str, Any]:
+        """What the data are: source, encoder, size, numbers of videos and frames, what was skipped."""
+        self.prepare()
+        told = {"source": self.sources["train"], **self.encoding, "frame_dim": self.frame_dim}
+        if self.digits:
+            counts = {name: self.clips if name == "train" else self.evaluation_clips for name in self.digits}
+            return {**told, "clips": counts, "sets": {name: asdict(digits) for name, digits in self.digits.items()}}
+        frames = {name: sum(map(len, videos.features)) for name, videos in self.sets.items()}
+        skipped = {name: reason for videos in self.sets.values() for name, reason in videos.skipped.items()}
+        return {**told, "videos": {name: len(v) for name, v in self.sets.items()}, "frames": frames, "skipped": skipped}
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
+        rows = drawn(self._dataset("train"), self.train_examples, self.seed)
+        return self.training_loader(rows, EpochSampler if self.train_examples is None else ResumableSampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
+        """The same stretches every time; an empty list, which skips validation, without such a split."""
+        self.prepare()
+        return self._held_out("validation") if self.digits or "validation" in self.sets else []
+
+    def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
+        """One loader for each of ``test_names``, or for the test videos."""
+        self.prepare()
+        if not self.digits and "test" not in self.sets:
+            raise InputError("There are no test videos. Give a test_source, or a share above 0 in fractions.")
+        return [self._held_out(name) for name in self.test_names or ["test"]]
+
+    def _held_out(self, name: str) -> DataLoader[dict[str, Tensor]]:
+        return self.evaluation_loader(self._dataset(name))
+
+    def _dataset(self, name: str) -> Windows | DigitWindows:
+        self.prepare()
+        training = name == "train"
+        if not self.sets:
+            return DigitWindows(self.digits[name], self.encoder, self.length, self.clips if training else self.evaluation_clips)
+        each = 1 if self.digits else self.windows if training else self.evaluation_windows
+        return Windows(self.sets[name], self.length, each, self.seed if training else None)
+
+
+def check_apart(clips: Mapping[str, Clips]) -> None:
+    """Videos of one split must not be in another, whatever they are called there.
+
+    Raises:
+        InputError: one of them is.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for split, videos in clips.items():
+        for i, name in enumerate(videos.names):
+            try:
+                content = videos.content(i)
+            except InputError:  # it will be skipped, and told
+                continue
+            other, where = seen.setdefault(content, (split, name))
+            if other != split:
+                raise InputError(f"{name} is to be for {split}, and is for {other} as {where}: take it out of one of them.")
+
+
+def digit_clips(digits: MovingDigits, count: int, length: int) -> Clips:
+    """The first moving digits, as videos."""
+    about = f"moving digits {digits} {length}"
+    names = [f"{digits.split} clip {i}" for i in range(count)]
+    return Clips(DIGITS, names, lambda i: digits.clip(i, length).frames, lambda i: f"{about} {i}")
+
+
+def held_out_frames(data: VideoDataModule, name: str, length: int, count: int) -> Tensor:
+    """Up to ``count`` stretches of ``length`` encoded frames of a set, (n, length, E), evenly spread over its videos.
+
+    Raises:
+        InputError: no such set, or no video is long enough.
+    """
+    if data.digits:
+        if name not in data.digits:
+            raise InputError(f"there is no set {name!r}: choose one of {', '.join(data.digits)}.")
+        clips = [data.digits[name].clip(i, length).frames for i in range(count)]
+        return torch.stack([torch.from_numpy(encode_frames(clip, data.encoder)) for clip in clips])
+    data.prepare()
+    if name not in data.sets:
+        held_out = [other for other in data.sets if other != "train"]
+        remedy = f"choose one of {', '.join(held_out)}" if held_out else "name a video or a folder with --data"
+        raise InputError(f"the data have no {name} videos: {remedy}, or train with other fractions.")
+    videos = data.sets[name]
+    long = [i for i, features in enumerate(videos.features) if len(features) >= length]
+    if not long:
+        raise InputError(
+            f"no {name} video of {data.sources['train']} has {length} frames, {data.seconds:g} s apart: ask for fewer frames, "
+            "or give longer videos."
+        )
+    windows = Windows(videos.part(long), length, -(-count // len(long)))
+    where = np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(int).tolist()
+    return torch.stack([windows[i]["frames"] for i in where])

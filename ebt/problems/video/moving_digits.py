@@ -1,0 +1,124 @@
+"""Moving digits: scikit-learn's handwritten digits, bouncing in a small frame. Videos without a download, of any number.
+
+Letters: T frames of H x W pixels, n digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ebt.errors import InputError
+from ebt.problems.language.corpora import SPLITS
+
+DIGITS = "digits"
+"""The name of the moving digits."""
+SIDE = 8
+"""Pixels of a digit."""
+SHARES = (0.7, 0.15, 0.15)
+"""Of the images, for training, validation and test."""
+
+Frames = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class DigitImages:
+    """The digits of a split, (n, 8, 8), and which they are (n,)."""
+
+    images: Frames
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DigitClip:
+    """A clip, and what can be seen in it."""
+
+    frames: Frames
+    """(T, 1, H, W)."""
+    labels: npt.NDArray[np.int64]
+    """Which digits they are, (n,)."""
+    places: npt.NDArray[np.int64]
+    """Row and column of the upper left corner of each one in each frame, (T, n, 2)."""
+    arrival: int
+    """The frame in which the last digit appears; 0 if it was there from the beginning."""
+
+
+@cache
+def digit_images() -> dict[str, DigitImages]:
+    """The digits by split, without a common image; always the same.
+
+    Raises:
+        InputError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise InputError(
+            "the moving digits are made of those of scikit-learn: pip install 'energy-based-transformers[video]', or name a "
+            "folder of videos."
+        ) from error
+    digits: Any = load_digits()
+    grey = (digits.images * (255 / 16)).round().astype(np.uint8)
+    order = np.random.default_rng(0).permutation(len(grey))
+    ends = np.cumsum([round(share * len(grey)) for share in SHARES[:-1]])
+    parts = np.split(order, ends)
+    return {split: DigitImages(grey[part], digits.target[part]) for split, part in zip(SPLITS, parts, strict=True)}
+
+
+@dataclass(frozen=True)
+class MovingDigits:
+    """Clips, each a function of (seed, split, epoch, index). The same clip can be had in any length.
+
+    Digits move by whole pixels and turn around at the walls; where they overlap the lighter one is seen.
+
+    Raises:
+        InputError: settings that contradict each other.
+    """
+
+    split: str = "train"
+    size: int = 14
+    """Height and width of a frame, in pixels."""
+    digits: int = 1
+    speeds: Sequence[int] = (1, 2)
+    """Pixels a frame, along each axis, of which one is drawn."""
+    arrival: float = 0.0
+    """In this share of the clips the last digit appears only later, in one of the frames 2 to 12."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        room = self.size - SIDE
+        if self.digits < 1 or not 0 <= self.arrival <= 1:
+            raise InputError(f"digits {self.digits}, arrival {self.arrival}: give at least 1 digit, and a share from 0 to 1.")
+        if not self.speeds or min(self.speeds) < 0 or max(self.speeds) > room or max(self.speeds) < 1:
+            raise InputError(
+                f"speeds is {list(self.speeds)} and size {self.size}: digits of {SIDE} pixels have {max(0, room)} to move in. "
+                "Give speeds from 1 to that, or a larger size."
+            )
+
+    def clip(self, index: int, length: int, epoch: int = 0) -> DigitClip:
+        """A clip of ``length`` frames."""
+        random = np.random.default_rng((self.seed, SPLITS.index(self.split), epoch, index))
+        source = digit_images()[self.split]
+        chosen = random.integers(len(source.images), size=self.digits)
+        start = random.integers(self.size - SIDE + 1, size=(self.digits, 2))
+        speed = random.choice(self.speeds, size=(self.digits, 2)) * random.choice((-1, 1), size=(self.digits, 2))
+        late, when = random.random() < self.arrival, int(random.integers(2, 13))
+        places = bounce(start + speed * np.arange(length)[:, None, None], self.size - SIDE)
+        frames = np.zeros((length, 1, self.size, self.size), dtype=np.uint8)
+        for digit, image in enumerate(source.images[chosen]):
+            first = when if late and digit == self.digits - 1 else 0
+            for frame, (row, column) in zip(frames[first:, 0], places[first:, digit], strict=True):
+                part = frame[row : row + SIDE, column : column + SIDE]
+                np.maximum(part, image, out=part)
+        return DigitClip(frames, source.labels[chosen], places, when if late else 0)
+
+
+def bounce(way: npt.NDArray[np.int64], room: int) -> npt.NDArray[np.int64]:
+    """Where something is that went so far along an axis with walls at 0 and ``room``."""
+    folded = way % (2 * room)
+    return np.where(folded > room, 2 * room - folded, folded)

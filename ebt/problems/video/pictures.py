@@ -1,0 +1,135 @@
+"""Pictures of predicted videos: beside the truth, moving; and the energy of each frame while a model thinks about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ebt.evaluation.style import COLOURS, HEAT, picture
+
+LEAST = 160
+"""Pixels of a moving frame: smaller ones are enlarged by a whole number."""
+EDGE, HEAD = 6, 18
+"""Pixels of the edge around a frame, and of the line above it."""
+GIVEN, PREDICTED = (170, 170, 170), (213, 94, 0)
+"""Colours of the edge."""
+
+
+def side_by_side_frames(true: np.ndarray, found: np.ndarray, given: int) -> np.ndarray:
+    """Frames (T, H, W, 3) of a film: the truth on the left, on the right the given frames and then the predicted ones.
+
+    Args:
+        true: (T, h, w) or (T, h, w, 3), 8 bits.
+        found: likewise.
+        given: so many of the frames were given.
+    """
+    return np.stack([_page(true[i], found[i], i, given) for i in range(len(true))])
+
+
+def _page(true: np.ndarray, found: np.ndarray, index: int, given: int) -> np.ndarray:
+    left, right = (_enlarged(frame) for frame in (true, found))
+    width, height = left.size
+    page = Image.new("RGB", (2 * width + 6 * EDGE, height + HEAD + 3 * EDGE), "white")
+    pen, known = ImageDraw.Draw(page), index < given
+    names = ("true", "given" if known else f"predicted, frame {index - given + 1}")
+    for place, (frame, name) in enumerate(zip((left, right), names, strict=True)):
+        x = EDGE + place * (width + 3 * EDGE)
+        colour = GIVEN if known or place == 0 else PREDICTED
+        pen.text((x, EDGE // 2), name, fill="black")
+        pen.rectangle((x, HEAD, x + width + 2 * EDGE - 1, HEAD + height + 2 * EDGE - 1), fill=colour)
+        page.paste(frame, (x + EDGE, HEAD + EDGE))
+    return np.array(page)
+
+
+def _enlarged(frame: np.ndarray) -> Image.Image:
+    image = Image.fromarray(frame).convert("RGB")
+    factor = max(1, -(-LEAST // max(image.size)))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def save_gif(frames: np.ndarray, path: str | Path, seconds: float) -> None:
+    """An animated GIF of frames (T, H, W, 3), each shown for so many seconds; it begins anew in the end."""
+    pages = [Image.fromarray(frame) for frame in frames]
+    pages[0].save(path, save_all=True, append_images=pages[1:], duration=round(1000 * seconds), loop=0)
+
+
+def film_strip(rows: Mapping[str, Sequence[np.ndarray]], names: Sequence[str], path: str | Path, title: str = "") -> None:
+    """Frames in rows, one below the other.
+
+    Args:
+        rows: frames (h, w) or (h, w, 3), 8 bits, by the name of the row.
+        names: above each frame of the first row.
+        path: the PNG to write.
+        title: above the picture.
+    """
+    columns = len(names)
+    with picture(path, width=1.2 * columns + 1.0, height=1.25 * len(rows) + (0.9 if title else 0.5)) as figure:
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for line, (label, frames) in zip(grid, rows.items(), strict=True):
+            for axes, frame in zip(line, frames, strict=True):
+                _frame(axes, frame)
+            line[0].set_ylabel(label)
+        for axes, name in zip(grid[0], names, strict=True):
+            axes.set_title(name, fontsize=10)
+        if title:
+            figure.suptitle(title)
+
+
+def frame_energy_map(
+    energies: Sequence[Sequence[float]],
+    losses: Sequence[float],
+    path: str | Path,
+    frames: Sequence[np.ndarray] = (),
+    title: str = "",
+) -> None:
+    """The energy of each frame at the start and after each step, bright where the model is unsure; below it the loss (paper,
+    figure 11). Colours are those of the energies after the first step: random starts lie above them.
+
+    Args:
+        energies: (T + 1, S), of the frames from the second on.
+        losses: (S,), after the last step.
+        path: the PNG to write.
+        frames: the true frames, which are shown above, if there are any.
+        title: above the picture.
+    """
+    count, ratios = len(losses), [0.5] * bool(len(frames)) + [1.6, 1.0]
+    with picture(path, width=min(24.0, 0.6 * count + 3.0), height=1.3 * sum(ratios) + 0.9) as figure:
+        *above, heat, bars = figure.subplots(len(ratios), 1, height_ratios=ratios, sharex=True)
+        for axes in above:
+            _film(axes, frames)
+        extent = (1.5, count + 1.5, -0.5, len(energies) - 0.5)
+        colours = {"cmap": HEAT, "vmin": np.min(energies[1:]), "vmax": np.max(energies[1:])}
+        shown = heat.imshow(np.array(energies), aspect="auto", origin="lower", extent=extent, **colours)
+        heat.set_yticks(range(len(energies)))
+        heat.set_ylabel("step")
+        heat.grid(visible=False)
+        bars.bar(range(2, count + 2), losses, color=COLOURS[1])
+        bars.set_xlim(1.5, count + 1.5)
+        bars.set_ylabel("loss")
+        bars.set_xlabel("frame")
+        figure.colorbar(shown, ax=[*above, heat, bars], label="energy", pad=0.01, aspect=30, extend="both")
+        if title:
+            figure.suptitle(title)
+
+
+def _film(axes: Any, frames: Sequence[np.ndarray]) -> None:
+    """Frames side by side, the i-th one at i + 2."""
+    for i, frame in enumerate(frames):
+        axes.imshow(frame, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(i + 1.54, i + 2.46, 0, 1))
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+    axes.tick_params(bottom=False)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def _frame(axes: Any, frame: np.ndarray) -> None:
+    axes.imshow(frame, cmap="gray", vmin=0, vmax=255)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,1 @@
+"""Training: Lightning tasks, optimisation, resumable data, strategies, plans."""

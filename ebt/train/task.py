@@ -1,0 +1,418 @@
+"""What all tasks share: thinking as a Lightning module that trains, validates, logs, warns and resumes exactly."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from ebt.errors import InputError
+from ebt.thinking import (
+    CandidateSpace,
+    Descent,
+    Landscape,
+    NonFiniteError,
+    Recipe,
+    ReplayBuffer,
+    StepSize,
+    ThinkingWarning,
+    Thought,
+    alarms,
+    supervise,
+    think,
+)
+from ebt.train.optimisation import Optimisation
+from ebt.train.processes import share
+from ebt.train.sharding import full, gathered, refuse_sharding
+
+Batch = dict[str, Tensor]
+Sums = dict[str, tuple[Tensor, Tensor]]
+"""Per metric the sum over a batch and how many it is the sum of."""
+
+RECIPE = Recipe()
+OPTIMISATION = Optimisation()
+EVALUATION_SEED = 20_250_702
+"""Evaluations draw their starts from this seed, so that they can be compared between epochs and runs."""
+SCHEDULE_SEED = 507_020
+"""Sets the draws that all processes share apart from those of each of them."""
+_SHARED = "shared"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one training batch gave."""
+
+    loss: Tensor
+    """What to back-propagate."""
+    losses: Tensor
+    """Mean loss after each step or iteration, (T,), constants."""
+    thought: Thought | None = None
+    """The record of the descent; None for a model that does not think."""
+
+
+class ThinkingTask(L.LightningModule):
+    """A model, a recipe and an optimiser, trained by thinking.
+
+    A subclass sets ``alpha`` (a ``StepSize``) and implements ``landscape``, ``space``, ``target`` and ``parts``. Batches are
+    dictionaries of tensors whose first dimension is the row. All random draws come from ``seed``, whatever else is drawn in the
+    process; the order of the data does not depend on them. A resumed run equals an uninterrupted one bit for bit.
+
+    Args:
+        recipe: how candidates are thought during training.
+        optimisation: the optimiser and its schedule.
+        validation_steps: numbers of thinking steps to evaluate, beside the model's own.
+        steps: the model's own number of steps in evaluation; the recipe's largest by default.
+        seed: of starts, numbers of steps, step sizes, noise and replay.
+        alarm_every: training batches between looks for broken thinking (``ebt.thinking.alarms``).
+
+    Logged in training: loss (first, last: after the first and the last step), gain (their difference), energy_first and
+    energy_last (per prediction, before the first and the last step), steps, step_size, gradient_norm, lr. In evaluation: loss
+    at the own number of steps, loss_at_K for others, gain, energy_first, energy_last: means over all scored parts.
+    """
+
+    alpha: StepSize
+    warm_starts = False
+    """Whether ``recipe.warm_start`` is for this task: its landscapes have ``unseen()``."""
+
+    def __init__(
+        self,
+        recipe: Recipe = RECIPE,
+        optimisation: Optimisation = OPTIMISATION,
+        validation_steps: Sequence[int] = (1, 2, 3, 4, 8),
+        steps: int | None = None,
+        seed: int = 0,
+        alarm_every: int = 100,
+    ) -> None:
+        super().__init__()
+        if any(number < 1 for number in (*validation_steps, alarm_every, 1 if steps is None else steps)) or seed < 0:
+            raise InputError(
+                f"validation_steps {list(validation_steps)}, steps {steps}, alarm_every {alarm_every}, seed {seed}: "
+                "numbers of steps and alarm_every must be at least 1, the seed at least 0"
+            )
+        if recipe.warm_start and not self.warm_starts:
+            raise InputError(f"recipe.warm_start is {recipe.warm_start}: {type(self).__name__} has no warm start; set it to 0")
+        self.recipe, self.optimisation, self.seed, self.alarm_every = recipe, optimisation, seed, alarm_every
+        self.steps = recipe.own_steps if steps is None else steps
+        self.validation_steps = tuple(sorted({1, self.steps, *validation_steps}))
+        self.replay = ReplayBuffer(recipe.replay_size) if recipe.replay_size else None
+        self._generators: dict[str, torch.Generator] = {}
+        self._evaluation_generator: torch.Generator | None = None
+        self._meters: dict[str, MeanMetric] = {}
+        self._alarmed: set[str] = set()
+        self.budget: Callable[[], float] | None = None
+        """Tells the share of the training that is done, where a budget ends it."""
+
+    # What a subclass implements
+
+    def landscape(self, batch: Batch) -> Landscape:
+        """The energy of candidates in the context of a batch; called once a batch."""
+        raise NotImplementedError(f"{type(self).__name__} must implement landscape(batch)")
+
+    def space(self) -> CandidateSpace:
+        """The candidate space."""
+        raise NotImplementedError(f"{type(self).__name__} must implement space()")
+
+    def target(self, batch: Batch) -> Tensor:
+        """What the candidates should become, one target per part."""
+        raise NotImplementedError(f"{type(self).__name__} must implement target(batch)")
+
+    def parts(self, batch: Batch) -> tuple[int, ...]:
+        """The shape (rows, *parts) of the predictions of a batch."""
+        raise NotImplementedError(f"{type(self).__name__} must implement parts(batch)")
+
+    def measure(self, batch: Batch, state: Tensor) -> Sums:
+        """Metrics of final states, each as a sum and a count; every name is evaluated at every number of steps."""
+        space, target = self.space(), self.target(batch)
+        loss = space.loss(state, target)
+        return {"loss": (loss.sum(), space.scored(target).expand_as(loss).sum())}
+
+    def summarise(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Metrics that follow from the means over a whole set."""
+        gain = {"gain": metrics["loss_at_1"] - metrics["loss"]} if "loss_at_1" in metrics else {}
+        return {**metrics, **gain}
+
+    def learn(self, batch: Batch, replayed: Tensor | None = None) -> Outcome:
+        """Think about a batch by the recipe. The last rows start where ``replayed`` (n, *P, K) left them."""
+        space, generator = self.space(), self.generator(self.device)
+        start = self.start(batch, _rows(batch) - (0 if replayed is None else len(replayed)), generator)
+        if replayed is not None:
+            start = torch.cat((start, replayed.to(start)))
+        landscape, schedule = self.landscape(batch), self.draw_schedule()
+        if self.starts_warm():
+            landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
+            start = torch.zeros_like(start)  # spaces that move would carry the noise of an unseen start into the prediction
+        outcome = supervise(landscape, space, start, self.target(batch), self.alpha, self.recipe, generator, schedule)
+        return Outcome(outcome.loss, outcome.losses, outcome.thought)
+
+    def explore(self, batch: Batch, steps: int, generator: torch.Generator | None) -> tuple[Sequence[Tensor], Thought | None]:
+        """States after each of ``steps`` steps, without regularisers; and the record, with the final energy."""
+        space, start = self.space(), self.start(batch, _rows(batch), generator)
+        descent = Descent(steps, clamp=self.recipe.clamp, final_energy=True)
+        thought = think(self.landscape(batch), space, start, self.thinking_alpha(), descent, generator)
+        return thought.states, thought
+
+    def start(self, batch: Batch, rows: int, generator: torch.Generator | None) -> Tensor:
+        """Where the first ``rows`` rows of a batch start: at random, unless a task knows better."""
+        _, *parts = self.parts(batch)
+        return self.space().start((rows, *parts), self.recipe.start_std, generator)
+
+    def thinking_alpha(self) -> Tensor:
+        """The step size of evaluations."""
+        return self.alpha()
+
+    def starts_warm(self) -> bool:
+        """Whether the network does not see its candidates yet (``Recipe.warm_start``)."""
+        if not self.recipe.warm_start:
+            return False
+        done = self.global_step / self.trainer.estimated_stepping_batches if self.budget is None else self.budget()
+        return done < self.recipe.warm_start
+
+    # Random draws
+
+    def generator(self, device: torch.device | str) -> torch.Generator:
+        """The source of this process's training draws on a device."""
+        kind = torch.device(device).type
+        if kind not in self._generators:
+            mixed = self.seed * 1_000_003 + self.global_rank
+            self._generators[kind] = torch.Generator(device).manual_seed(mixed)
+        return self._generators[kind]
+
+    def draw_schedule(self) -> tuple[int, ...]:
+        """The steps of one training batch, each with the index that the network is told; the same in all processes, which
+        would wait for the one that thinks longest."""
+        return self.recipe.draw_schedule(self._shared_generator())
+
+    def _shared_generator(self) -> torch.Generator:
+        if _SHARED not in self._generators:
+            self._generators[_SHARED] = torch.Generator().manual_seed(self.seed * 1_000_003 + SCHEDULE_SEED)
+        return self._generators[_SHARED]
+
+    # Training
+
+    def setup(self, stage: str) -> None:
+        refuse_sharding(self.trainer.strategy)
+
+    def learn_and_remember(self, batch: Batch) -> Outcome:
+        """Think about a batch, together with rows of the replay buffer, which then takes in where the batch ended."""
+        whole, replayed = self._with_replay(batch)
+        outcome = self.learn(whole, replayed)
+        replay = None if self.starts_warm() else self.replay  # a candidate that nobody saw is no place to start
+        if replay is not None and outcome.thought is not None and torch.isfinite(outcome.loss):
+            replay.add({**batch, "state": outcome.thought.state[: _rows(batch)]})
+        return replace(outcome, loss=outcome.loss * self._weight(whole))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        with gathered(self):
+            outcome = self.learn_and_remember(batch)
+            if not torch.isfinite(outcome.loss):
+                step = int((~torch.isfinite(outcome.losses)).nonzero()[0]) + 1 if not outcome.losses.isfinite().all() else 0
+                raise NonFiniteError(
+                    f"the loss after thinking step {step} at update {self.global_step + 1} is not finite. "
+                    "Lower optimisation.lr or the step size, or set optimisation.clip or recipe.clamp."
+                )
+            self._log_training(outcome)
+            if outcome.thought is not None and (batch_idx + 1) % self.alarm_every == 0 and self._warm:
+                self.log("train/alarms", float(self._look_for_alarms(outcome.thought)), batch_size=1)
+        return outcome.loss
+
+    def _weight(self, batch: Batch) -> Tensor | float:
+        """What makes the mean over processes, which the trainer takes of their gradients, the mean over all scored parts."""
+        return share(self.space().scored(self.target(batch)).expand(self.parts(batch)).sum())
+
+    def _with_replay(self, batch: Batch) -> tuple[Batch, Tensor | None]:
+        """The batch with replayed rows behind the fresh ones, and where those rows start."""
+        if self.replay is None or self.starts_warm():
+            return batch, None
+        count = max(1, round(self.recipe.replay_fraction * _rows(batch)))
+        records = self.replay.sample(count, self.generator("cpu"))
+        if records is None:
+            return batch, None
+        return {key: torch.cat((value, records[key].to(value))) for key, value in batch.items()}, records["state"]
+
+    def _log_training(self, outcome: Outcome) -> None:
+        first, last = outcome.losses[0], outcome.losses[-1]
+        values: dict[str, Any] = {"loss": outcome.loss.detach(), "lr": self.optimizers().param_groups[0]["lr"]}
+        if len(outcome.losses) > 1:
+            values |= {"loss_first": first, "loss_last": last, "gain": first - last}
+        if (thought := outcome.thought) is not None:
+            energies = self.space().per_prediction
+            values |= {
+                "energy_first": energies(thought.energies[0]).mean(),
+                "energy_last": energies(thought.energies[-1]).mean(),
+                "steps": float(len(outcome.losses)),
+                "step_size": self.alpha().detach(),
+            }
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        updates = self.trainer.estimated_stepping_batches
+        if updates == float("inf") and self.optimisation.min_lr_ratio < 1:
+            raise InputError(
+                "The learning rate shall decay, but the number of updates is not known: set trainer.max_steps or "
+                "trainer.max_epochs, or optimisation.min_lr_ratio to 1."
+            )
+        optimiser = self.optimisation.optimiser(self, fused=self.trainer.precision != "16-mixed")
+        schedule = {"scheduler": self.optimisation.schedule(optimiser, updates, self._second(updates)), "interval": "step"}
+        return {"optimizer": optimiser, "lr_scheduler": schedule}
+
+    def _second(self, updates: float) -> int:
+        """The first update after the warm start."""
+        if self.recipe.warm_start and updates == float("inf"):
+            raise InputError("recipe.warm_start is a share of the updates: set trainer.max_steps or trainer.max_epochs.")
+        return math.ceil(self.recipe.warm_start * updates) if self.recipe.warm_start else 0
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the global norm, which must be finite.
+
+        Raises:
+            NonFiniteError: naming a parameter.
+            InputError: the trainer is told to clip, too.
+        """
+        if gradient_clip_val is not None:
+            raise InputError("trainer.gradient_clip_val is set: set optimisation.clip instead, which clips already")
+        named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.grad is not None]
+        norm = full(torch.nn.utils.get_total_norm([parameter.grad for _, parameter in named if parameter.grad is not None]))
+        scaled = self.trainer.scaler is not None  # 16-bit scaling meets infinite gradients now and then, and skips the update
+        if not scaled and not torch.isfinite(norm):
+            broken = next((n for n, p in named if not full(p.grad.isfinite()).all()), "all weights together")
+            raise NonFiniteError(
+                f"the gradient of {broken} at update {self.global_step + 1} is not finite. "
+                "Lower optimisation.lr or the step size, or set recipe.clamp."
+            )
+        if self.optimisation.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_([p for _, p in named], self.optimisation.clip, norm)
+        self.log("train/gradient_norm", norm, batch_size=1)
+
+    # Evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        self._evaluation_generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED + self.global_rank)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, "val", batch_idx, dataloader_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, "test", batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test")
+
+    def _evaluate(self, batch: Batch, stage: str, batch_idx: int, dataloader_idx: int) -> None:
+        # thinking needs gradients, which inference mode forbids
+        with torch.inference_mode(False), torch.no_grad(), gathered(self):
+            batch = {key: value.clone() if value.is_inference() else value for key, value in batch.items()}
+            states, thought = self.explore(batch, self.validation_steps[-1], self._evaluation_generator)
+            prefix = f"{stage}/{self._set_name(stage, dataloader_idx)}"
+            for step in self.validation_steps if len(states) > 1 else (1,):
+                sums = self.measure(batch, states[step - 1])
+                self._count(prefix, sums, "" if len(states) == 1 else f"_at_{step}")
+                if len(states) > 1 and step == self.steps:
+                    self._count(prefix, sums, "")
+            if thought is not None:
+                self._count_energies(prefix, thought)
+                if batch_idx == 0 and (self._warm or self.trainer.state.fn != "fit"):
+                    found = torch.tensor(float(self._look_for_alarms(thought)))
+                    self._count(prefix, {"alarms": (found, torch.tensor(1))}, "")
+
+    def _count_energies(self, prefix: str, thought: Thought) -> None:
+        for name, index in (("energy_first", 0), ("energy_last", self.steps)):
+            energies = self.space().per_prediction(thought.energies[index])
+            self._count(prefix, {name: (energies.sum(), torch.tensor(energies.numel()))}, "")
+
+    def _count(self, prefix: str, sums: Sums, suffix: str) -> None:
+        for name, (total, count) in sums.items():
+            meter = self._meters.setdefault(f"{prefix}{name}{suffix}", MeanMetric().to(self.device))
+            if count > 0:
+                meter.update(total / count, count)
+
+    def _report(self, stage: str) -> None:
+        """Log the means over each set, of all processes together."""
+        sets: dict[str, dict[str, Tensor]] = {}
+        for path, meter in self._meters.items():
+            prefix, _, name = path.rpartition("/")
+            sets.setdefault(prefix, {})[name] = meter.compute()
+        self._meters.clear()
+        for prefix, metrics in sets.items():
+            self.log_dict({f"{prefix}/{name}": value for name, value in self.summarise(metrics).items()}, sync_dist=True)
+
+    def _set_name(self, stage: str, index: int) -> str:
+        """``NAME/`` where the data module names its sets (``validation_names``, ``test_names``) and there are several."""
+        names = getattr(self.trainer.datamodule, {"val": "validation_names", "test": "test_names"}[stage], None)
+        return f"{names[index]}/" if names else ("" if index == 0 else f"{index}/")
+
+    # Alarms
+
+    @property
+    def _warm(self) -> bool:
+        begun = self.global_step >= max(self.optimisation.warmup_steps, 1) and not self.trainer.sanity_checking
+        return begun and not self.starts_warm()
+
+    def _look_for_alarms(self, thought: Thought) -> int:
+        """Warn of each kind of alarm once; returns how many there are."""
+        found = alarms(thought, self.space())
+        for text in found:
+            kind = text.partition(":")[0]
+            if kind not in self._alarmed:
+                self._alarmed.add(kind)
+                warnings.warn(text, ThinkingWarning, stacklevel=3)
+        return len(found)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "optimizer_states" not in checkpoint:  # weights alone
+            return
+        self._shared_generator()
+        own = {
+            "generators": {kind: generator.get_state() for kind, generator in self._generators.items()},
+            "replay": None if self.replay is None else self.replay.state_dict(),
+        }
+        states: list[Any] = [own]
+        if dist.is_available() and dist.is_initialized():
+            states = [None] * dist.get_world_size()
+            dist.gather_object(own, states if self.global_rank == 0 else None)  # the first process writes the checkpoint
+        checkpoint["thinking"] = states
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint.get("thinking")
+        trainer = self._trainer
+        if states is None or (trainer is not None and trainer.state.fn != "fit"):
+            return
+        if trainer is not None and len(states) != trainer.world_size:
+            raise InputError(
+                f"The checkpoint was written by {len(states)} processes and this run has {trainer.world_size}: "
+                "resume with the same number of devices."
+            )
+        own = states[self.global_rank]
+        if (own["replay"] is None) != (self.replay is None):
+            raise InputError("The checkpoint and recipe.replay_size disagree: resume with the recipe it had.")
+        if _SHARED not in own["generators"]:
+            raise InputError("The checkpoint is of an older version, which drew the numbers of steps otherwise: start anew.")
+        for kind, state in own["generators"].items():
+            device = self.device if self.device.type == kind else "cpu" if kind == _SHARED else kind
+            self._generators[kind] = torch.Generator(device)
+            self._generators[kind].set_state(state.cpu())
+        if self.replay is not None:
+            self.replay.load_state_dict(own["replay"])
+
+
+def _rows(batch: Batch) -> int:
+    return len(next(iter(batch.values())))

@@ -1,0 +1,146 @@
+"""Training without a configuration: one task, one data module, so many updates, on one device, and nothing printed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from ebt.errors import show_warning
+from ebt.train.task import ThinkingTask
+
+Report = Callable[[int, int, str], None]
+"""Called with the units of work done, all units, and a note."""
+
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*number of training batches .* is smaller than the logging interval.*",
+    ".*Experiment logs directory .* exists and is not empty.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*You are trying to `self.log\\(\\)` but the `self.trainer` reference is not registered.*",
+    "You're using the WeightAveraging callback",
+    "Total length of `list` across ranks is zero.*",  # nothing to validate on, which the configuration says
+)
+
+
+def train(
+    task: ThinkingTask, data: Any, updates: int, report: Report, *callbacks: L.Callback, accelerator: str = "cpu"
+) -> float:
+    """Train for so many updates on one device, and tell the seconds that it took.
+
+    Raises:
+        NonFiniteError: a loss, an energy or a gradient is not finite.
+    """
+    quiet()
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_steps=updates,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[_Beat(report), *callbacks],
+    )
+    began = time.monotonic()
+    trainer.fit(task, datamodule=data)
+    return time.monotonic() - began
+
+
+def train_for(
+    task: ThinkingTask, data: Any, minutes: float, report: Report, average: float = 0.99, accelerator: str = "cpu"
+) -> dict[str, Any]:
+    """Train for so many minutes of processor time, so that other load on the machine does not count; on another device than
+    the CPU, of time.
+
+    The learning rate goes its whole way within the budget, or within what a warm start leaves of it. From half of that on,
+    weights are averaged, with the decay ``average`` (0 for none).
+
+    Returns:
+        updates, seconds of that time, and lr, the learning rate of the last update.
+    """
+    clock = time.process_time if accelerator == "cpu" else time.monotonic
+    budget = _Budget(60 * minutes, report, clock)
+    averaging = [_SecondHalf(budget, average)] if average else []
+    began = clock()
+    train(task, data, _ENDLESS, lambda *_: None, *averaging, budget, accelerator=accelerator)
+    return {"updates": budget.updates, "seconds": clock() - began, "lr": budget.lr}
+
+
+_ENDLESS = 10**9
+
+
+class _Budget(L.Callback):
+    """Ends a training after its time, and sets the learning rate by how much of it is gone."""
+
+    def __init__(self, seconds: float, report: Report, clock: Callable[[], float]) -> None:
+        self.seconds, self.report, self.clock, self.updates, self.share = seconds, report, clock, 0, 0.0
+        self.warm, self.first = 0.0, 0
+        """The share of the warm start, and the first update after it: the schedule begins anew there."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.began = self.clock()
+        self.warm = pl_module.recipe.warm_start
+        pl_module.budget = lambda: self.share
+        self.rates = [group["initial_lr"] for optimiser in trainer.optimizers for group in optimiser.param_groups]
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        done, updates = max(0.0, (self.share - self.warm) / (1 - self.warm)), self.updates - self.first
+        ratio = pl_module.optimisation.ratio(updates, updates / done if done else math.inf)
+        groups = (group for optimiser in trainer.optimizers for group in optimiser.param_groups)
+        for group, rate in zip(groups, self.rates, strict=True):
+            group["lr"] = rate * ratio
+        self.lr = pl_module.optimisation.lr * ratio
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.updates += 1
+        before, self.share = self.share, (self.clock() - self.began) / self.seconds
+        self.first = self.updates if before < self.warm <= self.share else self.first
+        trainer.should_stop = self.share >= 1
+        self.report(round(1000 * min(1.0, self.share)), 1000, _note(trainer))
+
+
+class _SecondHalf(EMAWeightAveraging):
+    """Averages weights when half of a budget is gone, of what is left of it after a warm start."""
+
+    def __init__(self, budget: _Budget, decay: float) -> None:
+        super().__init__(decay=decay)
+        self.budget = budget
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return step_idx is not None and self.budget.share >= (1 + self.budget.warm) / 2
+
+
+class _Beat(L.Callback):
+    """Reports each update."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.report(trainer.global_step, int(trainer.max_steps), _note(trainer))
+
+
+def _note(trainer: L.Trainer) -> str:
+    loss = trainer.callback_metrics.get("train/loss")
+    return "" if loss is None else f"loss {float(loss):.3g}"
+
+
+def quiet() -> None:
+    """Leave out what Lightning says without being asked; real warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's calls, not the user's
+    for text in _NOISE:
+        warnings.filterwarnings("ignore", text)
+    warnings.showwarning = show_warning

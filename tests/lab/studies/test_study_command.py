@@ -1,0 +1,230 @@
+"""All studies through the command, on a small text, with a few updates and shared models; and what users get wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import queue
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebt.cli.main import main
+from ebt.lab.studies import STUDIES
+from ebt.lab.studies.command import told
+
+PICTURES = {
+    "stability": {"final-ours.png", "losses-ours.png", "final-reference.png", "losses-reference.png"},
+    "ablation": {"gains.png", "steps.png"},
+    "ood": {"gain.png", "gain-bold.png", "rival.png", "softer.png", "steps.png"},
+    "uncertainty": {"steps.png", "risk.png", "texts.png", "tokens.png"},
+    "verifiers": {"rules.png"},
+}
+RUNS = {"stability": (8, 0), "ablation": (20, 0), "ood": (75, 1), "uncertainty": (8, 4), "verifiers": (6, 3)}
+"""With one seed (stability: two): how many there are, and how many were made by the studies before."""
+SHORT = ["--quick", "--jobs", "1", "--updates", "1", "--context-length", "16"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    words = ["energy", "falls", "while", "the", "model", "thinks", "about", "what", "comes", "next"]
+    text = ["".join(f"{words[(i * j) % len(words)]} {i + j}, " for j in range(40)) + "\n\n" for i in range(60)]
+    (folder / "text.txt").write_text("".join(text))
+    (folder / "other.txt").write_text("Ein anderer Text, der von etwas ganz anderem handelt.\n" * 20)
+    return folder
+
+
+def options(folder: Path, name: str) -> list[str]:
+    """What a study is called with."""
+    common = [*SHORT, "--train", str(folder / "text.txt"), "--out", str(folder / name)]
+    if name == "stability":
+        return [*common, "--seeds", "2"]
+    common += ["--seeds", "1", "--models", str(folder / "models"), "--contexts", "4", "--steps", "1,2,3", "--candidates", "3"]
+    return [*common, "--set", f"other={folder / 'other.txt'}"] if name == "ood" else common
+
+
+class Here:
+    """Takes the place of a pool: works at once and in this process, which saves the seconds that a process needs to start."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def no_pool(*_: Any) -> Iterator[tuple[Here, queue.Queue[Any]]]:
+    yield Here(), queue.Queue()
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebt.lab.studies.runs.pool", no_pool)
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path) -> dict[str, str]:
+    """What each study printed: the first as a process of its own with a pool, as users call it, the others here."""
+    command = [sys.executable, "-m", "ebt.cli.main", "study", "ablation", *options(folder, "ablation")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    printed = {"ablation": done.stdout}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ebt.lab.studies.runs.pool", no_pool)
+        for name in ("ood", "uncertainty", "verifiers", "stability"):
+            with redirect_stdout(io.StringIO()) as out:
+                assert main(["study", name, *options(folder, name)]) == 0
+            printed[name] = out.getvalue()
+    return printed
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_study_leaves_a_page_with_pictures_and_numbers(name: str, folder: Path, made: dict[str, str]) -> None:
+    out = folder / name
+    page = (out / f"{name}.md").read_text()
+    assert {path.name for path in out.glob("*.png")} == PICTURES[name] == set(re.findall(r"\]\((.*\.png)\)", page))
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.glob("*.png"))
+    assert f"ebt study {name} --quick" in page
+    assert all(word in page for word in ("torch 2.", "Seeds 0", "cores", "one thread"))
+    assert page.count("\n| ---") == page.count("\n## ") - 2  # a table each, but for verdicts and how it was made
+    assert "nan" not in page
+    results = json.loads((out / "results.json").read_text())
+    assert results["study"] == name
+    assert [verdict["met"] for verdict in results["verdicts"]] == [
+        mark == "met" for mark in re.findall(r"\* \*\*(\w+)\*\*", page)
+    ]
+    assert len(results["verdicts"]) >= 2
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_models_are_trained_once_for_all(name: str, made: dict[str, str]) -> None:
+    runs, before = RUNS[name]
+    assert f"{runs} runs, {before} of them finished before." in made[name]
+
+
+def test_a_second_call_makes_nothing_and_says_the_same(
+    folder: Path, made: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {path: path.stat().st_mtime_ns for kind in ("raw", "models") for path in folder.rglob(f"{kind}/*.json")}
+    before = json.loads((folder / "ablation" / "results.json").read_text())
+    assert len(files) > 20
+    assert main(["study", "ablation", *options(folder, "ablation")]) == 0
+    assert "20 runs, 20 of them finished before." in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert json.loads((folder / "ablation" / "results.json").read_text()) == before
+
+
+@pytest.mark.usefixtures("here")
+def test_a_lost_result_is_made_again_alike(folder: Path, made: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    lost = sorted((folder / "uncertainty" / "raw").glob("ebt-s2*"))[0]
+    values = json.loads(lost.read_text())["values"]
+    lost.unlink()
+    assert main(["study", "uncertainty", *options(folder, "uncertainty")]) == 0
+    assert "8 runs, 7 of them finished before." in capsys.readouterr().out
+    assert json.loads(lost.read_text())["values"] == values
+
+
+def test_the_published_parameterisation_starts_above_guessing_and_ours_at_it(folder: Path, made: dict[str, str]) -> None:
+    results = json.loads((folder / "stability" / "results.json").read_text())
+    first = {
+        kind: [run["first"] for run in results["runs"] if run["parameterisation"] == kind] for kind in ("ours", "reference")
+    }
+    assert first["ours"] == pytest.approx([1] * 4)
+    assert min(first["reference"]) > 1.5
+
+
+def test_losses_agree_between_studies(folder: Path, made: dict[str, str]) -> None:
+    """Both measure Transformer++ on the same half of the held-out text."""
+    out_of = json.loads((folder / "ood" / "results.json").read_text())["nats"]["transformer-pp"]["lowest"]["held-out"]
+    found = json.loads((folder / "uncertainty" / "results.json").read_text())["measured"]["transformer-pp"]
+    assert [one["nats"] for one in found] == pytest.approx(out_of, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["odd"], "there is no study 'odd': did you mean `ebt study ood`?"),
+        (["everything"], f"there is no study 'everything': choose one of {', '.join(STUDIES)}."),
+        (["ood", "--set", "other"], "--set other is no name and file: write --set NAME=FILE."),
+        (["ood", "--set", "x=/no/such/file.txt"], "/no/such/file.txt cannot be read"),
+        (["ood", "--set", "brackets=text.txt"], "two sets with the name brackets"),
+        (["ood", "--sets", "empty"], "--sets empty holds none of .txt"),
+        (["ablation", "--train", "/no/such/file.txt"], "/no/such/file.txt cannot be read"),
+        (["ablation", "--candidates", "1"], "'1' is no whole number of at least 2"),
+        (["stability", "--recipes", "s3"], "'s3' is none of own, s1, s2"),
+        (["stability", "--lr", "0"], "'0' is no number above 0"),
+        (["verifiers", "--seeds", "0"], "'0' is no whole number of at least 1"),
+    ],
+)
+def test_what_is_wrong_is_told(
+    arguments: list[str], reason: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "empty").mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    assert main(["study", *arguments]) == 2
+    assert reason in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("blank.txt", " \n", "blank.txt is empty"),
+        ("short.txt", "too short", "short.txt has 0 whole contexts of 16 tokens, and 4 are to be measured"),
+    ],
+)
+def test_a_set_that_cannot_be_measured_is_named(
+    name: str, content: str, reason: str, folder: Path, made: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / name).write_text(content)
+    assert main(["study", "ood", *options(folder, "ood"), "--set", f"bad={folder / name}"]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_broken_file_is_refused(folder: Path, made: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    broken = sorted((folder / "verifiers" / "raw").glob("*.json"))[0]
+    whole = broken.read_text()
+    broken.write_text(whole[: len(whole) // 2])
+    assert main(["study", "verifiers", *options(folder, "verifiers")]) == 2
+    assert f"{broken} is no result of this run" in capsys.readouterr().err
+    broken.write_text(whole)
+
+
+def test_help_has_an_example_and_waits_for_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    program = "import sys; from ebt.cli.main import main; main(['study', '--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert all(f"\n  {name} " in done.stdout for name in STUDIES)
+    for name in STUDIES:
+        with pytest.raises(SystemExit):
+            main(["study", name, "--help"])
+        assert f"example:\n  ebt study {name}" in capsys.readouterr().out
+
+
+def test_a_page_tells_no_folders_of_its_machine() -> None:
+    words = [
+        "ebt",
+        "study",
+        "ood",
+        "--train",
+        "/data/my texts/a.txt",
+        "--set",
+        "german=../b/de.txt",
+        "--sets=../texts",
+        "--steps",
+        "1,2",
+    ]
+    told_words = "ebt study ood --train a.txt --set german=de.txt --sets=texts --steps 1,2"
+    assert told(words) == told_words
+    assert told(["ebt", "scaling", "--out", "runs/here", "--axis", "data"]) == "ebt scaling --out runs/here --axis data"

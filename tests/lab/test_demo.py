@@ -1,0 +1,64 @@
+"""The demo as a user runs it, with a few updates instead of many."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebt.errors import InputError
+from ebt.lab.demo.command import main
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a quick demo, and what it printed."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    command = [sys.executable, "-m", "ebt.cli.main", "demo", "--quick", "--out", str(out), "--seed", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_results_have_every_number(demo: tuple[Path, str]) -> None:
+    results = json.loads((demo[0] / "results.json").read_text())
+    steps = {"1", "2", "3", "4", "8", "16", "32"}
+    for name in ("sudoku", "sudoku_verified", "sudoku_looped"):
+        assert results[name].keys() == {"17", "12", "10"}
+        for by_steps in results[name].values():
+            assert by_steps.keys() == steps
+            assert all(0 <= point[key] <= 1 for point in by_steps.values() for key in ("exact", "cell"))
+    assert all(0 <= results["sudoku_feedforward"][g][key] <= 1 for g in ("17", "12", "10") for key in ("exact", "cell"))
+    assert results["text"]["ebt"].keys() == {"1", "2", "3", "4", "8", "12"}
+    assert all(0 < nats < 10 for nats in (*results["text"]["ebt"].values(), results["text"]["transformer_pp"]))
+    assert results["seeds"] == [3]
+    assert results["versions"].keys() >= {"python", "torch", "lightning", "transformers"}
+
+
+def test_twins_are_as_large_as_the_ebts(demo: tuple[Path, str]) -> None:
+    sizes = json.loads((demo[0] / "results.json").read_text())["parameters"]
+    for ebt, *twins in (("sudoku-ebt", "sudoku-feed-forward", "sudoku-looped"), ("text-ebt", "text-transformer-pp")):
+        for twin in twins:
+            assert abs(sizes[twin] / sizes[ebt] - 1) < 0.02
+
+
+def test_report_holds_its_pictures(demo: tuple[Path, str]) -> None:
+    page = (demo[0] / "report.html").read_text()
+    pictures = sorted(path.name for path in demo[0].glob("*.png"))
+    assert page.count("data:image/png;base64,") == len(pictures) == 7
+    assert "http" not in page.replace("data:image", "")  # nothing is loaded from elsewhere
+
+
+def test_terminal_shows_tables_and_what_comes_next(demo: tuple[Path, str]) -> None:
+    rows = ("Energy-Based Transformer", "looped transformer", "feed-forward twin", "Transformer++")
+    for words in (*rows, "report.html", "ebt solve"):
+        assert words in demo[1]
+
+
+def test_out_must_not_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="name a folder"):
+        main(["--quick", "--out", str(tmp_path / "taken")])

@@ -1,0 +1,193 @@
+"""The EBT's forward pass: shapes, caches, padding, candidates, losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hub_toys import ANCHORS, CONDITIONINGS, FORMS, WORDS, make_ebt, make_ids, make_twin, pad_left
+from transformers import StaticCache
+
+from ebt.errors import InputError
+from ebt.problems.language.ebt import EBTForCausalLM, EBTOutput
+from ebt.thinking import SIMPLEX_SPACES
+
+VARIANTS = [*CONDITIONINGS.values(), *ANCHORS.values(), *({"space": space} for space in SIMPLEX_SPACES)]
+
+
+def assert_same(one: EBTOutput, other: EBTOutput) -> None:
+    torch.testing.assert_close(one.logits, other.logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(one.energies, other.energies, rtol=0, atol=1e-10)
+
+
+def tail(output: EBTOutput, count: int) -> EBTOutput:
+    """The last positions of an output."""
+    assert output.logits is not None
+    assert output.energies is not None
+    return EBTOutput(logits=output.logits[:, -count:], energies=output.energies[..., -count:])
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
+def test_shapes_and_reproducibility(config: dict[str, Any]) -> None:
+    model, ids = make_ebt(**config), make_ids()
+    output = model(ids, steps=4, candidates=3)
+    assert output.logits.shape == (2, 7, WORDS)
+    assert output.energies.shape == (5, 2, 7)
+    assert (output.steps == 4).all()
+    assert output.loss is None
+    assert not output.logits.requires_grad
+    assert_same(output, model(ids, steps=4, candidates=3))
+    assert not torch.allclose(output.logits, model(ids, steps=4, candidates=3, seed=1).logits)
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=str)
+def test_a_prediction_depends_on_its_prefix_alone(config: dict[str, Any]) -> None:
+    model, ids = make_ebt(**config), make_ids()
+    whole = model(ids, candidates=2)
+    assert_same(tail(whole, 3), model(ids, candidates=2, logits_to_keep=3))
+    assert_same(model(ids[:1, :4], candidates=2, logits_to_keep=1), EBTOutput(
+        logits=whole.logits[:1, 3:4], energies=whole.energies[:, :1, 3:4]
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("config", FORMS.values(), ids=FORMS)
+def test_a_cache_changes_nothing_and_holds_observed_tokens_only(config: dict[str, Any]) -> None:
+    model, ids = make_ebt(**config), make_ids()
+    first = model(ids[:, :4], use_cache=True, candidates=3)
+    assert first.past_key_values.get_seq_length() == 4
+    second = model(ids[:, 4:], past_key_values=first.past_key_values, candidates=3)
+    assert_same(tail(model(ids, candidates=3), 3), second)
+    assert second.past_key_values.get_seq_length() == 7
+    assert second.past_key_values.layers[0].keys.shape[0] == 2
+
+
+@pytest.mark.parametrize("config", CONDITIONINGS.values(), ids=CONDITIONINGS)
+def test_padding_changes_nothing(config: dict[str, Any]) -> None:
+    model, (long, short) = make_ebt(**config), (make_ids(1)[0], make_ids(1, 4, seed=1)[0])
+    ids, mask = pad_left([long, short])
+    left = model(ids, attention_mask=mask, candidates=2)
+    alone = model(short.unsqueeze(0), candidates=2)
+    assert_same(EBTOutput(logits=left.logits[1:, -4:], energies=left.energies[:, 1:, -4:]), alone)
+    right = model(ids.flip(1)[:, [3, 2, 1, 0, 4, 5, 6]], attention_mask=mask.flip(1), candidates=2)
+    assert_same(EBTOutput(logits=right.logits[1:, :4], energies=right.energies[:, 1:, :4]), alone)
+
+
+@pytest.mark.parametrize(("rule", "pick"), [("lowest", torch.argmin), ("highest", torch.argmax)])
+def test_one_candidate_per_token_wins(rule: Any, pick: Any) -> None:
+    model, ids = make_ebt(), make_ids()
+    thought = model.think(ids, candidates=4)
+    energies, states = thought.energies[-1].view(4, 2, 7), thought.state.unflatten(0, (4, 2))
+    output = model(ids, candidates=4, rule=rule)
+    winner = pick(energies, dim=0)
+    assert len(winner.unique()) > 1
+    for b in range(2):
+        for s in range(7):
+            torch.testing.assert_close(output.energies[-1, b, s], energies[winner[b, s], b, s])
+            torch.testing.assert_close(output.logits[b, s], model.space().logits(states[winner[b, s], b, s]))
+    gain = model(ids, candidates=6, rule=rule).energies[-1] - output.energies[-1]
+    assert (gain if rule == "lowest" else -gain).max() < 1e-5  # another number of rows rounds otherwise
+
+
+@pytest.mark.parametrize("first", [1, 2, 9])
+def test_the_mean_of_all_that_was_thought_on_request(first: int) -> None:
+    model, ids = make_ebt(mean_from=first), make_ids()
+    thought, output = model.think(ids, steps=3, candidates=4), model(ids, steps=3, candidates=4, rule="mean")
+    counted = thought.states[first - 1 :] or thought.states[-1:]
+    p = torch.stack([model.space().logits(state).softmax(-1).unflatten(0, (4, 2)).mean(0) for state in counted]).mean(0)
+    torch.testing.assert_close(output.logits.exp(), p)
+    assert torch.equal(output.energies, model(ids, steps=3, candidates=4).energies)
+
+
+def test_energies_are_those_of_the_states() -> None:
+    model, ids = make_ebt(**CONDITIONINGS["candidate"]), make_ids()
+    thought, landscape, space = model.think(ids, steps=3, candidates=2), model.landscape(ids), model.space()
+    for step, state in enumerate((thought.start, *thought.states[:2])):
+        torch.testing.assert_close(thought.energies[step], landscape(space.view(state), step).detach())
+    torch.testing.assert_close(thought.energies[3], landscape(space.view(thought.state), 2).detach())
+
+
+def test_tokens_stop_on_their_own() -> None:
+    model, ids = make_ebt(), make_ids(3, 9)
+    model.step_size.log_scale.data.fill_(-1.0)
+    full = model(ids, steps=8, candidates=2)
+    assert_same(full, model(ids, steps=8, candidates=2, tolerance=0.0))
+    some = model(ids, steps=8, candidates=2, tolerance=0.1)
+    assert len(some.steps.unique()) > 1
+    assert some.steps.max() <= 8
+    assert some.energies.shape[1:] == (3, 9)
+    assert (model(ids, steps=8, tolerance=1.0).steps == 1).all()
+
+
+def test_a_generator_draws_starts_and_noise() -> None:
+    model, ids = make_ebt(), make_ids(1).repeat(2, 1)
+    one, same, other = (model(ids, noise=0.1, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert_same(one, same)
+    assert not torch.allclose(one.logits, other.logits)
+    assert not torch.allclose(one.logits[0], one.logits[1])
+    torch.testing.assert_close(*model(ids).logits)  # without one, rows start alike
+
+
+def test_loss_is_the_cross_entropy_of_the_next_tokens() -> None:
+    for model in (make_ebt(), make_twin()):
+        ids = make_ids()
+        labels = ids.clone()
+        labels[0, :3] = -100
+        output = model(ids, labels=labels)
+        nats = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none")
+        scored = labels[:, 1:].flatten() != -100
+        torch.testing.assert_close(output.loss, nats[scored].mean())
+        torch.testing.assert_close(model(ids, labels=labels, num_items_in_batch=5).loss, nats[scored].sum() / 5)
+        assert model(ids, labels=torch.full_like(ids, -100)).loss == 0
+
+
+def test_inference_mode_works() -> None:
+    model, ids = make_ebt(), make_ids()
+    expected = model(ids, candidates=2)
+    with torch.inference_mode():
+        inside = make_ids()
+        mask = torch.ones(2, 9, dtype=torch.bool)
+        output = model(inside, mask[:, :7], candidates=2, use_cache=True)
+        output.past_key_values.reorder_cache(torch.tensor([1, 0]))
+        model(inside[:, :2], mask, past_key_values=output.past_key_values)
+    assert_same(expected, output)
+
+
+def test_tuples_on_request() -> None:
+    output = make_ebt()(make_ids(), labels=make_ids(), return_dict=False)
+    assert [tensor.dim() for tensor in output] == [0, 3, 3, 2]
+
+
+@pytest.mark.parametrize("config", CONDITIONINGS.values(), ids=CONDITIONINGS)
+def test_fresh_models_start_flat(config: dict[str, Any]) -> None:
+    model = EBTForCausalLM(make_ebt(**config).config)
+    loss = model.eval()(make_ids(), labels=make_ids()).loss
+    torch.testing.assert_close(loss, torch.tensor(float(WORDS)).log(), check_dtype=False)
+
+
+def test_bad_input_is_named() -> None:
+    model, twin, ids = make_ebt(), make_twin(), make_ids()
+    with pytest.raises(InputError, match="steps 0, candidates 1"):
+        model(ids, steps=0)
+    with pytest.raises(InputError, match="candidates 0"):
+        model.think(ids, candidates=0)
+    with pytest.raises(ValueError, match="rule is 'best': choose one of"):
+        model(ids, rule="best")
+    with pytest.raises(InputError, match="mean_from is 0"):
+        make_ebt(mean_from=0)
+    for any_model in (model, twin):
+        with pytest.raises(InputError, match=r"attention_mask has the shape \(2, 6\).*\(2, 7\)"):
+            any_model(ids, attention_mask=torch.ones(2, 6))
+        with pytest.raises(InputError, match="static cache"):
+            any_model(ids, past_key_values=StaticCache(config=any_model.config, max_cache_len=16))
+        with pytest.raises(InputError, match="vocabulary of this model is fixed"):
+            any_model.resize_token_embeddings(30)
+
+
+def test_embeddings_are_found_and_not_tied() -> None:
+    for model in (make_ebt(), make_twin()):
+        assert model.get_input_embeddings() is model.embedding
+        model.tie_weights()
+        storages = [parameter.data_ptr() for parameter in model.parameters()]
+        assert len(set(storages)) == len(storages)

@@ -1,0 +1,98 @@
+"""More puzzles from few, and splits of a collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebt.errors import InputError
+from ebt.problems.sudoku.boards import SudokuDataset, canonical, generate, is_solved, split_collection, write_csv
+from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.variety import line_orders, reveal
+
+SIZES = (4, 6, 9)
+BOARDS = {size: generate(size, givens, 12, seed=1) for size, givens in ((4, 6), (6, 12), (9, 30))}
+
+
+@given(st.sampled_from(SIZES), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_line_orders_keep_the_rules(size: int, seed: int) -> None:
+    order = line_orders(size, torch.Generator().manual_seed(seed))
+    assert order.sort().values.tolist() == list(range(size * size))
+    puzzles, solutions = (board[:, order.numpy()] for board in BOARDS[size])
+    assert is_solved(solutions, puzzles, size).all()
+
+
+@given(st.integers(0, 36), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_cells_are_revealed_up_to_a_number(givens: int, seed: int) -> None:
+    puzzle, solution = (torch.from_numpy(board[0]) for board in BOARDS[6])
+    shown = reveal(puzzle, solution, givens, torch.Generator().manual_seed(seed))
+    assert int((shown > 0).sum()) == max(givens, 12)
+    assert torch.equal(shown[shown > 0], solution[shown > 0])
+    assert torch.equal(shown[puzzle > 0], puzzle[puzzle > 0])
+
+
+def test_items_depend_on_seed_epoch_and_index_alone() -> None:
+    puzzles, solutions = BOARDS[9]
+    made = [SudokuDataset(puzzles, solutions, 9, True, seed, True, (32, 40)) for seed in (0, 0, 1)]
+    first, same, other = ([dataset[i] for i in range(12)] for dataset in made)
+    for item in first:
+        assert is_solved(item["solution"].numpy(), item["puzzle"].numpy(), 9)
+        assert 32 <= int((item["puzzle"] > 0).sum()) <= 40
+    assert all(torch.equal(a["puzzle"], b["puzzle"]) for a, b in zip(first, same, strict=True))
+    assert not all(torch.equal(a["puzzle"], b["puzzle"]) for a, b in zip(first, other, strict=True))
+    made[0].set_epoch(1)
+    assert not all(torch.equal(made[0][i]["puzzle"], first[i]["puzzle"]) for i in range(12))
+
+
+def test_a_collection_is_split_without_a_common_grid(tmp_path: Path) -> None:
+    boards = generate(6, 10, 40, seed=3)
+    twice = [np.concatenate((part, part)) for part in boards]  # each grid comes twice
+    write_csv(tmp_path / "few.csv.gz", *twice)
+    data = SudokuDataModule(
+        size=6,
+        collection=str(tmp_path / "few.csv.gz"),
+        train_count=1000,
+        train_givens=(12, 20),
+        validation_count=5,
+        test_count=4,
+        test_givens=(10, 25),
+        batch_size=8,
+        permute_lines=True,
+    )
+    found = data.statistics()
+    assert found["puzzles"] == {"validation": 5, "givens_10": 4, "givens_25": 4, "train": 54}
+    assert found["givens"]["givens_25"] == [25, 25]
+    assert found["givens"]["train"] == [10, 10]
+    assert found["shared_grids"] == 0
+    grids = [{grid.tobytes() for grid in canonical(part.solutions, 6)} for part in data.sets.values()]
+    assert len(set.union(*grids)) == sum(map(len, grids))
+    batch = next(iter(data.train_dataloader()))
+    count = (batch["puzzle"] > 0).sum(1)
+    assert count.min() >= 12
+    assert count.max() <= 20
+    assert len(count.unique()) > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"collection": "a.csv", "train_file": "b.csv", "validation_file": "c.csv"}, "collection"),
+        ({"collection": "no.csv"}, "no.csv"),
+    ],
+)
+def test_contradictions_and_missing_files_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        SudokuDataModule(size=6, **settings).prepare()
+
+
+def test_a_collection_that_is_too_small_is_refused() -> None:
+    with pytest.raises(InputError, match="ask for fewer"):
+        split_collection(BOARDS[6], 6, 4, {"validation": (12, 20)}, seed=0)

@@ -1,0 +1,111 @@
+"""Auto classes: here, and in fresh processes that have never imported this library."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from hub_toys import make_all, make_ebt, make_ids, make_twin
+
+from ebt.problems.auto import MODELS
+from ebt.problems.folder import save_folder
+from ebt.problems.language.tokenizers import byte_tokenizer
+
+LOAD = """
+import json, sys
+assert not any(name.split(".")[0] == "ebt" for name in sys.modules)
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+results = []
+for folder in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("Think", return_tensors="pt")
+    model.save_pretrained(folder + "-again")
+    results.append([type(model).__module__, str(model.dtype), model.generate(**ids, max_new_tokens=6)[0].tolist()])
+print(json.dumps(results))
+"""
+
+
+def run(script: str, *arguments: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A fresh process outside of the source tree, without network."""
+    home = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, **home, **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_auto_classes_know_every_model(index: int, tmp_path: Path) -> None:
+    model = make_all()[index]
+    save_folder(model, tmp_path / "model")
+    assert type(transformers.AutoConfig.from_pretrained(tmp_path / "model")) is type(model.config)
+    loaded = getattr(transformers, model.auto_class).from_pretrained(tmp_path / "model")
+    assert type(loaded) is MODELS[model.config.model_type] is type(model)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_fresh_process_loads_a_folder(tmp_path: Path) -> None:
+    models = {"ebt": make_ebt(257), "twin": make_twin(257)}
+    for name, model in models.items():
+        save_folder(model, tmp_path / name, byte_tokenizer())
+    process = run(LOAD, *(tmp_path / name for name in models), folder=tmp_path)
+    assert process.returncode == 0, process.stderr
+    ids = torch.tensor([list(b"Think")])
+    for (name, model), (module, dtype, tokens) in zip(models.items(), json.loads(process.stdout), strict=True):
+        assert module.startswith("ebt.problems.")
+        assert dtype == "torch.float64"
+        assert tokens == model.generate(ids, max_new_tokens=6)[0].tolist()
+        again = tmp_path / f"{name}-again"
+        assert {path.name for path in again.glob("*.py")} == {"modeling_ebt.py"}
+        for file in ("config.json", "model.safetensors"):
+            assert (again / file).read_bytes() == (tmp_path / name / file).read_bytes()
+
+
+def another_ebt(folder: Path) -> dict[str, str]:
+    """A package that has the same import name and nothing else in common."""
+    (folder / "other" / "ebt").mkdir(parents=True)
+    (folder / "other" / "ebt" / "__init__.py").write_text("__version__ = '9.9'\n")
+    return {"PYTHONPATH": str(folder / "other")}
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["missing", "another package"])
+def test_without_the_library_the_error_says_what_to_install(other: bool, tmp_path: Path) -> None:
+    save_folder(make_ebt(), tmp_path / "model")
+    environment = another_ebt(tmp_path) if other else {}
+    script = ("" if other else "import sys; sys.modules['ebt'] = None\n") + LOAD.replace("assert not any", "any")
+    process = run(script, tmp_path / "model", folder=tmp_path, **environment)
+    assert process.returncode == 1
+    last = process.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert "pip install '.[" in last
+    assert "pip install ebt" not in process.stderr
+
+
+def test_registered_classes_need_no_code_of_the_folder(tmp_path: Path) -> None:
+    folder = save_folder(make_ebt(), tmp_path / "model")
+    (folder / "modeling_ebt.py").write_text("raise SystemExit('code of the folder was run')")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    assert model(make_ids()).logits.shape == (2, 7, 23)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_saved_folders_carry_no_copy_of_the_source(index: int, tmp_path: Path) -> None:
+    """Auto classes mark the classes that they find through a folder, whose source would then be copied into each new folder."""
+    model = make_all()[index]
+    type(model).register_for_auto_class(model.auto_class)
+    type(model.config).register_for_auto_class()
+    model.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.py")] == ["modeling_ebt.py"]

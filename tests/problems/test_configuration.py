@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebt.errors import InputError
+from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
+from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
+from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
+
+CONFIGS: list[tuple[type, dict[str, Any]]] = [
+    (EBTConfig, {"vocab_size": 9, "size": "nano", "heads": 2, "space": "mirror", "recipe": {"max_steps": 5}, "start_seed": 3}),
+    (TransformerPPConfig, {"size": "xxs", "context_length": 12}),
+    (EBTSudokuConfig, {"board": 9, "conditioning": "prefix", "conditioned_steps": 2, "step_size": 7.0}),
+    (SudokuTransformerConfig, {"board": 4, "loop": "hidden"}),
+    (EBTImagesConfig, {"image_size": 32, "patch_size": 4, "num_channels": 1, "noise_level": 0.2, "step_size": 9.0}),
+    (DiTImagesConfig, {"image_size": 32, "noise_levels": 50, "block": "llama"}),
+]
+
+
+@pytest.mark.parametrize(("config_class", "fields"), CONFIGS)
+def test_round_trip(config_class: type, fields: dict[str, Any], tmp_path: Path) -> None:
+    config = config_class(**fields)
+    config.save_pretrained(tmp_path)
+    again = config_class.from_pretrained(tmp_path)
+    assert {name: getattr(again, name) for name in fields} == fields
+    assert again.network() == config.network()
+    assert again.to_dict() == config.to_dict()
+
+
+def test_a_preset_gives_what_is_not_overridden() -> None:
+    network = EBTConfig(size="xxs", layers=2).network()
+    assert (network.layers, network.dim, network.heads) == (2, 384, 6)
+
+
+def test_names_that_other_libraries_read() -> None:
+    config = EBTConfig(size="nano", context_length=77)
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 64, 4)
+    assert config.max_position_embeddings == TransformerPPConfig(context_length=77).max_position_embeddings == 77
+
+
+@pytest.mark.parametrize(
+    ("config_class", "fields", "message"),
+    [
+        (EBTConfig, {"size": "giant"}, "size is 'giant': choose one of nano"),
+        (TransformerPPConfig, {"dim": 30}, "dim 30 must be a multiple"),
+        (EBTConfig, {"conditioning": "suffix"}, "conditioning is 'suffix': choose one of"),
+        (EBTConfig, {"space": "torus"}, "space is 'torus': choose one of"),
+        (EBTConfig, {"steps": 0}, "steps 0.*at least 1"),
+        (EBTConfig, {"step_size": 0}, "step_size 0.*positive"),
+        (EBTConfig, {"vocab_size": 0}, "vocab_size 0.*at least 1"),
+        (TransformerPPConfig, {"context_length": 0}, "context_length 0.*at least 1"),
+        (EBTConfig, {"recipe": {"min_steps": 4, "max_steps": 2}}, "min_steps 4 and max_steps 2"),
+        (EBTConfig, {"recipe": {"stepps": 4}}, "stepps"),
+        (EBTConfig, {"recipe": {"replay_size": 5, "replay_fraction": 0.5}}, "keeps no replay buffer"),
+        (EBTConfig, {"recipe": {"warm_start": 0.5}}, "does not know how far its training is"),
+        (EBTSudokuConfig, {"board": 5}, "board is 5: choose one of 4, 6, 9"),
+        (SudokuTransformerConfig, {"board": 16}, "board is 16: choose one of"),
+        (SudokuTransformerConfig, {"loop": "twice"}, "loop is 'twice': choose one of"),
+        (EBTImagesConfig, {"image_size": 30, "patch_size": 8}, "image_size 30, patch_size 8.*that patches divide"),
+        (DiTImagesConfig, {"num_channels": 4}, "num_channels 4.*1 or 3 channels"),
+        (EBTImagesConfig, {"space": "mirror"}, "space is 'mirror': choose one of euclidean"),
+        (EBTImagesConfig, {"noise_level": 0}, "noise_level is 0: give a share"),
+        (DiTImagesConfig, {"noise_level": 1.5}, "noise_level is 1.5: give a share"),
+        (DiTImagesConfig, {"noise_levels": 5}, "noise_levels 5.*at least 21"),
+        (DiTImagesConfig, {"dim": 6, "heads": 1}, "dim 6 must be a multiple of 4"),
+    ],
+)
+def test_bad_fields_are_named(config_class: type, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        config_class(**fields)
+
+
+def test_the_training_recipe_starts_as_inference_does_unless_told() -> None:
+    assert EBTConfig(start_std=0.25).training_recipe().start_std == 0.25
+    assert EBTConfig(start_std=0.25, recipe={"start_std": 2.0}).training_recipe().start_std == 2.0

@@ -1,0 +1,259 @@
+"""Short trainings whose draws do not depend on the number of processes. As a program: one of two processes, as torchrun starts
+them, that does them all, by ``ddp`` or with sharded weights, and leaves what it saw in a folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ebt.problems.images.data import ImageDataModule
+from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
+from ebt.problems.language.data import TextDataModule
+from ebt.problems.language.task import LanguageNetwork, LanguageTask
+from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
+from ebt.thinking import Recipe
+from ebt.train.sharding import Sharded, full
+from ebt.train.task import ThinkingTask
+
+FIXED: dict[str, Any] = {"start_std": 0.0, "min_steps": 2, "max_steps": 2}
+RECIPES = {
+    "own": Recipe(**FIXED),
+    "s1": Recipe.s1(start_std=0.0),
+    "s2": Recipe.s2(**FIXED, noise=0.0, step_size_spread=1.0, replay_size=0, replay_fraction=0.0),
+}
+CASES = (*RECIPES, "feed_forward", "text")
+LANGUAGE = {"text": "s1", "text_own": "own", "text_s2": "s2", "accumulated": "s1", "transformer_pp": None}
+SHARDED_CASES = (*RECIPES, "feed_forward", *LANGUAGE)
+AVERAGED: Any = (
+    ("drawn-sharded", "drawn", "sharded", None),
+    ("drawn-ddp", "drawn", "ddp", None),
+    ("images-sharded", "images", "sharded", None),
+    ("images-ddp", "images", "ddp", None),
+    ("sharded-again", "drawn", "sharded", "drawn-sharded"),
+    ("sharded-after-ddp", "drawn", "sharded", "drawn-ddp"),
+    ("ddp-after-sharded", "drawn", "ddp", "drawn-sharded"),
+)
+"""Trainings with averaged weights: name, case, strategy, the one whose checkpoint it resumes."""
+SIZES: dict[str, Any] = {"layers": 1, "dim": 16, "heads": 2}
+DRAWN = Recipe.s2(replay_size=12, replay_fraction=0.5, max_steps=6)
+"""Everything drawn at random."""
+
+
+class Watch(L.Callback):
+    """Starts from weights whose energies are not flat; keeps gradients, losses and numbers of steps; saves at an update."""
+
+    def __init__(self, save_at: int | None = None, file: Path | None = None) -> None:
+        self.gradients: list[dict[str, torch.Tensor]] = []
+        self.losses: list[float] = []
+        self.save_at, self.file = save_at, file
+
+    def on_fit_start(self, trainer: L.Trainer, task: Any) -> None:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in task.parameters():
+                if parameter.dim() > 1:
+                    drawn = torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5
+                    if isinstance(parameter, DTensor):
+                        drawn = distribute_tensor(drawn, parameter.device_mesh, parameter.placements)
+                    parameter.copy_(drawn)
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
+        self.gradients.append(gradients(task))
+
+    def on_before_zero_grad(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
+        self.clipped = gradients(task)  # those of the last update but one, in the end
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
+        if trainer.global_step == self.save_at and self.file is not None:
+            trainer.save_checkpoint(self.file)
+
+
+def gradients(task: Any) -> dict[str, torch.Tensor]:
+    """Whole, by the names of parameters that have one."""
+    return {name: full(parameter.grad).clone() for name, parameter in task.named_parameters() if parameter.grad is not None}
+
+
+def boards(batch_size: int) -> SudokuDataModule:
+    """Training puzzles with 5 to 11 of 16 cells given: no two batches have as many cells to score."""
+    return SudokuDataModule(
+        size=4, train_count=32, train_givens=(5, 11), validation_count=4, test_givens=(6,), test_count=1, batch_size=batch_size
+    )
+
+
+def parts(case: str, batch_size: int, folder: Path) -> tuple[ThinkingTask, L.LightningDataModule]:
+    """The task and the data of a case."""
+    if case in LANGUAGE:
+        name = LANGUAGE[case]
+        network = LanguageNetwork(kind="transformer_pp" if name is None else "ebt", **SIZES)
+        task = LanguageTask(network, Recipe() if name is None else RECIPES[name], sample_every=0)
+        return task, TextDataModule(str(folder / "text.txt"), context_length=8, batch_size=batch_size, fractions=(1, 0, 0))
+    if case == "images":
+        images = ImageDataModule(str(folder / "images"), size=8, batch_size=batch_size, fractions=(1, 0, 0))
+        return DenoisingTask(DenoisingNetwork(patch_size=4, **SIZES), picture_every=0), images
+    if case == "feed_forward":
+        return SudokuTask(SudokuNetwork(kind="feed_forward", **SIZES)), boards(batch_size)
+    return SudokuTask(SudokuNetwork(**SIZES), RECIPES.get(case, DRAWN)), boards(batch_size)
+
+
+def train(
+    case: str,
+    folder: Path,
+    processes: int = 1,
+    batch_size: int = 8,
+    updates: int = 3,
+    resume: Path | None = None,
+    strategy: Any = "ddp",
+    callbacks: Sequence[L.Callback] = (),
+    **settings: Any,
+) -> tuple[ThinkingTask, Watch]:
+    """Train for a few updates; ``batch_size`` is that of all processes together."""
+    if case == "accumulated":
+        settings["accumulate_grad_batches"], batch_size = 2, batch_size // 2
+    task, data = parts(case, batch_size // processes, folder)
+    watch = Watch(settings.pop("save_at", None), settings.pop("file", None))
+    trainer = L.Trainer(
+        max_steps=updates,
+        max_epochs=-1,
+        accelerator="cpu",
+        devices=processes,
+        strategy=strategy if processes > 1 else "auto",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[*callbacks, *([watch] if resume is None else [])],
+        **settings,
+    )
+    trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
+    return task, watch
+
+
+def write_text(folder: Path) -> None:
+    """What the case ``text`` reads."""
+    (folder / "text.txt").write_text("\n\n".join(f"{i} foxes jump over {i * i} dogs." for i in range(60)))
+
+
+def launch(folder: Path, what: str) -> None:
+    """Run this program in two processes, as torchrun starts them.
+
+    Raises:
+        AssertionError: one of them failed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    environment = {
+        **os.environ,
+        **shared,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    command = [sys.executable, __file__, str(folder), what]
+    processes = [
+        subprocess.Popen(
+            command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+
+
+def ddp(folder: Path) -> None:
+    """Everything that two processes do with ``ddp``."""
+    found: dict[str, Any] = {}
+    for case in CASES:
+        _, watch = train(case, folder, processes=2)
+        found[case] = {"losses": watch.losses, "gradients": watch.gradients}
+    schedules: list[int] = []
+    draw = SudokuTask.draw_schedule
+
+    def noted(task: SudokuTask) -> tuple[int, ...]:
+        schedule = draw(task)
+        schedules.append(len(schedule))
+        return schedule
+
+    SudokuTask.draw_schedule = noted  # type: ignore[method-assign]
+    saved = folder / "drawn.ckpt"
+    whole, _ = train("drawn", folder, processes=2, updates=8, save_at=4, file=saved)
+    found["schedules"] = schedules[:8]
+    resumed, _ = train("drawn", folder, processes=2, updates=8, resume=saved)
+    found["whole"], found["resumed"] = whole.state_dict(), resumed.state_dict()
+    rank = whole.global_rank
+    for name, task in (("replay", whole), ("replay_resumed", resumed)):
+        assert task.replay is not None
+        found[name] = [record["state"] for record in task.replay.state_dict()["records"]]
+    torch.save(found, folder / f"found-{rank}.pt")
+
+
+class Average(EMAWeightAveraging):
+    """What it averages, whole."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        super().on_train_end(trainer, pl_module)
+        self.weights = full(self._average_model.module.state_dict())
+
+
+class AtRest(L.Callback):
+    """The share of the bytes of weights, gradients and the optimiser's state that this process holds between updates."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, task: Any, *_: Any) -> None:
+        states = [value for state in trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
+        if not states:  # no update yet
+            return
+        self.shares = [
+            sum(tensor.to_local().untyped_storage().nbytes() for tensor in tensors) / sum(tensor.nbytes for tensor in tensors)
+            for tensors in (list(task.parameters()), [parameter.grad for parameter in task.parameters()], states)
+        ]
+
+
+def sharded(folder: Path) -> None:
+    """Everything that two processes do with sharded weights; where draws depend on the process, with ``ddp``, too."""
+    found: dict[str, Any] = {}
+    at_rest = AtRest()
+    for case in SHARDED_CASES:
+        task, watch = train(case, folder, processes=2, strategy=Sharded(), callbacks=[at_rest])
+        found[case] = {
+            "losses": watch.losses,
+            "gradients": watch.gradients,
+            "clipped": watch.clipped,
+            "weights": task.state_dict(),
+            "shares": at_rest.shares,
+        }
+    for name, case, strategy, before in AVERAGED:
+        average = Average(decay=0.5)
+        task, _ = train(
+            case,
+            folder,
+            processes=2,
+            updates=4,
+            resume=None if before is None else folder / f"{before}.ckpt",
+            strategy=Sharded() if strategy == "sharded" else strategy,
+            callbacks=[average],
+            save_at=2,
+            file=folder / f"{name}.ckpt",
+        )
+        found[name] = {"weights": task.state_dict(), "average": average.weights}
+    torch.save(found, folder / f"found-{task.global_rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    {"ddp": ddp, "sharded": sharded}[sys.argv[2]](Path(sys.argv[1]))

@@ -1,0 +1,147 @@
+"""Plans against counted parameters, counted operations and measured memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import measured
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ebt.cli.rehearsals import Rehearsals, planned_run
+from ebt.errors import InputError
+from ebt.nn import SIZES, network_config
+from ebt.thinking import Recipe
+from ebt.train.plan import Operations, Sizes, floor, largest_batch, parse_bytes, tokens_per_day
+from ebt.train.rehearsal import extended
+
+CONFIGS = Path(__file__).parents[2] / "ebt" / "problems" / "language" / "configs"
+FEW = ["--model.network.layers=2", "--model.recipe.min_steps=2", "--model.recipe.max_steps=2"]
+KINDS = {"ebt": "ebt.yaml", "s1": "ebt-s1.yaml", "s2": "ebt-s2.yaml", "transformer_pp": "transformer-pp.yaml"}
+
+
+def rehearsals(kind: str, vocabulary: int, *settings: str) -> Rehearsals:
+    return Rehearsals(planned_run([f"--config={CONFIGS / KINDS[kind]}", *settings], vocabulary), devices=1)
+
+
+@pytest.mark.parametrize(("vocabulary", "dim", "ratio"), [(512, 256, 4.86), (4096, 384, 4.39), (50277, 384, 2.73)])
+def test_two_steps_cost_what_the_arithmetic_demands(vocabulary: int, dim: int, ratio: float) -> None:
+    """Without attention, (30N + 12VD) / (6N + 6VD)."""
+    sizes = Sizes(6 * 7 * dim * dim, 6, dim, vocabulary, context=0)
+    least = floor(sizes, Recipe.s1(), 2).total
+    assert least == 30 * sizes.network + 12 * sizes.words
+    assert least / floor(sizes, None, 1).total == pytest.approx(ratio, abs=0.005)
+    assert floor(sizes, Recipe.s2(replay_size=0, replay_fraction=0), 3).network == 26 * sizes.network
+    half = floor(sizes, Recipe.s1(warm_start=0.5), 2)
+    assert (half.network, half.vocabulary) == (21 * sizes.network, 9 * sizes.words)
+
+
+def test_many_layers_follow_from_two_and_three() -> None:
+    planned = rehearsals("s1", 300, "--data.context_length=16")
+    two, three, five = (planned.rehearsed(layers, 2, 2, 300, 2, count=True) for layers in (2, 3, 5))
+    found = extended(two, three, 2)
+    assert found.peak == pytest.approx(five.peak, rel=0.01)
+    assert replace(found, peak=five.peak) == five
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["ebt", "transformer_pp"])
+def test_parameters_are_counted_at_any_size(kind: str, size: str) -> None:
+    planned = rehearsals(kind, 1000, f"--model.network.size={size}", "--data.context_length=4", "--data.batch_size=1")
+    config = network_config(size)
+    block = 4 * config.dim**2 + 3 * config.dim * config.hidden + 2 * config.dim
+    head = 2 * config.dim if kind == "ebt" else config.dim
+    assert planned.non_embedding == config.layers * block + head
+    assert planned.parameters == planned.non_embedding + 2 * 1000 * config.dim + (kind == "ebt")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_operations_against_the_counter(kind: str) -> None:
+    """Operations grow with the vocabulary by as much for each word, so two vocabularies tell those of the network."""
+    per_token, least = [], []
+    for vocabulary in (1000, 2000):
+        planned = rehearsals(kind, vocabulary, "--data.context_length=32", *(FEW if kind != "transformer_pp" else FEW[:1]))
+        per_token.append(planned.operations_per_token())
+        least.append(floor(planned.sizes(), planned.run.recipe, planned.run.mean_steps))
+    words = per_token[1] - per_token[0]
+    network = per_token[0] - words
+    assert least[0].network + least[0].attention == pytest.approx(network, rel=0.03)
+    assert words >= least[0].vocabulary * 0.999
+    if kind == "transformer_pp":
+        assert words == pytest.approx(least[0].vocabulary)
+
+
+def test_sharded_weights_are_shared_out_and_gathered() -> None:
+    small = ["--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2", "--data.context_length=16"]
+    run = planned_run([f"--config={CONFIGS / KINDS['ebt']}", *small, "--trainer.strategy=fsdp"], 300)
+    sharded, plain = (Rehearsals(one, devices=8) for one in (run, replace(run, sharded=False)))
+    memory, whole = sharded.memory(2), plain.memory(2)
+    for part in ("weights", "gradients", "optimiser"):
+        assert getattr(memory, part) == pytest.approx(getattr(whole, part) / 8, abs=1)
+    assert (memory.activations, memory.vocabulary) == (whole.activations, whole.vocabulary)
+    assert memory.communication == whole.weights
+    assert sharded.peak(2) == memory.total < whole.total == plain.peak(2)
+
+
+@pytest.mark.parametrize(("kind", "vocabulary"), [("ebt", 257), ("s2", 8000), ("transformer_pp", 8000)])
+def test_memory_is_what_is_measured(kind: str, vocabulary: int) -> None:
+    """Within 15 %, the weights with their gradients and states, and all that an update takes beside them."""
+    settings = [
+        "--model.network.dim=256",
+        "--model.network.heads=4",
+        "--data.context_length=128",
+        "--model.network.layers=3",
+        "--data.batch_size=12",
+        "--trainer.accelerator=cpu",
+    ]
+    planned = rehearsals(kind, vocabulary, *settings)
+    memory = planned.memory(planned.run.batch)
+    command = [sys.executable, measured.__file__, str(vocabulary), f"--config={CONFIGS / KINDS[kind]}", *settings]
+    exact = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0"}
+    done = subprocess.run(
+        command,
+        env={**os.environ, **exact, "PYTHONPATH": str(CONFIGS.parents[3])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert memory.weights + memory.gradients + memory.optimiser == pytest.approx(found["steady"], rel=0.15)
+    assert memory.activations + memory.vocabulary == pytest.approx(found["update"], rel=0.15)
+
+
+@given(st.integers(1, 1000), st.integers(1, 50), st.integers(0, 200_000))
+def test_the_largest_batch_fits_and_one_more_does_not(fixed: int, each: int, room: int) -> None:
+    def peak(batch: int) -> int:
+        return fixed + each * batch
+
+    found = largest_batch(peak, room)
+    assert found == 0 or peak(found) <= room
+    assert peak(found + 1) > room
+
+
+def test_memory_that_grows_faster_later_is_checked() -> None:
+    assert largest_batch(lambda batch: batch**2, 1000) in range(1, 32)
+
+
+def test_days_follow_from_operations() -> None:
+    assert tokens_per_day(8, 1e12, 8e6) == pytest.approx(86_400e6)
+    assert Operations(1, 2, 3).total == 6
+
+
+@pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("40 GiB", 40 * 2**30), ("1.5tb", 1.5e12), ("4096", 4096)])
+def test_sizes_are_read(text: str, size: float) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "-3GB", "80XB", "eighty", "nan", "1e400GB"])
+def test_sizes_that_are_none_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="80GB"):
+        parse_bytes(text)

@@ -1,0 +1,90 @@
+"""Two processes with gloo train as one does; what is drawn, replayed and saved in each; accumulated gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trainings
+
+from ebt.errors import InputError
+from ebt.problems.language.configuration import EBTConfig
+from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.train.sampling import ResumableSampler
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left that were started as torchrun starts them."""
+    folder = tmp_path_factory.mktemp("processes")
+    trainings.write_text(folder)
+    trainings.launch(folder, "ddp")
+    return folder
+
+
+def found(folder: Path, rank: int) -> dict[str, Any]:
+    result: dict[str, Any] = torch.load(folder / f"found-{rank}.pt", weights_only=True)
+    return result
+
+
+def assert_same_updates(losses: list[float], gradients: list[dict[str, torch.Tensor]], watch: trainings.Watch) -> None:
+    assert losses == pytest.approx(watch.losses, abs=1e-6, rel=1e-6)
+    for one, other in zip(gradients, watch.gradients, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert torch.allclose(one[name], other[name], atol=1e-6, rtol=1e-5), name
+
+
+@pytest.mark.parametrize("case", trainings.CASES)
+def test_two_processes_have_the_gradients_and_losses_of_one(case: str, folder: Path) -> None:
+    _, watch = trainings.train(case, folder)
+    for rank in range(2):
+        two = found(folder, rank)[case]
+        assert_same_updates(two["losses"], two["gradients"], watch)
+
+
+def test_all_processes_think_for_as_many_steps_from_starts_of_their_own(folder: Path) -> None:
+    one, other = (found(folder, rank) for rank in range(2))
+    assert one["schedules"] == other["schedules"]
+    assert len(set(one["schedules"])) > 1
+    assert not any(torch.equal(a, b) for a, b in zip(one["replay"], other["replay"], strict=True))
+
+
+def test_each_process_resumes_with_its_own_draws_and_its_own_replay(folder: Path) -> None:
+    for rank in range(2):
+        left = found(folder, rank)
+        assert all(torch.equal(left["whole"][name], left["resumed"][name]) for name in left["whole"])
+        assert len(left["replay"]) == 12
+        assert all(torch.equal(a, b) for a, b in zip(left["replay"], left["replay_resumed"], strict=True))
+    saved = torch.load(folder / "drawn.ckpt", weights_only=True)["thinking"]
+    states = [[record["state"] for record in own["replay"]["records"]] for own in saved]
+    assert [len(own) for own in states] == [12, 12]
+    assert not torch.equal(states[0][0], states[1][0])
+
+
+def test_another_number_of_processes_does_not_resume(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"written by 2 processes and this run has 1: resume with the same number"):
+        trainings.train("drawn", folder, updates=8, resume=folder / "drawn.ckpt")
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path: Path) -> None:
+    """For as many scored parts in each, as in packed text."""
+    trainings.write_text(tmp_path)
+    _, whole = trainings.train("text", tmp_path, batch_size=8)
+    _, halves = trainings.train("text", tmp_path, batch_size=4, accumulate_grad_batches=2)
+    losses = [sum(halves.losses[i : i + 2]) for i in range(0, len(halves.losses), 2)]
+    assert_same_updates(losses, halves.gradients, whole)
+
+
+def test_more_processes_than_examples_are_refused() -> None:
+    with pytest.raises(InputError, match="3 processes train on 2 examples"):
+        ResumableSampler([0, 1], num_replicas=3)
+
+
+def test_activation_checkpointing_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not support activation checkpointing"):
+        EBTForCausalLM(EBTConfig(11, 6, **trainings.SIZES)).gradient_checkpointing_enable()
