@@ -181,7 +181,7 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path) -> Result:
         result.measured += measure(task.model, ways(kind, level), level, test, choosing)
         if kind == "ebt":
             noisy = NoiseSchedule.linear().noisy(test, level, SEED)
-            task.model.config.step_size_scale = 1.0
+            task.model.thinking = task.model.thinking.but(step_size_scale=1.0)
             result.spearman[f"{level:g}"] = energy_errors(task.model, test, noisy, WITHIN).spearman
             result.longer[f"{level:g}"] = longer(task.model, test, noisy)
     probe = probe_model(task.model, labelled_images(DIGITS, DATA["size"], 3, PROBED, seed), seed)
@@ -280,16 +280,15 @@ def measure(model: Any, tried: list[Way], level: float, test: Tensor, choosing: 
 def longer(model: Any, test: Tensor, noisy: Tensor) -> dict[str, float]:
     """PSNR after twice the trained steps less that after the trained ones, in dB."""
     own = RECIPE.own_steps
-    base = psnr(model.think(noisy, own).state, test)
-    found = {"plain": model.think(noisy, 2 * own), "stopped": model.think(noisy, 2 * own, tolerance=TOLERANCE)}
+    base = psnr(model.think(noisy, steps=own).state, test)
+    found = {"plain": model.think(noisy, steps=2 * own), "stopped": model.think(noisy, steps=2 * own, tolerance=TOLERANCE)}
     return {name: (psnr(thought.state, test) - base).mean().item() for name, thought in found.items()}
 
 
 def apply(model: Any, way: Way, level: float, noisy: Tensor) -> Tensor:
     """Denoised images."""
     if hasattr(model, "landscape"):
-        model.config.step_size_scale = way.scale
-        return model.think(noisy, way.steps).state
+        return model.think(noisy, steps=way.steps, step_size_scale=way.scale).state
     found: Tensor = model.denoise(noisy, level, way.steps, way.rounds, way.trained_only)
     return found
 

@@ -49,7 +49,7 @@ from ebt.problems.language.cache import GrowingCache
 from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
-from ebt.thinking import Descent, RestartSimplex, think
+from ebt.thinking import Restart, Simplex, descend
 
 ROWS = (Row(512, 256, 4), Row(50_277, 384, 6))
 Mode = Literal["cached", "no cache", "everywhere", "plain"]
@@ -157,9 +157,10 @@ def generated(model: Model, ids: Tensor, tokens: int, **how: Any) -> Tensor:
 @torch.no_grad()
 def plain_logits(model: EBTForCausalLM, ids: Tensor, steps: int) -> Tensor:
     """Logits (1, S, V) after all positions, as the published code finds them, from zeros."""
-    space = RestartSimplex(2, model.space().table)
-    start = space.start(tuple(ids.shape), 0.0)
-    return think(OneSequence(model, ids), space, start, model.alpha(), Descent(steps, keep_states=False)).state
+    simplex = Simplex(2, model.geometry().table)
+    how = {"geometry": simplex, "update": Restart(), "final_energy": False, "keep_path": False, "backend": "plain"}
+    start = simplex.start(tuple(ids.shape), 0.0)
+    return descend(OneSequence(model, ids), start, steps=steps, step_size=model.step_size(), **how).state
 
 
 def turn_of(case: Case, model: Model, words: int, tokens: int) -> Callable[[], object]:

@@ -34,9 +34,9 @@ def full(row: Row, steps: int) -> tuple[Turn, Turn]:
     recipe, generator = Recipe(steps, steps, loss="last"), torch.Generator().manual_seed(1)
 
     def loss(ids: Tensor, target: Tensor) -> Tensor:
-        space, schedule = model.space(), tuple(range(steps))
-        start = space.start(tuple(ids.shape), recipe.start_std, generator)
-        return supervise(model.landscape(ids), space, start, target, model.step_size, recipe, generator, schedule).loss
+        geometry, update = model.geometry(), model.update()
+        start = geometry.start(tuple(ids.shape), recipe.start_std, generator)
+        return supervise(model.landscape(ids), geometry, update, start, target, model.step_size, recipe, generator, steps).loss
 
     return turns(model, row.words, loss)
 
@@ -49,7 +49,7 @@ def thinking(row: Row, candidates: int) -> tuple[Turn, Turn]:
     @torch.no_grad()
     def think(rows: int) -> None:
         ids = torch.randint(0, row.words, (rows, CONTEXT), generator=generator)
-        model.think(ids, steps=2, candidates=candidates, keep_states=False)
+        model.think(ids, steps=2, candidates=candidates, keep_path=False)
 
     return partial(think, 1), partial(think, BATCH)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebt.nn.blocks import Block, attend_context_and_self, rotation
 from ebt.problems.language.ebt import EBTForCausalLM
-from ebt.thinking import Recipe, RestartSimplex, Supervised, supervise
+from ebt.thinking import Recipe, Restart, Simplex, Supervised, supervise
 
 
 class OneSequence:
@@ -44,8 +44,6 @@ def supervise_plainly(
     model: EBTForCausalLM, ids: Tensor, target: Tensor, recipe: Recipe, steps: int, generator: torch.Generator
 ) -> Supervised:
     """One training batch, with a restart on V logits."""
-    table = model.space().table
-    space = RestartSimplex(2, table)
-    start = space.start(tuple(ids.shape), recipe.start_std, generator)
-    schedule = tuple(range(steps))
-    return supervise(OneSequence(model, ids), space, start, target, model.step_size, recipe, generator, schedule)
+    simplex, energy = Simplex(2, model.geometry().table), OneSequence(model, ids)
+    start = simplex.start(tuple(ids.shape), recipe.start_std, generator)
+    return supervise(energy, simplex, Restart(), start, target, model.step_size, recipe, generator, steps, backend="plain")

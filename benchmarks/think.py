@@ -29,7 +29,7 @@ from ebt.cli.terminal import plain_table, print_table
 from ebt.lab.demo.jobs import GIVENS, Settings, train
 from ebt.problems.folder import load_folder
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
-from ebt.thinking import Descent, Recipe, Thought, think
+from ebt.thinking import Recipe, Thought
 from ebt.train.optimisation import Optimisation
 
 CAP, BAND = 32, 0.005
@@ -114,25 +114,22 @@ def batches_of(task: str, split: str, count: int, quick: bool) -> list[Batch]:
 
 def thoughts(model: Any, batches: Sequence[Batch], tolerance: float | None) -> Iterator[tuple[Batch, Thought]]:
     """Every batch with the record of its descent; the same starts whatever the tolerance."""
-    generator, space = torch.Generator().manual_seed(0), model.space()
     for batch in batches:
-        board = space.prediction_dims == 1
-        start = model.start(batch.given, 1, generator) if board else model.start(*batch.given.shape, generator)
-        yield batch, think(model.landscape(batch.given), space, start, model.alpha(), Descent(CAP, tolerance=tolerance))
+        yield batch, model.think(batch.given, steps=CAP, candidates=1, tolerance=tolerance, final_energy=False)
 
 
 @torch.no_grad()
 def measure(model: Any, batches: Sequence[Batch], tolerance: float | None = None) -> list[Point]:
     """One point with a tolerance; without, one for each number of steps."""
-    space, cells = model.space(), sum(int(batch.scored.sum()) for batch in batches)
+    geometry, cells = model.geometry(), sum(int(batch.scored.sum()) for batch in batches)
     sums, predictions = torch.zeros(CAP if tolerance is None else 1, 4, dtype=torch.float64), 0
     for batch, thought in thoughts(model, batches, tolerance):
         count = thought.steps.numel()
         predictions += count
         for i, state in enumerate(thought.states if tolerance is None else (thought.state,)):
-            loss = (space.loss(state, batch.target) * batch.scored).double().sum()
-            right = (space.decide(state) == batch.target) | ~batch.scored
-            solved = right.all(1) if space.prediction_dims == 1 else right
+            loss = (geometry.loss(state, batch.target) * batch.scored).double().sum()
+            right = (geometry.decide(state) == batch.target) | ~batch.scored
+            solved = right.all(1) if geometry.prediction_dims == 1 else right
             share = 1.0 if tolerance is not None else (i + 1) / CAP
             passes = (thought.evaluations.forward * share * count, thought.evaluations.backward * share * count)
             sums[i] += torch.tensor((loss, solved.sum(), *passes), dtype=torch.float64)

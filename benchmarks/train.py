@@ -110,10 +110,11 @@ def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False
     def loss(ids: Tensor, target: Tensor) -> Tensor:
         if plain:
             return supervise_plainly(model, ids, target, settings, steps, generator).loss
-        space = model.space()
-        start = space.start(tuple(ids.shape), settings.start_std, generator)
-        schedule = tuple(range(steps))
-        return supervise(model.landscape(ids), space, start, target, model.step_size, settings, generator, schedule).loss
+        geometry, update = model.geometry(), model.update()
+        start = geometry.start(tuple(ids.shape), settings.start_std, generator)
+        return supervise(
+            model.landscape(ids), geometry, update, start, target, model.step_size, settings, generator, steps
+        ).loss
 
     return turns(model, row.words, loss)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ebt.thinking import CandidateSpace, Descent, Euclidean, Landscape, Recipe, StepSize, think
+from ebt.thinking import Energy, Euclidean, Geometry, Recipe, StepSize, descend
 from ebt.train.optimisation import Optimisation
 from ebt.train.sampling import ResumableData, ResumableLoader
 from ebt.train.task import ThinkingTask
@@ -22,7 +22,7 @@ from ebt.train.task import ThinkingTask
 POINTS = 16
 
 
-class Energy(nn.Module):
+class CurveEnergy(nn.Module):
     """E(x, y) of coefficients x (B, 3) and candidate curves y (N, POINTS), N a multiple of B; one number per curve."""
 
     def __init__(self, width: int = 96) -> None:
@@ -42,12 +42,12 @@ class Curves(ThinkingTask):
     def __init__(self, seed: int = 0) -> None:
         recipe = Recipe(min_steps=2, max_steps=4, loss="last")
         super().__init__(recipe, Optimisation(lr=5e-3, warmup_steps=20, weight_decay=0.0), (1, 2, 4, 8), seed=seed)
-        self.energy, self.alpha = Energy(), StepSize(1.0)
+        self.energy, self.alpha = CurveEnergy(), StepSize(1.0)
 
-    def landscape(self, batch: dict[str, Tensor]) -> Landscape:
-        return lambda candidate, step: self.energy(batch["x"], candidate)
+    def landscape(self, batch: dict[str, Tensor]) -> Energy:
+        return lambda candidate: self.energy(batch["x"], candidate)
 
-    def space(self) -> CandidateSpace:
+    def geometry(self) -> Geometry:
         return Euclidean(prediction_dims=1, shape=(POINTS,))
 
     def target(self, batch: dict[str, Tensor]) -> Tensor:
@@ -97,9 +97,9 @@ def main(updates: int = 400) -> dict[int, float]:
     trainer = L.Trainer(max_steps=updates, max_epochs=-1, accelerator="cpu", **quiet)
     trainer.fit(task, datamodule=Waves())
 
-    test, space = Pairs(512, seed=3), task.space()
-    start = space.start((512,), generator=torch.Generator().manual_seed(3))
-    thought = think(task.landscape({"x": test.x}), space, start, task.alpha().detach(), Descent(steps=8, final_energy=True))
+    test, geometry = Pairs(512, seed=3), task.geometry()
+    start, alpha = geometry.start((512,), source=torch.Generator().manual_seed(3)), task.alpha().detach()
+    thought = descend(task.landscape({"x": test.x}), start, steps=8, step_size=alpha, geometry=geometry)
     errors = {step: (thought.states[step - 1] - test.y).square().mean().sqrt().item() for step in (1, 2, 3, 4, 8)}
     for step, error in errors.items():
         print(f"{step} steps: error {error:.3f}, energy {thought.energies[step].mean():.4f}")

@@ -138,7 +138,7 @@ def _one(
 def _denoise(model: Any, tiles: Tensor, args: argparse.Namespace) -> Tensor:
     found: Tensor
     if isinstance(model, EBTForImages):
-        found = model.denoise(tiles, args.steps, tolerance=args.tolerance)
+        found = model.predict(tiles, steps=args.steps, tolerance=args.tolerance)
     else:
         found = model.denoise(tiles, args.noise, args.steps)
     return found

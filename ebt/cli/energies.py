@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     text = args.text if args.text is not None else read_text(args.file)
     model, tokenizer = load_folder(args.checkpoint, "ebt"), load_tokenizer_of(args.checkpoint)
     folder = out_folder(args.out)
-    result = token_energies(model, tokenizer, text, args.steps or model.config.steps, args.seed)
+    result = token_energies(model, tokenizer, text, args.steps or model.thinking.steps, args.seed)
     _show(console, result)
     warn(console, result.alarms)
     if folder is not None:

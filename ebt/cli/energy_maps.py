@@ -33,7 +33,7 @@ def write_energies(folder: Path, model: Any, clean: Tensor, noisy: Tensor, steps
 
 def draw_map(model: EBTForImages, noisy: Tensor, steps: int, path: Path) -> None:
     """Where the model is unsure of one image (1, C, H, W), at the start and after some of the steps."""
-    thought = model.think(noisy, steps)
+    thought = model.think(noisy, steps=steps)
     shown = sorted(set(torch.linspace(0, len(thought.states), min(SHOWN, len(thought.states) + 1)).round().long().tolist()))
     states = [thought.start, *thought.states]
     rows, columns = (size // model.config.patch_size for size in noisy.shape[-2:])

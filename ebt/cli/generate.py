@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from ebt.cli.terminal import RULE_HELP, WORD_RULES, Options, count_from, number_in, read_text, think_as_told
+from ebt.cli.terminal import RULE_HELP, WORD_RULES, Options, count_from, number_in, read_text, scaled_and_noisy
 from ebt.errors import InputError
 from ebt.problems.folder import load_folder, load_tokenizer_of
 
@@ -82,9 +82,10 @@ def main(argv: list[str]) -> int:
 
 def _thinking(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in THINKING if getattr(args, name) is not None}
-    think_as_told(args, [model], args.candidates or getattr(model.config, "candidates", 1))
-    if model.config.model_type == "ebt":
-        return {**given, "seed": args.seed}
+    thinks = model.config.model_type == "ebt"
+    more = scaled_and_noisy(args, [model], args.candidates or (model.thinking.candidates if thinks else 1))
+    if thinks:
+        return {**given, **more, "seed": args.seed}
     if given:
         raise InputError(f"{args.checkpoint} is a feed-forward model, which does not think: leave out --{', --'.join(given)}.")
     return {}

@@ -16,8 +16,8 @@ from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.task import LanguageTask
 from ebt.problems.language.tokenizers import load_tokenizer, vocabulary_size
 from ebt.thinking import Recipe
-from ebt.thinking.adjoint import rows_together
-from ebt.thinking.vocabulary import CHUNK
+from ebt.thinking.fast.adjoint import rows_together
+from ebt.thinking.geometry import CHUNK
 from ebt.train.plan import Memory, Sizes, sizes_of
 from ebt.train.rehearsal import Rehearsal, Update, extended, rehearse
 from ebt.train.sharding import Sharded, supported

@@ -22,10 +22,10 @@ from ebt.cli.terminal import (
     print_table,
     progress_bar,
     say_written,
-    think_as_told,
+    scaled_and_noisy,
 )
 from ebt.errors import InputError
-from ebt.evaluation.descents import thinks
+from ebt.evaluation.measure import thinks
 from ebt.evaluation.results import write_json
 from ebt.problems.folder import load_folder
 from ebt.problems.images.sources import to_picture
@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     args, console = _options().parse_args(argv), Console()
     model = load_folder(args.checkpoint, TYPES)
-    _check(args, model)
+    options = _check(args, model)
     given = args.given or model.config.context_length
     videos = held_out_video(args.checkpoint, model, args.data, args.split, given + args.frames)
     if args.out is not None and not args.no_pictures and not videos.data.encoder.decodes:
@@ -115,8 +115,8 @@ def main(argv: list[str]) -> int:
     frames = videos.frames(given + args.frames, args.limit)
     folder = out_folder(args.out)
     with progress_bar("frames", args.frames) as bar:
-        found = rollout(model, frames[:, :given], args.frames, args.steps, args.candidates, args.rule, args.seed, progress=bar)
-    watched = frame_energies(model, frames, args.steps, args.seed) if thinks(model) else None
+        found = rollout(model, frames[:, :given], args.frames, progress=bar, **options)
+    watched = frame_energies(model, frames, **options) if thinks(model) else None
     results = _results(args, videos, model, frames, found, watched, given)
     _print(console, results, videos)
     if folder is not None:
@@ -124,14 +124,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace, model: Any) -> None:
+def _check(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """The thinking options."""
     if not thinks(model) and (args.steps, args.candidates) != (None, None):
         raise InputError("--steps and --candidates need a model with an energy: Transformer++ answers in one pass.")
-    think_as_told(args, [model], args.candidates or getattr(model.config, "candidates", 1))
+    many = args.candidates or (model.thinking.candidates if thinks(model) else 1)
+    options: dict[str, Any] = scaled_and_noisy(args, [model], many)
     if args.mp4 and (args.out is None or args.no_pictures):
         raise InputError("--mp4 writes files: give --out, and leave out --no-pictures.")
     if args.mp4:
         import_av()
+    return {**options, "steps": args.steps, "candidates": args.candidates, "rule": args.rule, "seed": args.seed}
 
 
 def _results(
@@ -157,7 +160,7 @@ def _results(
     ]
     if watched is None:
         return Results(videos.name, given, args.frames, clips)
-    steps, candidates = args.steps or model.config.steps, args.candidates or model.config.candidates
+    steps, candidates = args.steps or model.thinking.steps, args.candidates or model.thinking.candidates
     known = watched.spearman, watched.spearman_within_clips, watched.spearman_of_moves
     return Results(videos.name, given, args.frames, clips, steps, candidates, *known)
 

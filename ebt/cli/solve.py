@@ -26,7 +26,7 @@ from ebt.cli.terminal import (
     print_table,
     progress_bar,
     say_written,
-    think_as_told,
+    scaled_and_noisy,
 )
 from ebt.errors import InputError
 from ebt.evaluation.results import to_json, write_json
@@ -81,9 +81,10 @@ def main(argv: list[str]) -> int:
     if sum(given is not None for given in (args.puzzle, args.csv, args.givens)) != 1:
         raise InputError("Give exactly one of PUZZLE, --csv FILE and --givens N.")
     model = load_folder(args.checkpoint, "ebt_sudoku")
-    args.steps = args.steps or model.config.steps
-    args.candidates = args.candidates or model.config.candidates
-    think_as_told(args, [model], args.candidates)
+    how = model.thinking
+    args.steps, args.candidates = args.steps or how.steps, args.candidates or how.candidates
+    args.options = scaled_and_noisy(args, [model], args.candidates)
+    args.options |= {"rule": args.rule, "tolerance": args.tolerance, "seed": args.seed}
     folder = out_folder(args.out)
     if args.csv is not None:
         _solve_file(args, console, model, folder)
@@ -96,9 +97,7 @@ def _solve_file(args: argparse.Namespace, console: Console, model: Any, folder: 
     boards = read_csv(args.csv, model.config.board)
     puzzles, solved = torch.from_numpy(boards.puzzles), torch.from_numpy(boards.solutions)
     with progress_bar("solving", len(puzzles)) as bar:
-        curve = sudoku_curve(
-            model, puzzles, solved, [args.steps], [args.candidates], args.rule, args.tolerance, seed=args.seed, progress=bar
-        )
+        curve = sudoku_curve(model, puzzles, solved, [args.steps], [args.candidates], progress=bar, **args.options)
     point = curve.points[0]
     title = f"{Path(args.csv).name}: {len(puzzles)} puzzles of {model.config.board} x {model.config.board}"
     table = plain_table()
@@ -127,7 +126,7 @@ def _solve_board(args: argparse.Namespace, console: Console, model: Any, folder:
     else:
         puzzle = generate(size, args.givens, 1, args.seed).puzzles[0]
     truth = solutions(puzzle, size, 1)[0]
-    thinking = watch_board(model, torch.from_numpy(puzzle), args.steps, args.candidates, args.rule, args.tolerance, args.seed)
+    thinking = watch_board(model, torch.from_numpy(puzzle), steps=args.steps, candidates=args.candidates, **args.options)
     (_play if console.is_terminal else _print_boards)(console, thinking, size)
     solved = bool(is_solved(np.array(thinking.boards[-1], dtype=np.int8), puzzle, size))
     console.print(_verdict(thinking, size, truth, solved, args))

@@ -44,7 +44,7 @@ class Options(argparse.ArgumentParser):
         self.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT)
 
     def scale_and_noise(self, group: argparse._ArgumentGroup) -> None:
-        """Add --step-size-scale and --candidate-noise; ``think_as_told`` serves them."""
+        """Add --step-size-scale and --candidate-noise; ``scaled_and_noisy`` reads them."""
         group.add_argument(
             "--step-size-scale", type=number_in(0), metavar="X", help="alpha, as a multiple of the learned one; below 1: softer"
         )
@@ -61,25 +61,25 @@ class Options(argparse.ArgumentParser):
         self.add_argument("--seed", type=count_from(0), default=0, metavar="N", help=f"of {what} (default: 0)")
 
 
-def think_as_told(args: argparse.Namespace, models: Sequence[Any], candidates: int) -> None:
-    """Give the models that think the step size and the noise of the options, for this call.
+def scaled_and_noisy(args: argparse.Namespace, models: Sequence[Any], candidates: int) -> dict[str, float]:
+    """The thinking options of ``--step-size-scale`` and ``--candidate-noise``, where they are given.
 
     Raises:
-        InputError: none of them thinks, or noise without a second candidate.
+        InputError: no model thinks, or noise without a second candidate.
     """
-    thinking = [model for model in models if hasattr(model, "landscape")]
-    for name in ("step_size_scale", "candidate_noise"):
+    found = dict[str, float]()
+    for name, option in (("step_size_scale", "step_size_scale"), ("candidate_noise", "noise")):
         if (value := getattr(args, name)) is None:
             continue
-        option = f"--{name.replace('_', '-')}"
-        if not thinking:
-            raise InputError(f"{args.checkpoint} does not think, so it has no use for {option}: leave it out.")
+        flag = f"--{name.replace('_', '-')}"
+        if not any(hasattr(model, "landscape") for model in models):
+            raise InputError(f"{args.checkpoint} does not think, so it has no use for {flag}: leave it out.")
         if name == "candidate_noise" and candidates < 2:
             raise InputError(
-                f"{option} is for all candidates but the first: give more of them with --candidates, or leave it out."
+                f"{flag} is for all candidates but the first: give more of them with --candidates, or leave it out."
             )
-        for model in thinking:
-            setattr(model.config, name, value)
+        found[option] = value
+    return found
 
 
 def count_from(least: int) -> Callable[[str], int]:

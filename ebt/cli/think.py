@@ -24,7 +24,7 @@ from ebt.cli.terminal import (
     print_table,
     progress_bar,
     say_written,
-    think_as_told,
+    scaled_and_noisy,
     warn,
 )
 from ebt.errors import InputError
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
         raise InputError("--rule mean is for text: choose another one for boards and videos.")
     if args.rule == "majority" and tasks[args.checkpoint] not in ("language", "sudoku"):
         raise InputError("--rule majority counts words or digits: choose another one for images and videos.")
-    think_as_told(args, list(models.values()), max(args.candidates))
+    args.options = scaled_and_noisy(args, list(models.values()), max(args.candidates)) | {"seed": args.seed}
     measure = {"language": _language, "sudoku": _sudoku, "denoising": _images, "video": _video}[tasks[args.checkpoint]]
     curves, data = measure(args, models)
     _print(console, curves, data)
@@ -146,7 +146,9 @@ def _language(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[st
     curves = {}
     for (name, model), label in zip(models.items(), _names(models), strict=True):
         with progress_bar(f"thinking: {name}", held_out.size) as bar:
-            curves[label] = language_curve(model, held_out.batches, args.steps, args.candidates, args.rule, args.seed, bar)
+            curves[label] = language_curve(
+                model, held_out.batches, args.steps, args.candidates, rule=args.rule, progress=bar, **args.options
+            )
     return curves, held_out
 
 
@@ -158,9 +160,8 @@ def _sudoku(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str,
     boards, curves = held_out.boards, {}
     for (name, model), label in zip(models.items(), _names(models), strict=True):
         with progress_bar(f"thinking: {name}", held_out.size) as bar:
-            curves[label] = sudoku_curve(
-                model, *boards, args.steps, args.candidates, args.rule, args.tolerance, args.batch_size or 64, args.seed, bar
-            )
+            options = {"rule": args.rule, "tolerance": args.tolerance, "batch_size": args.batch_size or 64, **args.options}
+            curves[label] = sudoku_curve(model, *boards, args.steps, args.candidates, progress=bar, **options)
     return curves, held_out
 
 
@@ -172,10 +173,10 @@ def _images(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str,
         raise InputError("The models are for images of different sizes or channels: compare models of one size.")
     level = args.noise or models[args.checkpoint].config.noise_level
     held_out = held_out_images(args.checkpoint, *shapes.pop(), args.data, args.split, level, args.limit or 64, args.seed)
-    curves = {}
+    curves, options = {}, {"tolerance": args.tolerance, "batch_size": args.batch_size or 32, **args.options}
     for (name, model), label in zip(models.items(), _names(models), strict=True):
         with progress_bar(f"thinking: {name}", held_out.size) as bar:
-            curves[label] = image_curve(model, *held_out.images, args.steps, level, args.tolerance, args.batch_size or 32, bar)
+            curves[label] = image_curve(model, *held_out.images, args.steps, level, progress=bar, **options)
     return curves, held_out
 
 
@@ -189,9 +190,8 @@ def _video(args: argparse.Namespace, models: dict[str, Any]) -> tuple[dict[str, 
     frames, curves = found.frames(context + 1, args.limit or 64), {}
     for (name, model), label in zip(models.items(), _names(models), strict=True):
         with progress_bar(f"thinking: {name}", len(frames)) as bar:
-            curves[label] = video_curve(
-                model, frames, args.steps, args.candidates, args.rule, args.tolerance, args.seed, args.batch_size or 32, bar
-            )
+            options = {"rule": args.rule, "tolerance": args.tolerance, "batch_size": args.batch_size or 32, **args.options}
+            curves[label] = video_curve(model, frames, args.steps, args.candidates, progress=bar, **options)
     note = f"repeating the last frame: {repeat_loss(frames).mean().item():.4f}. {found.note}".strip()
     return curves, HeldOut(found.name, note, clips=frames)
 

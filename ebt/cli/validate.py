@@ -49,10 +49,11 @@ def _around(folder: str, source: str | None) -> list[str]:
 
     if source is None:
         raise InputError(f"{folder} is a model folder, which does not know its data: name them with --data.")
-    config = load_folder(folder, ("ebt", "ebt_transformer_pp")).config
+    model = load_folder(folder, ("ebt", "ebt_transformer_pp"))
+    config = model.config
     recipe = Path(folder) / RECIPE
-    steps = [f"--model.init_args.steps={config.steps}"] if config.model_type == "ebt" else []
-    start = [f"--model.init_args.recipe.start_std={config.start_std}"] if config.model_type == "ebt" else []
+    steps = [f"--model.init_args.steps={model.thinking.steps}"] if config.model_type == "ebt" else []
+    start = [f"--model.init_args.recipe.start_std={model.thinking.start_std}"] if config.model_type == "ebt" else []
     return [
         *([f"--config={recipe}"] if recipe.is_file() else ["--model=LanguageTask", "--data=TextDataModule", *start]),
         *steps,

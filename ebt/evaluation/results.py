@@ -100,7 +100,8 @@ P = TypeVar("P", bound=Point)
 class Curve(Generic[P]):
     """Quality against thinking steps, for one model on one set."""
 
-    task: Literal["language", "sudoku", "denoising", "video"]
+    task: str
+    """The problem's name."""
     kind: Kind
     points: list[P]
     rows: int

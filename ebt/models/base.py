@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,9 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from ebt.errors import INSTALL, InputError
-from ebt.thinking import Descent, StepSize
+from ebt.models.exploration import Explored, explore
+from ebt.thinking import Geometry, StepSize, Thinking, Thought, Update, think
 
 MODULE = "modeling_ebt"
 """The module that a saved folder carries: it imports this library, so that the folder itself holds no copy of the code."""
@@ -80,42 +83,142 @@ class HubModel(PreTrainedModel):
 
 
 class ThinkingModel(HubModel):
-    """A model that thinks: it has a learned step size, and a configuration that says how it thinks after training."""
+    """A model that thinks: it has a learned step size, and a configuration that says how it thinks after training.
+
+    A subclass implements ``landscape``, ``geometry``, ``parts`` and ``answer``; ``CONTEXT`` names the arguments of ``landscape`` and
+    ``parts`` beside the context itself.
+    """
 
     step_size: StepSize
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["step_size"]
     """In 16 bits its updates would be lost in rounding."""
+    CONTEXT: ClassVar[tuple[str, ...]] = ()
 
-    def alpha(self) -> Tensor:
-        """The step size of thinking after training."""
-        return self.step_size() * self.config.step_size_scale
+    @property
+    def thinking(self) -> Thinking:
+        """How it thinks unless a call says otherwise; saved with the model."""
+        return Thinking(**self.config.thinking)
 
-    def descent(
-        self,
-        rows: int,
-        steps: int | None,
-        candidates: int | None,
-        tolerance: float | None,
-        noise: float | None,
-        keep_states: bool = True,
-    ) -> tuple[Descent, int]:
-        """How one call about so many rows thinks, and with how many candidates; what is None is the configuration's.
+    @thinking.setter
+    def thinking(self, how: Thinking) -> None:
+        self.config.thinking = asdict(how)
+
+    def how(self, thinking: Thinking | None = None, **options: Any) -> Thinking:
+        """How one call thinks: ``thinking``, or the model's own, with the options that are not None.
 
         Raises:
-            InputError: fewer than one step or candidate.
+            InputError: an unknown option, a value of the wrong type or outside its range.
         """
-        steps, candidates = thinking_options(self.config, steps, candidates)
-        std = self.noise(rows, candidates) if noise is None else noise
-        clamp = self.config.clamp
-        how = Descent(steps, noise=std, clamp=clamp, tolerance=tolerance, final_energy=True, keep_states=keep_states)
-        return how, candidates
+        try:
+            return (self.thinking if thinking is None else thinking).but(**options)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
-    def noise(self, rows: int, candidates: int) -> Tensor:
-        """The Langevin noise of each of M x B rows: none for the first candidate of each context, which thinks as one alone
-        does; the configuration's for the others, which explore."""
-        noise = torch.full((candidates, rows), float(self.config.candidate_noise))
-        noise[0] = 0
-        return noise.flatten()
+    def landscape(self, *context: Any, **more: Any) -> Any:
+        """The energy of candidates in a context."""
+        raise NotImplementedError
+
+    def geometry(self) -> Geometry:
+        """Where candidates live."""
+        raise NotImplementedError
+
+    def update(self) -> Update:
+        """How candidates move."""
+        update: Update = self.config.make_update()
+        return update
+
+    def parts(self, *context: Any, **more: Any) -> tuple[int, ...]:
+        """The shape (B, *P) of the predictions of a context."""
+        raise NotImplementedError
+
+    def answer(self, context: Any, thought: Thought, how: Thinking) -> Any:
+        """What the final states say."""
+        raise NotImplementedError
+
+    def first(self, *context: Any, **more: Any) -> Tensor | None:
+        """Where candidates start, (B, *P, K); None: at random."""
+        return None
+
+    def positions(self, *context: Any, **more: Any) -> Tensor | None:
+        """Where predictions stand, (B, *P), for random draws that do not depend on what is computed together."""
+        return None
+
+    @torch.no_grad()
+    def think(
+        self,
+        context: Any,
+        thinking: Thinking | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        keep_path: bool = True,
+        final_energy: bool = True,
+        backend: str = "auto",
+        **options: Any,
+    ) -> Thought:
+        """Think about a context.
+
+        Args:
+            context: what the model is given: tokens (B, S), puzzles (B, C), images (B, C, H, W), frames (B, S, E).
+            thinking: how; the model's own by default.
+            generator: draws starts and noise; by default they are a function of the seed, the candidate and the position alone.
+            keep_path, final_energy, backend: see ``ebt.thinking.descend``.
+            options: fields of ``Thinking`` for this call, such as ``steps=16, candidates=8``, and what else belongs to the context
+                (``CONTEXT``).
+
+        Returns:
+            the winners: ``answer``, ``energy`` at each step, ``path``; ``candidates`` is the record of all. Works under ``no_grad``
+            and ``inference_mode``.
+
+        Raises:
+            InputError: an option that there is not, or outside its range.
+        """
+        more = {name: options.pop(name) for name in self.CONTEXT if name in options}
+        how = self.how(thinking, **options)
+        with leave_inference_mode():
+            positions = self.positions(context, **more)  # before a cache takes the context in
+            thought = think(
+                self.landscape(context, **more),
+                self.geometry(),
+                self.update(),
+                self.step_size(),
+                how,
+                self.parts(context, **more),
+                start=self.first(context, **more),
+                positions=positions,
+                generator=generator,
+                keep_path=keep_path,
+                final_energy=final_energy,
+                backend=backend,
+            )
+            return replace(thought, shown=self.answer(context, thought, how))
+
+    @torch.no_grad()
+    def explore(
+        self,
+        context: Any,
+        steps: Sequence[int],
+        candidates: Sequence[int] = (1,),
+        thinking: Thinking | None = None,
+        **options: Any,
+    ) -> Explored:
+        """Think about a context once, for all these numbers of steps and candidates (ascending); other arguments as ``think``."""
+        more = {name: options.pop(name) for name in self.CONTEXT if name in options}
+        how = self.how(thinking, **{**options, "steps": max(steps), "candidates": max(candidates)})
+        with leave_inference_mode():
+            return explore(
+                self.landscape(context, **more),
+                (self.geometry(), self.update(), self.step_size()),
+                how,
+                self.parts(context, **more),
+                steps,
+                self.config.conditioning != "none",
+                start=self.first(context, **more),
+                positions=self.positions(context, **more),
+            )
+
+    def predict(self, context: Any, thinking: Thinking | None = None, **options: Any) -> Any:
+        """The answer of ``think``; arguments as there."""
+        return self.think(context, thinking, **options).answer
 
 
 @contextmanager
@@ -128,14 +231,13 @@ def leave_inference_mode() -> Iterator[None]:
         yield
 
 
-def thinking_options(config: Any, steps: int | None, candidates: int | None) -> tuple[int, int]:
-    """Steps and candidates of one call: those of the configuration unless given.
+@dataclass
+class Prediction(ModelOutput):
+    """Output of the models of boards, images and frames."""
 
-    Raises:
-        InputError: fewer than one.
-    """
-    steps = config.steps if steps is None else steps
-    candidates = config.candidates if candidates is None else candidates
-    if steps < 1 or candidates < 1:
-        raise InputError(f"steps {steps}, candidates {candidates}: thinking needs at least 1 of each")
-    return steps, candidates
+    prediction: Tensor | None = None
+    """Completed boards (B, C), clean images (B, C, H, W), or the frames (B, S, E) that follow."""
+    energies: Tensor | None = None
+    """Of the winners, per prediction, before each step and of the final state, (T + 1, B, ...)."""
+    steps: Tensor | None = None
+    """Steps really taken, per prediction."""

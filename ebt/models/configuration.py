@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import fields
-from typing import Any, ClassVar
+import difflib
+from dataclasses import asdict, fields
+from typing import Any, ClassVar, get_type_hints
 
 from transformers import PretrainedConfig
 
 from ebt.errors import InputError
 from ebt.nn import NetworkConfig, network_config
-from ebt.thinking import SIMPLEX_SPACES
+from ebt.thinking import SPACES, UPDATES, Geometry, Gradient, Thinking, Update, named
+from ebt.thinking.checks import check_type
+
+THINKING = tuple(field.name for field in fields(Thinking))
+OTHERS = (
+    "torch_dtype",
+    "tokenizer_reference",
+    "attn_implementation",
+    "_attn_implementation",
+    "trust_remote_code",
+    "code_revision",
+)
+"""Further fields of files, beside those of ``transformers``."""
 
 
 class NetworkFields(PretrainedConfig):
@@ -22,47 +34,35 @@ class NetworkFields(PretrainedConfig):
         "num_attention_heads": "heads",
     }
 
-    def __init__(
-        self,
-        size: str = "micro",
-        layers: int | None = None,
-        dim: int | None = None,
-        heads: int | None = None,
-        block: str | None = None,
-        ffn_dim: int | None = None,
-        conditioning: str | None = None,
-        conditioned_steps: int | None = None,
-        anchor: str | None = None,
-        head: str | None = None,
-        head_init: str | None = None,
-        scale_inputs: bool | None = None,
-        norm_eps: float | None = None,
-        rope_theta: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        given = {
-            "layers": layers,
-            "dim": dim,
-            "heads": heads,
-            "block": block,
-            "ffn_dim": ffn_dim,
-            "conditioning": conditioning,
-            "conditioned_steps": conditioned_steps,
-            "anchor": anchor,
-            "head": head,
-            "head_init": head_init,
-            "scale_inputs": scale_inputs,
-            "norm_eps": norm_eps,
-            "rope_theta": rope_theta,
-        }
+    def __init__(self, size: str = "micro", **kwargs: Any) -> None:
+        given = {field.name: kwargs.pop(field.name) for field in fields(NetworkConfig) if field.name in kwargs}
+        given |= {own: kwargs.pop(other) for other, own in NetworkFields.attribute_map.items() if other in kwargs}
         try:
             network = network_config(size, **given)
+            self._check(kwargs)
         except ValueError as error:
             raise InputError(str(error)) from error
         self.size = size
         for field in fields(NetworkConfig):
             setattr(self, field.name, network.hidden if field.name == "ffn_dim" else getattr(network, field.name))
         super().__init__(**kwargs)
+
+    def _check(self, left: dict[str, Any]) -> None:
+        """Fields of subclasses have values of their types, and there are no others but those of ``transformers``.
+
+        Raises:
+            ValueError: naming the one.
+        """
+        for kind in type(self).__mro__:
+            if issubclass(kind, NetworkFields) and "__init__" in vars(kind):
+                hints = get_type_hints(kind.__init__)
+                for name in hints.keys() - {"return", "kwargs", "size", *vars(NetworkConfig())}:
+                    check_type(name, getattr(self, name), hints[name])
+        known = {*vars(PretrainedConfig()), *PretrainedConfig().to_dict(), *OTHERS}
+        if unknown := [name for name in left if name not in known]:
+            close = difflib.get_close_matches(unknown[0], [*vars(self), *vars(NetworkConfig()), *THINKING], 1)
+            hint = f"did you mean {close[0]}?" if close else f"{type(self).__name__} has no such field."
+            raise ValueError(f"there is no field {unknown[0]!r}: {hint}")
 
     def network(self) -> NetworkConfig:
         """The configuration of the blocks."""
@@ -73,53 +73,67 @@ class NetworkFields(PretrainedConfig):
         """Nothing to do: a saved folder imports this library instead of carrying a copy of its source."""
 
 
+_FORMER = {"candidate_noise": "noise", "start_seed": "seed"}
+"""Names of thinking options in configurations of earlier versions."""
+
+
 class ThinkingFields(NetworkFields):
     """Fields of a model that thinks.
 
-    space: candidate space by name (``ebt.thinking.SIMPLEX_SPACES``). step_size: alpha at the start of training.
-    start_std: standard deviation of the starting candidates. start_seed: which starts it thinks from (``ebt.models.starts``).
-    steps, candidates: how it thinks unless a call says otherwise. step_size_scale: alpha of thinking as a multiple of the
-    learned one; a smaller one commits later. candidate_noise: Langevin noise of all candidates but the first, so that they
-    differ. clamp: largest absolute entry of the descent direction. energy_scale: what energies are divided by, the initial step
-    size by default, so that training does not depend on it; 1 leaves imported energies as they are. input_gradient: whether the
-    candidates' table learns from what the network sees of candidates, too, not from losses alone.
+    Args:
+        space: candidate space by name (``ebt.thinking.SPACES``), or ``module.Class`` of a geometry of your own.
+        update: how candidates move, by name (``ebt.thinking.UPDATES``) or ``module.Class``; the space's own by default.
+        step_size: alpha at the start of training.
+        learn_step_size: whether it learns.
+        energy_scale: what energies are divided by, the initial step size by default, so that training does not depend on it; 1
+            leaves imported energies as they are.
+        input_gradient: whether the candidates' table learns from what the network sees of candidates, too.
+        thinking: how the model thinks unless a call says otherwise, fields of ``ebt.thinking.Thinking``; they may also be given
+            beside the others.
+
+    Raises:
+        InputError: a value of the wrong type or outside its range, or an unknown field.
     """
 
-    spaces: ClassVar[Collection[str]] = tuple(SIMPLEX_SPACES)
+    spaces: ClassVar[dict[str, tuple[type[Geometry], Update]]] = SPACES
 
     def __init__(
         self,
         space: str = "compact-restart",
+        update: str | None = None,
         step_size: float = 1.0,
         learn_step_size: bool = True,
-        start_std: float = 1.0,
-        start_seed: int = 0,
-        steps: int = 3,
-        candidates: int = 1,
-        step_size_scale: float = 1.0,
-        candidate_noise: float = 0.0,
-        clamp: float | None = None,
         energy_scale: float | None = None,
         input_gradient: bool = True,
+        thinking: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if space not in self.spaces:
-            raise InputError(f"space is {space!r}: choose one of {', '.join(self.spaces)}")
-        if steps < 1 or candidates < 1 or start_std < 0 or step_size <= 0:
-            raise InputError(
-                f"steps {steps}, candidates {candidates}, start_std {start_std}, step_size {step_size}: "
-                "steps and candidates must be at least 1, start_std at least 0, step_size positive"
-            )
-        if step_size_scale <= 0 or candidate_noise < 0:
-            raise InputError(
-                f"step_size_scale {step_size_scale}, candidate_noise {candidate_noise}: "
-                "the scale must be positive, the noise at least 0"
-            )
-        if (clamp is not None and clamp <= 0) or (energy_scale is not None and energy_scale <= 0):
-            raise InputError(f"clamp {clamp}, energy_scale {energy_scale}: give positive numbers, or null")
-        self.step_size_scale, self.candidate_noise, self.clamp = step_size_scale, candidate_noise, clamp
-        self.input_gradient = input_gradient
-        self.space, self.step_size, self.learn_step_size, self.start_std = space, step_size, learn_step_size, start_std
-        self.start_seed, self.steps, self.candidates = start_seed, steps, candidates
+        options = {_FORMER.get(name, name): kwargs.pop(name) for name in (*THINKING, *_FORMER) if name in kwargs}
+        try:
+            self.thinking = asdict(Thinking(**{**(thinking or {}), **options}))
+            if space not in self.spaces:
+                named(space, {name: name for name in self.spaces}, "space", make=False)
+            if update is not None:
+                named(update, UPDATES, "update")
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from error
+        for name, value in (("step_size", step_size), ("energy_scale", step_size if energy_scale is None else energy_scale)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise InputError(f"{name} is {value!r}: give a positive number")
+        self.space, self.update, self.step_size, self.learn_step_size = space, update, step_size, learn_step_size
         self.energy_scale = step_size if energy_scale is None else energy_scale
+        self.input_gradient = input_gradient
         super().__init__(**kwargs)
+
+    def make_geometry(self, *args: Any, **kwargs: Any) -> Geometry:
+        """The geometry of the candidate space; arguments as its class has them."""
+        kind = self.spaces[self.space][0] if self.space in self.spaces else named(self.space, {}, "space", make=False)
+        geometry: Geometry = kind(*args, **kwargs)
+        return geometry
+
+    def make_update(self) -> Update:
+        """How candidates move."""
+        if self.update is not None:
+            update: Update = named(self.update, UPDATES, "update")
+            return update
+        return self.spaces[self.space][1] if self.space in self.spaces else Gradient()

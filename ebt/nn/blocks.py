@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ebt.nn.config import NetworkConfig
 from ebt.nn.second_order import rms_norm, swiglu
-from ebt.thinking.precision import precise
+from ebt.thinking.noise import precise
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float, like: Tensor) -> Tensor:

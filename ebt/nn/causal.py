@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ebt.nn.second_order import without_autocast
-from ebt.thinking.precision import precise
+from ebt.thinking.noise import precise
 
 BLOCK = 64
 """Candidates whose scores are computed together."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ebt.thinking.checks import check_fields
+
 Conditioning = Literal["none", "candidate", "prefix", "modulation"]
 """How the network learns the step index: not at all (one landscape); added to the candidate stream, which leaves the context
 shared by all steps; as a learned token in front of the context (the published code's ``time_embed``); or by adaptive norms
@@ -59,6 +61,9 @@ class NetworkConfig:
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not (0 < self.norm_eps < 1 and self.rope_theta > 0):
+            raise ValueError(f"norm_eps {self.norm_eps}, rope_theta {self.rope_theta}: give positive numbers, norm_eps below 1")
         if min(self.layers, self.dim, self.heads) < 1:
             raise ValueError(f"layers {self.layers}, dim {self.dim}, heads {self.heads}: all must be positive")
         if self.dim % (2 * self.heads):

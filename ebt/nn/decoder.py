@@ -21,7 +21,7 @@ from ebt.nn.blocks import (
 )
 from ebt.nn.causal import attend_causally
 from ebt.nn.config import NetworkConfig
-from ebt.thinking.adjoint import Separated
+from ebt.thinking.fast.adjoint import Separated
 
 
 class KeyValueCache(Protocol):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ebt.nn.blocks import Blocks, EnergyHead, OutputNorm, Relations, StepEmbedding, initialise
 from ebt.nn.config import NetworkConfig
 from ebt.nn.second_order import attend
-from ebt.thinking.adjoint import Separated
+from ebt.thinking.fast.adjoint import Separated
 
 
 class Transformer(nn.Module):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ebt.thinking.precision import precise
+from ebt.thinking.noise import precise
 
 SMALL = 2**14
 """Tensors of at most so many numbers, as in generation, take the plain formulas: there calls cost more than arithmetic."""

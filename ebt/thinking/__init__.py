@@ -1,61 +1,60 @@
-"""The engine: candidate spaces, the descent, gradients through it, verification, replay. Imports torch only."""
+"""The paper: one descent; where candidates live, how they move, when they stop, who wins, recipes. Imports torch only."""
 
-from ebt.thinking.alarms import ThinkingWarning, alarms
-from ebt.thinking.descent import Descent, Gradients, Landscape, NonFiniteError, slope, think
-from ebt.thinking.recipe import Recipe, Supervised, mean_loss, supervise
-from ebt.thinking.record import Evaluations, Thought
-from ebt.thinking.replay import ReplayBuffer
-from ebt.thinking.spaces import (
-    IGNORED,
-    SIMPLEX_SPACES,
-    CandidateSpace,
-    CompactMirror,
-    CompactRestart,
-    Euclidean,
-    FreeVector,
-    ListingSimplex,
-    MirrorSimplex,
-    Projected,
-    ReferenceSimplex,
-    RestartProjected,
-    RestartSimplex,
-    Simplex,
-)
+from ebt.thinking.descent import Energy, Gradients, NonFiniteError, descend, slope
+from ebt.thinking.fast.compact import CompactSimplex
+from ebt.thinking.geometry import IGNORED, Euclidean, FreeVector, Geometry, Projected, Simplex
+from ebt.thinking.noise import Places, Rows, draw_normal
+from ebt.thinking.recipe import Recipe, Supervised, loss, mean_loss, supervise
 from ebt.thinking.step_size import StepSize
-from ebt.thinking.verification import Rule, WordRule, choose, mean
+from ebt.thinking.stop import Budget, Change, Either, EnergyChange, Step, Stop
+from ebt.thinking.thinking import SPACES, STOPS, UPDATES, VECTOR_SPACES, Thinking, named, think
+from ebt.thinking.thought import Evaluations, Thought
+from ebt.thinking.update import Gradient, Mirror, Momentum, Published, Restart, Update
+from ebt.thinking.verify import Rule, choose, mean
 
 __all__ = [
-    "IGNORED",
-    "SIMPLEX_SPACES",
-    "CandidateSpace",
-    "CompactMirror",
-    "CompactRestart",
-    "Descent",
+    "Budget",
+    "Change",
+    "CompactSimplex",
+    "Either",
+    "Energy",
+    "EnergyChange",
     "Euclidean",
     "Evaluations",
     "FreeVector",
+    "Geometry",
+    "Gradient",
     "Gradients",
-    "Landscape",
-    "ListingSimplex",
-    "MirrorSimplex",
+    "IGNORED",
+    "Mirror",
+    "Momentum",
     "NonFiniteError",
+    "Places",
     "Projected",
+    "Published",
     "Recipe",
-    "ReferenceSimplex",
-    "ReplayBuffer",
-    "RestartProjected",
-    "RestartSimplex",
+    "Restart",
+    "Rows",
     "Rule",
+    "SPACES",
+    "STOPS",
     "Simplex",
+    "Step",
     "StepSize",
+    "Stop",
     "Supervised",
-    "ThinkingWarning",
+    "Thinking",
     "Thought",
-    "WordRule",
-    "alarms",
+    "UPDATES",
+    "Update",
+    "VECTOR_SPACES",
     "choose",
+    "descend",
+    "draw_normal",
+    "loss",
     "mean",
     "mean_loss",
+    "named",
     "slope",
     "supervise",
     "think",

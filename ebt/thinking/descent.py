@@ -1,182 +1,200 @@
-"""Thinking: the one descent loop, for training and inference, every modality, one candidate or many.
-
-y[i+1] = y[i] - alpha dE(x, y[i])/dy + noise                                        (paper, equations 2 and 5)
-"""
+"""Thinking: the one descent, for training and inference, every modality, one candidate or many (paper, equations 2 and 5)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ebt.thinking.record import Evaluations, Thought
-from ebt.thinking.spaces import CandidateSpace
+from ebt.thinking.geometry import Euclidean, Geometry
+from ebt.thinking.noise import Draws
+from ebt.thinking.rows import Everyone
+from ebt.thinking.stop import Stop
+from ebt.thinking.thought import Thought
+from ebt.thinking.update import Gradient, Update
 
 Gradients = Literal["none", "detached", "truncated", "full"]
-"""How gradients pass through the descent.
-
-none: inference, no graph; detached (S1): a candidate is a constant at the beginning of each step, each step's loss sees its own
-second-order term; truncated (S2): the energies' gradients of all steps but the last are constants; full: nothing is cut.
-"""
-
-
-class Landscape(Protocol):
-    """The energy as a function of the candidate, bound to an encoded context.
-
-    Takes what the network sees of the candidates, (N, *P, D), and the step index; returns energies per part, (N, *P). Rows are
-    candidate-major: row ``m * B + b`` is candidate m of context b. A landscape may offer ``select(rows)``, or
-    ``select(rows, positions)`` where each position is a prediction of its own: the landscape of some predictions only, each in
-    a row of its own. Then predictions that have converged are not evaluated any more.
-    """
-
-    def __call__(self, candidate: Tensor, step: int, /) -> Tensor: ...
+"""How gradients pass through a descent. none: inference; detached (S1): a candidate is a constant at the beginning of each step;
+truncated (S2): the energies' gradients of all steps but the last are constants; full: nothing is cut."""
+Energy = Callable[..., Tensor]
+"""Energies per part (N, *P) of what the network sees of candidates, (N, *P, D); where it takes a second argument, also of the
+step index. A *landscape* is such a function for one encoded context. It may offer ``select(rows)``, or ``select(rows, positions)``
+where each position is a prediction of its own: then predictions that have stopped are not evaluated any more."""
 
 
 class NonFiniteError(ArithmeticError):
     """An energy, a gradient or a candidate is not finite; the message names the tensor and the step."""
 
 
-@dataclass(frozen=True)
-class Descent:
-    """How one call thinks."""
-
-    steps: int
-    """Number of updates; with a tolerance, the cap."""
-    gradients: Gradients = "none"
-    noise: float | Tensor = 0.0
-    """Standard deviation of the Langevin noise added to the state before each step; one for all, or one per prediction."""
-    clamp: float | None = None
-    """Largest absolute entry of the descent direction."""
-    tolerance: float | None = None
-    """A prediction that changes by less than this in one step has converged and stops (see ``CandidateSpace.change``)."""
-    final_energy: bool = False
-    """Evaluate the energy of the final state, too (one more forward pass, without noise)."""
-    keep_states: bool = True
-    schedule: tuple[int, ...] | None = None
-    """The step index that the network is told at each step, for conditioned networks; 0, 1, 2, ... by default."""
-    first: int = 0
-    """Steps taken before this call, where a longer descent goes on: its errors name the step counted from the beginning."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}: thinking needs at least 1 step")
-        if self.schedule is not None and len(self.schedule) != self.steps:
-            raise ValueError(f"schedule has {len(self.schedule)} entries for {self.steps} steps: give one step index a step")
-        if torch.as_tensor(self.noise).lt(0).any():
-            raise ValueError(f"noise is {self.noise}: a standard deviation cannot be negative; 0 turns it off")
-        if self.clamp is not None and self.clamp <= 0:
-            raise ValueError(f"clamp is {self.clamp}: give a positive bound, or null for none")
-        if self.gradients not in get_args(Gradients):
-            raise ValueError(f"gradients is {self.gradients!r}: choose one of {', '.join(get_args(Gradients))}")
-        if self.tolerance is not None and (self.tolerance < 0 or self.gradients != "none"):
-            raise ValueError("tolerance must be >= 0 and serves inference only: set gradients to none")
-
-    def told(self, step: int) -> int:
-        """The step index that the network is told at a step."""
-        return step if self.schedule is None else self.schedule[step]
-
-
-def think(
-    landscape: Landscape,
-    space: CandidateSpace,
+def descend(
+    energy: Energy,
     start: Tensor,
+    *,
+    steps: int,
     step_size: Tensor | float,
-    descent: Descent,
-    generator: torch.Generator | None = None,
-    view: Tensor | None = None,
+    geometry: Geometry | None = None,
+    update: Update | None = None,
+    stop: Stop | None = None,
+    noise: Tensor | float = 0.0,
+    clamp: float | None = None,
+    gradients: Gradients = "none",
+    generator: torch.Generator | Draws | None = None,
+    schedule: tuple[int, ...] | None = None,
+    first: int = 0,
+    final_energy: bool = True,
+    keep_path: bool = True,
+    backend: str = "auto",
 ) -> Thought:
-    """Descend the landscape from ``start``.
+    """Descend an energy: ``y[i+1] = y[i] - alpha dE(x, y[i])/dy + noise``.
 
     Args:
-        landscape: energies of candidates, see ``Landscape``.
-        space: the candidate space that ``start`` lives in.
-        start: starting states (N, *P, K).
-        step_size: alpha; a number, or one per prediction (its leading dimensions are the state's).
-        descent: number of steps, gradients, noise, stopping.
-        generator: of the Langevin noise.
-        view: what the network sees of ``start``, where that is known; noise makes it useless.
+        energy: see ``Energy``; the context x is bound in it.
+        start: candidates y[0], (N, *P, K).
+        steps: T, the number of updates; with a ``stop`` the largest.
+        step_size: alpha; a number, or one per prediction.
+        geometry: where candidates live; ``Euclidean`` with one prediction for each vector, by default.
+        update: how they move; ``Gradient`` by default.
+        stop: when a prediction is thought about no further; serves inference only.
+        noise: standard deviation of the Langevin noise added before each step; a number, or one per prediction.
+        clamp: largest absolute entry of the direction.
+        gradients: see ``Gradients``.
+        generator: what draws the noise.
+        schedule: the step index that the energy is given at each step; 0, 1, 2, ... by default.
+        first: steps taken before this call, where a longer descent goes on.
+        final_energy: evaluate the energies of the final states, too, by which candidates are chosen.
+        keep_path: record the state after every step, not the last alone.
+        backend: ``plain`` evaluates every prediction at every step; ``auto`` leaves out those that have stopped.
+
+    Returns:
+        the record of all rows.
 
     Raises:
+        ValueError: an argument outside its range, or energies of other rows than the candidates.
         NonFiniteError: an energy, a gradient or a candidate is not finite.
     """
-    alpha, noise = per_prediction(step_size, start), per_prediction(descent.noise, start)
-    known = None if view is None or noise.any() else view
-    active = _Active(landscape, space, start, descent.tolerance)
-    state, states = start, list[Tensor]()
-    energies = list[Tensor]()
-    with torch.set_grad_enabled(descent.gradients != "none"):
-        for step in range(descent.steps):
-            here = active.part_of(state)
-            if descent.gradients in ("none", "detached"):
-                here = here.detach()
-            if known is None:
-                here, view = space.look(here, active.part_of(noise), generator)
-            else:
-                view, known = space.attach(here, known), None
-            here, energy = _update(active, here, view, active.part_of(alpha), descent, step)
-            energies.append(active.put(energies[-1] if energies else None, energy))
-            state = active.advance(state, here)
-            if descent.keep_states:
-                states.append(state)
-            if active.done:
+    check(steps, noise, clamp, gradients, stop, schedule, backend)
+    geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:])) if geometry is None else geometry
+    update, index = Gradient() if update is None else update, range(first, first + steps) if schedule is None else schedule
+    alpha, std = per_prediction(step_size, start), per_prediction(noise, start)
+    rows = everyone(backend)(with_step(energy), geometry, start, stop)
+    state, memory = start, update.begin(start)
+    states, energies = list[Tensor](), list[Tensor]()
+    with outside_inference_mode(gradients != "none"):
+        for i in range(steps):
+            y, kept = rows.part(state), rows.part(memory)
+            if gradients in ("none", "detached"):
+                y = y.detach()
+            y, view = geometry.look(y, rows.part(std), rows.source(generator, first + i, start))
+            second = gradients in ("detached", "full") or (gradients == "truncated" and i == steps - 1)
+            e, g = slope(rows.energy, view, first + i, second, index[i])  # dE(x, y[i]) / dy, as the network sees y
+            direction = update.direction(geometry, y, g).to(y.dtype)
+            direction = direction if second else direction.detach()  # earlier states depend on no weight but alpha
+            direction = direction if clamp is None else direction.clamp(-clamp, clamp)
+            y, kept = update.move(y, direction, rows.part(alpha), kept)  # y[i+1] = y[i] - alpha dE/dy
+            energies.append(rows.put(energies[-1] if energies else None, e.detach()))
+            state, memory = rows.advance(state, finite(y, "candidate", first + i), e.detach()), rows.put(memory, kept)
+            states = [*states, state] if keep_path else [state]
+            if rows.done:
                 break
-        if descent.final_energy:
+        if final_energy:
             with torch.no_grad():
-                told = descent.told(len(energies) - 1)
-                energies.append(_finite(landscape(space.view(state), told), "energy", descent.first + len(energies)))
-    return Thought(
-        start=start,
-        states=tuple(states) if descent.keep_states else (state,),
-        energies=torch.stack(energies),
-        steps=active.steps,
-        step_size=alpha,
-        evaluations=active.count(final=descent.final_energy),
-        final_energy=descent.final_energy,
-    )
+                last = with_step(energy)(geometry.view(state), index[len(energies) - 1])
+                energies.append(finite(last, "energy", first + len(energies)))
+    passes = rows.count(final_energy)
+    return Thought(geometry, update, start, tuple(states), torch.stack(energies), rows.steps, alpha, passes, final_energy)
 
 
-def _update(active: _Active, here: Tensor, view: Tensor, alpha: Tensor, descent: Descent, step: int) -> tuple[Tensor, Tensor]:
-    """One step of the predictions still thinking: their next states and the energies (constants) before it."""
-    space, last = active.space, step == descent.steps - 1
-    second_order = descent.gradients in ("detached", "full") or (descent.gradients == "truncated" and last)
-    number = descent.first + step
-    energies, gradient = slope(active.landscape, view, number, second_order, descent.told(step))
-    direction = space.direction(here, gradient).to(here.dtype)
-    if not second_order:  # also cuts the table out of the direction: earlier states depend on no weight but alpha
-        direction = direction.detach()
-    if descent.clamp is not None:
-        direction = direction.clamp(-descent.clamp, descent.clamp)
-    return _finite(space.move(here, direction, alpha), "candidate", number), energies.detach()
+def slope(energy: Energy, view: Tensor, step: int, second_order: bool, told: int | None = None) -> tuple[Tensor, Tensor]:
+    """Energies per part and their gradient ``dE/dview``; works under ``no_grad``.
 
-
-def slope(
-    landscape: Callable[[Tensor, int], Tensor], view: Tensor, step: int, second_order: bool, told: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Energies per part and their gradient with respect to what the network sees, ``dE/dview``.
-
-    ``told`` is the step index that the network is told, where it is not ``step`` itself. Works under ``no_grad``, as
-    ``generate()`` needs.
+    Args:
+        energy: takes a view and a step index.
+        view: what the network sees of candidates.
+        step: counts from 0, for errors.
+        second_order: keep the graph of the gradient.
+        told: the step index that the energy is given, where it is not ``step``.
 
     Raises:
         NonFiniteError: an energy or a gradient is not finite.
+        ValueError: energies that do not depend on the candidates, or of other rows than theirs.
     """
     with torch.enable_grad():
         if not (second_order and view.requires_grad):
             view = view.detach().requires_grad_()
-        energies = landscape(view, step if told is None else told)
+        energies = energy(view, step if told is None else told)
+        if energies.shape[:1] != view.shape[:1]:
+            raise ValueError(
+                f"energies have the shape {tuple(energies.shape)}, candidates {tuple(view.shape)}: give one a part"
+            )
+        if not energies.requires_grad:
+            raise ValueError("the energy does not depend on the candidates: nothing can be descended")
         (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order)
-    return _finite(energies, "energy", step), _finite(gradient, "gradient of the energy", step)
+    return finite(energies, "energy", step), finite(gradient, "gradient of the energy", step)
 
 
-def _finite(tensor: Tensor, name: str, step: int) -> Tensor:
+def check(
+    steps: int,
+    noise: Tensor | float,
+    clamp: float | None,
+    gradients: str,
+    stop: Any = None,
+    schedule: tuple[int, ...] | None = None,
+    backend: str = "auto",
+) -> None:
+    """Whether these are settings of a descent.
+
+    Raises:
+        ValueError: naming the one that is not.
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps is {steps}: thinking needs a whole number of at least 1")
+    if schedule is not None and len(schedule) != steps:
+        raise ValueError(f"schedule has {len(schedule)} entries for {steps} steps: give one step index a step")
+    if torch.as_tensor(noise).lt(0).any():
+        raise ValueError(f"noise is {noise}: a standard deviation cannot be negative; 0 turns it off")
+    if clamp is not None and not clamp > 0:
+        raise ValueError(f"clamp is {clamp}: give a positive bound, or null for none")
+    if gradients not in get_args(Gradients):
+        raise ValueError(f"gradients is {gradients!r}: choose one of {', '.join(get_args(Gradients))}")
+    if stop is not None and gradients != "none":
+        raise ValueError("stop serves inference only: set gradients to none")
+    if backend not in ("auto", "plain"):
+        raise ValueError(f"backend is {backend!r}: choose auto or plain")
+
+
+def everyone(backend: str) -> type[Everyone]:
+    """What keeps the account of rows that have stopped."""
+    if backend == "plain":
+        return Everyone
+    from ebt.thinking.fast.leaving import Leaving
+
+    return Leaving
+
+
+def with_step(energy: Energy) -> Energy:
+    """The energy as a function of a view and a step index."""
+    try:
+        needed = inspect.signature(energy.forward if isinstance(energy, nn.Module) else energy).parameters.values()
+    except (TypeError, ValueError):
+        return energy
+    places = [p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
+    takes_two = len(places) > 1 or any(p.kind is p.VAR_POSITIONAL for p in needed)
+    return energy if takes_two else lambda view, _: energy(view)
+
+
+def finite(tensor: Tensor, name: str, step: int) -> Tensor:
+    """The tensor.
+
+    Raises:
+        NonFiniteError: an entry of it is not finite.
+    """
     if not torch.isfinite(tensor).all():
-        raise NonFiniteError(
-            f"{name} at thinking step {step + 1} is not finite: "
-            "lower the learning rate or the step size, or clamp the direction"
-        )
+        remedy = "lower the learning rate or the step size, or clamp the direction"
+        raise NonFiniteError(f"{name} at thinking step {step + 1} is not finite: {remedy}")
     return tensor
 
 
@@ -186,56 +204,8 @@ def per_prediction(value: Tensor | float, state: Tensor) -> Tensor:
     return value.reshape(*value.shape, *([1] * (state.dim() - value.dim()))) if value.dim() else value
 
 
-class _Active:
-    """Which predictions are still thinking. Without a tolerance: all of them, and nothing is copied.
-
-    Once some have left, those still evaluated are n rows of one prediction each, (n, 1, .., K).
-    """
-
-    def __init__(self, landscape: Landscape, space: CandidateSpace, start: Tensor, tolerance: float | None) -> None:
-        self.whole, self.landscape, self.space, self.tolerance = landscape, landscape, space, tolerance
-        self.predictions = start.shape[: space.prediction_dims]
-        self.steps = torch.zeros(self.predictions, dtype=torch.long, device=start.device)
-        self.moving = torch.ones(self.predictions, dtype=torch.bool, device=start.device)
-        self.index: tuple[Tensor, ...] | None = None  # predictions still evaluated, if not all: rows, and positions
-        self.evaluated = 0
-        self.done = False
-
-    def part_of(self, tensor: Tensor) -> Tensor:
-        """Of the predictions still evaluated; ``tensor`` is broadcastable to states, or has one entry a prediction."""
-        if self.index is None or tensor.dim() == 0:
-            return tensor
-        dims = len(self.predictions)
-        picked = tensor.expand(*self.predictions, *tensor.shape[dims:])[self.index]
-        return picked.reshape(-1, *[1] * (dims - 1), *picked.shape[1:])
-
-    def put(self, whole: Tensor | None, part: Tensor) -> Tensor:
-        if self.index is None or whole is None:
-            return part
-        return whole.index_put(self.index, part.flatten(0, len(self.predictions) - 1))
-
-    def advance(self, state: Tensor, here: Tensor) -> Tensor:
-        """The whole state with the predictions' new values; afterwards, what has converged is out."""
-        self.evaluated += here.shape[: len(self.predictions)].numel()
-        if self.tolerance is None:
-            self.steps += 1
-            return here
-        before, moving = self.part_of(state), self.part_of(self.moving)
-        here = torch.where(moving.reshape(*moving.shape, *([1] * (here.dim() - moving.dim()))), here, before)
-        self.steps += self.moving
-        state = self.put(state, here)
-        self.moving = self.put(self.moving, moving & (self.space.change(before, here) >= self.tolerance))
-        self._drop()
-        return state
-
-    def _drop(self) -> None:
-        index = self.moving.nonzero(as_tuple=True)
-        left = len(index[0])
-        self.done = left == 0
-        select = getattr(self.whole, "select", None)
-        if select is not None and 0 < left < (self.moving.numel() if self.index is None else len(self.index[0])):
-            self.index, self.landscape = index, select(*index)
-
-    def count(self, final: bool) -> Evaluations:
-        passes = self.evaluated / self.steps.numel()
-        return Evaluations(forward=passes + final, backward=passes)
+@contextmanager
+def outside_inference_mode(gradients: bool) -> Iterator[None]:
+    """Inner gradients are forbidden in ``torch.inference_mode``: step out of it."""
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        yield

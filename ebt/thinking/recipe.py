@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from ebt.thinking.adjoint import Separable, train
-from ebt.thinking.descent import Descent, Gradients, Landscape, think
-from ebt.thinking.record import Thought
-from ebt.thinking.spaces import CandidateSpace
-from ebt.thinking.step_size import StepSize
+from ebt.thinking.descent import Energy, Gradients, check, descend
+from ebt.thinking.geometry import Euclidean, Geometry
+from ebt.thinking.noise import Draws, Rows
+from ebt.thinking.step_size import StepSize, draw
+from ebt.thinking.thought import Thought
+from ebt.thinking.update import Gradient, Update
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Recipe:
                 "gradients: detached is the S1 recipe, which has no noise, replay buffer or random step size: "
                 "drop them, or set gradients to truncated (S2) or full"
             )
-        self.descent((0,))
+        check(1, self.noise, self.clamp, self.gradients)
 
     @classmethod
     def s1(cls, steps: int = 2, **overrides: Any) -> Recipe:
@@ -126,10 +127,6 @@ class Recipe:
             return mean
         return self.landscapes * mean if self.repeated == "all" else self.landscapes - 1 + mean
 
-    def descent(self, schedule: tuple[int, ...]) -> Descent:
-        """The descent of a training batch, with the step index of each step."""
-        return Descent(len(schedule), self.gradients, self.noise, self.clamp, keep_states=True, schedule=schedule)
-
     def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
         """The steps of one batch, each with the index that the network is told."""
         if self.landscapes is None:
@@ -154,44 +151,112 @@ class Supervised:
     thought: Thought
 
 
+def loss(
+    energy: Energy,
+    target: Tensor,
+    recipe: Recipe | None = None,
+    *,
+    start: Tensor | None = None,
+    step_size: StepSize | Tensor | float = 1.0,
+    geometry: Geometry | None = None,
+    update: Update | None = None,
+    generator: torch.Generator | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The loss of one batch by a recipe, for a training loop of your own; the energy itself is never supervised.
+
+    Args:
+        energy: see ``descend``.
+        target: what the candidates should become: vectors (N, *P, K), or words (N, *P) with a ``geometry`` of a vocabulary.
+        recipe: how candidates are thought; ``Recipe()`` by default.
+        start: where they start; normal draws with ``recipe.start_std``, by default. Who keeps a ``ReplayBuffer`` gives its states.
+        step_size: alpha, a learning ``StepSize`` or a number.
+        geometry, update: see ``descend``.
+        generator: of every random draw.
+        backend: see ``supervise``.
+
+    Returns:
+        a scalar to back-propagate.
+
+    Raises:
+        ValueError: words without a geometry of theirs.
+    """
+    recipe = Recipe() if recipe is None else recipe
+    if geometry is None:
+        if not target.is_floating_point():
+            raise ValueError(
+                f"target has the dtype {target.dtype}: give the geometry of its vocabulary, such as Simplex(1, table)"
+            )
+        geometry = Euclidean(max(1, target.dim() - 1), tuple(target.shape[-1:]), like=target)
+    if start is None:
+        parts = target.shape[: -len(geometry.shape) or None] if isinstance(geometry, Euclidean) else target.shape
+        start = geometry.start(tuple(parts), recipe.start_std, generator)
+    update = Gradient() if update is None else update
+    return supervise(energy, geometry, update, start, target, step_size, recipe, generator, backend=backend).loss
+
+
 def supervise(
-    landscape: Landscape,
-    space: CandidateSpace,
+    energy: Energy,
+    geometry: Geometry,
+    update: Update,
     start: Tensor,
     target: Tensor,
-    step_size: StepSize,
+    step_size: StepSize | Tensor | float,
     recipe: Recipe,
     generator: torch.Generator | None = None,
     steps: int | tuple[int, ...] | None = None,
+    noise: Draws | None = None,
+    backend: str = "auto",
 ) -> Supervised:
-    """Think by a recipe and compare the candidates with the target; the energy itself is never supervised.
-
-    Landscapes that are ``Separable`` have their gradients taken on the way (see ``ebt.thinking.adjoint``); others have them by
-    plain back-propagation.
+    """Think by a recipe and compare the candidates with the target.
 
     Args:
-        landscape, space, start: as for ``think``.
+        energy, geometry, update, start: as for ``descend``.
         target: one target per part, (N, *P) words or (N, *P, ...) vectors.
         step_size: alpha.
         recipe: the training recipe.
         generator: of every random draw.
-        steps: their number, or the index that the network is told at each of them, if the recipe shall not draw them.
+        steps: their number, or the step index of each of them, if the recipe shall not draw them.
+        noise: what draws the Langevin noise; each row its own, by default.
+        backend: ``plain`` back-propagates through the whole descent; ``auto`` takes the gradients of what can be taken apart on
+            the way (``ebt.thinking.fast.adjoint``).
     """
     schedule = recipe.draw_schedule(generator) if steps is None else tuple(range(steps)) if isinstance(steps, int) else steps
-    predictions = tuple(start.shape[: space.prediction_dims])
-    alpha = step_size.draw(predictions, recipe.step_size_spread, generator)
-    descent, every = recipe.descent(schedule), recipe.loss == "every"
-    learns = torch.is_grad_enabled() and not start.requires_grad
-    if learns and isinstance(landscape, Separable) and landscape.roots() is not None:
-        trained = train(landscape, space, start, target, alpha, descent, every, generator, recipe.rows_at_once)
-        return Supervised(trained.loss, trained.losses, trained.thought)
-    thought = think(landscape, space, start, alpha, descent, generator)
-    losses = torch.stack([mean_loss(space, state, target) for state in thought.states])
-    return Supervised(losses.mean() if every else losses[-1], losses.detach(), thought)
+    predictions = tuple(start.shape[: geometry.prediction_dims])
+    alpha = draw(step_size, predictions, recipe.step_size_spread, generator, start)
+    if noise is None and recipe.noise:
+        noise = Rows(_seed(generator))
+    if backend == "auto" and torch.is_grad_enabled() and not start.requires_grad and update.begin(start) is None:
+        from ebt.thinking.fast import adjoint
+
+        if adjoint.separable(energy):
+            return adjoint.train(cast(Any, energy), geometry, update, start, target, alpha, recipe, schedule, noise)
+    thought = descend(
+        energy,
+        start,
+        steps=len(schedule),
+        step_size=alpha,
+        geometry=geometry,
+        update=update,
+        noise=recipe.noise,
+        clamp=recipe.clamp,
+        gradients=recipe.gradients,
+        generator=noise,
+        schedule=schedule,
+        final_energy=False,
+        backend="plain",
+    )
+    losses = torch.stack([mean_loss(geometry, state, target) for state in thought.states])
+    return Supervised(losses.mean() if recipe.loss == "every" else losses[-1], losses.detach(), thought)
 
 
-def mean_loss(space: CandidateSpace, state: Tensor, target: Tensor) -> Tensor:
+def mean_loss(geometry: Geometry, state: Tensor, target: Tensor) -> Tensor:
     """Mean loss over the parts that are scored."""
-    loss = space.loss(state, target)
-    scored = space.scored(target).expand_as(loss)
+    loss = geometry.loss(state, target)
+    scored = geometry.scored(target).expand_as(loss)
     return (loss * scored).sum() / scored.sum().clamp(min=1)
+
+
+def _seed(generator: torch.Generator | None) -> int:
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**62, (), generator=generator, device=device))

@@ -8,13 +8,16 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ebt.thinking.precision import precise
+from ebt.thinking.noise import precise
 
 
 class StepSize(nn.Module):
     """``alpha = initial * exp(log_scale)``, so that it stays positive and learns at one rate whatever its start.
 
     It keeps float32 where a model is turned into 16 bits, which would round its updates away.
+
+    Raises:
+        ValueError: ``initial`` is not positive.
     """
 
     def __init__(self, initial: float, learnable: bool = True) -> None:
@@ -37,10 +40,17 @@ class StepSize(nn.Module):
 
         return super()._apply(convert, recurse)
 
-    def draw(self, predictions: tuple[int, ...], spread: float, generator: torch.Generator | None = None) -> Tensor:
-        """One alpha per prediction, uniform in [alpha / spread, alpha * spread] (paper, section 3.2); 1 gives alpha itself."""
-        alpha = self()
-        if spread == 1:
-            return alpha
-        uniform = torch.rand(predictions, generator=generator, device=alpha.device, dtype=alpha.dtype)
-        return alpha / spread + uniform * (alpha * spread - alpha / spread)
+
+def draw(
+    step_size: StepSize | Tensor | float,
+    predictions: tuple[int, ...],
+    spread: float,
+    generator: torch.Generator | None,
+    like: Tensor,
+) -> Tensor:
+    """One alpha per prediction, uniform in [alpha / spread, alpha * spread] (paper, section 3.2); 1 gives alpha itself."""
+    alpha = step_size() if isinstance(step_size, StepSize) else torch.as_tensor(step_size, dtype=like.dtype, device=like.device)
+    if spread == 1:
+        return alpha
+    uniform = torch.rand(predictions, generator=generator, device=alpha.device, dtype=alpha.dtype)
+    return alpha / spread + uniform * (alpha * spread - alpha / spread)

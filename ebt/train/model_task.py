@@ -11,22 +11,15 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel, ThinkingModel
+from ebt.models.exploration import Explored
 from ebt.nn import Anchor, Conditioning, Head, HeadInit, network_config
-from ebt.thinking import (
-    SIMPLEX_SPACES,
-    CandidateSpace,
-    Landscape,
-    Recipe,
-    RestartSimplex,
-    StepSize,
-    Thought,
-    mean_loss,
-)
+from ebt.thinking import SPACES, UPDATES, Energy, Geometry, Recipe, Simplex, StepSize, Thinking, Update, mean_loss, named
 from ebt.train.compiling import compile_parts
 from ebt.train.task import RECIPE, Batch, Outcome, ThinkingTask
 
 _THINKING = (
     "space",
+    "update",
     "step_size",
     "learn_step_size",
     "candidates",
@@ -53,7 +46,9 @@ class Network:
     heads: int | None = None
     ffn_dim: int | None = None
     space: str | None = None
-    """Candidate space by name (of words, ``ebt.thinking.SIMPLEX_SPACES``)."""
+    """Candidate space by name (of words, ``ebt.thinking.SPACES``), or the class of a geometry of your own."""
+    update: str | None = None
+    """How candidates move (``ebt.thinking.UPDATES``, or a class of your own); the space's own update by default."""
     step_size: float | None = None
     """alpha at the start of training."""
     learn_step_size: bool | None = None
@@ -76,12 +71,14 @@ class Network:
     head_init: HeadInit | None = None
     """The first weights of the head."""
 
-    spaces: ClassVar[Collection[str]] = tuple(SIMPLEX_SPACES)
+    spaces: ClassVar[Collection[str]] = tuple(SPACES)
 
     def __post_init__(self) -> None:
         network_config(self.size, layers=self.layers, dim=self.dim, heads=self.heads, ffn_dim=self.ffn_dim)
         if self.space is not None and self.space not in self.spaces:
-            raise InputError(f"network.space is {self.space!r}: choose one of {', '.join(self.spaces)}")
+            _named("network.space", self.space, dict.fromkeys(self.spaces))
+        if self.update is not None:
+            _named("network.update", self.update, UPDATES)
         if self.step_size is not None and not self.step_size > 0:
             raise InputError(f"network.step_size is {self.step_size}: give a positive number")
 
@@ -111,6 +108,13 @@ class Network:
             )
 
 
+def _named(what: str, name: str, known: dict[str, Any]) -> None:
+    try:
+        named(name, known, what, make=known is UPDATES)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
 class ModelTask(ThinkingTask):
     """A task around a model of ``ebt.hub``, built from its settings when the data are known, or given to ``around``.
 
@@ -134,10 +138,10 @@ class ModelTask(ThinkingTask):
             InputError: the recipe starts elsewhere than the model thinks from.
         """
         if isinstance(model, ThinkingModel):
-            settings.setdefault("steps", model.config.steps)
-            if (recipe := settings.get("recipe", RECIPE)).start_std != model.config.start_std:
+            settings.setdefault("steps", model.thinking.steps)
+            if (recipe := settings.get("recipe", RECIPE)).start_std != model.thinking.start_std:
                 raise InputError(
-                    f"recipe.start_std is {recipe.start_std} and the model's is {model.config.start_std}: make them one"
+                    f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them one"
                 )
         task = cls(**settings)
         task.model = model
@@ -198,29 +202,37 @@ class ModelTask(ThinkingTask):
     def alpha(self) -> StepSize:  # type: ignore[override]
         return self.model.step_size
 
-    def thinking_alpha(self) -> Tensor:
-        alpha: Tensor = self.model.alpha()
-        return alpha
+    def thinking(self) -> Thinking:
+        how: Thinking = self.model.thinking
+        return how
 
     def parts(self, batch: Batch) -> tuple[int, ...]:
         return tuple(self.context(batch).shape)
 
-    def landscape(self, batch: Batch) -> Landscape:
+    def landscape(self, batch: Batch) -> Energy:
         return self.model.landscape(self.context(batch))
 
-    def space(self) -> CandidateSpace:
-        """The model's space; without an energy, states are logits."""
+    def geometry(self) -> Geometry:
+        """The model's; without an energy, states are logits."""
         if self.thinks:
-            space: CandidateSpace = self.model.space()
-            return space
-        return RestartSimplex(self.prediction_dims, torch.empty(0, device=self.device))
+            geometry: Geometry = self.model.geometry()
+            return geometry
+        return Simplex(self.prediction_dims, torch.empty(0, device=self.device))
+
+    def update(self) -> Update:
+        update: Update = self.model.update()
+        return update
 
     def learn(self, batch: Batch, replayed: Tensor | None = None) -> Outcome:
         if self.thinks:
             return super().learn(batch, replayed)
-        space, target = self.space(), self.target(batch)
-        losses = torch.stack([mean_loss(space, logits, target) for logits in self.passes(batch, len(self.draw_schedule()))])
+        geometry, target = self.geometry(), self.target(batch)
+        losses = torch.stack([mean_loss(geometry, logits, target) for logits in self.passes(batch, len(self.draw_schedule()))])
         return Outcome(losses.mean() if self.recipe.loss == "every" else losses[-1], losses.detach())
 
-    def explore(self, batch: Batch, steps: int, generator: torch.Generator | None) -> tuple[Sequence[Tensor], Thought | None]:
-        return super().explore(batch, steps, generator) if self.thinks else (self.passes(batch, steps), None)
+    def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
+        if not self.thinks:
+            return self.passes(batch, max(steps))
+        own = self.thinking().candidates
+        found: Explored = self.model.explore(self.context(batch), steps, (own,))
+        return found

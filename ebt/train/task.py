@@ -15,22 +15,12 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from ebt.errors import InputError
-from ebt.thinking import (
-    CandidateSpace,
-    Descent,
-    Landscape,
-    NonFiniteError,
-    Recipe,
-    ReplayBuffer,
-    StepSize,
-    ThinkingWarning,
-    Thought,
-    alarms,
-    supervise,
-    think,
-)
+from ebt.evaluation.alarms import ThinkingWarning, alarms
+from ebt.models.exploration import Explored, explore
+from ebt.thinking import Energy, Geometry, Gradient, NonFiniteError, Recipe, StepSize, Thinking, Thought, Update, supervise
 from ebt.train.optimisation import Optimisation
 from ebt.train.processes import share
+from ebt.train.replay import ReplayBuffer
 from ebt.train.sharding import full, gathered, refuse_sharding
 
 Batch = dict[str, Tensor]
@@ -39,8 +29,6 @@ Sums = dict[str, tuple[Tensor, Tensor]]
 
 RECIPE = Recipe()
 OPTIMISATION = Optimisation()
-EVALUATION_SEED = 20_250_702
-"""Evaluations draw their starts from this seed, so that they can be compared between epochs and runs."""
 SCHEDULE_SEED = 507_020
 """Sets the draws that all processes share apart from those of each of them."""
 _SHARED = "shared"
@@ -61,7 +49,7 @@ class Outcome:
 class ThinkingTask(L.LightningModule):
     """A model, a recipe and an optimiser, trained by thinking.
 
-    A subclass sets ``alpha`` (a ``StepSize``) and implements ``landscape``, ``space``, ``target`` and ``parts``. Batches are
+    A subclass sets ``alpha`` (a ``StepSize``) and implements ``landscape``, ``geometry``, ``target`` and ``parts``. Batches are
     dictionaries of tensors whose first dimension is the row. All random draws come from ``seed``, whatever else is drawn in the
     process; the order of the data does not depend on them. A resumed run equals an uninterrupted one bit for bit.
 
@@ -104,7 +92,6 @@ class ThinkingTask(L.LightningModule):
         self.validation_steps = tuple(sorted({1, self.steps, *validation_steps}))
         self.replay = ReplayBuffer(recipe.replay_size) if recipe.replay_size else None
         self._generators: dict[str, torch.Generator] = {}
-        self._evaluation_generator: torch.Generator | None = None
         self._meters: dict[str, MeanMetric] = {}
         self._alarmed: set[str] = set()
         self.budget: Callable[[], float] | None = None
@@ -112,13 +99,21 @@ class ThinkingTask(L.LightningModule):
 
     # What a subclass implements
 
-    def landscape(self, batch: Batch) -> Landscape:
+    def landscape(self, batch: Batch) -> Energy:
         """The energy of candidates in the context of a batch; called once a batch."""
         raise NotImplementedError(f"{type(self).__name__} must implement landscape(batch)")
 
-    def space(self) -> CandidateSpace:
-        """The candidate space."""
-        raise NotImplementedError(f"{type(self).__name__} must implement space()")
+    def geometry(self) -> Geometry:
+        """Where candidates live."""
+        raise NotImplementedError(f"{type(self).__name__} must implement geometry()")
+
+    def update(self) -> Update:
+        """How candidates move."""
+        return Gradient()
+
+    def thinking(self) -> Thinking:
+        """How evaluations think."""
+        return Thinking(self.steps, clamp=self.recipe.clamp, start_std=self.recipe.start_std)
 
     def target(self, batch: Batch) -> Tensor:
         """What the candidates should become, one target per part."""
@@ -130,9 +125,9 @@ class ThinkingTask(L.LightningModule):
 
     def measure(self, batch: Batch, state: Tensor) -> Sums:
         """Metrics of final states, each as a sum and a count; every name is evaluated at every number of steps."""
-        space, target = self.space(), self.target(batch)
-        loss = space.loss(state, target)
-        return {"loss": (loss.sum(), space.scored(target).expand_as(loss).sum())}
+        geometry, target = self.geometry(), self.target(batch)
+        loss = geometry.loss(state, target)
+        return {"loss": (loss.sum(), geometry.scored(target).expand_as(loss).sum())}
 
     def summarise(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         """Metrics that follow from the means over a whole set."""
@@ -141,7 +136,7 @@ class ThinkingTask(L.LightningModule):
 
     def learn(self, batch: Batch, replayed: Tensor | None = None) -> Outcome:
         """Think about a batch by the recipe. The last rows start where ``replayed`` (n, *P, K) left them."""
-        space, generator = self.space(), self.generator(self.device)
+        generator = self.generator(self.device)
         start = self.start(batch, _rows(batch) - (0 if replayed is None else len(replayed)), generator)
         if replayed is not None:
             start = torch.cat((start, replayed.to(start)))
@@ -149,24 +144,25 @@ class ThinkingTask(L.LightningModule):
         if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
             start = torch.zeros_like(start)  # spaces that move would carry the noise of an unseen start into the prediction
-        outcome = supervise(landscape, space, start, self.target(batch), self.alpha, self.recipe, generator, schedule)
+        thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, self.recipe
+        outcome = supervise(landscape, *thinking, generator, schedule)
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 
-    def explore(self, batch: Batch, steps: int, generator: torch.Generator | None) -> tuple[Sequence[Tensor], Thought | None]:
-        """States after each of ``steps`` steps, without regularisers; and the record, with the final energy."""
-        space, start = self.space(), self.start(batch, _rows(batch), generator)
-        descent = Descent(steps, clamp=self.recipe.clamp, final_energy=True)
-        thought = think(self.landscape(batch), space, start, self.thinking_alpha(), descent, generator)
-        return thought.states, thought
+    def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
+        """A descent that serves these numbers of steps, as the model thinks; of a model that does not, states after each."""
+        parts, thinking = self.parts(batch), (self.geometry(), self.update(), self.alpha())
+        how = self.thinking().but(steps=max(steps))
+        return explore(self.landscape(batch), thinking, how, parts, steps)
+
+    def answer(self, batch: Batch) -> Tensor:
+        """Final states, with the model's own number of steps."""
+        found = self.explore(batch, [self.steps])
+        return found.at(self.steps, found.how.candidates).state if isinstance(found, Explored) else found[-1]
 
     def start(self, batch: Batch, rows: int, generator: torch.Generator | None) -> Tensor:
         """Where the first ``rows`` rows of a batch start: at random, unless a task knows better."""
         _, *parts = self.parts(batch)
-        return self.space().start((rows, *parts), self.recipe.start_std, generator)
-
-    def thinking_alpha(self) -> Tensor:
-        """The step size of evaluations."""
-        return self.alpha()
+        return self.geometry().start((rows, *parts), self.recipe.start_std, generator)
 
     def starts_warm(self) -> bool:
         """Whether the network does not see its candidates yet (``Recipe.warm_start``)."""
@@ -225,7 +221,7 @@ class ThinkingTask(L.LightningModule):
 
     def _weight(self, batch: Batch) -> Tensor | float:
         """What makes the mean over processes, which the trainer takes of their gradients, the mean over all scored parts."""
-        return share(self.space().scored(self.target(batch)).expand(self.parts(batch)).sum())
+        return share(self.geometry().scored(self.target(batch)).expand(self.parts(batch)).sum())
 
     def _with_replay(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """The batch with replayed rows behind the fresh ones, and where those rows start."""
@@ -243,7 +239,7 @@ class ThinkingTask(L.LightningModule):
         if len(outcome.losses) > 1:
             values |= {"loss_first": first, "loss_last": last, "gain": first - last}
         if (thought := outcome.thought) is not None:
-            energies = self.space().per_prediction
+            energies = self.geometry().per_prediction
             values |= {
                 "energy_first": energies(thought.energies[0]).mean(),
                 "energy_last": energies(thought.energies[-1]).mean(),
@@ -298,11 +294,6 @@ class ThinkingTask(L.LightningModule):
 
     # Evaluation
 
-    def on_validation_epoch_start(self) -> None:
-        self._evaluation_generator = torch.Generator(self.device).manual_seed(EVALUATION_SEED + self.global_rank)
-
-    on_test_epoch_start = on_validation_epoch_start
-
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, "val", batch_idx, dataloader_idx)
 
@@ -319,23 +310,31 @@ class ThinkingTask(L.LightningModule):
         # thinking needs gradients, which inference mode forbids
         with torch.inference_mode(False), torch.no_grad(), gathered(self):
             batch = {key: value.clone() if value.is_inference() else value for key, value in batch.items()}
-            states, thought = self.explore(batch, self.validation_steps[-1], self._evaluation_generator)
+            found = self.explore(batch, self.validation_steps)
             prefix = f"{stage}/{self._set_name(stage, dataloader_idx)}"
-            for step in self.validation_steps if len(states) > 1 else (1,):
-                sums = self.measure(batch, states[step - 1])
-                self._count(prefix, sums, "" if len(states) == 1 else f"_at_{step}")
-                if len(states) > 1 and step == self.steps:
-                    self._count(prefix, sums, "")
-            if thought is not None:
-                self._count_energies(prefix, thought)
+            if isinstance(found, Explored):
+                self._count_thinking(prefix, batch, found)
                 if batch_idx == 0 and (self._warm or self.trainer.state.fn != "fit"):
-                    found = torch.tensor(float(self._look_for_alarms(thought)))
-                    self._count(prefix, {"alarms": (found, torch.tensor(1))}, "")
+                    alarmed = torch.tensor(float(self._look_for_alarms(found.first)))
+                    self._count(prefix, {"alarms": (alarmed, torch.tensor(1))}, "")
+            elif len(found) == 1:
+                self._count(prefix, self.measure(batch, found[0]), "")
+            else:
+                for step in self.validation_steps:
+                    self._count_at(prefix, step, self.measure(batch, found[step - 1]))
 
-    def _count_energies(self, prefix: str, thought: Thought) -> None:
-        for name, index in (("energy_first", 0), ("energy_last", self.steps)):
-            energies = self.space().per_prediction(thought.energies[index])
-            self._count(prefix, {name: (energies.sum(), torch.tensor(energies.numel()))}, "")
+    def _count_thinking(self, prefix: str, batch: Batch, found: Explored) -> None:
+        for step in self.validation_steps:
+            won = found.at(step, found.how.candidates)
+            self._count_at(prefix, step, self.measure(batch, won.state))
+            if step == self.steps:
+                for name, energies in zip(("energy_first", "energy_last"), won.energies, strict=True):
+                    each = won.geometry.per_prediction(energies)
+                    self._count(prefix, {name: (each.sum(), torch.tensor(each.numel()))}, "")
+
+    def _count_at(self, prefix: str, step: int, sums: Sums) -> None:
+        for suffix in (f"_at_{step}", *([""] if step == self.steps else [])):
+            self._count(prefix, sums, suffix)
 
     def _count(self, prefix: str, sums: Sums, suffix: str) -> None:
         for name, (total, count) in sums.items():
@@ -367,7 +366,7 @@ class ThinkingTask(L.LightningModule):
 
     def _look_for_alarms(self, thought: Thought) -> int:
         """Warn of each kind of alarm once; returns how many there are."""
-        found = alarms(thought, self.space())
+        found = alarms(thought)
         for text in found:
             kind = text.partition(":")[0]
             if kind not in self._alarmed:

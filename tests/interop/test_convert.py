@@ -14,6 +14,7 @@ import pytest
 import record
 import torch
 import yaml
+from ebt.models.starts import starts
 from published import Draws
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -21,7 +22,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ebt.cli.main import main
-from ebt.models.starts import starts
 from ebt.problems.folder import load_folder
 from ebt.problems.images.models import DiTForImages, EBTForImages
 from ebt.problems.language.ebt import EBTForCausalLM

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from toys import (
-    SIMPLEX_SPACES,
+    SIMPLEX,
     SPACES,
     WIDTH,
+    Space,
     make_network,
     make_space,
     make_table,
@@ -20,19 +21,15 @@ from toys import (
     seeded,
 )
 
+from ebt.evaluation.alarms import alarms
 from ebt.thinking import (
     IGNORED,
-    CandidateSpace,
-    Descent,
-    Landscape,
+    Energy,
     Recipe,
     StepSize,
     Supervised,
     Thought,
-    alarms,
     choose,
-    supervise,
-    think,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -57,22 +54,21 @@ class Pair:
         self.network = make_network(self.kind, self.variant, head_std=0)
         self.table, self.step_size = make_table(), StepSize(1.0)
         self.x = nn.Parameter(normal(ROWS, PARTS, WIDTH, seed=1))
-        self.space: CandidateSpace = make_space(self.name, self.table, 2 if self.kind == "decoder" else 1)
+        self.space: Space = make_space(self.name, self.table, 2 if self.kind == "decoder" else 1)
         self.target = make_target(self.name, ROWS, PARTS)
-        if self.name in SIMPLEX_SPACES:
+        if self.name in SIMPLEX:
             self.target[0, 0] = IGNORED
         self.predictions = (ROWS, PARTS) if self.kind == "decoder" else (ROWS,)
 
-    def landscape(self) -> Landscape:
+    def landscape(self) -> Energy:
         return self.network.encode(self.x)
 
     def start(self, rows: int = ROWS, seed: int = 3) -> Tensor:
-        return self.space.start((rows, PARTS), generator=seeded(seed))
+        return self.space.start((rows, PARTS), source=seeded(seed))
 
     def supervise(self, mode: str) -> Supervised:
         recipe = Recipe(**MODES[mode])
-        args = (self.space, self.start(), self.target, self.step_size, recipe, seeded(4), STEPS)
-        return supervise(self.landscape(), *args)
+        return self.space.supervise(self.landscape(), self.start(), self.target, self.step_size, recipe, seeded(4), STEPS)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         found = {**dict(self.network.named_parameters()), "x": self.x, "log_scale": self.step_size.log_scale}
@@ -87,9 +83,9 @@ class Pair:
         optimiser.step()
         optimiser.zero_grad()
 
-    def infer(self, candidates: int = 1, descent: Descent | None = None) -> Thought:
-        descent = descent or Descent(STEPS, final_energy=True, noise=0.1)
-        return think(self.landscape(), self.space, self.start(candidates * ROWS), self.step_size(), descent, seeded(5))
+    def infer(self, candidates: int = 1, **settings: Any) -> Thought:
+        settings = {"final_energy": True, "noise": 0.1, "generator": seeded(5), **settings}
+        return self.space.descend(self.landscape(), self.start(candidates * ROWS), self.step_size(), STEPS, **settings)
 
 
 # all ways of conditioning, all anchors, both heads; the other combinations are in the networks' own tests
@@ -137,7 +133,7 @@ def test_the_record_has_the_documented_shapes(pair: Pair) -> None:
     trained = pair.supervise("full").thought
     assert trained.energies.shape == (STEPS, ROWS, PARTS)
     assert trained.step_size.shape == (*pair.predictions, *[1] * (3 - len(pair.predictions)))
-    last = pair.infer(descent=Descent(STEPS, keep_states=False, noise=0.1))
+    last = pair.infer(keep_path=False, final_energy=False)
     assert len(last.states) == 1
     assert torch.equal(last.state, thought.state)
     assert not last.final_energy
@@ -150,15 +146,15 @@ def test_inference_needs_no_gradients_and_follows_its_generator(pair: Pair) -> N
     assert not thought.state.requires_grad
     for a, b in zip((*thought.states, thought.energies), (*again.states, again.energies), strict=True):
         assert torch.equal(a, b)
-    other = think(pair.landscape(), pair.space, pair.start(), 1.0, Descent(STEPS, noise=0.1), seeded(6))
+    other = pair.space.descend(pair.landscape(), pair.start(), 1.0, STEPS, noise=0.1, generator=seeded(6))
     assert not torch.equal(other.state, thought.state)
 
 
 def test_one_of_many_candidates_is_kept(pair: Pair) -> None:
-    rules = ["lowest", "highest", "largest_drop"] + (["majority"] if pair.name in SIMPLEX_SPACES else [])
+    rules = ["lowest", "highest", "largest_drop"] + (["majority"] if pair.name in SIMPLEX else [])
     thought = pair.infer(CANDIDATES)
     for rule in rules:
-        chosen = choose(thought, pair.space, CANDIDATES, rule)  # type: ignore[arg-type]
+        chosen = choose(thought, CANDIDATES, rule)
         assert chosen.winner is not None
         assert chosen.winner.shape == pair.predictions
         assert chosen.state.shape == pair.start().shape
@@ -167,7 +163,7 @@ def test_one_of_many_candidates_is_kept(pair: Pair) -> None:
 
 
 def test_rows_of_a_record_are_those_of_a_smaller_batch(pair: Pair) -> None:
-    thought = choose(pair.infer(CANDIDATES), pair.space, CANDIDATES)
+    thought = choose(pair.infer(CANDIDATES), CANDIDATES)
     part = thought.rows(torch.tensor([1]))
     assert thought.winner is not None
     assert part.winner is not None
@@ -178,9 +174,9 @@ def test_rows_of_a_record_are_those_of_a_smaller_batch(pair: Pair) -> None:
 
 
 def test_alarms_are_sentences(pair: Pair) -> None:
-    found = alarms(pair.infer(), pair.space)
+    found = alarms(pair.infer())
     assert all(isinstance(sentence, str) and sentence for sentence in found)
-    assert bool(alarms(pair.infer(descent=Descent(STEPS)), pair.space, least_change=1e9))
+    assert bool(alarms(pair.infer(final_energy=False, noise=0.0), least_change=1e9))
 
 
 def test_training_follows_its_generator(pair: Pair) -> None:

@@ -12,7 +12,6 @@ from toys import DECODERS, WIDTH, conditioning, make_network, make_simplex, make
 from transformers import DynamicCache
 
 from ebt.nn import Anchor, CausalTransformer, EBTDecoder, NetworkConfig
-from ebt.thinking import Descent, think
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -39,8 +38,8 @@ def context(rows: int = ROWS, length: int = LENGTH, seed: int = 1) -> Tensor:
 def thoughts(network: EBTDecoder, x: Tensor) -> tuple[Tensor, Tensor]:
     """Energies and final states of a descent."""
     space = make_simplex("compact-restart", make_table())
-    start = space.start((ROWS, LENGTH), generator=seeded(0))
-    thought = think(network.encode(x), space, start, 1.0, Descent(3))
+    start = space.start((ROWS, LENGTH), source=seeded(0))
+    thought = space.descend(network.encode(x), start, 1.0, 3)
     return thought.energies, thought.state
 
 
@@ -290,7 +289,7 @@ def test_the_context_is_encoded_once_for_all_steps_that_share_it_and_without_a_g
     first = network.get_submodule("blocks.0.attention.key")
     first.register_forward_hook(lambda module, inputs, output: passes.append((len(output), output.requires_grad)))
     with torch.no_grad():
-        think(network.encode(context()), space, space.start((3 * ROWS, LENGTH)), 1.0, Descent(4))
+        space.descend(network.encode(context()), space.start((3 * ROWS, LENGTH)), 1.0, 4)
     contexts = 2 if conditioning(variant) in PER_STEP else 1  # two steps are told apart
     tokens = 2 if conditioning(variant) == "prefix" else 0  # each in front of all rows
     assert sorted(passes) == [(1, False)] * tokens + [(ROWS, False)] * contexts + [(3 * ROWS, True)] * 4

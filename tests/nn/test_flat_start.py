@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from toys import NETWORKS, SPACES, WIDTH, WORDS, make_network, make_space, make_table, make_target, normal, seeded
 
-from ebt.thinking import Recipe, StepSize, supervise
+from ebt.thinking import Recipe, StepSize
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -28,8 +28,8 @@ def train(kind: str, variant: str, name: str, alpha0: float, recipe: Recipe, upd
     generator, losses, first = seeded(0), [], torch.empty(0)
     for update in range(updates):
         optimiser.zero_grad()
-        start = space.start((ROWS, PARTS), generator=generator)
-        outcome = supervise(network.encode(x), space, start, target, step_size, recipe, generator)
+        start = space.start((ROWS, PARTS), source=generator)
+        outcome = space.supervise(network.encode(x), start, target, step_size, recipe, generator)
         outcome.loss.backward()
         head = network.head.projection.weight.grad
         assert head is not None
@@ -78,9 +78,9 @@ def test_without_the_division_the_gradient_grows_with_the_step_size() -> None:
     def first_gradient(alpha: float) -> Tensor:
         network, table = make_network("decoder", head_std=0), make_table()
         space, target = make_space("compact-restart", table), make_target("", ROWS, PARTS)
-        start = space.start((ROWS, PARTS), generator=seeded(0))
+        start = space.start((ROWS, PARTS), source=seeded(0))
         landscape = network.encode(normal(ROWS, PARTS, WIDTH, seed=1))
-        supervise(landscape, space, start, target, StepSize(alpha), Recipe(), steps=2).loss.backward()
+        space.supervise(landscape, start, target, StepSize(alpha), Recipe(), None, 2).loss.backward()
         assert network.head.projection.weight.grad is not None
         return network.head.projection.weight.grad
 

@@ -1,11 +1,12 @@
 """Small landscapes and networks, and the spaces' formulas written out a second time, for the tests of engine and networks.
 
-Letters as in ``ebt.thinking.spaces``: N rows, P parts, V words, D width.
+Letters as in ``ebt.thinking.geometry``: N rows, P parts, V words, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +14,27 @@ from torch import Tensor, nn
 
 from ebt.nn import EBTDecoder, EBTEncoder, NetworkConfig
 from ebt.nn.blocks import Modulation
-from ebt.thinking import SIMPLEX_SPACES, CandidateSpace, Euclidean, Projected, RestartProjected, Simplex
+from ebt.thinking import SPACES as NAMED
+from ebt.thinking import (
+    Energy,
+    Euclidean,
+    Geometry,
+    Gradient,
+    Projected,
+    Recipe,
+    Restart,
+    StepSize,
+    Supervised,
+    Thought,
+    Update,
+    descend,
+    supervise,
+)
 
 WORDS, WIDTH = 7, 8
 VECTORS = ("euclidean", "projected", "restart-projected")
-SPACES = (*SIMPLEX_SPACES, *VECTORS)
+SIMPLEX = tuple(NAMED)
+SPACES = (*SIMPLEX, *VECTORS)
 COMPACT = ("compact-mirror", "compact-restart")
 
 
@@ -33,20 +50,50 @@ def make_table(seed: int = 1, words: int = WORDS, width: int = WIDTH) -> nn.Para
     return nn.Parameter(normal(words, width, seed=seed, std=width**-0.5))
 
 
-def make_space(name: str, table: Tensor, prediction_dims: int = 2) -> CandidateSpace:
+@dataclass(frozen=True)
+class Space:
+    """A geometry and an update, as configurations name them together."""
+
+    geometry: Geometry
+    update: Update
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.geometry, name)
+
+    def descend(self, energy: Energy, start: Tensor, step_size: Tensor | float, steps: int, **settings: Any) -> Thought:
+        settings.setdefault("final_energy", False)
+        return descend(energy, start, steps=steps, step_size=step_size, geometry=self.geometry, update=self.update, **settings)
+
+    def objective(self, energies: Tensor, state: Tensor, step_size: Tensor | float) -> Tensor:
+        alpha = torch.as_tensor(step_size)
+        return self.update.objective(self.geometry, energies, state, alpha.squeeze(-1) if alpha.dim() == state.dim() else alpha)
+
+    def supervise(
+        self, energy: Energy, start: Tensor, target: Tensor, step_size: StepSize, recipe: Recipe, *more: Any
+    ) -> Supervised:
+        return supervise(energy, self.geometry, self.update, start, target, step_size, recipe, *more)
+
+
+def vectors(*arguments: Any, **settings: Any) -> Space:
+    """Euclidean vectors that descend by their gradient."""
+    return Space(Euclidean(*arguments, **settings), Gradient())
+
+
+def make_space(name: str, table: Tensor, prediction_dims: int = 2) -> Space:
     if name == "euclidean":
-        return Euclidean(prediction_dims, (table.shape[1],))
+        return vectors(prediction_dims, (table.shape[1],))
     if name in ("projected", "restart-projected"):
-        kind = RestartProjected if name == "restart-projected" else Projected
-        return kind(prediction_dims, (table.shape[0],), weight=table.T)
-    return SIMPLEX_SPACES[name](prediction_dims, table)
+        update = Restart() if name == "restart-projected" else Gradient()
+        return Space(Projected(prediction_dims, (table.shape[0],), weight=table.T), update)
+    return make_simplex(name, table, prediction_dims)
 
 
-def make_simplex(name: str, table: Tensor, prediction_dims: int = 2) -> Simplex:
-    return SIMPLEX_SPACES[name](prediction_dims, table)
+def make_simplex(name: str, table: Tensor, prediction_dims: int = 2, **settings: Any) -> Space:
+    kind, update = NAMED[name]
+    return Space(kind(prediction_dims, table, **settings), update)  # type: ignore[call-arg]
 
 
-# The formulas of the table in ebt/thinking/spaces.py, one vector at a time.
+# The formulas of the table in ebt/thinking/geometry.py, one vector at a time.
 
 
 def logits_of(name: str, state: Tensor, table: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from toys import WIDTH, WORDS, make_network, make_simplex, make_table, make_target, normal, seeded
 
-from ebt.thinking import Recipe, StepSize, supervise
+from ebt.thinking import Recipe, StepSize
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -33,10 +33,10 @@ def test_compact_form_equals_the_form_on_logits(
     table, step_size = make_table(seed), StepSize(alpha)
     x, target = nn.Parameter(normal(rows, parts, WIDTH, seed=seed)), make_target("", rows, parts, seed)
     compact, wide = make_simplex(f"compact-{form}", table), make_simplex(form, table)
-    small = compact.start((rows, parts), generator=seeded(seed))
+    small = compact.start((rows, parts), source=seeded(seed))
     outcomes, gradients = [], []
     for space, start in ((compact, small), (wide, compact.logits(small))):
-        outcome = supervise(network.encode(x), space, start, target, step_size, recipe, seeded(seed), steps)
+        outcome = space.supervise(network.encode(x), start, target, step_size, recipe, seeded(seed), steps)
         parameters = [*network.parameters(), table, step_size.log_scale, x]
         gradients.append(torch.autograd.grad(outcome.loss, parameters))
         outcomes.append(outcome)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from toys import WIDTH, Waves, make_simplex, make_table, normal, seeded
+from toys import WIDTH, Bowl, Waves, make_simplex, make_table, normal, seeded
 
-from ebt.thinking import Descent, slope, think
+from ebt.thinking import Change, descend, slope
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -19,13 +19,15 @@ pytestmark = pytest.mark.usefixtures("float64")
         ({"steps": 1, "noise": torch.tensor([0.1, -0.1])}, "noise is tensor.*cannot be negative"),
         ({"steps": 1, "clamp": 0}, "clamp is 0"),
         ({"steps": 1, "gradients": "some"}, "gradients is 'some': choose one of none, detached, truncated, full"),
-        ({"steps": 1, "tolerance": -1}, "tolerance"),
-        ({"steps": 1, "tolerance": 0.1, "gradients": "full"}, "tolerance.*gradients to none"),
+        ({"steps": 1.5}, "steps is 1.5"),
+        ({"steps": 1, "stop": Change(0.1), "gradients": "full"}, "stop.*gradients to none"),
+        ({"steps": 1, "schedule": (0, 1)}, "schedule has 2 entries for 1 steps"),
+        ({"steps": 1, "backend": "fastest"}, "backend is 'fastest'"),
     ],
 )
 def test_contradictions_are_refused_by_name(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        Descent(**settings)
+        descend(Bowl(normal(2, 3)), normal(2, 3), step_size=0.1, **settings)
 
 
 def test_slope_works_where_gradients_are_off() -> None:
@@ -47,5 +49,5 @@ def test_the_step_index_counts_from_zero_and_ends_with_the_last_steps_landscape(
         seen.append(step)
         return waves(candidate, step)
 
-    think(landscape, space, space.start((2, 3), generator=seeded(0)), 1.0, Descent(3, final_energy=True))
+    space.descend(landscape, space.start((2, 3), source=seeded(0)), 1.0, 3, final_energy=True)
     assert seen == [0, 1, 2, 2]

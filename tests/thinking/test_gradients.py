@@ -28,7 +28,7 @@ from toys import (
     view_of,
 )
 
-from ebt.thinking import Descent, Landscape, Recipe, StepSize, supervise, think
+from ebt.thinking import Energy, Recipe, StepSize
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -40,7 +40,7 @@ class Case:
     """A landscape with its parameters, a space and what a batch needs."""
 
     name: str
-    bind: Callable[[], Landscape]
+    bind: Callable[[], Energy]
     weights: nn.Module
     prediction_dims: int = 2
     table: nn.Parameter = field(default_factory=make_table)
@@ -48,7 +48,7 @@ class Case:
 
     def __post_init__(self) -> None:
         self.space = make_space(self.name, self.table, self.prediction_dims)
-        self.start = self.space.start((ROWS, PARTS), generator=seeded(3))
+        self.start = self.space.start((ROWS, PARTS), source=seeded(3))
         self.target = make_target(self.name, ROWS, PARTS)
 
     def parameters(self) -> list[tuple[str, Tensor]]:
@@ -102,7 +102,7 @@ def frozen_loss(case: Case, mode: str, which: str) -> Callable[[], Tensor]:
 
 def check(case: Case, mode: Literal["detached", "truncated", "full"], which: Literal["every", "last"]) -> None:
     recipe = Recipe(gradients=mode, loss=which)
-    outcome = supervise(case.bind(), case.space, case.start, case.target, case.step_size, recipe, steps=STEPS)
+    outcome = case.space.supervise(case.bind(), case.start, case.target, case.step_size, recipe, None, STEPS)
     outcome.loss.backward()
     loss = frozen_loss(case, mode, which)
     torch.testing.assert_close(outcome.loss.detach(), loss().detach())
@@ -135,7 +135,7 @@ def test_gradients_of_a_clamped_noisy_descent_with_random_step_sizes(spread: flo
     recipe = Recipe(clamp=0.3, noise=0.1, step_size_spread=spread)
 
     def loss() -> Tensor:
-        return supervise(waves, case.space, case.start, case.target, case.step_size, recipe, seeded(1), steps=STEPS).loss
+        return case.space.supervise(waves, case.start, case.target, case.step_size, recipe, seeded(1), STEPS).loss
 
     loss().backward()
     assert_slopes(loss, case.parameters())
@@ -144,5 +144,5 @@ def test_gradients_of_a_clamped_noisy_descent_with_random_step_sizes(spread: flo
 def test_no_graph_is_left_by_inference() -> None:
     waves = Waves(ROWS, PARTS)
     case = Case("compact-restart", lambda: waves, waves)
-    thought = think(waves, case.space, case.start, case.step_size(), Descent(2, final_energy=True))
+    thought = case.space.descend(waves, case.start, case.step_size(), 2, final_energy=True)
     assert not any(tensor.requires_grad for tensor in (*thought.states, thought.energies))

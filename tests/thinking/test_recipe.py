@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import WIDTH, Bowl, make_simplex, make_table, make_target, normal, seeded
+from toys import WIDTH, Bowl, make_simplex, make_table, make_target, normal, seeded, vectors
 
-from ebt.thinking import Descent, Euclidean, Recipe, StepSize, mean_loss, supervise
+from ebt.thinking import Recipe, StepSize, mean_loss
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -51,11 +51,6 @@ def test_the_papers_recipes() -> None:
         Recipe.s1(noise=0.1)
 
 
-def test_a_batchs_descent_is_the_recipes() -> None:
-    recipe = Recipe(gradients="truncated", noise=0.2, clamp=3.0)
-    assert recipe.descent((0, 0, 1)) == Descent(3, "truncated", noise=0.2, clamp=3.0, schedule=(0, 0, 1))
-
-
 @given(low=st.integers(1, 5), more=st.integers(0, 3), seed=st.integers(0, 2**20))
 def test_the_number_of_steps_covers_both_ends(low: int, more: int, seed: int) -> None:
     recipe, generator = Recipe(low, low + more), seeded(seed)
@@ -78,9 +73,9 @@ def test_each_landscape_gets_its_own_number_of_steps(repeated: Any) -> None:
 @pytest.mark.parametrize("which", ["every", "last"])
 def test_losses_are_those_of_the_states(which: Any) -> None:
     space, target = make_simplex("mirror", make_table()), make_target("", 2, 3)
-    start, bowl = space.start((2, 3), generator=seeded(0)), Bowl(normal(2, 3, WIDTH))
-    outcome = supervise(bowl, space, start, target, StepSize(0.7), Recipe(loss=which), steps=4)
-    expected = torch.stack([mean_loss(space, state, target) for state in outcome.thought.states]).detach()
+    start, bowl = space.start((2, 3), source=seeded(0)), Bowl(normal(2, 3, WIDTH))
+    outcome = space.supervise(bowl, start, target, StepSize(0.7), Recipe(loss=which), None, 4)
+    expected = torch.stack([mean_loss(space.geometry, state, target) for state in outcome.thought.states]).detach()
     assert torch.equal(outcome.losses, expected)
     assert outcome.loss.item() == pytest.approx((expected.mean() if which == "every" else expected[-1]).item())
 
@@ -89,16 +84,17 @@ def test_step_sizes_are_drawn_per_prediction() -> None:
     target, start = normal(4, 3, WIDTH, seed=1), normal(4, 3, WIDTH, seed=2)
     recipe = Recipe(step_size_spread=3.0)
     for dims in (1, 2):
-        args = (Bowl(target), Euclidean(dims, (WIDTH,)), start, target, StepSize(0.1), recipe, seeded(0))
-        drawn = supervise(*args).thought.step_size
+        drawn = (
+            vectors(dims, (WIDTH,)).supervise(Bowl(target), start, target, StepSize(0.1), recipe, seeded(0)).thought.step_size
+        )
         assert drawn.unique().numel() == (4 if dims == 1 else 12)
         assert drawn.min() >= 0.1 / 3
         assert drawn.max() <= 0.3
 
 
 def test_the_number_of_steps_is_drawn_unless_it_is_given() -> None:
-    space, target = Euclidean(2, (WIDTH,)), normal(2, 3, WIDTH, seed=1)
-    args = (Bowl(target), space, normal(2, 3, WIDTH, seed=2), target, StepSize(0.1), Recipe(2, 5))
+    space, target = vectors(2, (WIDTH,)), normal(2, 3, WIDTH, seed=1)
+    args = (Bowl(target), normal(2, 3, WIDTH, seed=2), target, StepSize(0.1), Recipe(2, 5))
     generator = seeded(0)
-    assert {len(supervise(*args, generator).losses) for _ in range(40)} == {2, 3, 4, 5}
-    assert len(supervise(*args, generator, steps=7).losses) == 7
+    assert {len(space.supervise(*args, generator).losses) for _ in range(40)} == {2, 3, 4, 5}
+    assert len(space.supervise(*args, generator, 7).losses) == 7

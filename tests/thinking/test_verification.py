@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from toys import (
     NETWORKS,
     WIDTH,
     WORDS,
+    Space,
     Waves,
     make_network,
     make_simplex,
@@ -20,7 +22,7 @@ from toys import (
     seeded,
 )
 
-from ebt.thinking import CandidateSpace, Descent, Euclidean, Evaluations, Thought, choose, mean, think
+from ebt.thinking import Euclidean, Evaluations, Thought, choose, mean
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -32,24 +34,26 @@ def test_many_candidates_are_as_many_single_runs(kind: str, variant: str, name: 
     x, extra = normal(rows, parts, WIDTH, seed=1), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])  # padding, or given parts
     landscape = make_network(kind, variant).encode(x, extra.bool())
     space = make_space(name, make_table(), 2 if kind == "decoder" else 1)
-    starts = space.start((candidates * rows, parts), generator=seeded(0))
-    descent = Descent(3, final_energy=True)
-    together = think(landscape, space, starts, 1.0, descent)
+    starts = space.start((candidates * rows, parts), source=seeded(0))
+    together = space.descend(landscape, starts, 1.0, 3, final_energy=True)
     for m, start in enumerate(starts.unflatten(0, (candidates, rows))):
-        alone = think(landscape, space, start, 1.0, descent)
+        alone = space.descend(landscape, start, 1.0, 3, final_energy=True)
         own = slice(m * rows, (m + 1) * rows)
         torch.testing.assert_close(together.state[own], alone.state)
         torch.testing.assert_close(together.energies[:, own], alone.energies)
 
 
 @st.composite
-def records(draw: st.DrawFn) -> tuple[Thought, int, CandidateSpace]:
+def records(draw: st.DrawFn) -> tuple[Thought, int, Space]:
     """A record with M candidates of B rows with P parts, all energies different."""
     m, b, p, t = (draw(st.integers(1, high)) for high in (5, 3, 3, 3))
     seed, dims = draw(st.integers(0, 2**20)), draw(st.sampled_from([1, 2]))
     words = draw(st.integers(2, 3))  # few, so that votes tie
     states = tuple(normal(m * b, p, words, seed=seed + i) for i in range(t))
+    space = make_simplex("mirror", make_table(words=words), dims)
     thought = Thought(
+        geometry=space.geometry,
+        update=space.update,
         start=normal(m * b, p, words, seed=seed + 10),
         states=states,
         energies=normal(t + 1, m * b, p, seed=seed + 11),
@@ -58,7 +62,7 @@ def records(draw: st.DrawFn) -> tuple[Thought, int, CandidateSpace]:
         evaluations=Evaluations(t + 1, t),
         final_energy=True,
     )
-    return thought, m, make_simplex("mirror", make_table(words=words), dims)
+    return thought, m, space
 
 
 def plain_winner(rule: str, first: list[float], last: list[float], answers: list[tuple[int, ...]]) -> int:
@@ -80,10 +84,10 @@ def same(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("rule", ["lowest", "highest", "largest_drop", "majority"])
 @given(record=records())
-def test_the_winner_is_that_of_a_plain_loop(rule: str, record: tuple[Thought, int, CandidateSpace]) -> None:
+def test_the_winner_is_that_of_a_plain_loop(rule: str, record: tuple[Thought, int, Space]) -> None:
     thought, candidates, space = record
     rows, parts = thought.energies.shape[1] // candidates, thought.energies.shape[2]
-    chosen = choose(thought, space, candidates, rule)  # type: ignore[arg-type]
+    chosen = choose(thought, candidates, rule)
     assert chosen.winner is not None
     for b in range(rows):
         groups = [[i] for i in range(parts)] if space.prediction_dims == 2 else [list(range(parts))]
@@ -106,9 +110,9 @@ def test_the_winner_is_that_of_a_plain_loop(rule: str, record: tuple[Thought, in
 
 
 @given(record=records(), first=st.integers(1, 4))
-def test_the_mean_is_that_of_all_probabilities(record: tuple[Thought, int, CandidateSpace], first: int) -> None:
+def test_the_mean_is_that_of_all_probabilities(record: tuple[Thought, int, Space], first: int) -> None:
     thought, candidates, space = record
-    found = mean(thought, space, candidates, first)  # type: ignore[arg-type]
+    found = mean(thought, candidates, first)
     counted = thought.states[first - 1 :] or thought.states[-1:]
     rows = len(thought.start) // candidates
     for b in range(rows):
@@ -119,37 +123,37 @@ def test_the_mean_is_that_of_all_probabilities(record: tuple[Thought, int, Candi
     assert (-found[..., 0] <= torch.stack(losses).mean(0) + 1e-9).all()  # Jensen's inequality
 
 
-def a_thought(**settings: object) -> tuple[Thought, CandidateSpace]:
+def a_thought(**settings: object) -> tuple[Thought, Space]:
     space = make_simplex("compact-restart", make_table())
-    descent = Descent(**{"steps": 2, "final_energy": True, **settings})  # type: ignore[arg-type]
-    return think(Waves(2, 3), space, space.start((4, 3), generator=seeded(0)), 1.0, descent), space
+    settings = {"steps": 2, "final_energy": True, **settings}
+    return space.descend(Waves(2, 3), space.start((4, 3), source=seeded(0)), 1.0, **settings), space
 
 
-@pytest.mark.parametrize("settings", [{}, {"steps": 1}, {"keep_states": False}])
+@pytest.mark.parametrize("settings", [{}, {"steps": 1}, {"keep_path": False}])
 def test_the_energy_of_the_final_state_must_be_there(settings: dict[str, object]) -> None:
     thought, space = a_thought(**settings, final_energy=False)
     with pytest.raises(ValueError, match="energy of the final state is missing: think with final_energy=True"):
-        choose(thought, space, 2)
+        choose(thought, 2)
     thought, space = a_thought(**settings)
-    assert choose(thought, space, 2).state.shape == (2, 3, WIDTH)
+    assert choose(thought, 2).state.shape == (2, 3, WIDTH)
 
 
 def test_bad_input_is_named() -> None:
     thought, space = a_thought()
     with pytest.raises(ValueError, match="4 rows cannot be 3 candidates each"):
-        choose(thought, space, 3)
+        choose(thought, 3)
     with pytest.raises(ValueError, match="4 rows cannot be 0 candidates each"):
-        choose(thought, space, 0)
+        choose(thought, 0)
     with pytest.raises(ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, majority"):
-        choose(thought, space, 2, "best")  # type: ignore[arg-type]
+        choose(thought, 2, "best")
     with pytest.raises(ValueError, match="choose another rule than 'majority'"):
-        choose(thought, Euclidean(2, (WIDTH,)), 2, "majority")
+        choose(replace(thought, geometry=Euclidean(2, (WIDTH,))), 2, "majority")
 
 
 def test_more_candidates_find_lower_energies() -> None:
     space, landscape = make_simplex("mirror", make_table()), Waves(3, 4)
-    starts = space.start((8 * 3, 4), std=3.0, generator=seeded(0))
-    thought = think(landscape, space, starts, 1.0, Descent(2, final_energy=True))
-    best = choose(thought, space, 8)
+    starts = space.start((8 * 3, 4), std=3.0, source=seeded(0))
+    thought = space.descend(landscape, starts, 1.0, 2, final_energy=True)
+    best = choose(thought, 8)
     assert (best.energies[-1] <= thought.energies[-1].unflatten(0, (8, 3))).all()
     assert best.start.shape == (3, 4, WORDS)

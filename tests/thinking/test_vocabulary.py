@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from toys import WIDTH, WORDS, make_simplex, make_table, normal
 
-from ebt.thinking import IGNORED, CompactMirror, CompactRestart, vocabulary
+from ebt.thinking import IGNORED, CompactSimplex, geometry
+from ebt.thinking.fast import vocabulary
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -17,7 +18,7 @@ ROWS, PARTS = 3, 5
 
 @pytest.fixture(autouse=True, params=[1, 3 * WORDS, 2**20], ids=["one state", "three states", "all"])
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "CHUNK", request.param)
+    monkeypatch.setattr(geometry, "CHUNK", request.param)
 
 
 def state_and_table() -> tuple[Tensor, Tensor]:
@@ -32,10 +33,9 @@ def assert_same_gradients(found: Tensor, expected: Tensor, inputs: tuple[Tensor,
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("form", [CompactMirror, CompactRestart])
-def test_views_losses_and_entropies(form: type[CompactMirror | CompactRestart]) -> None:
+def test_views_losses_and_entropies() -> None:
     state, table = state_and_table()
-    space, logits = form(2, table), state @ table.T
+    space, logits = CompactSimplex(2, table), state @ table.T
     assert_same_gradients(space.view(state), logits.softmax(-1) @ table, (state, table))
     target = torch.randint(0, WORDS, (ROWS, PARTS), generator=torch.Generator().manual_seed(0))
     target[0, :2] = IGNORED
@@ -48,20 +48,18 @@ def test_views_losses_and_entropies(form: type[CompactMirror | CompactRestart]) 
 
 def test_one_pass_gives_the_loss_its_slopes_and_the_view() -> None:
     state, table = state_and_table()
-    space = make_simplex("compact-restart", table)
+    space = CompactSimplex(2, table)
     target = torch.randint(0, WORDS, (ROWS, PARTS), generator=torch.Generator().manual_seed(0))
     target[1, 2:] = IGNORED
     weight, into = normal(ROWS, PARTS, seed=3), torch.ones(WORDS, WIDTH)
-    found = space.assess(state, target, weight, [into])
+    found, slope_found, view = space.assess(state, target, weight, into)
     losses = space.loss(state, target)
     slope, gradient = torch.autograd.grad((losses * weight).sum(), (state, table))
-    assert found.slope is not None
-    assert found.view is not None
-    torch.testing.assert_close(found.losses, losses.detach())
-    torch.testing.assert_close(found.slope, slope)
+    torch.testing.assert_close(found, losses.detach())
+    torch.testing.assert_close(slope_found, slope)
     torch.testing.assert_close(into, 1 + gradient)
-    torch.testing.assert_close(found.view, space.view(state).detach())
-    attached = space.attach(state, found.view)
+    torch.testing.assert_close(view, space.view(state).detach())
+    attached = space.attach(state, view)
     assert_same_gradients(attached, space.view(state), (state, table))
 
 
@@ -77,4 +75,4 @@ def test_logits_of_a_chunk_alone_exist_at_once(monkeypatch: pytest.MonkeyPatch) 
     state, table = state_and_table()
     make_simplex("compact-mirror", table).view(state).sum().backward()
     assert sum(sizes) == 2 * ROWS * PARTS * WORDS
-    assert max(sizes) <= max(vocabulary.CHUNK, WORDS)
+    assert max(sizes) <= max(geometry.CHUNK, WORDS)

@@ -145,7 +145,7 @@ def _recompute_ebt(model: EBTForImages, subject: Case, draws: Draws, schedule: N
     recipe = recipe_of(hparams, subject.weights)
     q_noise = start_of(inputs["q_noise"], draws, steps, hparams["langevin_dynamics_noise"])
     start = schedule.noised(image, q_noise, torch.full((len(image),), hparams["diffusion_steps"] - 1))
-    outcome = think_again(model, model.landscape(), start, image, recipe, steps, draws)
+    outcome = think_again(model, model.landscape(image), start, image, recipe, steps, draws)
     outcome.loss.backward()
     found = report(outcome, "prediction")
     for i, contribution in enumerate(outcome.thought.energies):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +12,12 @@ from torch import Tensor
 from ebt.errors import InputError
 from ebt.interop.reference import settings
 from ebt.interop.reference.settings import Settings
-from ebt.thinking import CandidateSpace, Landscape, Recipe, StepSize, Supervised, supervise
+from ebt.thinking import Energy, Recipe, Supervised, supervise
 
 Draw = tuple[str, Tensor]
 """Kind (rand, randint, randn) and values."""
 
 Tensors = dict[str, Tensor]
-
-Space = TypeVar("Space", bound=CandidateSpace)
 
 
 @dataclass(frozen=True)
@@ -62,33 +60,36 @@ class Draws:
         raise InputError(f"the run needs one more draw of kind {kind} than were recorded")
 
 
-class RecordedStepSize(StepSize):
-    """A step size whose random values were recorded."""
+@dataclass
+class RecordedNoise:
+    """Langevin noise that was recorded, of each step in its turn."""
 
-    def __init__(self, own: StepSize, draws: Draws) -> None:
-        torch.nn.Module.__init__(self)
-        self.own, self.draws = own, draws
+    draws: Draws
+    first: int = 0
+    taken: dict[int, Tensor] = field(default_factory=dict)
 
-    def forward(self) -> Tensor:
-        return self.own()
+    def of(self, rows: slice) -> RecordedNoise:
+        """The noise of some rows."""
+        return replace(self, first=self.first + rows.start)
 
-    def draw(self, predictions: tuple[int, ...], spread: float, generator: torch.Generator | None = None) -> Tensor:
-        alpha = self()
-        if spread == 1:
-            return alpha
-        low, high = alpha / spread, alpha * spread
-        return low + self.draws.take("rand").reshape(predictions) * (high - low)
+    def at(self, step: int) -> Callable[[Tensor], Tensor]:
+        """The noise before a step."""
+
+        def draw(like: Tensor) -> Tensor:
+            if step not in self.taken:
+                self.taken[step] = self.draws.take("randn")
+            return self.taken[step][self.first : self.first + len(like)]
+
+        return draw
 
 
-def with_recorded_noise(space: Space, noise: Draws) -> Space:
-    """The same space, with Langevin noise that was recorded."""
-
-    class Recorded(type(space)):  # type: ignore[misc]
-        def perturb(self, state: Tensor, std: Tensor, generator: torch.Generator | None = None) -> Tensor:
-            return state + std * noise.take("randn") if std.any() else state
-
-    fields: dict[str, Any] = vars(space)
-    return Recorded(**fields)
+def recorded_alpha(model: Any, predictions: tuple[int, ...], spread: float, draws: Draws) -> Tensor:
+    """The step size, at random as it was recorded."""
+    alpha: Tensor = model.step_size()
+    if spread == 1:
+        return alpha
+    low, high = alpha / spread, alpha * spread
+    return low + draws.take("rand").reshape(predictions) * (high - low)
 
 
 def training_steps(hparams: Settings, draws: Draws) -> tuple[int, ...]:
@@ -106,14 +107,16 @@ def start_of(given: Tensor, draws: Draws, steps: Sequence[int], noise: float) ->
 
 
 def think_again(
-    model: Any, landscape: Landscape, start: Tensor, target: Tensor, recipe: Recipe, steps: tuple[int, ...], draws: Draws
+    model: Any, landscape: Energy, start: Tensor, target: Tensor, recipe: Recipe, steps: tuple[int, ...], draws: Draws
 ) -> Supervised:
     """Think by a recipe, with all that was drawn taken from the record."""
-    space, step_size = with_recorded_noise(model.space(), draws), RecordedStepSize(model.step_size, draws)
-    return supervise(landscape, space, start, target, step_size, recipe, steps=steps)
+    geometry = model.geometry()
+    alpha = recorded_alpha(model, tuple(start.shape[: geometry.prediction_dims]), recipe.step_size_spread, draws)
+    recipe, noise = replace(recipe, step_size_spread=1.0), RecordedNoise(draws)
+    return supervise(landscape, geometry, model.update(), start, target, alpha, recipe, steps=steps, noise=noise)
 
 
-def rerun(case: Case, run: str, draws: Draws, model: Any, landscape: Landscape, given: Tensor, target: Tensor) -> Supervised:
+def rerun(case: Case, run: str, draws: Draws, model: Any, landscape: Energy, given: Tensor, target: Tensor) -> Supervised:
     """A training batch, or an evaluation in runs whose names end so; ``given``: the start, unless it was drawn."""
     recipe, evaluates = settings.recipe_of(case.hparams, case.weights), run.endswith("eval")
     steps = settings.evaluation_schedule(case.hparams) if evaluates else training_steps(case.hparams, draws)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.interop.reference import names, settings
-from ebt.interop.reference.recorded import Case, Draws, Tensors, report, rerun, think_again, training_steps, with_recorded_noise
+from ebt.interop.reference.recorded import Case, Draws, RecordedNoise, Tensors, report, rerun, think_again, training_steps
 from ebt.problems.language.base import next_token_loss
 from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
-from ebt.thinking import IGNORED, Descent, Supervised, choose, think
+from ebt.thinking import IGNORED, Supervised, choose, descend
 
 PAD = 0
 """The published code's padding and end-of-text token, which is never a target."""
@@ -141,13 +141,22 @@ def _inference(case: Case, draws: Draws, wanted: Collection[str]) -> Iterator[Te
     if first is None and count > 1:
         raise InputError(f"the initial candidates of {count} samples were not recorded: the run's random draws must hold them")
     start = _start(case) if first is None else drawn[first]
-    descent = Descent(len(how.schedule), schedule=how.schedule, noise=how.noise, clamp=model.config.clamp, final_energy=True)
     for noise in _noises(drawn[0 if first is None else first + 1 :], len(how.schedule), count):
-        space = with_recorded_noise(model.space(), Draws([("randn", value) for value in noise], case.dtype))
+        recorded = RecordedNoise(Draws([("randn", value) for value in noise], case.dtype))
         with torch.no_grad():
-            landscape = model.landscape(ids)
-            thought = think(landscape, space, _candidate_major(start, count), how.step_size, descent)
-            chosen = choose(thought, space, count, how.rule)  # type: ignore[arg-type]
+            thought = descend(
+                model.landscape(ids),
+                _candidate_major(start, count),
+                steps=len(how.schedule),
+                step_size=how.step_size,
+                geometry=model.geometry(),
+                update=model.update(),
+                noise=how.noise,
+                clamp=model.thinking.clamp,
+                generator=recorded,
+                schedule=how.schedule,
+            )
+            chosen = choose(thought, count, how.rule)
         states = [thought.start, *thought.states] if f"state.{len(thought.states)}" in wanted else list(thought.states)
         found = {f"energy.{i}": _context_major(energy, count) for i, energy in enumerate(thought.energies)}
         found |= {f"state.{i}": _context_major(state, count) for i, state in enumerate(states)}

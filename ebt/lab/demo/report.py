@@ -157,7 +157,10 @@ def _draw_board(out: Path, seed: int, givens: int) -> None:
     data = settings.boards()
     data.prepare()
     boards = data.sets[f"givens_{givens}"]
-    seen = [watch_board(model, torch.as_tensor(puzzle), max(jobs.SUDOKU_STEPS), seed=seed) for puzzle in boards.puzzles]
+    seen = [
+        watch_board(model, torch.as_tensor(puzzle), steps=max(jobs.SUDOKU_STEPS), candidates=1, seed=seed)
+        for puzzle in boards.puzzles
+    ]
     right = [thinking.boards[-1] == solution.tolist() for thinking, solution in zip(seen, boards.solutions, strict=True)]
     chosen = right.index(True) if any(right) else 0
     board_strip(to_json(seen[chosen]), out / "sudoku-board.png", (0, 1, 2, 3, 4, 8, 16), boards.solutions[chosen].tolist())

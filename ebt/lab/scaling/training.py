@@ -14,11 +14,11 @@ from ebt.lab.scaling.subject import subject
 from ebt.lab.studies.measure import evenly
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json
+from ebt.models.exploration import Explored
 from ebt.thinking import NonFiniteError, Recipe
 from ebt.train.model_task import ModelTask
 from ebt.train.optimisation import Optimisation
 from ebt.train.plan import floor
-from ebt.train.task import EVALUATION_SEED
 from ebt.train.training import train
 
 ROWS = 32
@@ -93,11 +93,12 @@ class Watch(L.Callback):
 def losses(task: ModelTask, batches: Batches) -> list[float]:
     """Mean loss after each number of steps up to the model's own; a model that does not think has one. Starts are the same at
     every call."""
-    generator, sums = torch.Generator(task.device).manual_seed(EVALUATION_SEED), dict[int, list[float]]()
+    sums, steps = dict[int, list[float]](), range(1, task.steps + 1 if task.thinks else 2)
     for batch in batches:
         batch = {name: value.to(task.device) for name, value in batch.items()}
-        states, _ = task.explore(batch, task.steps if task.thinks else 1, generator)
-        for step, state in enumerate(states):
+        found = task.explore(batch, steps)
+        for step in steps:
+            state = found.at(step, found.how.candidates).state if isinstance(found, Explored) else found[step - 1]
             total, count = task.measure(batch, state)["loss"]
             kept = sums.setdefault(step, [0.0, 0.0])
             kept[0] += float(total)

@@ -57,7 +57,7 @@ def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, An
     if "choosing" in settings:
         report(0, 1, "choosing on validation boards")
         chosen = _chosen(places["model"], json.dumps(data), places["collection"], json.dumps(settings["choosing"]), device)
-        model.config.step_size_scale, model.config.candidate_noise = chosen["scale"], chosen["noise"]
+        model.thinking = model.thinking.but(step_size_scale=chosen["scale"], noise=chosen["noise"])
     boards = _boards(data, places, 0).sets[f"givens_{settings['givens']}"]
     puzzles, solutions = (torch.as_tensor(part) for part in boards)
 
@@ -77,8 +77,8 @@ def _chosen(folder: str, data: str, collection: str | None, choosing: str, devic
     how = json.loads(choosing)
 
     def solved(scale: float, noise: float, candidates: int) -> tuple[float, float]:
-        model.config.step_size_scale, model.config.candidate_noise = scale, noise
-        (point,) = sudoku_curve(model, puzzles, solutions, [how["steps"]], [candidates]).points
+        options: dict[str, Any] = {"step_size_scale": scale, "noise": noise}
+        (point,) = sudoku_curve(model, puzzles, solutions, [how["steps"]], [candidates], **options).points
         return point.exact, point.cell
 
     scale = max(how["scales"], key=lambda scale: solved(scale, 0.0, 1))

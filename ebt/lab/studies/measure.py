@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ebt.errors import InputError
-from ebt.evaluation.descents import thinks
+from ebt.evaluation.measure import thinks
 from ebt.evaluation.results import to_json
 from ebt.lab.studies import sets
 from ebt.lab.studies.models import training_data
@@ -35,7 +35,7 @@ def measure_curve(settings: Json, places: Json, report: Report) -> dict[str, Any
         report(done, settings["contexts"], "")
 
     rule = settings.get("rule", "lowest")
-    return to_json(language_curve(model, batches, settings["steps"], settings["candidates"], rule, progress=progress))
+    return to_json(language_curve(model, batches, settings["steps"], settings["candidates"], rule=rule, progress=progress))
 
 
 @torch.no_grad()
@@ -56,8 +56,7 @@ def open_model(settings: Json, places: Json) -> Any:
     """The model of a measurement, with the noise of its candidates and the first step of means."""
     model = load_folder(places["model"])
     if thinks(model):
-        model.config.candidate_noise = settings.get("candidate_noise", 0.0)
-        model.config.mean_from = settings.get("mean_from", model.config.mean_from)
+        model.thinking = model.thinking.but(noise=settings.get("candidate_noise", 0.0), mean_from=settings.get("mean_from"))
     return model
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ebt.evaluation.descents import check_counts
 from ebt.lab.studies import sets
 from ebt.lab.studies.measure import CHOOSING, MEASURED, measure_curve
 from ebt.lab.studies.models import HELD_OUT, NETWORK, OPTIMISATION, RECIPES, TIMES, TITLES, train_model
 from ebt.lab.studies.runs import Result, Run, Work
+from ebt.models.exploration import check_counts
 from ebt.thinking import Recipe
 
 Results = Mapping[str, Result]

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebt.evaluation.descents import thinks
 from ebt.evaluation.detection import auroc, risk_coverage
+from ebt.evaluation.measure import thinks
 from ebt.evaluation.results import to_json
 from ebt.evaluation.statistics import Estimate, correlation, over_seeds, pearson, spearman
 from ebt.lab.plots.studies import histograms, line_panels, step_lines
@@ -72,10 +72,10 @@ def look(model: Any, tokens: Tensor, own: int, most: int) -> Seen:
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     scores, energies = dict[str, Tensor](), torch.empty(0, *targets.shape)
     if thinks(model):
-        thought, space = model.think(inputs, steps=most, candidates=1), model.space()
-        energies, logits = thought.energies, space.logits(thought.states[own - 1])
+        thought: Any = model.think(inputs, steps=most, candidates=1)
+        energies, logits = thought.energies, thought.geometry.logits(thought.states[own - 1])
         scores = {ENERGY: energies[own], DROP: energies[own] - energies[0]}
-        of_token = model.landscape(inputs)(space.table[targets], 0)
+        of_token = model.landscape(inputs)(thought.geometry.table[targets], 0)
     else:
         logits, of_token = model(input_ids=inputs).logits, None
     log_p = logits.float().log_softmax(-1)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebt.evaluation.descents import Recorded, descend, evaluations
 from ebt.evaluation.statistics import Estimate, over_seeds
 from ebt.lab.plots.studies import grouped_bars
 from ebt.lab.studies.measure import MEASURED, contexts_of, open_model
@@ -20,9 +19,9 @@ from ebt.lab.studies.page import Page, Table, Verdict, above
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Run
 from ebt.lab.studies.text import Results, TextPlan, improvement
-from ebt.thinking import Rule
+from ebt.models.exploration import Explored, evaluations
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, str] = {
     "lowest energy": "lowest",
     "largest drop of energy": "largest_drop",
     "majority vote": "majority",
@@ -65,7 +64,7 @@ def measure(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     rows = max(1, ENTRIES // (many * settings["model"]["text"]["context_length"] * model.config.vocab_size))
     for batch in batches:
         for inputs, targets in zip(batch["input_ids"].split(rows), batch["targets"].split(rows), strict=True):
-            record = _think(model, inputs, settings["steps"], many, generator)
+            record = model.explore(inputs, settings["steps"], (many,))
             for steps in settings["steps"]:
                 add_rules(sums, steps, record, targets, many, generator)
             scored += targets.numel()
@@ -85,20 +84,10 @@ class Sums(dict[tuple[int, str, str], float]):
             self[steps, rule, name] = self.get((steps, rule, name), 0.0) + value.double().sum().item()
 
 
-def _think(model: Any, inputs: Tensor, steps: list[int], many: int, generator: torch.Generator) -> Recorded:
-    rows, length = inputs.shape
-    noise = model.noise(rows, many).unsqueeze(1).expand(-1, length)
-    start, landscape = model.start(many * rows, length, generator), model.landscape(inputs)
-    told = model.config.conditioning != "none"
-    return descend(
-        landscape, model.space(), start, model.alpha(), steps, many, conditioned=told, noise=noise, generator=generator
-    )
-
-
-def add_rules(sums: Sums, steps: int, record: Recorded, targets: Tensor, many: int, generator: torch.Generator) -> None:
-    space: Any = record.space
+def add_rules(sums: Sums, steps: int, record: Explored, targets: Tensor, many: int, generator: torch.Generator) -> None:
+    geometry: Any = record.thought.geometry
     state = record.thought.states[steps - 1].unflatten(0, (many, -1))
-    log_p = space.logits(state).float().log_softmax(-1)
+    log_p = geometry.logits(state).float().log_softmax(-1)
     nats = -log_p.gather(-1, targets.expand(many, -1, -1).unsqueeze(-1)).squeeze(-1)
     sure, answers = log_p.max(-1)
     winners = {name: record.at(steps, many, rule).winner for name, rule in RULES.items()}

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebt.evaluation.descents import check_counts, thinks
+from ebt.evaluation.measure import thinks
 from ebt.evaluation.statistics import Estimate, over_seeds
 from ebt.lab.plots.studies import step_lines
 from ebt.lab.studies.page import Page, Table, Verdict
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Result, Run
+from ebt.models.exploration import check_counts
 from ebt.problems.folder import load_folder, save_folder
 from ebt.problems.images.sources import to_picture
 from ebt.problems.video.data import VideoDataModule, held_out_frames
@@ -149,7 +150,7 @@ def measure_video(settings: Json, places: Json, report: Report) -> dict[str, Any
 def knows(model: Any, frames: Tensor, steps: int) -> dict[str, float]:
     """What thinking tells of errors, in rank correlations; and the mean energy of the second frame, whose motion cannot be
     known, and of the later ones, in standard deviations of all."""
-    found = frame_energies(model, frames, steps)
+    found = frame_energies(model, frames, steps=steps)
     energies = found.energies[-1]
     scaled = (energies - energies.mean()) / energies.std().clamp_min(torch.finfo(energies.dtype).tiny)
     return {
@@ -174,7 +175,7 @@ def reading(model: Any, data: VideoDataModule, count: int, steps: int | None) ->
     given = data.context_length
     clips = [data.digits["digits"].clip(i, given + AHEAD) for i in range(count)]
     frames = held_out_frames(data, "digits", given + AHEAD, count)
-    found = rollout(model, frames[:, :given], AHEAD, steps)
+    found = rollout(model, frames[:, :given], AHEAD, steps=steps)
     labels, places = np.stack([clip.labels for clip in clips]), np.stack([clip.places[-1] for clip in clips])
     shown = {"rollout": found.frames[:, -1], "true frame": frames[:, -1], REPEAT: frames[:, given - 1]}
     return {name: float((reader().read(_pixels(data, part), places) == labels).mean()) for name, part in shown.items()}

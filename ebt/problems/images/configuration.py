@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PretrainedConfig
 
 from ebt.errors import InputError
 from ebt.models.configuration import NetworkFields, ThinkingFields
+from ebt.thinking import Euclidean, Gradient
 
 
 class _ImageFields(PretrainedConfig):
@@ -46,7 +47,7 @@ class EBTImagesConfig(_ImageFields, ThinkingFields):
     """
 
     model_type = "ebt_images"
-    spaces = ("euclidean",)
+    spaces: ClassVar = {"euclidean": (Euclidean, Gradient())}
 
     def __init__(self, noise_level: float = 0.1, space: str = "euclidean", **kwargs: Any) -> None:
         _check_noise_level(noise_level)

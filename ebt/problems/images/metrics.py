@@ -6,7 +6,7 @@ Letters: B images, C channels, H x W pixels with values in [-1, 1], S patches of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,13 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.regression import spearman_corrcoef
 
 from ebt.errors import InputError
-from ebt.evaluation.descents import check_counts, thinks
+from ebt.evaluation.measure import Scorer, Tally, measure
 from ebt.evaluation.results import Curve, ImagePoint, Progress
-from ebt.thinking import alarms
+from ebt.models.exploration import Explored
+from ebt.thinking import Thinking, Thought
 
+Pair = tuple[Tensor, Tensor]
+"""Clean and noisy images."""
 SAMPLE = 2000
 """So many pairs of energy and error are kept for pictures."""
 
@@ -43,75 +46,63 @@ def ssim(found: Tensor, images: Tensor) -> float | None:
     return similarity.item()
 
 
-@torch.no_grad()
 def image_curve(
     model: Any,
     images: Tensor,
     noisy: Tensor,
     steps: Sequence[int],
     level: float | None = None,
-    tolerance: float | None = None,
+    thinking: Thinking | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Curve[ImagePoint]:
     """PSNR of an EBT after each number of steps, or of a Diffusion Transformer by DDIM with so many evaluations.
 
     Args:
         model: an ``EBTForImages`` or ``DiTForImages``.
         images, noisy: clean and noisy images (B, C, H, W).
-        steps: numbers of steps.
+        steps, thinking, progress, options: see ``ebt.evaluation.measure.measure``.
         level: the noise, as a share of the schedule, which a Diffusion Transformer must be told.
-        tolerance: stop when pixels move by less (root mean square).
         batch_size: images at once.
-        progress: called with the number of images done.
 
     Raises:
         InputError: no images, or numbers of steps below 1.
     """
-    steps = check_counts("steps", steps)
     if not len(images) or images.shape != noisy.shape:
         raise InputError(f"images {tuple(images.shape)}, noisy {tuple(noisy.shape)}: give one or more, of the same shape.")
-    sums: dict[int, list[tuple[Tensor, float, float]]] = {step: [] for step in steps}
-    start, found = 0.0, list[str]()
-    for rows in torch.arange(len(images)).split(batch_size):
-        clean, given = images[rows], noisy[rows]
-        if thinks(model):
-            thought = model.think(given, steps[-1], tolerance=tolerance)
-            found = found or alarms(thought, model.space())
-            start += thought.energies[0].sum().item()
-            for step in steps:
-                made = min(step, len(thought.states))
-                taken = thought.steps.clamp(max=step).double().mean().item()
-                energy = thought.energies[min(made, len(thought.energies) - 1)].sum(-1)
-                sums[step].append((square_errors(thought.states[made - 1].to(clean), clean), energy.sum().item(), taken))
-        else:
-            for step in steps:
-                sums[step].append((square_errors(model.denoise(given, level, step).to(clean), clean), 0.0, float(step)))
-        if progress:
-            progress(int(rows[-1]) + 1, len(images))
-    points = [_point(step, parts, thinks(model)) for step, parts in sums.items()]
-    if not thinks(model):
-        return Curve("denoising", "looped", points, len(images), len(images))
-    return Curve("denoising", "ebt", points, len(images), len(images), None, tolerance, 0, start / len(images), tuple(found))
+    batches = ((images[rows], noisy[rows]) for rows in torch.arange(len(images)).split(batch_size))
+    scorer, total = _Images(level), len(images)
+    return measure(model, scorer, batches, steps, (1,), thinking, progress, total=total, kind="looped", **options)
 
 
-def _point(steps: int, parts: list[tuple[Tensor, float, float]], energies: bool) -> ImagePoint:
-    errors = torch.cat([error for error, _, _ in parts])
-    ratio = -10 * errors.clamp(min=1e-10).log10()
-    energy = sum(energy for _, energy, _ in parts) / len(errors) if energies else None
-    taken = sum(taken * len(error) for error, _, taken in parts) / len(errors)
-    return ImagePoint(
-        steps,
-        1,
-        energy,
-        energy,
-        forward=taken,
-        backward=taken if energies else 0.0,
-        psnr=ratio.mean().item(),
-        psnr_error=ratio.std().item() / math.sqrt(len(ratio)) if len(ratio) > 1 else None,
-        mse=errors.mean().item(),
-        psnrs=ratio.tolist(),
-    )
+class _Images(Scorer[ImagePoint]):
+    task = "denoising"
+
+    def __init__(self, level: float | None) -> None:
+        self.level = level
+
+    def context(self, batch: Pair, device: torch.device) -> Tensor:
+        return batch[1].to(device)
+
+    def rows(self, batch: Pair) -> int:
+        return len(batch[0])
+
+    scored = rows
+
+    def score(self, batch: Pair, won: Thought, found: Explored, steps: int, candidates: int) -> dict[str, Tensor]:
+        return {"error": square_errors(won.state.to(batch[0]), batch[0])}
+
+    def passes(self, model: Any, batch: Pair, steps: Sequence[int]) -> Iterable[tuple[int, float, dict[str, Tensor]]]:
+        for step in steps:
+            found = model.denoise(self.context(batch, model.device), self.level, step)
+            yield step, float(step), {"error": square_errors(found.to(batch[0]), batch[0])}
+
+    def point(self, common: dict[str, Any], tally: Tally) -> ImagePoint:
+        ratio = -10 * tally["error"].clamp(min=1e-10).log10()
+        error = ratio.std().item() / math.sqrt(len(ratio)) if len(ratio) > 1 else None
+        mean = ratio.mean().item()
+        return ImagePoint(**common, psnr=mean, psnr_error=error, mse=tally.mean("error"), psnrs=ratio.tolist())
 
 
 @dataclass(frozen=True)
@@ -135,7 +126,7 @@ def energy_errors(model: Any, images: Tensor, noisy: Tensor, steps: int, batch_s
     """Energies and errors of all patches of images (B, C, H, W), at the start and after each step."""
     energies, errors = list[Tensor](), list[Tensor]()
     for rows in torch.arange(len(images)).split(batch_size):
-        thought = model.think(noisy[rows], steps)
+        thought = model.think(noisy[rows], steps=steps)
         energies.append(thought.energies.float())
         states = torch.stack([thought.start, *thought.states])
         errors.append(patch_errors(states, images[rows], model.config.patch_size))

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebt.errors import InputError
-from ebt.models.base import HubModel, ThinkingModel, leave_inference_mode, thinking_options
+from ebt.models.base import HubModel, Prediction, ThinkingModel
 from ebt.nn import EBTEncoder, PatchEmbedding, Transformer, unpatchify
 from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
-from ebt.thinking import Euclidean, StepSize, Thought, choose, think
+from ebt.thinking import Geometry, StepSize, Thinking, Thought
 
 FREQUENCIES = 256
 """Sines and cosines of a noise level."""
@@ -28,6 +29,7 @@ class EBTForImages(ThinkingModel):
 
     config_class = EBTImagesConfig
     main_input_name = "pixel_values"
+    CONTEXT: ClassVar[tuple[str, ...]] = ("free",)
 
     def __init__(self, config: EBTImagesConfig) -> None:
         super().__init__(config)
@@ -46,50 +48,37 @@ class EBTForImages(ThinkingModel):
                 nn.init.ones_(gate)
                 nn.init.ones_(ffn_gate)
 
-    def landscape(self, known: Tensor | None = None, free: Tensor | None = None) -> ImageLandscape:
-        """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, those pixels are ``known`` (B, C, H, W)."""
-        return ImageLandscape(self, known, free)
+    def landscape(self, pixel_values: Tensor, free: Tensor | None = None) -> ImageLandscape:
+        """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, the network sees the given pixels (B, C, H, W)
+        whatever the candidate is."""
+        return ImageLandscape(self, None if free is None else pixel_values.to(self.patches.positions), free)
 
-    def space(self) -> Euclidean:
+    def geometry(self) -> Geometry:
         """Images; one prediction a row."""
         config = self.config
-        return Euclidean(1, (config.num_channels, config.image_size, config.image_size), like=self.patches.positions)
+        shape = (config.num_channels, config.image_size, config.image_size)
+        return self.config.make_geometry(1, shape, like=self.patches.positions)
+
+    def parts(self, pixel_values: Tensor, free: Tensor | None = None) -> tuple[int, ...]:
+        return (len(pixel_values),)
+
+    def first(self, pixel_values: Tensor, free: Tensor | None = None) -> Tensor:
+        """The noisy images; candidates differ by their Langevin noise alone."""
+        return pixel_values.to(self.patches.positions)
+
+    def answer(self, pixel_values: Tensor, thought: Thought, how: Thinking) -> Tensor:
+        """Clean images (B, C, H, W)."""
+        return thought.state.clamp(-1, 1)
 
     def features(self, image: Tensor) -> Tensor:
         """What the last block makes of images (B, C, H, W), for each patch (B, S, D)."""
         image = image.to(self.patches.positions)
         return self.network.hidden(self.patches.places(image), self.patches(image))
 
-    @torch.no_grad()
-    def think(
-        self,
-        pixel_values: Tensor,
-        steps: int | None = None,
-        candidates: int | None = None,
-        tolerance: float | None = None,
-        noise: float | None = None,
-        free: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Thought:
-        """Descend from noisy images (B, C, H, W); returns the record of all M x B candidates (see ``ebt.thinking.choose``).
-
-        Candidates differ by their Langevin noise alone. Energies are those of the patches, (T + 1, M x B, S). Where ``free``
-        (B, 1, H, W) is False, the network sees the given pixels whatever the state is.
-        """
-        descent, candidates = self.descent(len(pixel_values), steps, candidates, tolerance, noise)
-        with leave_inference_mode():
-            known = pixel_values.to(self.patches.positions)
-            landscape = self.landscape(None if free is None else known, free)
-            return think(landscape, self.space(), known.repeat(candidates, 1, 1, 1), self.alpha(), descent, generator)
-
-    @torch.no_grad()
-    def denoise(
-        self, pixel_values: Tensor, steps: int | None = None, candidates: int | None = None, tolerance: float | None = None
-    ) -> Tensor:
-        """Denoised images (B, C, H, W): where thinking ends, or the candidate with the lowest energy."""
-        steps, candidates = thinking_options(self.config, steps, candidates)
-        thought = self.think(pixel_values, steps, candidates, tolerance)
-        return choose(thought, self.space(), candidates).state.clamp(-1, 1)
+    def forward(self, pixel_values: Tensor, **options: Any) -> Prediction:
+        """Clean noisy images (B, C, H, W); options as for ``think``. Energies are those of the patches."""
+        thought = self.think(pixel_values, **options)
+        return Prediction(thought.answer, thought.energies, thought.steps)
 
     @torch.no_grad()
     def infill(
@@ -114,13 +103,13 @@ class EBTForImages(ThinkingModel):
         schedule = NoiseSchedule.linear()
         std = (1 - schedule.kept[schedule.level(self.config.noise_level)]).sqrt().item()
         start = torch.where(free, mean + std * noise, pixel_values)
-        state = self.think(start, steps, 1, free=free).state
+        state = self.think(start, steps=steps, candidates=1, free=free).state
         return torch.where(free, state.to(pixel_values).clamp(-1, 1), pixel_values)
 
 
 @dataclass(frozen=True)
 class ImageLandscape:
-    """The energy of images, with known pixels or without; see ``ebt.thinking.Landscape``."""
+    """The energy of images, with known pixels or without; see ``ebt.thinking.Energy``."""
 
     model: EBTForImages
     known: Tensor | None = None
@@ -186,6 +175,10 @@ class DiTForImages(HubModel):
         patch = self.config.patch_size
         rows, columns = (size // patch for size in pixel_values.shape[-2:])
         return unpatchify(self.head(self.network(x, self.level(t))), patch, rows, columns)
+
+    def predict(self, pixel_values: Tensor, **options: Any) -> Tensor:
+        """Clean images; arguments as for ``denoise``."""
+        return self.denoise(pixel_values, **options)
 
     @torch.no_grad()
     def denoise(

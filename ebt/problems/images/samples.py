@@ -48,9 +48,9 @@ class ImageSamples(L.Callback):
             return None
         batch = {key: value[:SHOWN].to(task.device) for key, value in batch.items()}
         with torch.inference_mode(False), torch.no_grad():
-            generators = [torch.Generator(task.device).manual_seed(0) for _ in range(2)]
-            noisy = task.start(batch, len(batch["image"]), generators[0])
-            found = task.explore(batch, task.steps, generators[1])[0][-1]
+            kept, task._noises = task._noises, torch.Generator(task.device).manual_seed(0)
+            noisy = task.start(batch, len(batch["image"]), torch.Generator(task.device).manual_seed(0))
+            found, task._noises = task.answer(batch), kept
         rows = [torch.cat(list(images), -1) for images in (noisy, found, batch["image"])]
         return ((torch.cat(rows, -2).clamp(-1, 1) + 1) / 2).cpu()
 

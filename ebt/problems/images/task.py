@@ -13,16 +13,18 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
+from ebt.models.exploration import Explored
 from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.models import DiTForImages, EBTForImages
 from ebt.problems.images.samples import ImageSamples
-from ebt.thinking import Euclidean, Recipe, Thought
+from ebt.thinking import Euclidean, Geometry, Recipe
 from ebt.train.model_task import ModelTask, Network
 from ebt.train.optimisation import Optimisation
 from ebt.train.task import OPTIMISATION, Batch, Outcome, Sums
 
 RECIPE = Recipe(min_steps=1, max_steps=2)
+EVALUATION_SEED = 20_250_702
 PEAK = 4.0
 """Square of the range of pixels, [-1, 1]."""
 
@@ -83,6 +85,7 @@ class DenoisingTask(ModelTask):
         if not 0 < level <= 1:
             raise InputError(f"level is {level}: give a share of the noise schedule, above 0 and at most 1")
         super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
+        self._noises: torch.Generator | None = None
         self.network, self.level, self.pictures = network, level, ImageSamples(picture_every)
 
     def configure_callbacks(self) -> list[L.Callback]:
@@ -98,9 +101,9 @@ class DenoisingTask(ModelTask):
         return NoiseSchedule.linear()
 
     def landscape(self, batch: Batch) -> Any:
-        return self.model.landscape()
+        return self.model.landscape(batch["image"])
 
-    def space(self) -> Euclidean:
+    def geometry(self) -> Geometry:
         """Images, for both kinds of models."""
         config = self.model.config
         return Euclidean(1, (config.num_channels, config.image_size, config.image_size))
@@ -128,11 +131,19 @@ class DenoisingTask(ModelTask):
         loss = (square + bound).mean()
         return Outcome(loss, loss.detach().view(1))
 
-    def explore(self, batch: Batch, steps: int, generator: torch.Generator | None) -> tuple[Sequence[Tensor], Thought | None]:
+    def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
+        noisy = self.start(batch, len(batch["image"]), self._noises)
         if self.thinks:
-            return super().explore(batch, steps, generator)
-        noisy, t = self.start(batch, len(batch["image"]), generator), self._levels(batch)
-        return [self.schedule.clean(noisy, self.model(noisy, t).chunk(2, 1)[0], t)], None
+            found: Explored = self.model.explore(noisy, steps, (self.thinking().candidates,))
+            return found
+        t = self._levels(batch)
+        return [self.schedule.clean(noisy, self.model(noisy, t).chunk(2, 1)[0], t)]
+
+    def on_validation_epoch_start(self) -> None:
+        """Evaluations draw their noise from a seed of their own, so that they can be compared between epochs and runs."""
+        self._noises = torch.Generator(self.device).manual_seed(EVALUATION_SEED + self.global_rank)
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     def measure(self, batch: Batch, state: Tensor) -> Sums:
         error = (state.clamp(-1, 1) - batch["image"]).square().flatten(1).mean(1)
@@ -143,10 +154,7 @@ class DenoisingTask(ModelTask):
         """Denoised images (B, C, H, W), with the model's own number of steps."""
         with torch.inference_mode(False), torch.no_grad():
             batch = {key: value.clone() for key, value in batch.items()}
-            return self.explore(batch, self.steps, self._evaluation_generator)[0][-1]
-
-    def on_predict_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
+            return self.answer(batch)
 
     def _noise(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         return torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)

@@ -12,8 +12,7 @@ from ebt.thinking import Recipe
 class EBTConfig(ThinkingFields):
     """Autoregressive EBT for text: ``vocab_size`` words, trained on contexts of ``context_length`` tokens.
 
-    ``tied_candidates``: candidates are embedded by the table of the observed tokens, not by one of their own. ``mean_from``:
-    the first step that counts in means (``ebt.thinking.mean``), the lowest trained number of steps. ``recipe`` holds
+    ``tied_candidates``: candidates are embedded by the table of the observed tokens, not by one of their own. ``recipe`` holds
     fields of ``ebt.thinking.Recipe`` for training through ``forward(labels=...)``, as ``transformers.Trainer``
     does; what it leaves out is as in ``Recipe()``, with starts as in inference.
     """
@@ -31,13 +30,9 @@ class EBTConfig(ThinkingFields):
         anchor: str = "hidden",
         head: str = "bilinear",
         scale_inputs: bool = True,
-        mean_from: int = 1,
         **kwargs: Any,
     ) -> None:
         _check_text_sizes(vocab_size, context_length)
-        if mean_from < 1:
-            raise InputError(f"mean_from is {mean_from}: the first step that counts is 1 or a later one")
-        self.mean_from = mean_from
         self.vocab_size, self.context_length, self.recipe = vocab_size, context_length, recipe
         self.tied_candidates = tied_candidates
         super().__init__(anchor=anchor, head=head, scale_inputs=scale_inputs, **kwargs)
@@ -50,7 +45,7 @@ class EBTConfig(ThinkingFields):
             InputError: fields that a recipe does not have, or that contradict each other, or a replay buffer or a warm start.
         """
         try:
-            recipe = Recipe(**{"start_std": self.start_std, **(self.recipe or {})})
+            recipe = Recipe(**{"start_std": self.thinking["start_std"], **(self.recipe or {})})
         except (TypeError, ValueError) as error:
             raise InputError(f"recipe {self.recipe}: {error}") from error
         if recipe.warm_start:

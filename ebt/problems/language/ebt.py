@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationConfig
 from transformers.modeling_outputs import ModelOutput
 
-from ebt.models.base import ThinkingModel, leave_inference_mode, thinking_options
-from ebt.models.starts import starts
+from ebt.models.base import ThinkingModel
+from ebt.models.configuration import THINKING
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
 from ebt.problems.language.base import LanguageModel, check_context, next_token_loss, rescale
 from ebt.problems.language.configuration import EBTConfig
-from ebt.thinking import SIMPLEX_SPACES, Simplex, StepSize, Thought, WordRule, choose, mean, supervise, think
+from ebt.thinking import Geometry, Simplex, StepSize, Thinking, Thought, mean, supervise
 
-THINKING_OPTIONS = ("steps", "candidates", "rule", "tolerance", "noise", "seed", "generator")
+THINKING_OPTIONS = (*THINKING, "thinking", "generator")
 """Arguments of ``forward`` that ``generate()`` and ``generation_config`` take, too."""
 
 
@@ -40,10 +40,11 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
 
     Thinking starts from random candidates. Unless a ``generator`` is given, these are a pure function of the seed
     (``config.start_seed``), the token's position and the candidate's number, so that results are reproducible and do not depend
-    on the cache, the batch or the padding (see ``ebt.models.starts``).
+    on the cache, the batch or the padding .
     """
 
     config_class = EBTConfig
+    CONTEXT: ClassVar[tuple[str, ...]] = ("attention_mask", "cache", "predictions")
 
     def __init__(self, config: EBTConfig) -> None:
         super().__init__(config)
@@ -67,60 +68,42 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         """The energy of candidates for the tokens that follow each of the last ``predictions`` tokens of (B, S)."""
         return self.network.encode(self.embedding(input_ids), attention_mask, cache, predictions)
 
-    def space(self) -> Simplex:
+    def geometry(self) -> Geometry:
+        """One part a token, each a prediction."""
         table = self.embedding if self.words is None else self.words
-        return SIMPLEX_SPACES[self.config.space](2, table.weight, self.config.input_gradient)
+        return self.config.make_geometry(2, table.weight, self.config.input_gradient)
 
-    def start(self, rows: int, length: int, generator: torch.Generator | None = None) -> Tensor:
-        """Random starts (rows, length, K)."""
-        return self.space().start((rows, length), self.config.start_std, generator)
+    def parts(self, input_ids: Tensor, *, predictions: int | None = None, **_: Any) -> tuple[int, ...]:
+        return len(input_ids), predictions or input_ids.shape[1]
 
-    @torch.no_grad()
-    def think(
+    def positions(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
         predictions: int | None = None,
-        steps: int | None = None,
-        candidates: int | None = None,
-        noise: float | None = None,
-        tolerance: float | None = None,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-        keep_states: bool = True,
-        final_energy: bool = True,
-    ) -> Thought:
-        """Think about the tokens that follow each of the last ``predictions`` of (B, S) observed ones (of all, by default).
-
-        Args:
-            input_ids, attention_mask, cache: the context, as for ``forward``.
-            steps, candidates: T and M; those of the configuration by default.
-            noise, tolerance: see ``ebt.thinking.Descent``; all candidates but the first have ``config.candidate_noise`` by
-                default.
-            generator: draws the starts, each row and position its own, and the noise.
-            seed: of the starts and the noise, if there is no generator; ``config.start_seed`` by default.
-            keep_states: record the state after every step, not the last alone.
-            final_energy: evaluate the energies of the final states, too, by which candidates are chosen.
-
-        Returns:
-            the record of all M x B rows, candidate-major (see ``ebt.thinking.choose``). Works under ``no_grad`` and
-            ``inference_mode``.
-        """
+    ) -> Tensor:
+        """Positions (B, S) of the last observed tokens, padding not counted; before the cache takes them in."""
         check_context(input_ids, attention_mask, cache)
-        descent, candidates = self.descent(len(input_ids), steps, candidates, tolerance, noise, keep_states)
-        descent = replace(descent, final_energy=final_energy)
-        with leave_inference_mode():
-            space = self.space()
-            seed = self.config.start_seed if seed is None else seed
-            if generator is not None:
-                start = self.start(candidates * input_ids.shape[0], predictions or input_ids.shape[1], generator)
-            else:
-                at = _positions(input_ids, attention_mask, cache, predictions or input_ids.shape[1])
-                start = starts(space, self.config.start_std, at, candidates, seed)
-                generator = torch.Generator(self.device).manual_seed(seed)
-            landscape = self.landscape(input_ids, attention_mask, cache, predictions)
-            return think(landscape, space, start, self.alpha(), descent, generator)
+        first = -(predictions or input_ids.shape[1])
+        if attention_mask is not None:
+            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, first:]
+        past = cache.get_seq_length() if cache is not None else 0
+        return torch.arange(past, past + input_ids.shape[1])[first:].expand(len(input_ids), -1)
+
+    def answer(self, input_ids: Tensor, thought: Thought, how: Thinking) -> Tensor:
+        """The most probable next tokens (B, S)."""
+        if how.rule == "mean":
+            return self.logits(thought, how).argmax(-1)
+        return thought.geometry.decide(thought.state)
+
+    def logits(self, thought: Thought, how: Thinking) -> Tensor:
+        """Logits (B, S, V) of the winners, or of the mean of all."""
+        geometry = thought.geometry
+        assert isinstance(geometry, Simplex)
+        if how.rule == "mean" and thought.candidates is not None:
+            return mean(thought.candidates, how.candidates, how.mean_from)
+        return geometry.logits(thought.state)
 
     def forward(
         self,
@@ -130,16 +113,12 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        steps: int | None = None,
-        candidates: int | None = None,
-        rule: WordRule = "lowest",
-        tolerance: float | None = None,
-        noise: float | None = None,
-        seed: int | None = None,
+        thinking: Thinking | None = None,
         generator: torch.Generator | None = None,
         final_energy: bool = True,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
+        **options: Any,
     ) -> EBTOutput | tuple[Any, ...]:
         """Think about the token after each position; in training mode with labels, the differentiable loss of the recipe.
 
@@ -153,42 +132,37 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 has its own context (conditioning 'prefix' or 'modulation'), it needs a ``DynamicCache()`` without a
                 configuration, which grows to as many contexts.
             logits_to_keep: how many of the last positions to think about; 0 is all.
-            steps, candidates, rule, tolerance, noise, seed, generator: how to think, see ``think`` and
-                ``ebt.thinking.WordRule``. Of several candidates the one with the lowest final energy wins, per token, unless
-                ``rule`` says otherwise. With ``mean`` the logits are those of the mean of what all candidates thought from step
-                ``config.mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
+            thinking, generator, options: how to think, see ``think``. With ``rule="mean"`` the logits are those of the mean of what all
+                candidates thought from step ``mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
             final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.
 
         Raises:
-            InputError: fewer than 1 step or candidate, or a mask that does not fit.
+            InputError: an option that there is not or outside its range, or a mask that does not fit.
         """
         if self.training and labels is not None:
             output = self._train(input_ids, attention_mask, labels, num_items_in_batch, generator)
             return output if return_dict is not False else output.to_tuple()
-        steps, candidates = thinking_options(self.config, steps, candidates)
         cache = past_key_values
         if cache is None and use_cache:
             cache = DynamicCache()
-        predictions = (logits_to_keep if labels is None else 0) or None
-        context = (input_ids, attention_mask, cache, predictions)
-        final = final_energy or candidates > 1
-        every = self.think(*context, steps, candidates, noise, tolerance, generator, seed, rule == "mean", final)
-        thought, logits = self._answer(every, candidates, rule)
+        how = self.how(thinking, **options)
+        thought = self.think(
+            input_ids,
+            how,
+            attention_mask=attention_mask,
+            cache=cache,
+            predictions=(logits_to_keep if labels is None else 0) or None,
+            generator=generator,
+            keep_path=False,
+            final_energy=final_energy,
+        )
+        with torch.no_grad():
+            logits = self.logits(thought, how)
         loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
         output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
         return output if return_dict is not False else output.to_tuple()
-
-    @torch.no_grad()
-    def _answer(self, every: Thought, candidates: int, rule: WordRule) -> tuple[Thought, Tensor]:
-        """The record of the winners, where their energies are known, and the logits of the answer."""
-        space = self.space()
-        if rule == "mean":
-            won = choose(every, space, candidates) if every.final_energy else every
-            return won, mean(every, space, candidates, self.config.mean_from)
-        won = choose(every, space, candidates, rule) if every.final_energy else every
-        return won, space.logits(won.state)
 
     def _train(
         self,
@@ -200,12 +174,12 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
     ) -> EBTOutput:
         """The last token predicts nothing that is known: S - 1 positions are thought about."""
         check_context(input_ids, attention_mask, None)
-        recipe, space, target = self.config.training_recipe(), self.space(), labels[:, 1:]
+        recipe, geometry, target = self.config.training_recipe(), self.geometry(), labels[:, 1:]
         landscape = self.landscape(input_ids[:, :-1], None if attention_mask is None else attention_mask[:, :-1])
-        start = space.start(tuple(target.shape), recipe.start_std, generator)
-        outcome = supervise(landscape, space, start, target, self.step_size, recipe, generator)
+        start = geometry.start(tuple(target.shape), recipe.start_std, generator)
+        outcome = supervise(landscape, geometry, self.update(), start, target, self.step_size, recipe, generator)
         with torch.no_grad():
-            logits = space.logits(outcome.thought.state)
+            logits = self.logits(outcome.thought, self.thinking.but(rule="lowest"))
         return EBTOutput(rescale(outcome.loss, target, num_items), logits, outcome.thought.energies, outcome.thought.steps)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -248,12 +222,3 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         if record is not None and outputs.energies is not None and outputs.steps is not None:
             record += [(outputs.energies[..., i], outputs.steps[..., i]) for i in range(num_new_tokens)]
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder, num_new_tokens)
-
-
-def _positions(input_ids: Tensor, mask: Tensor | None, cache: KeyValueCache | None, predictions: int) -> Tensor:
-    """Positions (B, S) of the last observed tokens, padding not counted; before the cache takes them in."""
-    if mask is not None:
-        return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -predictions:]
-    past = cache.get_seq_length() if cache is not None else 0
-    rows, length = input_ids.shape
-    return torch.arange(past, past + length, device=input_ids.device)[-predictions:].expand(rows, -1)

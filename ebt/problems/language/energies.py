@@ -9,8 +9,7 @@ import torch
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ebt.errors import InputError
-from ebt.problems.language.metrics import LanguageThinker
-from ebt.thinking import alarms
+from ebt.evaluation.alarms import alarms
 
 BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 """The letters in which byte-level tokenisers write bytes."""
@@ -35,7 +34,7 @@ class TokenEnergies:
 
 
 @torch.no_grad()
-def token_energies(model: LanguageThinker, tokenizer: Any, text: str, steps: int, seed: int = 0) -> TokenEnergies:
+def token_energies(model: Any, tokenizer: Any, text: str, steps: int, seed: int = 0) -> TokenEnergies:
     """Think about every token of a text at once.
 
     The first token is predicted from the end-of-text token, which comes before every document in training.
@@ -57,16 +56,17 @@ def token_energies(model: LanguageThinker, tokenizer: Any, text: str, steps: int
     if steps < 1:
         raise InputError(f"steps is {steps}: thinking needs at least 1.")
     inputs = torch.tensor([[tokenizer.eos_token_id, *ids[:-1]]], device=model.device)
-    thought, space = model.think(inputs, steps=steps, candidates=1, seed=seed), model.space()
-    nats = space.loss(thought.state, torch.tensor([ids], device=model.device))[0]
+    thought = model.think(inputs, steps=steps, candidates=1, seed=seed)
+    geometry = thought.geometry
+    nats = geometry.loss(thought.state, torch.tensor([ids], device=model.device))[0]
     return TokenEnergies(
         tokens=[_as_text(tokenizer, i) for i in ids],
         ids=list(ids),
         energies=thought.energies[:, 0].tolist(),
         probability=(-nats).exp().tolist(),
         nats=nats.tolist(),
-        predicted=[_as_text(tokenizer, i) for i in space.decide(thought.state)[0].tolist()],
-        alarms=tuple(alarms(thought, space)),
+        predicted=[_as_text(tokenizer, i) for i in thought.answer[0].tolist()],
+        alarms=tuple(alarms(thought)),
     )
 
 

@@ -56,8 +56,10 @@ class LanguageNetwork(Network):
                 f"network.pretrained {self.pretrained} has {config.vocab_size} words and contexts of {config.context_length}, "
                 f"the data {vocab_size} and {context_length}: use its tokenizer, and contexts no longer than its own"
             )
-        if isinstance(model, EBTForCausalLM) and recipe.start_std != config.start_std:
-            raise InputError(f"recipe.start_std is {recipe.start_std} and the model's is {config.start_std}: make them one")
+        if isinstance(model, EBTForCausalLM) and recipe.start_std != model.thinking.start_std:
+            raise InputError(
+                f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them one"
+            )
         return model.train()
 
 

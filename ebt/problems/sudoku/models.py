@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from ebt.models.base import HubModel, ThinkingModel, leave_inference_mode, thinking_options
+from ebt.models.base import HubModel, Prediction, ThinkingModel
 from ebt.nn import EBTEncoder, EncoderLandscape, Transformer
 from ebt.problems.sudoku.configuration import BOXES, EBTSudokuConfig, SudokuTransformerConfig
-from ebt.thinking import SIMPLEX_SPACES, Rule, Simplex, StepSize, Thought, choose, think
+from ebt.thinking import Geometry, StepSize, Thinking, Thought
 
 
 class BoardEmbedding(nn.Module):
@@ -53,44 +55,21 @@ class EBTForSudoku(ThinkingModel):
         """The energy of completions of puzzles (B, C), 0 where empty."""
         return self.network.encode(self.embedding(puzzle), free=puzzle == 0)
 
-    def space(self) -> Simplex:
-        return SIMPLEX_SPACES[self.config.space](1, self.digits.weight, self.config.input_gradient)
+    def geometry(self) -> Geometry:
+        """One part a cell, one prediction a board."""
+        return self.config.make_geometry(1, self.digits.weight, self.config.input_gradient)
 
-    def start(self, puzzle: Tensor, candidates: int = 1, generator: torch.Generator | None = None) -> Tensor:
-        """Random starts (M x B, C, K), candidate-major."""
-        return self.space().start((candidates * puzzle.shape[0], puzzle.shape[1]), self.config.start_std, generator)
+    def parts(self, puzzle: Tensor) -> tuple[int, ...]:
+        return tuple(puzzle.shape)
 
-    @torch.no_grad()
-    def think(
-        self,
-        puzzle: Tensor,
-        steps: int | None = None,
-        candidates: int | None = None,
-        tolerance: float | None = None,
-        noise: float | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Thought:
-        """Think about puzzles (B, C); returns the record of all M x B candidates (see ``ebt.thinking.choose``)."""
-        descent, candidates = self.descent(len(puzzle), steps, candidates, tolerance, noise)
-        with leave_inference_mode():
-            start = self.start(puzzle, candidates, generator)
-            return think(self.landscape(puzzle), self.space(), start, self.alpha(), descent, generator)
-
-    @torch.no_grad()
-    def solve(
-        self,
-        puzzle: Tensor,
-        steps: int | None = None,
-        candidates: int | None = None,
-        rule: Rule = "lowest",
-        tolerance: float | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def answer(self, puzzle: Tensor, thought: Thought, how: Thinking) -> Tensor:
         """Completed boards (B, C): the givens, and the winner's digits elsewhere."""
-        steps, candidates = thinking_options(self.config, steps, candidates)
-        thought = self.think(puzzle, steps, candidates, tolerance, generator=generator)
-        thought = choose(thought, self.space(), candidates, rule)
-        return fill(puzzle, self.space().decide(thought.state))
+        return fill(puzzle, thought.geometry.decide(thought.state))
+
+    def forward(self, puzzle: Tensor, **options: Any) -> Prediction:
+        """Complete puzzles (B, C), 0 where empty; options as for ``think``."""
+        thought = self.think(puzzle, **options)
+        return Prediction(thought.answer, thought.energy, thought.steps)
 
 
 class SudokuTransformer(HubModel):
@@ -115,6 +94,10 @@ class SudokuTransformer(HubModel):
     def passes(self) -> int:
         """Forward passes of the blocks in one iteration."""
         return self.config.inner + 1 if self.config.loop == "recursive" else 1
+
+    def predict(self, puzzle: Tensor, iterations: int = 1) -> Tensor:
+        """Completed boards (B, C), after the last iteration."""
+        return fill(puzzle, self(puzzle, iterations)[-1].argmax(-1))
 
     def forward(self, puzzle: Tensor, iterations: int = 1) -> list[Tensor]:
         """Logits (B, C, V) after each iteration; one iteration only if there is no loop."""

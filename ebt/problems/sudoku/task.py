@@ -92,7 +92,7 @@ class SudokuTask(ModelTask):
         return self.model(batch["puzzle"], iterations)
 
     def measure(self, batch: Batch, state: Tensor) -> Sums:
-        right = fill(batch["puzzle"], self.space().decide(state)) == batch["solution"]
+        right = fill(batch["puzzle"], self.geometry().decide(state)) == batch["solution"]
         empty = batch["puzzle"] == 0
         return {
             **super().measure(batch, state),
@@ -104,8 +104,4 @@ class SudokuTask(ModelTask):
         """Completed boards (B, C), with the model's own number of steps."""
         with torch.inference_mode(False), torch.no_grad():
             batch = {key: value.clone() for key, value in batch.items()}
-            states, _ = self.explore(batch, self.steps, self._evaluation_generator)
-            return fill(batch["puzzle"], self.space().decide(states[-1]))
-
-    def on_predict_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
+            return fill(batch["puzzle"], self.geometry().decide(self.answer(batch)))

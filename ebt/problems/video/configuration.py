@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ebt.errors import InputError
 from ebt.models.configuration import NetworkFields, ThinkingFields
+from ebt.thinking import VECTOR_SPACES
 
 
 class EBTVideoConfig(ThinkingFields):
@@ -19,7 +20,7 @@ class EBTVideoConfig(ThinkingFields):
     """
 
     model_type = "ebt_video"
-    spaces = ("restart", "euclidean")
+    spaces: ClassVar = VECTOR_SPACES
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ Letters: B clips, S observed frames, F frames ahead, E numbers of an encoded fra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.evaluation.descents import check_counts, descend, evaluations, thinks
+from ebt.evaluation.measure import Scorer, Tally, measure, thinks
 from ebt.evaluation.results import Curve, Progress, VideoPoint
 from ebt.evaluation.statistics import spearman
-from ebt.thinking import Rule, alarms, choose
+from ebt.models.exploration import Explored
+from ebt.thinking import Thinking, Thought
 
 
 def frame_loss(found: Tensor, frames: Tensor) -> Tensor:
@@ -33,110 +34,61 @@ def repeat_loss(frames: Tensor) -> Tensor:
     return frame_loss(frames[:, :-1], frames[:, 1:])
 
 
-@torch.no_grad()
 def video_curve(
     model: Any,
     frames: Tensor,
     steps: Sequence[int],
     candidates: Sequence[int] = (1,),
-    rule: Rule = "lowest",
-    tolerance: float | None = None,
-    seed: int = 0,
+    thinking: Thinking | None = None,
     batch_size: int = 32,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Curve[VideoPoint]:
     """Quality of next-frame predictions for every number of steps and candidates, by one descent a batch.
 
     Args:
         model: an ``EBTForVideo``, or a ``VideoTransformer``, which gives a single point.
         frames: encoded clips (B, S + 1, E), of which the last S frames are predicted.
-        steps, candidates, rule: which numbers to measure, and how winners are chosen, frame by frame.
-        tolerance: a frame stops when it moves by less (root mean square).
-        seed: of the random starts.
-        batch_size, progress: clips at once, and what is called with the clips done.
+        steps, candidates, thinking, progress, options: see ``ebt.evaluation.measure.measure``; winners are chosen frame by frame.
+        batch_size: clips at once.
 
     Raises:
         InputError: numbers below 1, clips of fewer than two frames, or frames of another width than the model's.
     """
-    steps, candidates = check_counts("steps", steps), check_counts("candidates", candidates)
     check_frames(model, frames, 2)
-    sums, generator = _Sums(), torch.Generator(model.device).manual_seed(seed)
-    for rows in torch.arange(len(frames)).split(batch_size):
-        clip = frames[rows].to(model.device)
-        if thinks(model):
-            _think_batch(model, clip, steps, candidates, rule, tolerance, generator, sums)
-        else:
-            sums.add((1, 1), frame_loss(model(clip[:, :-1]), clip[:, 1:]))
-        if progress:
-            progress(int(rows[-1]) + 1, len(frames))
-    points, scored = sums.points(thinks(model)), len(frames) * (frames.shape[1] - 1)
-    if not thinks(model):
-        return Curve("video", "feed-forward", points, len(frames), scored, seed=seed)
-    ends = sums.start_energy / scored, tuple(sums.alarms)
-    return Curve("video", "ebt", points, len(frames), scored, rule, tolerance, seed, *ends)
+    batches = frames.split(batch_size)
+    return measure(model, _Frames(), batches, steps, candidates, thinking, progress, total=len(frames), **options)
 
 
-class _Sums:
-    """Losses and energies (B, S) by the numbers of steps and candidates."""
+class _Frames(Scorer[VideoPoint]):
+    task = "video"
 
-    def __init__(self) -> None:
-        self.losses: dict[tuple[int, int], list[Tensor]] = {}
-        self.energies: dict[tuple[int, int], list[Tensor]] = {}
-        self.spent: dict[tuple[int, int], float] = {}
-        self.start_energy = 0.0
-        self.alarms: list[str] = []
+    def context(self, batch: Tensor, device: torch.device) -> Tensor:
+        return batch[:, :-1].to(device)
 
-    def add(self, key: tuple[int, int], losses: Tensor, energies: Tensor | None = None) -> None:
-        self.losses.setdefault(key, []).append(losses.double().cpu())
-        if energies is not None:
-            self.energies.setdefault(key, []).append(energies.double().cpu())
+    def rows(self, batch: Tensor) -> int:
+        return len(batch)
 
-    def points(self, energies: bool) -> list[VideoPoint]:
-        return [self._point(*key, torch.cat(losses), energies) for key, losses in self.losses.items()]
+    def scored(self, batch: Tensor) -> int:
+        return batch.shape[0] * (batch.shape[1] - 1)
 
-    def _point(self, steps: int, candidates: int, losses: Tensor, energies: bool) -> VideoPoint:
-        each = losses.mean(1)
-        error = each.std().item() / math.sqrt(len(each)) if len(each) > 1 else None
-        if not energies:
-            return VideoPoint(1, 1, None, None, 1.0, 0.0, losses.mean().item(), error, None, each.tolist())
-        energy = torch.cat(self.energies[steps, candidates])
-        known, mean = spearman(energy.numpy(), losses.numpy()), energy.mean().item()
-        spent = evaluations(self.spent[steps, candidates] / len(each), candidates)
-        return VideoPoint(steps, candidates, mean, mean, *spent, losses.mean().item(), error, known, each.tolist())
+    def score(self, batch: Tensor, won: Thought, found: Explored, steps: int, candidates: int) -> dict[str, Tensor]:
+        return _worth(won.state, batch)
+
+    def passes(self, model: Any, batch: Tensor, steps: Sequence[int]) -> Iterable[tuple[int, float, dict[str, Tensor]]]:
+        yield 1, 1.0, _worth(model(self.context(batch, model.device)), batch)
+
+    def point(self, common: dict[str, Any], tally: Tally) -> VideoPoint:
+        clips = tally["clip"]
+        error = clips.std().item() / math.sqrt(len(clips)) if len(clips) > 1 else None
+        known = spearman(tally["energy"].double().numpy(), tally["loss"].numpy()) if "energy" in tally else None
+        return VideoPoint(**common, loss=tally.mean("loss"), loss_error=error, spearman=known, losses=clips.tolist())
 
 
-def _think_batch(
-    model: Any,
-    clip: Tensor,
-    steps: Sequence[int],
-    candidates: Sequence[int],
-    rule: Rule,
-    tolerance: float | None,
-    generator: torch.Generator,
-    sums: _Sums,
-) -> None:
-    space, most, rows, context = model.space(), max(candidates), len(clip), clip[:, :-1]
-    start = space.start((most * rows, context.shape[1]), model.config.start_std, generator)
-    conditioned, noise = model.config.conditioning != "none", model.noise(rows, most).unsqueeze(1).expand(-1, context.shape[1])
-    record = descend(
-        model.landscape(context),
-        space,
-        start,
-        model.alpha(),
-        steps,
-        most,
-        tolerance,
-        conditioned=conditioned,
-        noise=noise,
-        generator=generator,
-    )
-    sums.alarms = sums.alarms or alarms(record.thought.rows(torch.arange(rows, device=clip.device)), space)
-    sums.start_energy += record.thought.energies[0, :rows].double().sum().item()
-    for step in steps:
-        for count in candidates:
-            won = record.at(step, count, rule)
-            sums.add((step, count), frame_loss(won.state, clip[:, 1:]), won.energies[-1])
-            sums.spent[step, count] = sums.spent.get((step, count), 0.0) + rows * record.taken(step, count)
+def _worth(found: Tensor, batch: Tensor) -> dict[str, Tensor]:
+    """Losses of frames, and their means over clips."""
+    losses = frame_loss(found, batch[:, 1:].to(found.device)).double()
+    return {"loss": losses, "clip": losses.mean(1)}
 
 
 @dataclass(frozen=True)
@@ -154,11 +106,9 @@ def rollout(
     model: Any,
     context: Tensor,
     ahead: int,
-    steps: int | None = None,
-    candidates: int | None = None,
-    rule: Rule = "lowest",
-    seed: int = 0,
+    thinking: Thinking | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Rollout:
     """Predict ``ahead`` frames after (B, S, E), each from the last ``context_length`` frames, given or predicted.
 
@@ -166,8 +116,7 @@ def rollout(
         model: an ``EBTForVideo`` or ``VideoTransformer``.
         context: the frames that are given.
         ahead: how many to predict.
-        steps, candidates: how an EBT thinks; as the model's configuration says by default.
-        rule, seed: which candidate wins, and of the random starts.
+        thinking, options: how an EBT thinks; as the model's configuration says by default.
         progress: called after each frame.
 
     Raises:
@@ -177,12 +126,10 @@ def rollout(
     if ahead < 1:
         raise InputError(f"{ahead} frames ahead: give at least 1.")
     frames, energies = context.to(model.device, model.dtype), list[Tensor]()
-    generator = torch.Generator(model.device).manual_seed(seed)
     for done in range(ahead):
         seen = frames[:, -model.config.context_length :]
         if thinks(model):
-            thought = model.think(seen, steps, candidates, generator=generator, predictions=1)
-            won = choose(thought, model.space(), len(thought.start) // len(seen), rule)
+            won = model.think(seen, thinking, predictions=1, **options)
             energies.append(won.energies[..., 0])
             frames = torch.cat((frames, won.state.to(frames)), 1)
         else:
@@ -222,25 +169,25 @@ class FrameEnergies:
 
 
 @torch.no_grad()
-def frame_energies(model: Any, frames: Tensor, steps: int | None = None, seed: int = 0) -> FrameEnergies:
+def frame_energies(model: Any, frames: Tensor, **options: Any) -> FrameEnergies:
     """Energies, losses and moves of predicting each next frame of (B, S + 1, E) with one candidate, from the true frames before
-    it, at most as many as the model's context.
+    it, at most as many as the model's context; options as for ``think``.
 
     Raises:
         InputError: frames of another width than the model's, or fewer than two of them.
     """
     check_frames(model, frames, 2)
     clip, longest = frames.to(model.device), model.config.context_length
-    generator = torch.Generator(model.device).manual_seed(seed)
-    first = model.think(clip[:, : min(longest, clip.shape[1] - 1)], steps, 1, generator=generator)
+    options["candidates"] = 1
+    first = model.think(clip[:, : min(longest, clip.shape[1] - 1)], **options)
     energies, states = [first.energies], [torch.stack((first.start, *first.states))]
     for end in range(longest + 1, clip.shape[1]):
-        thought = model.think(clip[:, end - longest : end], steps, 1, generator=generator, predictions=1)
+        thought = model.think(clip[:, end - longest : end], predictions=1, **options)
         energies.append(thought.energies)
         states.append(torch.stack((thought.start, *thought.states)))
-    found, space = torch.cat(states, 2), model.space()
+    found, geometry = torch.cat(states, 2), model.geometry()
     losses = frame_loss(found[1:], clip[:, 1:].expand_as(found[1:]))
-    moves = torch.stack([space.change(before, after) for before, after in pairwise(found)])
+    moves = torch.stack([geometry.change(before, after) for before, after in pairwise(found)])
     return FrameEnergies(*(part.double().cpu() for part in (torch.cat(energies, 2), losses, moves)))
 
 

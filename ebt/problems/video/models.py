@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from ebt.models.base import HubModel, ThinkingModel, leave_inference_mode
+from ebt.models.base import HubModel, Prediction, ThinkingModel
 from ebt.nn import CausalTransformer, DecoderLandscape, EBTDecoder
 from ebt.problems.video.configuration import EBTVideoConfig, VideoTransformerConfig
-from ebt.thinking import Projected, RestartProjected, StepSize, Thought, think
+from ebt.thinking import Geometry, StepSize, Thinking, Thought
 
 
 class EBTForVideo(ThinkingModel):
     """Predicts each next frame's encoding (paper, section 4.2) by descending its energy, one energy per frame."""
 
     config_class = EBTVideoConfig
+    CONTEXT: ClassVar[tuple[str, ...]] = ("predictions",)
 
     def __init__(self, config: EBTVideoConfig) -> None:
         super().__init__(config)
@@ -29,33 +32,28 @@ class EBTForVideo(ThinkingModel):
         frames = frames.to(self.network.head.projection.weight.dtype)
         return self.network.encode(frames if self.projection is None else self.projection(frames), predictions=predictions)
 
-    def space(self) -> Projected:
-        """Frames (B, S, E), seen through the candidates' projection."""
+    def geometry(self) -> Geometry:
+        """Frames (B, S, E), seen through the candidates' projection; each is a prediction."""
         config = self.config
         like, seen = self.network.head.projection.weight, self.projection if self.candidates is None else self.candidates
         weight, bias = (None, None) if seen is None else (seen.weight, seen.bias)
-        kind = RestartProjected if config.space == "restart" else Projected
-        return kind(2, (config.frame_dim,), like=like, weight=weight, bias=bias, noise_in=config.noise_in)
+        shape = (config.frame_dim,)
+        return self.config.make_geometry(2, shape, like=like, weight=weight, bias=bias, noise_in=config.noise_in)
 
-    @torch.no_grad()
-    def think(
-        self,
-        frames: Tensor,
-        steps: int | None = None,
-        candidates: int | None = None,
-        tolerance: float | None = None,
-        noise: float | None = None,
-        generator: torch.Generator | None = None,
-        predictions: int | None = None,
-    ) -> Thought:
-        """Think about the frames that follow each of (B, S, E), or the last ``predictions`` of them; the record of all M x B
-        candidates (see ``ebt.thinking.choose``)."""
-        descent, candidates = self.descent(len(frames), steps, candidates, tolerance, noise)
-        with leave_inference_mode():
-            space, landscape = self.space(), self.landscape(frames, predictions)
-            length = frames.shape[1] if predictions is None else predictions
-            start = space.start((candidates * len(frames), length), self.config.start_std, generator)
-            return think(landscape, space, start, self.alpha(), descent, generator)
+    def parts(self, frames: Tensor, predictions: int | None = None) -> tuple[int, ...]:
+        return len(frames), frames.shape[1] if predictions is None else predictions
+
+    def positions(self, frames: Tensor, predictions: int | None = None) -> Tensor:
+        return torch.arange(frames.shape[1])[-(predictions or frames.shape[1]) :].expand(len(frames), -1)
+
+    def answer(self, frames: Tensor, thought: Thought, how: Thinking) -> Tensor:
+        """The frames (B, S, E) that follow each of those given, or the last ``predictions`` of them."""
+        return thought.state
+
+    def forward(self, frames: Tensor, **options: Any) -> Prediction:
+        """Predict the frames that follow each of (B, S, E); options as for ``think``, ``predictions`` among them."""
+        thought = self.think(frames, **options)
+        return Prediction(thought.answer, thought.energy, thought.steps)
 
 
 class VideoTransformer(HubModel):
@@ -70,6 +68,10 @@ class VideoTransformer(HubModel):
         self.head = nn.Linear(config.dim, config.frame_dim, bias=False)
         nn.init.normal_(self.head.weight, std=config.dim**-0.5)
         self.post_init()
+
+    def predict(self, frames: Tensor) -> Tensor:
+        """The same as calling it."""
+        return self(frames)
 
     def forward(self, frames: Tensor) -> Tensor:
         """The frames (B, S, E) that follow each of (B, S, E) observed ones."""

@@ -13,7 +13,7 @@ from ebt.models.base import HubModel
 from ebt.problems.video.configuration import EBTVideoConfig, VideoTransformerConfig
 from ebt.problems.video.metrics import repeat_loss
 from ebt.problems.video.models import EBTForVideo, VideoTransformer
-from ebt.thinking import Euclidean, Recipe
+from ebt.thinking import Euclidean, Geometry, Recipe
 from ebt.train.model_task import ModelTask, Network
 from ebt.train.optimisation import Optimisation
 from ebt.train.task import OPTIMISATION, Batch, Sums
@@ -86,9 +86,9 @@ class VideoTask(ModelTask):
     def parts(self, batch: Batch) -> tuple[int, ...]:
         return tuple(self.target(batch).shape[:2])
 
-    def space(self) -> Euclidean:
+    def geometry(self) -> Geometry:
         """Frames, for both kinds of models."""
-        return self.model.space() if self.thinks else Euclidean(2, (self.model.config.frame_dim,))
+        return super().geometry() if self.thinks else Euclidean(2, (self.model.config.frame_dim,))
 
     def context(self, batch: Batch) -> Tensor:
         return batch["frames"][:, :-1]

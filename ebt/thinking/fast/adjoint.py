@@ -3,7 +3,7 @@
 Plain back-propagation keeps the graphs of all steps of all rows until ``backward()``. But a step of thinking needs little of
 its past, its state alone; so the adjoint goes back step by step: ``lambda[i] = (d state[i+1] / d state[i])^T lambda[i+1]``
 plus the slope of that state's own loss, and each graph is dropped when it has been used. The losses of states hand over the
-next views (see ``ebt.thinking.vocabulary``). What is left in the end is one number and its gradients, which ``backward()``
+next views (see ``ebt.thinking.fast.vocabulary``). What is left in the end is one number and its gradients, which ``backward()``
 hands out.
 
 Memory then depends neither on the number of rows nor on that of steps, nor on the size of a vocabulary. Of descents longer than
@@ -14,15 +14,19 @@ work on top.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ebt.thinking.descent import Descent, Gradients, Landscape, per_prediction, think
-from ebt.thinking.record import Evaluations, Thought
-from ebt.thinking.spaces import CandidateSpace
+from ebt.thinking.descent import Energy, Gradients, descend, per_prediction
+from ebt.thinking.fast.compact import CompactSimplex
+from ebt.thinking.geometry import Geometry
+from ebt.thinking.noise import Draws, Source
+from ebt.thinking.recipe import Recipe, Supervised
+from ebt.thinking.thought import Evaluations, Thought
+from ebt.thinking.update import Update
 
 SHORT = 4
 """Descents of no more steps keep the graphs of all of them."""
@@ -36,7 +40,7 @@ NUMBERS_AT_ONCE = 3 * 2**16
 class Separated:
     """A landscape on leaves of its own."""
 
-    landscape: Landscape
+    landscape: Energy
     sources: Sequence[Tensor]
     """What the leaves stand for: tensors that depend on the roots."""
     leaves: Sequence[Tensor]
@@ -61,15 +65,9 @@ class Separable(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a batch gave."""
-
-    loss: Tensor
-    """Its ``backward()`` hands out gradients that are there already, once."""
-    losses: Tensor
-    """Mean loss after each step, (T,), constants."""
-    thought: Thought
+def separable(energy: Any) -> bool:
+    """Whether an energy can be taken apart, here and now."""
+    return isinstance(energy, Separable) and energy.roots() is not None
 
 
 class _Sums:
@@ -114,53 +112,50 @@ class _Known(torch.autograd.Function):
 
 def train(
     landscape: Separable,
-    space: CandidateSpace,
+    geometry: Geometry,
+    update: Update,
     start: Tensor,
     target: Tensor,
     alpha: Tensor,
-    descent: Descent,
-    every: bool,
-    generator: torch.Generator | None = None,
-    rows_at_once: int | None = None,
-) -> Trained:
+    recipe: Recipe,
+    schedule: tuple[int, ...],
+    noise: Draws | None,
+) -> Supervised:
     """Think, and take the gradients of the mean loss on the way; equal to those of plain back-propagation.
 
     Args:
-        landscape, space, start, generator: as for ``think``.
-        target: as for ``supervise``.
+        landscape, geometry, update, start, target: as for ``supervise``.
         alpha: the step size, one or one per prediction.
-        descent: how to think, with gradients.
-        every: the mean of the losses after all steps, or the last one's.
-        rows_at_once: rows whose graphs exist at once; by default, on CPUs, groups of equal size with about
-            ``NUMBERS_AT_ONCE`` numbers in an activation, else all. With Langevin noise, other groups draw other noise.
+        recipe: how to think. By default, groups of equal size with about ``NUMBERS_AT_ONCE`` numbers in an activation have their
+            graphs at once on CPUs, else all rows; ``rows_at_once`` says otherwise.
+        schedule: the step index of each step.
+        noise: what draws the Langevin noise.
     """
     step_size = alpha.detach().requires_grad_(alpha.requires_grad)
     x, *weights = landscape.roots() or [start]
     leaf = x.detach().requires_grad_(x.requires_grad)  # what is behind it may be among the weights, and would count twice
-    landscape = landscape.on(leaf)
-    sums = _Sums((leaf, *weights, *space.weights(), step_size))
-    if generator is None and torch.as_tensor(descent.noise).any():  # one whose state can be told
-        generator = torch.Generator(start.device).manual_seed(int(torch.randint(2**62, ())))
-    size = rows_at_once or rows_together(len(start), start.shape[1:-1].numel() * x.shape[-1], start.device.type)
-    groups = [
-        _Rows(landscape, space, slice(first, first + size), target, step_size, descent, every, generator, sums).run(start)
-        for first in range(0, len(start), size)
-    ]
+    landscape, every = landscape.on(leaf), recipe.loss == "every"
+    sums = _Sums((leaf, *weights, *geometry.weights(), step_size))
+    size = recipe.rows_at_once or rows_together(len(start), start.shape[1:-1].numel() * x.shape[-1], start.device.type)
+    batch = _Batch(landscape, geometry, update, target, step_size, recipe, schedule, noise, sums)
+    groups = [_Rows(batch, slice(first, first + size)).run(start) for first in range(0, len(start), size)]
     count = max(1, sum(group.count for group in groups))
     losses = torch.stack([torch.stack(group.losses) for group in groups]).sum(0) / count
     behind = {id(step_size): alpha, id(leaf): x}
     tensors = [behind.get(id(tensor), tensor) for tensor in sums.tensors]
-    factor = 1 / count / (descent.steps if every else 1)
+    factor = 1 / count / (len(schedule) if every else 1)
     loss: Tensor = _Known.apply(losses.mean() if every else losses[-1], factor, sums.sums, *tensors)
     thought = Thought(
+        geometry=geometry,
+        update=update,
         start=start,
         states=tuple(torch.cat(states) for states in zip(*(group.states for group in groups), strict=True)),
         energies=torch.cat([torch.cat(group.energies) for group in groups], 1),
-        steps=torch.full(start.shape[: space.prediction_dims], descent.steps, device=start.device),
+        steps=torch.full(start.shape[: geometry.prediction_dims], len(schedule), device=start.device),
         step_size=per_prediction(alpha.detach(), start),
-        evaluations=Evaluations(forward=descent.steps, backward=descent.steps),
+        evaluations=Evaluations(forward=len(schedule), backward=len(schedule)),
     )
-    return Trained(loss, losses, thought)
+    return Supervised(loss, losses, thought)
 
 
 def rows_together(rows: int, numbers: int, device: str) -> int:
@@ -170,26 +165,51 @@ def rows_together(rows: int, numbers: int, device: str) -> int:
     return max(1, -(-rows // max(1, round(rows * numbers / NUMBERS_AT_ONCE))))
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """What all groups of rows share."""
+
+    landscape: Separable
+    geometry: Geometry
+    update: Update
+    target: Tensor
+    step_size: Tensor
+    recipe: Recipe
+    schedule: tuple[int, ...]
+    noise: Draws | None
+    sums: _Sums
+
+    @property
+    def steps(self) -> int:
+        return len(self.schedule)
+
+    def counts(self, index: int) -> bool:
+        """Whether the loss after a step counts."""
+        return self.recipe.loss == "every" or index == self.steps - 1
+
+
+class _Seen:
+    """A geometry of which one state's view is known."""
+
+    def __init__(self, geometry: Any, view: Tensor | None) -> None:
+        self.geometry, self.known = geometry, view
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.geometry, name)
+
+    def look(self, state: Tensor, std: Tensor, draw: Source) -> tuple[Tensor, Tensor]:
+        return state, self.geometry.attach(state, self.known)
+
+
 class _Rows:
     """The descent of a group of rows, with its gradients."""
 
-    def __init__(
-        self,
-        landscape: Separable,
-        space: CandidateSpace,
-        rows: slice,
-        target: Tensor,
-        step_size: Tensor,
-        descent: Descent,
-        every: bool,
-        generator: torch.Generator | None,
-        sums: _Sums,
-    ) -> None:
+    def __init__(self, batch: _Batch, rows: slice) -> None:
         with torch.enable_grad():
-            self.part = landscape.separate(rows)
-        self.space, self.rows, self.target, self.step_size = space, rows, target[rows], step_size
-        self.descent, self.every, self.generator = descent, every, generator
-        self.sums, self.leaves = sums, _Sums(self.part.leaves)
+            self.part = batch.landscape.separate(rows)
+        self.batch, self.rows, self.target = batch, rows, batch.target[rows]
+        self.noise = None if batch.noise is None else batch.noise.of(rows)
+        self.sums, self.leaves = batch.sums, _Sums(self.part.leaves)
         self.states, self.energies = list[Tensor](), list[Tensor]()
         self.losses: list[Tensor] = []
         self.count = 0
@@ -197,7 +217,7 @@ class _Rows:
     def run(self, start: Tensor) -> _Rows:
         """Descend, and add up all gradients."""
         ways = {"detached": self._detached, "truncated": self._truncated, "full": self._full}
-        ways[self.descent.gradients](start[self.rows])
+        ways[self.batch.recipe.gradients](start[self.rows])
         source_of = {id(leaf): source for leaf, source in zip(self.part.leaves, self.part.sources, strict=True)}
         slopes = zip(self.leaves.tensors, self.leaves.sums, strict=True)
         self._differentiate([(source_of[id(leaf)], slope) for leaf, slope in slopes])
@@ -205,28 +225,27 @@ class _Rows:
 
     def _detached(self, state: Tensor) -> None:
         view = None
-        for index in range(self.descent.steps):
-            gradients: Gradients = "detached" if self._counts(index) else "none"
-            after = self._think(state, self._single(index, gradients), view).state
+        for index in range(self.batch.steps):
+            gradients: Gradients = "detached" if self.batch.counts(index) else "none"
+            after = self._step(state, index, gradients, view)
             slope, view = self._assess(index, after)
             self._differentiate([(after, slope)])
             state = after.detach()
 
     def _truncated(self, state: Tensor) -> None:
         """The last step alone has the graph of the landscape: the others are moves."""
-        states = self._think(state, self.descent, None).states
+        states = self._think(state, 0, self.batch.schedule, "truncated", None).states
         self._differentiate([(after, self._assess(index, after)[0]) for index, after in enumerate(states)])
 
     def _full(self, state: Tensor) -> None:
         """Forwards, keeping the graph of the last step, or of all if they are few; backwards, running the others again."""
-        past, view, steps = list[_Step](), None, self.descent.steps
+        past, view, steps = list[_Step](), None, self.batch.steps
         for index in range(steps):
             kept = steps <= SHORT or index == steps - 1
-            drawn = None if self.generator is None else self.generator.get_state()
             before = state.detach().requires_grad_()
-            after = self._think(before, self._single(index, "full" if kept else "none"), view).state
+            after = self._step(before, index, "full" if kept else "none", view)
             slope, view = self._assess(index, after)
-            past.append(_Step(index, before, after if kept else None, slope, drawn))
+            past.append(_Step(index, before, after if kept else None, slope))
             state = after.detach()
         adjoint: Tensor | None = None
         while past:
@@ -234,47 +253,66 @@ class _Rows:
 
     def _back(self, step: _Step, adjoint: Tensor | None) -> Tensor | None:
         """From the adjoint of the state after a step to that of the state before it."""
-        after = self._again(step) if step.after is None else step.after
+        after = self._step(step.before, step.index, "full", None, note=False) if step.after is None else step.after
         if step.slope is not None:
             adjoint = step.slope if adjoint is None else adjoint + step.slope
         return self._differentiate([(after, adjoint)], step.before)
 
-    def _again(self, step: _Step) -> Tensor:
-        """Run a step again, with its graph and the noise it had."""
-        if self.generator is None or step.drawn is None:
-            return self._think(step.before, self._single(step.index, "full"), None, note=False).state
-        now = self.generator.get_state()
-        self.generator.set_state(step.drawn)
-        after = self._think(step.before, self._single(step.index, "full"), None, note=False).state
-        self.generator.set_state(now)
-        return after
+    def _step(self, state: Tensor, index: int, gradients: Gradients, view: Tensor | None, note: bool = True) -> Tensor:
+        return self._think(state, index, (self.batch.schedule[index],), gradients, view, note).state
 
-    def _single(self, index: int, gradients: Gradients) -> Descent:
-        told = (self.descent.told(index),)
-        return replace(self.descent, steps=1, first=index, schedule=told, gradients=gradients, keep_states=True)
-
-    def _think(self, state: Tensor, descent: Descent, view: Tensor | None, note: bool = True) -> Thought:
-        """Think on; ``view`` is what the network sees of the state, where that is known."""
-        alpha = self.step_size[self.rows] if self.step_size.dim() else self.step_size
-        thought = think(self.part.landscape, self.space, state, alpha, descent, self.generator, view)
+    def _think(
+        self,
+        state: Tensor,
+        index: int,
+        schedule: tuple[int, ...],
+        gradients: Gradients,
+        view: Tensor | None,
+        note: bool = True,
+    ) -> Thought:
+        """Think on; ``view`` is what the network sees of the state, where that is known; noise makes it useless."""
+        alpha, batch = self.batch.step_size, self.batch
+        known = view is not None and self.noise is None
+        geometry: Any = _Seen(batch.geometry, view) if known else batch.geometry
+        thought = descend(
+            self.part.landscape,
+            state,
+            steps=len(schedule),
+            step_size=alpha[self.rows] if alpha.dim() else alpha,
+            geometry=geometry,
+            update=batch.update,
+            noise=batch.recipe.noise,
+            clamp=batch.recipe.clamp,
+            gradients=gradients,
+            generator=self.noise,
+            schedule=schedule,
+            first=index,
+            final_energy=False,
+        )
         if note:
             self.energies.append(thought.energies)
             self.states += [after.detach() for after in thought.states]
-            self.states = self.states if self.descent.steps <= RECORDED else self.states[-1:]
+            self.states = self.states if batch.steps <= RECORDED else self.states[-1:]
         return thought
-
-    def _counts(self, index: int) -> bool:
-        return self.every or index == self.descent.steps - 1
 
     def _assess(self, index: int, state: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The slope of a state's losses, if they count, and its view, if it comes with them; the losses are noted."""
-        scored, counts = self.space.scored(self.target), self._counts(index)
-        into = [self.sums.place(table) for table in self.space.weights()] if counts else []
-        found = self.space.assess(state.detach(), self.target, scored.to(state.dtype) if counts else None, into)
-        scored = scored.expand_as(found.losses)
-        self.losses.append((found.losses * scored).sum())
+        geometry, counts, target = self.batch.geometry, self.batch.counts(index), self.target
+        scored, view, slope = geometry.scored(target), None, None
+        if not counts:
+            with torch.no_grad():
+                losses = geometry.loss(state.detach(), target)
+        else:
+            into = [self.sums.place(table) for table in geometry.weights()]
+            weight = scored.to(state.dtype)
+            if isinstance(geometry, CompactSimplex):
+                losses, slope, view = geometry.assess(state, target, weight, into[0])
+            else:
+                losses, slope = _assess(geometry, state, target, weight, into)
+        scored = scored.expand_as(losses)
+        self.losses.append((losses * scored).sum())
         self.count = int(scored.sum())
-        return found.slope, found.view
+        return slope, view
 
     def _differentiate(self, pairs: Iterable[tuple[Tensor, Tensor | None]], before: Tensor | None = None) -> Tensor | None:
         """Add the gradients of tensors with these slopes; returns the one with respect to the state before."""
@@ -300,5 +338,19 @@ class _Step:
     after: Tensor | None
     """With its graph, where that was kept."""
     slope: Tensor | None
-    drawn: Tensor | None
-    """The state of the generator before the step's noise was drawn."""
+
+
+def _assess(
+    geometry: Geometry, state: Tensor, target: Tensor, weight: Tensor, into: list[Tensor | None]
+) -> tuple[Tensor, Tensor]:
+    """Losses of states as constants, and the slope of their weighted sum; gradients of weights are added to ``into``."""
+    with torch.enable_grad():
+        leaf = state.detach().requires_grad_()
+        losses = geometry.loss(leaf, target)
+        learning = [(table, place) for table, place in zip(geometry.weights(), into, strict=True) if place is not None]
+        inputs = [leaf, *(table for table, _ in learning)]
+        slope, *gradients = torch.autograd.grad((losses * weight).sum(), inputs, allow_unused=True)
+    for (_, place), gradient in zip(learning, gradients, strict=True):
+        if gradient is not None:
+            place.add_(gradient)
+    return losses.detach(), slope

@@ -15,17 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebt.thinking.precision import precise
-
-CHUNK = 2**24
-"""Logits that exist at once."""
-
-
-def chunks(rows: int, words: int) -> Iterator[slice]:
-    """Slices of ``rows`` states whose logits are at most ``CHUNK`` numbers (but of one state at least), of even size."""
-    count = max(1, -(-rows * words // CHUNK))
-    size = max(1, -(-rows // count))
-    return (slice(first, first + size) for first in range(0, rows, size))
+from ebt.thinking.geometry import chunks
+from ebt.thinking.noise import precise
 
 
 def _parts(u: Tensor, table: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ebt.thinking.record import Thought
-from ebt.thinking.spaces import CandidateSpace
+from ebt.thinking import Thought
 
 
 class ThinkingWarning(UserWarning):
@@ -16,27 +15,24 @@ class ThinkingWarning(UserWarning):
 
 
 @torch.no_grad()
-def alarms(thought: Thought, space: CandidateSpace, least_change: float = 1e-4) -> list[str]:
+def alarms(thought: Thought, least_change: float = 1e-4) -> list[str]:
     """What is wrong with the thinking in a record of at least two steps with all states kept; empty if nothing is.
 
-    Energies are judged by the function that the updates descend (``CandidateSpace.objective``), on average, from the first
+    Energies are judged by the function that the updates descend (``Update.objective``), on average, from the first
     step on.
     """
     found: list[str] = []
     if len(thought.states) < 2:
         return found
     first, last = thought.states[0], thought.states[-1]
-    change = space.change(first, last).mean().item()
+    change = thought.geometry.change(first, last).mean().item()
     if change < least_change:
         found.append(
             f"thinking changes nothing: from step 1 to step {len(thought.states)} predictions move by {change:.1e} on average. "
             "The model ignores its candidates: raise the step size or the learning rate, or train with more steps."
         )
-    height = [
-        space.per_prediction(space.objective(thought.energies[i + 1], state, thought.step_size)).mean().item()
-        for i, state in enumerate(thought.states)
-        if i + 1 < thought.energies.shape[0]
-    ]
+    measured = min(len(thought.states), thought.energies.shape[0] - 1)
+    height = [thought.geometry.per_prediction(thought.objective(i)).mean().item() for i in range(measured)]
     if len(height) > 1 and height[-1] > height[0] + 1e-6 * abs(height[0]):
         found.append(
             f"energies rise while thinking: from {height[0]:.4g} after step 1 to {height[-1]:.4g} after step {len(height)}. "

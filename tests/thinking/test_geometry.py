@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toys import (
     COMPACT,
+    SIMPLEX,
     SPACES,
     WIDTH,
+    Space,
     Waves,
     direction_of,
     logits_of,
@@ -20,10 +22,11 @@ from toys import (
     next_of,
     normal,
     seeded,
+    vectors,
     view_of,
 )
 
-from ebt.thinking import IGNORED, SIMPLEX_SPACES, Descent, Euclidean, Projected, mean_loss, think
+from ebt.thinking import IGNORED, Gradient, Projected, mean_loss
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -46,9 +49,9 @@ def updated(
 def test_noise_in_the_view_never_enters_the_state() -> None:
     """As the published video models have it: the gradient is taken at the disturbed view, the step at the state itself."""
     table, landscape = make_table(), Waves(ROWS, PARTS)
-    space = Projected(2, (len(table),), weight=table.T, bias=normal(WIDTH, seed=4), noise_in="view")
-    state = space.start((ROWS, PARTS), generator=seeded(3))
-    thought = think(landscape, space, state, 0.7, Descent(2, noise=0.4), seeded(11))
+    space = Space(Projected(2, (len(table),), weight=table.T, bias=normal(WIDTH, seed=4), noise_in="view"), Gradient())
+    state = space.start((ROWS, PARTS), source=seeded(3))
+    thought = space.descend(landscape, state, 0.7, 2, noise=0.4, generator=seeded(11))
     generator = seeded(11)
     for i in range(2):
         view = state @ table + normal(WIDTH, seed=4)
@@ -62,8 +65,8 @@ def test_noise_in_the_view_never_enters_the_state() -> None:
 def test_updates_follow_the_formulas(name: str, seed: int, words: int, steps: int, alpha: float) -> None:
     table = make_table(seed, words)
     space, landscape = make_space(name, table), Waves(ROWS, PARTS, seed=seed)
-    state = space.start((ROWS, PARTS), generator=seeded(seed))
-    thought = think(landscape, space, state, alpha, Descent(steps))
+    state = space.start((ROWS, PARTS), source=seeded(seed))
+    thought = space.descend(landscape, state, alpha, steps)
     for i in range(steps):
         energies = landscape(view_of(name, state, table), i)
         state = updated(name, state, table, landscape, alpha)
@@ -75,9 +78,9 @@ def test_updates_follow_the_formulas(name: str, seed: int, words: int, steps: in
 def test_each_prediction_has_its_own_step_size(name: str) -> None:
     table, landscape = make_table(), Waves(ROWS, PARTS)
     space = make_space(name, table)
-    start = space.start((ROWS, PARTS), generator=seeded(3))
+    start = space.start((ROWS, PARTS), source=seeded(3))
     alpha = torch.rand(ROWS, PARTS, generator=seeded(4)) + 0.5
-    state = think(landscape, space, start, alpha, Descent(1)).state
+    state = space.descend(landscape, start, alpha, 1).state
     for row in range(ROWS):
         for part in range(PARTS):
             expected = updated(name, start, table, landscape, alpha[row, part])[row, part]
@@ -88,8 +91,8 @@ def test_each_prediction_has_its_own_step_size(name: str) -> None:
 def test_the_clamp_bounds_the_direction(name: str) -> None:
     table, landscape = make_table(), Waves(ROWS, PARTS)
     space = make_space(name, table)
-    start = space.start((ROWS, PARTS), generator=seeded(3))
-    state = think(landscape, space, start, 2.0, Descent(1, clamp=0.01)).state
+    start = space.start((ROWS, PARTS), source=seeded(3))
+    state = space.descend(landscape, start, 2.0, 1, clamp=0.01).state
     torch.testing.assert_close(state, updated(name, start, table, landscape, 2.0, clamp=0.01))
     assert not torch.allclose(state, updated(name, start, table, landscape, 2.0))
 
@@ -100,8 +103,8 @@ def test_noise_comes_from_the_generator_before_each_step(name: str, std: float |
     """One standard deviation for all, one per prediction, or one per row."""
     table, landscape = make_table(), Waves(ROWS, PARTS)
     space = make_space(name, table)
-    state = space.start((ROWS, PARTS), generator=seeded(3))
-    thought = think(landscape, space, state, 0.7, Descent(3, noise=std), seeded(11))
+    state = space.start((ROWS, PARTS), source=seeded(3))
+    thought = space.descend(landscape, state, 0.7, 3, noise=std, generator=seeded(11))
     generator = seeded(11)
     for i in range(3):
         each = std.double().reshape(*std.shape, *[1] * (3 - std.dim())) if isinstance(std, Tensor) else std
@@ -114,44 +117,44 @@ def test_noise_comes_from_the_generator_before_each_step(name: str, std: float |
 def test_starts_have_the_asked_spread_and_follow_the_generator(name: str) -> None:
     table = make_table(words=50)
     space = make_space(name, table)
-    start = space.start((100, 20), std=3.0, generator=seeded(0))
-    assert torch.equal(start, space.start((100, 20), std=3.0, generator=seeded(0)))
+    start = space.start((100, 20), std=3.0, source=seeded(0))
+    assert torch.equal(start, space.start((100, 20), std=3.0, source=seeded(0)))
     assert start.shape == (100, 20, WIDTH if name in (*COMPACT, "euclidean") else 50)
     # the logits' standard deviation, on a vocabulary; their root mean square over the words where words differ in length
     assert logits_of(name, start, table).square().mean().sqrt().item() == pytest.approx(3.0, rel=0.05)
     assert not start.requires_grad
 
 
-@pytest.mark.parametrize("name", SIMPLEX_SPACES)
+@pytest.mark.parametrize("name", SIMPLEX)
 def test_cross_entropy_ignores_marked_parts(name: str) -> None:
     table = make_table()
     space = make_simplex(name, table)
-    state = space.start((ROWS, PARTS), generator=seeded(3))
+    state = space.start((ROWS, PARTS), source=seeded(3))
     target = torch.tensor([[0, 6, IGNORED], [3, IGNORED, 2]])
     log_p = logits_of(name, state, table).log_softmax(-1).detach()
     expected = [[-log_p[0, 0, 0], -log_p[0, 1, 6], 0.0], [-log_p[1, 0, 3], 0.0, -log_p[1, 2, 2]]]
     torch.testing.assert_close(space.loss(state, target).detach(), torch.tensor(expected))
-    assert mean_loss(space, state, target).item() == pytest.approx(torch.tensor(expected).sum().item() / 4)
-    assert mean_loss(space, state, torch.full((ROWS, PARTS), IGNORED)).item() == 0
+    assert mean_loss(space.geometry, state, target).item() == pytest.approx(torch.tensor(expected).sum().item() / 4)
+    assert mean_loss(space.geometry, state, torch.full((ROWS, PARTS), IGNORED)).item() == 0
 
 
 @pytest.mark.parametrize("beta", [1.0, 0.5])
 def test_euclidean_loss_is_smooth_l1_per_part(beta: float) -> None:
-    space = Euclidean(1, (2, 3), beta=beta)
+    space = vectors(1, (2, 3), beta=beta)
     state, target = normal(4, 2, 3, seed=1), normal(4, 2, 3, seed=2)
     gap = (state - target).abs()
     expected = torch.where(gap < beta, gap.square() / (2 * beta), gap - beta / 2)
     torch.testing.assert_close(space.loss(state, target), expected.mean((1, 2)))
-    assert mean_loss(space, state, target).item() == pytest.approx(expected.mean().item())
-    numbers = Euclidean(1, ())
+    assert mean_loss(space.geometry, state, target).item() == pytest.approx(expected.mean().item())
+    numbers = vectors(1, ())
     assert numbers.loss(state[:, 0, 0], target[:, 0, 0]).shape == (4,)
 
 
-@pytest.mark.parametrize("name", SIMPLEX_SPACES)
+@pytest.mark.parametrize("name", SIMPLEX)
 def test_change_is_the_largest_total_variation_of_a_prediction(name: str) -> None:
     table = make_table()
     tokens, boards = make_simplex(name, table, 2), make_simplex(name, table, 1)
-    before, after = (tokens.start((ROWS, PARTS), generator=seeded(i)) for i in (1, 2))
+    before, after = (tokens.start((ROWS, PARTS), source=seeded(i)) for i in (1, 2))
     p, q = (logits_of(name, state, table).softmax(-1) for state in (before, after))
     expected = (p - q).clamp(min=0).sum(-1)  # total variation: the mass that has moved
     torch.testing.assert_close(tokens.change(before, after), expected)
@@ -162,20 +165,20 @@ def test_change_is_the_largest_total_variation_of_a_prediction(name: str) -> Non
 def test_euclidean_change_is_the_root_mean_square_of_a_prediction() -> None:
     before, after = normal(2, 3, 4, seed=1), normal(2, 3, 4, seed=2)
     difference = after - before
-    torch.testing.assert_close(Euclidean(2, (4,)).change(before, after), difference.square().mean(2).sqrt())
-    torch.testing.assert_close(Euclidean(1, (4,)).change(before, after), difference.square().mean((1, 2)).sqrt())
-    torch.testing.assert_close(Euclidean(1, ()).change(before[:, 0, 0], after[:, 0, 0]), difference[:, 0, 0].abs())
+    torch.testing.assert_close(vectors(2, (4,)).change(before, after), difference.square().mean(2).sqrt())
+    torch.testing.assert_close(vectors(1, (4,)).change(before, after), difference.square().mean((1, 2)).sqrt())
+    torch.testing.assert_close(vectors(1, ()).change(before[:, 0, 0], after[:, 0, 0]), difference[:, 0, 0].abs())
 
 
 def test_energies_are_summed_over_the_parts_of_a_prediction() -> None:
     parts = normal(2, 3)
-    assert torch.equal(Euclidean(2, (4,)).per_prediction(parts), parts)
-    assert torch.equal(Euclidean(1, (4,)).per_prediction(parts), parts.sum(1))
+    assert torch.equal(vectors(2, (4,)).per_prediction(parts), parts)
+    assert torch.equal(vectors(1, (4,)).per_prediction(parts), parts.sum(1))
 
 
 def test_vectors_cannot_be_counted() -> None:
     with pytest.raises(ValueError, match="Euclidean has no discrete answers"):
-        Euclidean(2, (4,)).decide(normal(2, 3, 4))
+        vectors(2, (4,)).decide(normal(2, 3, 4))
 
 
 @pytest.mark.parametrize("per_prediction", [False, True])
@@ -186,7 +189,7 @@ def test_forms_that_forget_their_logits_come_to_rest_where_their_objective_is_st
     table, landscape = make_table(), Waves(ROWS, PARTS)
     space = make_space(name, table)
     alpha = torch.rand(ROWS, PARTS, generator=seeded(4)) + 0.5 if per_prediction else torch.tensor(0.8)
-    thought = think(landscape, space, space.start((ROWS, PARTS), generator=seeded(3)), alpha, Descent(200))
+    thought = space.descend(landscape, space.start((ROWS, PARTS), source=seeded(3)), alpha, 200)
     logits = logits_of(name, thought.state, table).detach().requires_grad_()
     p = logits.softmax(-1)
     entropy = -(p * p.log()).sum(-1)
@@ -205,7 +208,7 @@ def test_vectors_that_forget_their_start_come_to_rest_where_their_objective_is_s
     table, landscape = make_table(), Waves(ROWS, PARTS)
     space = make_space("restart-projected", table)
     alpha = (torch.rand(ROWS, PARTS, generator=seeded(4)) + 1) / 10 if per_prediction else torch.tensor(0.15)
-    thought = think(landscape, space, space.start((ROWS, PARTS), generator=seeded(3)), alpha, Descent(200))
+    thought = space.descend(landscape, space.start((ROWS, PARTS), source=seeded(3)), alpha, 200)
     state = thought.state.detach().requires_grad_()
     energies = landscape(space.view(state), 0)
     (slope,) = torch.autograd.grad(space.objective(energies, state, thought.step_size).sum(), state, retain_graph=True)

@@ -1,0 +1,161 @@
+"""The one way to measure quality after k steps with m candidates, whatever the problem."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from ebt.errors import InputError
+from ebt.evaluation.alarms import alarms
+from ebt.evaluation.results import Curve, Kind, P, Progress
+from ebt.models.exploration import Explored, check_counts, evaluations
+from ebt.thinking import Thinking, Thought
+
+
+def thinks(model: Any) -> bool:
+    """Whether a model descends an energy; otherwise it is a feed-forward or looped rival."""
+    return hasattr(model, "landscape")
+
+
+class Tally:
+    """What is gathered for one number of steps and candidates: tensors by name, batch after batch."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, **tensors: Tensor) -> None:
+        for name, tensor in tensors.items():
+            self._parts[name].append(tensor.detach().reshape(-1).cpu())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.cat(self._parts[name])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._parts
+
+    def total(self, name: str) -> float:
+        """The sum, in double precision."""
+        return self[name].double().sum().item()
+
+    def mean(self, name: str) -> float:
+        """The mean, in double precision."""
+        return self[name].double().mean().item()
+
+
+class Scorer(ABC, Generic[P]):
+    """What a problem says of answers; batches are what ``batches`` of ``measure`` gives."""
+
+    task: str
+
+    @abstractmethod
+    def context(self, batch: Any, device: torch.device) -> Any:
+        """What the model is given."""
+
+    @abstractmethod
+    def rows(self, batch: Any) -> int:
+        """Rows of a batch, for progress."""
+
+    @abstractmethod
+    def scored(self, batch: Any) -> int:
+        """How many predictions count: tokens, empty cells, images, frames."""
+
+    def units(self, batch: Any) -> int:
+        """What energies are told per."""
+        return self.scored(batch)
+
+    def counts(self, batch: Any) -> Tensor | None:
+        """Which parts (B, *P) have an energy that counts; None: all."""
+        return None
+
+    @abstractmethod
+    def score(self, batch: Any, won: Thought, found: Explored, steps: int, candidates: int) -> dict[str, Tensor]:
+        """What the winners are worth."""
+
+    @abstractmethod
+    def passes(self, model: Any, batch: Any, steps: Sequence[int]) -> Iterable[tuple[int, float, dict[str, Tensor]]]:
+        """Of a model that does not think: iterations, forward passes, what the answer is worth."""
+
+    @abstractmethod
+    def point(self, common: dict[str, Any], tally: Tally) -> P:
+        """The point of a curve; ``common`` are the fields that all points have."""
+
+
+@torch.no_grad()
+def measure(
+    model: Any,
+    scorer: Scorer[P],
+    batches: Iterable[Any],
+    steps: Sequence[int],
+    candidates: Sequence[int] = (1,),
+    thinking: Thinking | None = None,
+    progress: Progress | None = None,
+    total: int | None = None,
+    kind: Kind = "feed-forward",
+    **options: Any,
+) -> Curve[P]:
+    """Quality for every number of steps and candidates, on the same predictions.
+
+    One descent a batch, of the largest numbers, serves all: a smaller number of candidates are the first ones. Winners are chosen
+    per prediction, by their energy after that number of steps. All states are kept, so batches should be small.
+
+    Args:
+        model: one that thinks, or a rival.
+        scorer: the problem's.
+        batches: what to measure on.
+        steps, candidates: which numbers.
+        thinking, options: how to think beside these; as the model's configuration says, by default.
+        progress: called with the rows done, and ``total``, after each batch.
+        kind: of a model that does not think.
+
+    Raises:
+        InputError: numbers below 1, or nothing that is scored.
+    """
+    steps, candidates = check_counts("steps", steps), check_counts("candidates", candidates)
+    tallies: dict[tuple[int, int], Tally] = defaultdict(Tally)
+    rows, scored, units, start, alarmed, how = 0, 0, 0, 0.0, list[str](), None
+    for batch in batches:
+        counts, thinking_model = scorer.counts(batch), thinks(model)
+        if thinking_model:
+            found = model.explore(scorer.context(batch, model.device), steps, candidates, thinking, **options)
+            alarmed, how = alarmed or (alarms(found.first) if not rows else []), found.how
+            start += _counted(found.first.energies[0], counts).double().sum().item()
+            for key in ((step, count) for step in steps for count in candidates):
+                won = found.at(*key)
+                tallies[key].add(**scorer.score(batch, won, found, *key), energy=_counted(won.energies[-1], counts))
+                tallies[key].add(objective=_counted(won.objective(0), counts))
+                tallies[key].add(taken=torch.full((scorer.rows(batch),), found.taken(*key)))
+        else:
+            for step, passes, worth in scorer.passes(model, batch, steps):
+                tallies[step, 1].add(**worth, taken=torch.full((scorer.rows(batch),), float(step)))
+                tallies[step, 1].add(passes=torch.full((scorer.rows(batch),), passes))
+        rows, scored, units = rows + scorer.rows(batch), scored + scorer.scored(batch), units + scorer.units(batch)
+        if progress:
+            progress(rows, total)
+    if not scored:
+        raise InputError("nothing to score: give data with at least one prediction that counts")
+    points = [scorer.point(_common(*key, tally, units), tally) for key, tally in tallies.items()]
+    if how is None:
+        return Curve(scorer.task, kind, points, rows, scored)
+    return Curve(scorer.task, "ebt", points, rows, scored, how.rule, how.tolerance, how.seed, start / units, tuple(alarmed))
+
+
+def _counted(energies: Tensor, counts: Tensor | None) -> Tensor:
+    return energies if counts is None else energies[counts.to(energies.device)]
+
+
+def _common(steps: int, candidates: int, tally: Tally, units: int) -> dict[str, Any]:
+    known, taken = "energy" in tally, tally.mean("taken")
+    forward, backward = evaluations(taken, candidates) if known else (tally.mean("passes"), 0.0)
+    return {
+        "steps": steps,
+        "candidates": candidates,
+        "energy": tally.total("energy") / units if known else None,
+        "objective": tally.total("objective") / units if known else None,
+        "forward": forward,
+        "backward": backward,
+    }

@@ -1,0 +1,71 @@
+"""The simplex of a vocabulary with states of D numbers ``u`` that stand for the logits ``W u``: V of them exist in chunks only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ebt.thinking.fast import vocabulary
+from ebt.thinking.geometry import Simplex
+from ebt.thinking.noise import precise
+
+
+@dataclass(frozen=True, eq=False)
+class CompactSimplex(Simplex):
+    """A candidate over a vocabulary is D numbers, whatever V: equal to ``Simplex`` with ``l = W u`` under mirror and restart."""
+
+    def logits(self, state: Tensor) -> Tensor:
+        return state.to(self.table.dtype) @ self.table.T
+
+    @property
+    def width(self) -> int:
+        return self.table.shape[1]
+
+    def spread(self, std: float) -> Tensor:
+        return std / precise(self.table.detach()).square().sum(-1).mean().sqrt()
+
+    def view(self, state: Tensor) -> Tensor:
+        return self.attach(state, None)
+
+    def attach(self, state: Tensor, known: Tensor | None) -> Tensor:
+        """``view(state)`` as a function of the state, where its value may be known already."""
+        flat = None if known is None else known.flatten(0, -2)
+        seen: Tensor = vocabulary.View.apply(state.flatten(0, -2), self.seen, flat)
+        return seen.view(*state.shape[:-1], -1)
+
+    def pull_back(self, state: Tensor, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
+        """``W^T J(W u) W`` times the dual."""
+        p = self._p(state)
+        pulled = dual @ self.table.T
+        return (p * (pulled - (p * pulled).sum(-1, keepdim=True))) @ self.table
+
+    def loss(self, state: Tensor, target: Tensor) -> Tensor:
+        words, scored = target.flatten().clamp(min=0), self.scored(target)
+        losses: Tensor = vocabulary.CrossEntropy.apply(state.flatten(0, -2), self.table, words)
+        return losses.view_as(target) * scored
+
+    def assess(self, state: Tensor, target: Tensor, weight: Tensor, into: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses of states, the slope of their weighted sum, and the views, in one pass over the vocabulary.
+
+        Args:
+            state, target: as for ``loss``.
+            weight: of each part's loss in the sum, broadcastable to the losses.
+            into: to which the gradient of the sum with respect to the table is added, if it is wanted.
+        """
+        scored = self.scored(target)
+        weight, words = (weight * scored).expand_as(target).flatten(), target.flatten().clamp(min=0)
+        with torch.no_grad():
+            found = vocabulary.assess(state.detach().flatten(0, -2), self.table.detach(), words, weight, into)
+        losses, slope, view = (tensor.view(*state.shape[:-1], *tensor.shape[1:]) for tensor in found)
+        return losses * scored, slope, view
+
+    def entropy(self, state: Tensor) -> Tensor:
+        """``H(p) = log sum exp(W u) - u . e``."""
+        zero = torch.zeros(state.shape[:-1], dtype=torch.long, device=state.device)
+        log_sum = self.loss(state, zero) + state @ self.table[0]
+        return log_sum - (state * self.view(state)).sum(-1)

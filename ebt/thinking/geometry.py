@@ -1,0 +1,253 @@
+"""Geometries: where candidates live, what the network sees of them, and what a gradient at the view is in their coordinates.
+
+Letters: N rows (candidates x contexts), P parts of a row (tokens, cells, frames), V words, D width, K numbers of one part's state.
+A state is (N, *P, K). On a vocabulary, ``W`` (V, D) embeds the words; logits ``l`` are seen as ``e = W^T p`` with ``p = softmax(l)``,
+and a gradient ``g = dE/de`` is ``W g = dE/dp``. With an update (``ebt.thinking.update``) a geometry makes a candidate space:
+
+================  ====================  ===========  =====================================================
+space             geometry              update       next state
+================  ====================  ===========  =====================================================
+reference         Simplex               Published    l' = p - alpha W g           the published code
+listing           Simplex               Gradient     l' = l - alpha J(l) W g      the paper's listing
+mirror            Simplex               Mirror       l' = l - alpha W g           entropic mirror descent
+restart           Simplex               Restart      l' = -alpha W g
+compact-mirror    CompactSimplex        Mirror       u' = u - alpha g             D numbers, l = W u
+compact-restart   CompactSimplex        Restart      u' = -alpha g
+free              FreeVector            Gradient     l' = l - alpha W g           seen as e = W^T l
+euclidean         Euclidean, Projected  Gradient     y' = y - alpha P^T g         paper, equation 2
+================  ====================  ===========  =====================================================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ebt.thinking.noise import Source, draw_normal, precise
+
+IGNORED = -100
+"""Target of parts that are not scored."""
+CHUNK = 2**24
+"""Logits that exist at once."""
+
+
+def chunks(rows: int, words: int) -> Iterator[slice]:
+    """Slices of ``rows`` states whose logits are at most ``CHUNK`` numbers (but of one state at least), of even size."""
+    size = max(1, -(-rows // max(1, -(-rows * words // CHUNK))))
+    return (slice(first, first + size) for first in range(0, rows, size))
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry(ABC):
+    """A space of candidates.
+
+    ``prediction_dims`` leading dimensions of a state index independent predictions: 2 for text (row, position), 1 for a board or
+    an image (row). Parts beyond them share one prediction and one energy, the sum over the parts.
+    """
+
+    prediction_dims: int
+
+    @abstractmethod
+    def start(self, parts: tuple[int, ...], std: float = 1.0, source: torch.Generator | Source | None = None) -> Tensor:
+        """Random starting states (N, *P, K) for parts (N, *P), drawn by ``draw_normal``."""
+
+    @abstractmethod
+    def view(self, state: Tensor) -> Tensor:
+        """What the network sees of a state (N, *P, D)."""
+
+    @abstractmethod
+    def pull_back(self, state: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient in the state's coordinates (N, *P, K) of ``gradient = dE/dview`` (N, *P, D)."""
+
+    @abstractmethod
+    def loss(self, state: Tensor, target: Tensor) -> Tensor:
+        """The default loss of states, per part (N, *P); zero where the target is ignored."""
+
+    @abstractmethod
+    def change(self, before: Tensor, after: Tensor) -> Tensor:
+        """How far two states' predictions lie apart, per prediction."""
+
+    def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
+        """What ``pull_back`` gives, as the derivative with respect to the state itself (the same, unless a geometry is curved)."""
+        return dual
+
+    def potential(self, state: Tensor) -> Tensor:
+        """The function per part that a restart adds to the energy, times alpha: ``|y|^2 / 2``, or ``-H(p)``."""
+        return precise(state).square().sum(-1) / 2
+
+    def weights(self) -> list[Tensor]:
+        """Tensors of the geometry that may learn."""
+        return []
+
+    def decide(self, state: Tensor) -> Tensor:
+        """The discrete answer that a state stands for.
+
+        Raises:
+            ValueError: answers of this geometry cannot be counted.
+        """
+        raise ValueError(f"{type(self).__name__} has no discrete answers to count: choose another rule than 'majority'")
+
+    def scored(self, target: Tensor) -> Tensor:
+        """Which parts count in a mean loss, broadcastable to the loss."""
+        return torch.ones((), dtype=torch.bool, device=target.device)
+
+    def look(self, state: Tensor, std: Tensor, draw: Source) -> tuple[Tensor, Tensor]:
+        """The state with Langevin noise of standard deviation ``std`` (0 draws none), and what the network sees of it."""
+        state = state + std * draw(state) if std.any() else state
+        return state, self.view(state)
+
+    def per_prediction(self, parts: Tensor) -> Tensor:
+        """Sum of a quantity per part (N, *P) over the parts of each prediction."""
+        return parts.flatten(self.prediction_dims).sum(-1) if parts.dim() > self.prediction_dims else parts
+
+
+@dataclass(frozen=True, eq=False)
+class Euclidean(Geometry):
+    """Vectors, images, frames. A state is (N, ..., *shape) with ``shape`` that of one part."""
+
+    shape: tuple[int, ...]
+    beta: float = 1.0
+    """Where smooth L1, the loss, turns from quadratic to linear."""
+    like: Tensor | None = None
+    """A tensor whose device the starts take, and in whose dtype the network sees candidates; torch's defaults without."""
+
+    def start(self, parts: tuple[int, ...], std: float = 1.0, source: torch.Generator | Source | None = None) -> Tensor:
+        return std * draw_normal((*parts, *self.shape), torch.empty(0) if self.like is None else self.like, source)
+
+    def view(self, state: Tensor) -> Tensor:
+        return state if self.like is None else state.to(self.like.dtype)
+
+    def pull_back(self, state: Tensor, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def loss(self, state: Tensor, target: Tensor) -> Tensor:
+        """Smooth L1, mean over the numbers of a part."""
+        loss = F.smooth_l1_loss(state, target, beta=self.beta, reduction="none")
+        return loss.flatten(loss.dim() - len(self.shape)).mean(-1) if self.shape else loss
+
+    def change(self, before: Tensor, after: Tensor) -> Tensor:
+        """Root mean square difference, in the data's units."""
+        square = (after - before).square()
+        return square.flatten(self.prediction_dims).mean(-1).sqrt() if square.dim() > self.prediction_dims else square.sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class Projected(Euclidean):
+    """Vectors that the network sees through a linear map ``e = P y + b``."""
+
+    weight: Tensor | None = None
+    """``P`` (D, E); None for the identity."""
+    bias: Tensor | None = None
+    noise_in: Literal["state", "view"] = "state"
+    """Whether Langevin noise moves the state, or only what the network sees of it (the published video models)."""
+
+    def weights(self) -> list[Tensor]:
+        return [tensor for tensor in (self.weight, self.bias) if tensor is not None]
+
+    def view(self, state: Tensor) -> Tensor:
+        return super().view(state) if self.weight is None else F.linear(state.to(self.weight.dtype), self.weight, self.bias)
+
+    def pull_back(self, state: Tensor, gradient: Tensor) -> Tensor:
+        return gradient if self.weight is None else gradient @ self.weight
+
+    def look(self, state: Tensor, std: Tensor, draw: Source) -> tuple[Tensor, Tensor]:
+        if self.noise_in == "state":
+            return super().look(state, std, draw)
+        view = self.view(state)
+        return state, view + std * draw(view) if std.any() else view
+
+
+@dataclass(frozen=True, eq=False)
+class Simplex(Geometry):
+    """Probabilities over a vocabulary; the state is V logits per part."""
+
+    table: Tensor
+    """``W`` (V, D), the embedding of the words as candidates."""
+    input_gradient: bool = True
+    """Whether the table learns from what the network sees of candidates, too, or from losses and directions alone."""
+
+    def weights(self) -> list[Tensor]:
+        return [self.table]
+
+    @property
+    def seen(self) -> Tensor:
+        """The table as views use it."""
+        return self.table if self.input_gradient else self.table.detach()
+
+    @property
+    def width(self) -> int:
+        """K, the size of the state of one part."""
+        return self.table.shape[0]
+
+    def logits(self, state: Tensor) -> Tensor:
+        """Logits (N, *P, V) of a state."""
+        return state
+
+    def spread(self, std: float) -> Tensor | float:
+        """Standard deviation of a starting state's entries that gives its logits the standard deviation ``std``."""
+        return std
+
+    def start(self, parts: tuple[int, ...], std: float = 1.0, source: torch.Generator | Source | None = None) -> Tensor:
+        return self.spread(std) * draw_normal((*parts, self.width), self.table, source)
+
+    def view(self, state: Tensor) -> Tensor:
+        return self.logits(state).softmax(-1).to(self.table.dtype) @ self.seen
+
+    def pull_back(self, state: Tensor, gradient: Tensor) -> Tensor:
+        return gradient @ self.table.T
+
+    def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
+        """``J(l) dual`` with ``J = diag p - p p^T``."""
+        p = self.logits(state).softmax(-1)
+        return p * (dual - (p * dual).sum(-1, keepdim=True))
+
+    def loss(self, state: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy in nats."""
+        logits = precise(self.logits(state)).flatten(0, -2)
+        return F.cross_entropy(logits, target.flatten(), ignore_index=IGNORED, reduction="none").view_as(target)
+
+    def scored(self, target: Tensor) -> Tensor:
+        return target != IGNORED
+
+    def entropy(self, state: Tensor) -> Tensor:
+        """H(p) in nats, per part."""
+        log_p = precise(self.logits(state)).log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    def potential(self, state: Tensor) -> Tensor:
+        return -self.entropy(state)
+
+    def change(self, before: Tensor, after: Tensor) -> Tensor:
+        """Total variation distance of the probabilities, in [0, 1]; the largest of a prediction's parts."""
+        gap = self._by_chunks(lambda a, b: (self._p(b) - self._p(a)).abs().sum(-1) / 2, before, after)
+        return gap.flatten(self.prediction_dims).amax(-1) if gap.dim() > self.prediction_dims else gap
+
+    def decide(self, state: Tensor) -> Tensor:
+        """The most probable word per part (N, *P)."""
+        return self._by_chunks(lambda part: self.logits(part).argmax(-1), state)
+
+    def _p(self, state: Tensor) -> Tensor:
+        return precise(self.logits(state)).softmax(-1)
+
+    def _by_chunks(self, function: Callable[..., Tensor], *states: Tensor) -> Tensor:
+        """A function of the logits of states, which do not exist all at once."""
+        flat = [state.flatten(0, -2) for state in states]
+        found = [function(*(one[part] for one in flat)) for part in chunks(len(flat[0]), self.table.shape[0])]
+        return torch.cat(found).view(states[0].shape[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class FreeVector(Simplex):
+    """The network sees the logits themselves, ``e = W^T l`` (the published code without ``normalize_initial_condition``)."""
+
+    def view(self, state: Tensor) -> Tensor:
+        return state.to(self.table.dtype) @ self.table
+
+    def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
+        return dual

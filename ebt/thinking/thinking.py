@@ -1,0 +1,187 @@
+"""One value says how a model thinks; one function thinks by it: validation, generation, commands and studies alike."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from ebt.thinking.checks import check_fields
+from ebt.thinking.descent import Energy, descend
+from ebt.thinking.fast.compact import CompactSimplex
+from ebt.thinking.geometry import FreeVector, Geometry, Projected, Simplex
+from ebt.thinking.noise import Places
+from ebt.thinking.stop import Budget, Change, Either, EnergyChange, Stop
+from ebt.thinking.thought import Thought
+from ebt.thinking.update import Gradient, Mirror, Momentum, Published, Restart, Update
+from ebt.thinking.verify import Rule, choose
+
+SPACES: dict[str, tuple[type[Geometry], Update]] = {
+    "reference": (Simplex, Published()),
+    "listing": (Simplex, Gradient()),
+    "mirror": (Simplex, Mirror()),
+    "restart": (Simplex, Restart()),
+    "compact-mirror": (CompactSimplex, Mirror()),
+    "compact-restart": (CompactSimplex, Restart()),
+    "free": (FreeVector, Gradient()),
+}
+"""Candidate spaces of a vocabulary by name: a geometry with its customary update."""
+VECTOR_SPACES: dict[str, tuple[type[Geometry], Update]] = {
+    "euclidean": (Projected, Gradient()),
+    "restart": (Projected, Restart()),
+}
+"""Candidate spaces of vectors."""
+UPDATES = {"gradient": Gradient, "mirror": Mirror, "restart": Restart, "published": Published, "momentum": Momentum}
+STOPS = {"change": Change, "energy": EnergyChange, "budget": Budget}
+
+
+def named(text: str, known: dict[str, Any], what: str, make: bool = True) -> Any:
+    """The object that a configuration names: ``momentum``, ``momentum(0.7)``, or ``my_module.MyUpdate(0.7)`` of your own.
+
+    Args:
+        text: the name, with arguments behind it in Python's notation.
+        known: classes by name.
+        what: what is named, for errors.
+        make: False gives the class itself.
+
+    Raises:
+        ValueError: no such class, or other arguments than it takes.
+    """
+    name, _, rest = text.partition("(")
+    try:
+        arguments = ast.literal_eval(f"({rest.removesuffix(')')},)") if rest.strip(" )") else ()
+        if name in known:
+            return known[name](*arguments) if make else known[name]
+        module, dot, attribute = name.rpartition(".")
+        if not dot:
+            raise ValueError(f"choose one of {', '.join(known)}, or module.Class of your own")
+        kind = getattr(importlib.import_module(module), attribute)
+        return kind(*arguments) if make else kind
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{what} is {text!r}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """How a model thinks after training; part of its configuration and an argument of every call.
+
+    Raises:
+        ValueError: a value of the wrong type or outside its range, by name.
+    """
+
+    steps: int = 3
+    candidates: int = 1
+    """M candidates of each prediction, of which one wins."""
+    rule: str = "lowest"
+    """Which (``ebt.thinking.Rule``)."""
+    noise: float = 0.0
+    """Langevin noise of all candidates but the first, which thinks as one alone does; the others explore."""
+    step_size_scale: float = 1.0
+    """alpha, as a multiple of the learned one; a smaller one commits later."""
+    clamp: float | None = None
+    """Largest absolute entry of the direction."""
+    tolerance: float | None = None
+    """A prediction that changes by less in one step stops (``Change``)."""
+    stop: str | None = None
+    """Another stop by name: ``energy(0.001)``, ``budget(16)``, or ``my_module.MyStop`` of your own."""
+    start_std: float = 1.0
+    """Standard deviation of the starting candidates."""
+    seed: int = 0
+    """Of the starts and the noise."""
+    mean_from: int = 1
+    """The first step that counts in a mean (``rule: mean``)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        bounds = {"steps": 1, "candidates": 1, "noise": 0, "start_std": 0, "seed": 0, "mean_from": 1, "tolerance": 0}
+        for name, least in bounds.items():
+            if getattr(self, name) is not None and not least <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least {least}")
+        for name in ("step_size_scale", "clamp"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}: give a positive number")
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"rule is {self.rule!r}: choose one of {', '.join(get_args(Rule))}")
+        self.stops()
+
+    def but(self, **options: Any) -> Thinking:
+        """The same with other values; None leaves a value as it is.
+
+        Raises:
+            ValueError: an unknown option.
+        """
+        known = [field.name for field in fields(self)]
+        if unknown := [name for name in options if name not in known]:
+            raise ValueError(f"there is no thinking option {unknown[0]!r}: choose from {', '.join(known)}")
+        return replace(self, **{name: value for name, value in options.items() if value is not None})
+
+    def stops(self) -> Stop | None:
+        """When a prediction is thought about no further."""
+        stops = [] if self.tolerance is None else [Change(self.tolerance)]
+        stops += [] if self.stop is None else [named(self.stop, STOPS, "stop")]
+        return Either(tuple(stops)) if len(stops) > 1 else stops[0] if stops else None
+
+
+@torch.no_grad()
+def think(
+    energy: Energy,
+    geometry: Geometry,
+    update: Update,
+    step_size: Tensor | float,
+    how: Thinking,
+    parts: tuple[int, ...],
+    *,
+    start: Tensor | None = None,
+    positions: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    keep_path: bool = True,
+    final_energy: bool = True,
+    backend: str = "auto",
+) -> Thought:
+    """Think about B contexts with M candidates each, and keep the winners.
+
+    Args:
+        energy, geometry, update: as for ``descend``.
+        step_size: the learned alpha.
+        how: how to think.
+        parts: (B, *P), the predictions of the contexts.
+        start: where candidates start, (B, *P, K); drawn by default.
+        positions: where the predictions stand, (B, *P), for draws that do not depend on what is computed together.
+        generator: draws starts and noise instead, each row its own.
+        keep_path, final_energy, backend: as for ``descend``; several candidates need the final energy.
+
+    Returns:
+        the winners' record; ``candidates`` in it is that of all M x B rows.
+
+    Raises:
+        ValueError: the mean of answers that are not words.
+    """
+    if how.rule == "mean" and not isinstance(geometry, Simplex):
+        raise ValueError("rule is 'mean', which is for words: choose another one")
+    draws, count = Places(how.seed, how.candidates, positions), how.candidates
+    if start is None:
+        start = geometry.start((count * parts[0], *parts[1:]), how.start_std, draws.at(-1) if generator is None else generator)
+    else:
+        start = start.repeat(count, *[1] * (start.dim() - 1))
+    noise = torch.full((count, parts[0]), float(how.noise), device=start.device)
+    noise[0] = 0
+    thought = descend(
+        energy,
+        start,
+        steps=how.steps,
+        step_size=step_size * how.step_size_scale,
+        geometry=geometry,
+        update=update,
+        stop=how.stops(),
+        noise=noise.flatten(),
+        clamp=how.clamp,
+        generator=draws if generator is None else generator,
+        final_energy=final_energy or count > 1,
+        keep_path=keep_path or how.rule == "mean",
+        backend=backend,
+    )
+    return choose(thought, count, how.rule) if thought.final_energy else replace(thought, candidates=thought)
