@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import wraps
 from typing import Any, ClassVar, get_type_hints
 
 from transformers import PretrainedConfig
@@ -15,14 +18,29 @@ from ebt.thinking.checks import check_type
 
 THINKING = tuple(field.name for field in fields(Thinking))
 OTHERS = (
-    "torch_dtype",
-    "tokenizer_reference",
-    "attn_implementation",
-    "_attn_implementation",
-    "trust_remote_code",
-    "code_revision",
+    *("auto_map", "torch_dtype", "tokenizer_reference", "trust_remote_code", "code_revision", "name_or_path", "_commit_hash"),
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "output_attentions", "return_dict"),
+    *("tokenizer_class", "prefix", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "task_specific_params"),
+    *("torchscript", "pruned_heads", "use_bfloat16", "tie_word_embeddings", "is_decoder", "use_cache", "use_return_dict"),
+    *("experts_implementation", "_experts_implementation_internal", "add_cross_attention", "cross_attention_hidden_size"),
 )
 """Further fields of files, beside those of ``transformers``."""
+
+
+def _typed(init: Callable[..., None]) -> Callable[..., None]:
+    """The constructor, whose arguments must have the types of its hints before it looks at them."""
+
+    @wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        hints = get_type_hints(init)
+        for name, value in inspect.signature(init).bind(self, *args, **kwargs).arguments.items():
+            try:
+                check_type(name, value, hints.get(name, Any))
+            except ValueError as error:
+                raise InputError(str(error)) from error
+        init(self, *args, **kwargs)
+
+    return checked
 
 
 class NetworkFields(PretrainedConfig):
@@ -33,6 +51,11 @@ class NetworkFields(PretrainedConfig):
         "hidden_size": "dim",
         "num_attention_heads": "heads",
     }
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _typed(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, size: str = "micro", **kwargs: Any) -> None:
         given = {field.name: kwargs.pop(field.name) for field in fields(NetworkConfig) if field.name in kwargs}
@@ -48,16 +71,11 @@ class NetworkFields(PretrainedConfig):
         super().__init__(**kwargs)
 
     def _check(self, left: dict[str, Any]) -> None:
-        """Fields of subclasses have values of their types, and there are no others but those of ``transformers``.
+        """There are no further fields but those of ``transformers``.
 
         Raises:
             ValueError: naming the one.
         """
-        for kind in type(self).__mro__:
-            if issubclass(kind, NetworkFields) and "__init__" in vars(kind):
-                hints = get_type_hints(kind.__init__)
-                for name in hints.keys() - {"return", "kwargs", "size", *vars(NetworkConfig())}:
-                    check_type(name, getattr(self, name), hints[name])
         known = {*vars(PretrainedConfig()), *PretrainedConfig().to_dict(), *OTHERS}
         if unknown := [name for name in left if name not in known]:
             close = difflib.get_close_matches(unknown[0], [*vars(self), *vars(NetworkConfig()), *THINKING], 1)
@@ -137,3 +155,22 @@ class ThinkingFields(NetworkFields):
             update: Update = named(self.update, UPDATES, "update")
             return update
         return self.spaces[self.space][1] if self.space in self.spaces else Gradient()
+
+
+def _option(name: str) -> property:
+    """A thinking option as an attribute, so that ``from_pretrained(folder, steps=8)`` sets it."""
+
+    def get(self: ThinkingFields) -> Any:
+        return self.thinking[name]
+
+    def put(self: ThinkingFields, value: Any) -> None:
+        try:
+            self.thinking = asdict(Thinking(**{**self.thinking, name: value}))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
+    return property(get, put)
+
+
+for _name in THINKING:
+    setattr(ThinkingFields, _name, _option(_name))

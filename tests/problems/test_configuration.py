@@ -11,7 +11,7 @@ from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
 
 CONFIGS: list[tuple[type, dict[str, Any]]] = [
-    (EBTConfig, {"vocab_size": 9, "size": "nano", "heads": 2, "space": "mirror", "recipe": {"max_steps": 5}, "start_seed": 3}),
+    (EBTConfig, {"vocab_size": 9, "size": "nano", "heads": 2, "space": "mirror", "recipe": {"max_steps": 5}}),
     (TransformerPPConfig, {"size": "xxs", "context_length": 12}),
     (EBTSudokuConfig, {"board": 9, "conditioning": "prefix", "conditioned_steps": 2, "step_size": 7.0}),
     (SudokuTransformerConfig, {"board": 4, "loop": "hidden"}),
@@ -48,8 +48,8 @@ def test_names_that_other_libraries_read() -> None:
         (TransformerPPConfig, {"dim": 30}, "dim 30 must be a multiple"),
         (EBTConfig, {"conditioning": "suffix"}, "conditioning is 'suffix': choose one of"),
         (EBTConfig, {"space": "torus"}, "space is 'torus': choose one of"),
-        (EBTConfig, {"steps": 0}, "steps 0.*at least 1"),
-        (EBTConfig, {"step_size": 0}, "step_size 0.*positive"),
+        (EBTConfig, {"steps": 0}, "steps is 0.*at least 1"),
+        (EBTConfig, {"step_size": 0}, "step_size is 0.*positive"),
         (EBTConfig, {"vocab_size": 0}, "vocab_size 0.*at least 1"),
         (TransformerPPConfig, {"context_length": 0}, "context_length 0.*at least 1"),
         (EBTConfig, {"recipe": {"min_steps": 4, "max_steps": 2}}, "min_steps 4 and max_steps 2"),
@@ -76,3 +76,31 @@ def test_bad_fields_are_named(config_class: type, fields: dict[str, Any], messag
 def test_the_training_recipe_starts_as_inference_does_unless_told() -> None:
     assert EBTConfig(start_std=0.25).training_recipe().start_std == 0.25
     assert EBTConfig(start_std=0.25, recipe={"start_std": 2.0}).training_recipe().start_std == 2.0
+
+
+def test_thinking_options_stand_beside_the_others_and_in_files_of_earlier_versions() -> None:
+    config = EBTConfig(steps=5, candidates=2, candidate_noise=0.1, start_seed=3)
+    assert (config.thinking["steps"], config.thinking["candidates"]) == (5, 2)
+    assert (config.thinking["noise"], config.thinking["seed"]) == (0.1, 3)
+    again = EBTConfig.from_dict(config.to_dict())
+    assert again.thinking == config.thinking
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"hidden": 256}, "hidden"),
+        ({"stepz": 3}, "stepz.*steps"),
+        ({"steps": 2.5}, "steps is 2.5"),
+        ({"steps": "3"}, "steps is '3'"),
+        ({"seed": float("nan")}, "seed is nan"),
+        ({"rope_theta": []}, r"rope_theta is \[\]"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
+        ({"rule": "foo"}, "rule is 'foo'"),
+        ({"update": "sideways"}, "update is 'sideways'"),
+        ({"stop": "never"}, "stop is 'never'"),
+    ],
+)
+def test_every_field_is_checked(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        EBTConfig(**fields)

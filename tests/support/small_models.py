@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ebt.problems.folder import save_folder
 from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
@@ -18,6 +18,7 @@ from ebt.problems.language.tokenizers import byte_tokenizer
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
 from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
+from ebt.thinking import Places
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -93,3 +94,9 @@ def full_disk(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def starts(model: Any, parts: tuple[int, ...], candidates: int = 1, seed: int = 0) -> Tensor:
+    """Where the candidates of contexts with parts (B, *P) start, candidate-major."""
+    rows, *rest = parts
+    return model.geometry().start((candidates * rows, *rest), model.thinking.start_std, Places(seed, candidates).at(-1))

@@ -131,15 +131,15 @@ def a_thought(**settings: object) -> tuple[Thought, Space]:
 
 @pytest.mark.parametrize("settings", [{}, {"steps": 1}, {"keep_path": False}])
 def test_the_energy_of_the_final_state_must_be_there(settings: dict[str, object]) -> None:
-    thought, space = a_thought(**settings, final_energy=False)
+    thought, _ = a_thought(**settings, final_energy=False)
     with pytest.raises(ValueError, match="energy of the final state is missing: think with final_energy=True"):
         choose(thought, 2)
-    thought, space = a_thought(**settings)
+    thought, _ = a_thought(**settings)
     assert choose(thought, 2).state.shape == (2, 3, WIDTH)
 
 
 def test_bad_input_is_named() -> None:
-    thought, space = a_thought()
+    thought, _ = a_thought()
     with pytest.raises(ValueError, match="4 rows cannot be 3 candidates each"):
         choose(thought, 3)
     with pytest.raises(ValueError, match="4 rows cannot be 0 candidates each"):

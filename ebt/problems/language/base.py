@@ -53,6 +53,16 @@ def check_context(input_ids: Tensor, mask: Tensor | None, cache: Any) -> None:
         )
 
 
+def refuse_others(others: dict[str, Any]) -> None:
+    """Arguments of other models that ask for nothing are let pass.
+
+    Raises:
+        InputError: one that asks for something.
+    """
+    if asked := [name for name, value in others.items() if value is not None and value is not False]:
+        raise InputError(f"forward() does not serve {', '.join(asked)}: leave it out, and give input_ids")
+
+
 def next_token_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:
     """Cross entropy of logits (B, S, V) with the following labels (B, S), per scored token or divided by ``num_items``."""
     target = labels[:, 1:].to(logits.device)

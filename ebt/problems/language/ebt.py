@@ -13,7 +13,7 @@ from transformers.modeling_outputs import ModelOutput
 from ebt.models.base import ThinkingModel
 from ebt.models.configuration import THINKING
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
-from ebt.problems.language.base import LanguageModel, check_context, next_token_loss, rescale
+from ebt.problems.language.base import LanguageModel, check_context, next_token_loss, refuse_others, rescale
 from ebt.problems.language.configuration import EBTConfig
 from ebt.thinking import Geometry, Simplex, StepSize, Thinking, Thought, mean, supervise
 
@@ -114,11 +114,22 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         thinking: Thinking | None = None,
+        steps: int | None = None,
+        candidates: int | None = None,
+        rule: str | None = None,
+        noise: float | None = None,
+        step_size_scale: float | None = None,
+        clamp: float | None = None,
+        tolerance: float | None = None,
+        stop: str | None = None,
+        start_std: float | None = None,
+        seed: int | None = None,
+        mean_from: int | None = None,
         generator: torch.Generator | None = None,
         final_energy: bool = True,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
-        **options: Any,
+        **others: Any,
     ) -> EBTOutput | tuple[Any, ...]:
         """Think about the token after each position; in training mode with labels, the differentiable loss of the recipe.
 
@@ -132,22 +143,25 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 has its own context (conditioning 'prefix' or 'modulation'), it needs a ``DynamicCache()`` without a
                 configuration, which grows to as many contexts.
             logits_to_keep: how many of the last positions to think about; 0 is all.
-            thinking, generator, options: how to think, see ``think``. With ``rule="mean"`` the logits are those of the mean of what all
+            thinking, generator, and the fields of ``Thinking``: how to think, see ``think``. With ``rule="mean"`` the logits are those of the mean of what all
                 candidates thought from step ``mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
             final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.
+            others: what other models take; refused unless it is None or False.
 
         Raises:
             InputError: an option that there is not or outside its range, or a mask that does not fit.
         """
+        refuse_others(others)
         if self.training and labels is not None:
             output = self._train(input_ids, attention_mask, labels, num_items_in_batch, generator)
             return output if return_dict is not False else output.to_tuple()
         cache = past_key_values
         if cache is None and use_cache:
             cache = DynamicCache()
-        how = self.how(thinking, **options)
+        given = locals()
+        how = self.how(thinking, **{name: given[name] for name in THINKING})
         thought = self.think(
             input_ids,
             how,

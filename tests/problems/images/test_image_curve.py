@@ -33,7 +33,7 @@ def test_similarity_of_equal_and_of_tiny_images() -> None:
 def test_a_curve_has_the_quality_after_each_number_of_steps(batch_size: int) -> None:
     model = image_ebt()
     curve = image_curve(model, CLEAN, NOISY, [3, 1], batch_size=batch_size)
-    thought = model.think(NOISY, 3)
+    thought = model.think(NOISY, steps=3)
     assert (curve.task, curve.kind, curve.rows) == ("denoising", "ebt", 5)
     for point, state, energy in zip(curve.points, thought.states[::2], thought.energies[1::2], strict=True):
         assert point.psnrs == pytest.approx(psnr(state, CLEAN).tolist())
@@ -68,7 +68,7 @@ def test_errors_are_those_of_single_patches() -> None:
 def test_ranks_are_those_of_all_patches_and_steps() -> None:
     model = image_ebt()
     result = energy_errors(model, CLEAN, NOISY, 2, batch_size=2)
-    thought = model.think(NOISY, 2)
+    thought = model.think(NOISY, steps=2)
     errors = patch_errors(torch.stack([thought.start, *thought.states]), CLEAN, 4)
     expected = spearmanr(thought.energies.flatten(), errors.flatten()).statistic
     assert result.spearman == pytest.approx(expected, abs=1e-5)

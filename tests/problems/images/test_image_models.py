@@ -11,7 +11,6 @@ from ebt.errors import InputError
 from ebt.problems.images.configuration import EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.models import EBTForImages
-from ebt.thinking import choose
 
 
 def images(rows: int = 2, height: int = 8, width: int = 8) -> Tensor:
@@ -21,15 +20,15 @@ def images(rows: int = 2, height: int = 8, width: int = 8) -> Tensor:
 
 def test_an_energy_for_every_patch_and_their_mean_for_an_image() -> None:
     model, image = make_image_ebt(), images()
-    energies = model.landscape()(image, 0)
+    energies = model.landscape(image)(image, 0)
     assert energies.shape == (2, 4)
     patch = model.network.encode(model.patches.positions.unsqueeze(0))(model.patches(image), 0)
-    torch.testing.assert_close(model.space().per_prediction(energies), patch.mean(-1))
+    torch.testing.assert_close(model.geometry().per_prediction(energies), patch.mean(-1))
 
 
 def test_every_pixel_reaches_every_patch_of_its_image() -> None:
     model, image = make_image_ebt(), images().requires_grad_()
-    energies = model.landscape()(image, 0)
+    energies = model.landscape(image)(image, 0)
     for i in range(4):
         (gradient,) = torch.autograd.grad(energies[0, i], image, retain_graph=True)
         assert (gradient[0].abs() > 1e-12).all()
@@ -61,11 +60,12 @@ def test_the_first_candidate_thinks_as_one_alone_and_others_explore() -> None:
     model = make_image_ebt(candidate_noise=0.1)
     alone = model.think(images(), steps=2)
     several = model.think(images(), steps=2, candidates=3, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(several.state[:2], alone.state)
-    assert not torch.allclose(several.state[2:4], alone.state)
-    best = choose(several, model.space(), 3)
-    assert best.state.shape == (2, 1, 8, 8)
-    assert (best.energies[-1].sum(-1) <= alone.energies[-1].sum(-1)).all()
+    every = several.candidates
+    assert every is not None
+    torch.testing.assert_close(every.state[:2], alone.state)
+    assert not torch.allclose(every.state[2:4], alone.state)
+    assert several.state.shape == (2, 1, 8, 8)
+    assert (several.energies[-1].sum(-1) <= alone.energies[-1].sum(-1)).all()
 
 
 def test_converged_images_stop() -> None:
@@ -88,7 +88,7 @@ def test_inference_mode_works() -> None:
     expected = model.think(image).state
     with torch.inference_mode():
         assert torch.equal(model.think(images()).state, expected)
-    with pytest.raises(InputError, match="steps 0"):
+    with pytest.raises(InputError, match="steps is 0"):
         model.think(image, steps=0)
 
 
@@ -117,7 +117,7 @@ def test_known_pixels_are_seen_whatever_the_state_is() -> None:
     model, known, free = make_image_ebt(), images(), masks()
     landscape, state = model.landscape(known, free), images(4) * 3
     seen = torch.where(free.repeat(2, 1, 1, 1), state, known.repeat(2, 1, 1, 1))
-    torch.testing.assert_close(landscape(state, 0), model.landscape()(seen, 0))
+    torch.testing.assert_close(landscape(state, 0), model.landscape(known)(seen, 0))
     rows = torch.tensor([3, 0])
     torch.testing.assert_close(landscape.select(rows)(state[rows], 0), landscape(state, 0)[rows])
 
@@ -128,7 +128,7 @@ def test_filling_in_keeps_what_is_known_and_lowers_the_energy() -> None:
     keep = ~free.expand_as(image)
     assert torch.equal(many[keep], image[keep])
     assert not torch.equal(many, image)
-    first, last = (model.landscape()(filled, 0).sum() for filled in (few, many))
+    first, last = (model.landscape(image)(filled, 0).sum() for filled in (few, many))
     assert last < first
 
 

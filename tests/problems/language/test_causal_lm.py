@@ -12,9 +12,9 @@ from transformers import StaticCache
 
 from ebt.errors import InputError
 from ebt.problems.language.ebt import EBTForCausalLM, EBTOutput
-from ebt.thinking import SIMPLEX_SPACES
+from ebt.thinking import SPACES
 
-VARIANTS = [*CONDITIONINGS.values(), *ANCHORS.values(), *({"space": space} for space in SIMPLEX_SPACES)]
+VARIANTS = [*CONDITIONINGS.values(), *ANCHORS.values(), *({"space": space} for space in SPACES)]
 
 
 def assert_same(one: EBTOutput, other: EBTOutput) -> None:
@@ -77,7 +77,7 @@ def test_padding_changes_nothing(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("rule", "pick"), [("lowest", torch.argmin), ("highest", torch.argmax)])
 def test_one_candidate_per_token_wins(rule: Any, pick: Any) -> None:
     model, ids = make_ebt(), make_ids()
-    thought = model.think(ids, candidates=4)
+    thought = model.think(ids, candidates=4).candidates
     energies, states = thought.energies[-1].view(4, 2, 7), thought.state.unflatten(0, (4, 2))
     output = model(ids, candidates=4, rule=rule)
     winner = pick(energies, dim=0)
@@ -85,7 +85,7 @@ def test_one_candidate_per_token_wins(rule: Any, pick: Any) -> None:
     for b in range(2):
         for s in range(7):
             torch.testing.assert_close(output.energies[-1, b, s], energies[winner[b, s], b, s])
-            torch.testing.assert_close(output.logits[b, s], model.space().logits(states[winner[b, s], b, s]))
+            torch.testing.assert_close(output.logits[b, s], model.geometry().logits(states[winner[b, s], b, s]))
     gain = model(ids, candidates=6, rule=rule).energies[-1] - output.energies[-1]
     assert (gain if rule == "lowest" else -gain).max() < 1e-5  # another number of rows rounds otherwise
 
@@ -93,19 +93,19 @@ def test_one_candidate_per_token_wins(rule: Any, pick: Any) -> None:
 @pytest.mark.parametrize("first", [1, 2, 9])
 def test_the_mean_of_all_that_was_thought_on_request(first: int) -> None:
     model, ids = make_ebt(mean_from=first), make_ids()
-    thought, output = model.think(ids, steps=3, candidates=4), model(ids, steps=3, candidates=4, rule="mean")
+    thought, output = model.think(ids, steps=3, candidates=4).candidates, model(ids, steps=3, candidates=4, rule="mean")
     counted = thought.states[first - 1 :] or thought.states[-1:]
-    p = torch.stack([model.space().logits(state).softmax(-1).unflatten(0, (4, 2)).mean(0) for state in counted]).mean(0)
+    p = torch.stack([model.geometry().logits(state).softmax(-1).unflatten(0, (4, 2)).mean(0) for state in counted]).mean(0)
     torch.testing.assert_close(output.logits.exp(), p)
     assert torch.equal(output.energies, model(ids, steps=3, candidates=4).energies)
 
 
 def test_energies_are_those_of_the_states() -> None:
     model, ids = make_ebt(**CONDITIONINGS["candidate"]), make_ids()
-    thought, landscape, space = model.think(ids, steps=3, candidates=2), model.landscape(ids), model.space()
+    thought, landscape, geometry = model.think(ids, steps=3, candidates=2).candidates, model.landscape(ids), model.geometry()
     for step, state in enumerate((thought.start, *thought.states[:2])):
-        torch.testing.assert_close(thought.energies[step], landscape(space.view(state), step).detach())
-    torch.testing.assert_close(thought.energies[3], landscape(space.view(thought.state), 2).detach())
+        torch.testing.assert_close(thought.energies[step], landscape(geometry.view(state), step).detach())
+    torch.testing.assert_close(thought.energies[3], landscape(geometry.view(thought.state), 2).detach())
 
 
 def test_tokens_stop_on_their_own() -> None:
@@ -122,7 +122,9 @@ def test_tokens_stop_on_their_own() -> None:
 
 def test_a_generator_draws_starts_and_noise() -> None:
     model, ids = make_ebt(), make_ids(1).repeat(2, 1)
-    one, same, other = (model(ids, noise=0.1, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, same, other = (
+        model(ids, noise=0.1, candidates=2, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert_same(one, same)
     assert not torch.allclose(one.logits, other.logits)
     assert not torch.allclose(one.logits[0], one.logits[1])
@@ -168,9 +170,9 @@ def test_fresh_models_start_flat(config: dict[str, Any]) -> None:
 
 def test_bad_input_is_named() -> None:
     model, twin, ids = make_ebt(), make_twin(), make_ids()
-    with pytest.raises(InputError, match="steps 0, candidates 1"):
+    with pytest.raises(InputError, match="steps is 0"):
         model(ids, steps=0)
-    with pytest.raises(InputError, match="candidates 0"):
+    with pytest.raises(InputError, match="candidates is 0"):
         model.think(ids, candidates=0)
     with pytest.raises(ValueError, match="rule is 'best': choose one of"):
         model(ids, rule="best")

@@ -102,7 +102,8 @@ def test_converged_rows_are_not_evaluated_any_more() -> None:
     assert len(output.energies) == NEW
     stepping = [rows for rows, graph in passes if graph]
     thought = [
-        model.think(output.sequences[:, :end], predictions=1, steps=8, candidates=2, tolerance=0.25) for end in range(7, 12)
+        model.think(output.sequences[:, :end], predictions=1, steps=8, candidates=2, tolerance=0.25).candidates
+        for end in range(7, 12)
     ]
     expected = [int((one.steps > step).sum()) for one in thought for step in range(int(one.steps.max()))]
     assert stepping[: len(expected)] == expected

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import language_ebt, language_twin
+from small_models import language_ebt, language_twin, starts
 from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve
 from ebt.problems.language.metrics import language_curve
-from ebt.thinking import Descent, think
+from ebt.thinking import descend
 
 WORDS, LENGTH = 11, 9
 STEPS, CANDIDATES = [1, 2, 5], [1, 3]
@@ -33,19 +33,20 @@ def batch(rows: int = 4, seed: int = 0) -> dict[str, Tensor]:
 
 def by_hand(model: Any, data: dict[str, Tensor], start: Tensor, steps: int) -> dict[str, float]:
     """A descent of exactly these steps; the winners, their losses and energies in plain words."""
-    space, scored = model.space(), data["targets"] != -100
-    thought = think(model.landscape(data["input_ids"]), space, start, model.step_size(), Descent(steps, final_energy=True))
+    geometry, scored = model.geometry(), data["targets"] != -100
+    how = {"geometry": geometry, "update": model.update(), "step_size": model.step_size()}
+    thought = descend(model.landscape(data["input_ids"]), start, steps=steps, **how)
     rows, energies = len(data["input_ids"]), thought.energies[-1].unflatten(0, (-1, len(data["input_ids"])))
     winner = energies.argmin(0)
     row, position = torch.meshgrid(torch.arange(rows), torch.arange(LENGTH), indexing="ij")
     state = thought.state.unflatten(0, (-1, rows))[winner, row, position]
-    log_p = space.logits(state).log_softmax(-1)
+    log_p = geometry.logits(state).log_softmax(-1)
     loss = -log_p.gather(-1, data["targets"].clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return {
         "nats": loss[scored].mean().item(),
         "energy": energies.amin(0)[scored].mean().item(),
         "accuracy": (log_p.argmax(-1) == data["targets"])[scored].double().mean().item(),
-        "objective": space.objective(energies.amin(0), state, model.step_size())[scored].mean().item(),
+        "objective": model.update().objective(geometry, energies.amin(0), state, model.step_size())[scored].mean().item(),
     }
 
 
@@ -55,7 +56,7 @@ def test_one_descent_gives_what_a_separate_one_for_each_number_of_steps_gives(co
     model.network.head.projection.weight.data *= 0.1  # steeper energies would blow up the rounding of differently large batches
     curve = language_curve(model, [data], STEPS, CANDIDATES, seed=3)
     with torch.no_grad():
-        start = model.start(max(CANDIDATES) * 4, LENGTH, torch.Generator().manual_seed(3))
+        start = starts(model, (4, LENGTH), max(CANDIDATES), 3)
         for steps in STEPS:
             for count in CANDIDATES:
                 point, expected = curve.at(steps, count), by_hand(model, data, start[: count * 4], steps)
@@ -67,15 +68,15 @@ def test_one_descent_gives_what_a_separate_one_for_each_number_of_steps_gives(co
 @pytest.mark.parametrize("config", SPACES.values(), ids=SPACES)
 def test_the_mean_of_all_that_was_thought(config: dict[str, Any]) -> None:
     model, data, rows = language_ebt(WORDS, mean_from=2, **config), batch(), 4
-    curve, plain = (language_curve(model, [data], STEPS, CANDIDATES, rule, seed=3) for rule in ("mean", "lowest"))
-    space, scored = model.space(), data["targets"] != -100
-    with torch.no_grad():
-        start = model.start(max(CANDIDATES) * rows, LENGTH, torch.Generator().manual_seed(3))
-        thought = think(model.landscape(data["input_ids"]), space, start, model.step_size(), Descent(max(STEPS)))
+    curve, plain = (language_curve(model, [data], STEPS, CANDIDATES, rule=rule, seed=3) for rule in ("mean", "lowest"))
+    geometry, scored = model.geometry(), data["targets"] != -100
+    thought = model.think(data["input_ids"], steps=max(STEPS), candidates=max(CANDIDATES), seed=3).candidates
     for steps in STEPS:
         for count in CANDIDATES:
             counted = [state[: count * rows] for state in thought.states[min(1, steps - 1) : steps]]
-            p = torch.stack([space.logits(state).softmax(-1).unflatten(0, (count, rows)).mean(0) for state in counted]).mean(0)
+            p = torch.stack([geometry.logits(state).softmax(-1).unflatten(0, (count, rows)).mean(0) for state in counted]).mean(
+                0
+            )
             loss = -p.log().gather(-1, data["targets"].clamp(min=0).unsqueeze(-1)).squeeze(-1)[scored].mean().item()
             point, other = curve.at(steps, count), plain.at(steps, count)
             assert point.nats == pytest.approx(loss, rel=1e-9)
@@ -162,5 +163,5 @@ def test_batches_without_a_scored_token_are_refused() -> None:
     data = batch()
     data["targets"][:] = -100
     for batches in ([], [data]):
-        with pytest.raises(InputError, match="no token to score"):
+        with pytest.raises(InputError, match="nothing to score"):
             language_curve(language_ebt(WORDS), batches, [1])

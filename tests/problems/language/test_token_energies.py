@@ -18,7 +18,7 @@ def test_energies_and_probabilities_are_those_of_thinking() -> None:
     result = token_energies(model, tokenizer, TEXT, steps=3, seed=4)
     ids = list(TEXT.encode())
     thought = model.think(torch.tensor([[256, *ids[:-1]]]), steps=3, candidates=1, seed=4)
-    p = model.space().logits(thought.state).softmax(-1)[0]
+    p = model.geometry().logits(thought.state).softmax(-1)[0]
     assert (result.ids, len(result.tokens), len(result.predicted)) == (ids, len(ids), len(ids))
     assert result.energies == thought.energies[:, 0].tolist()
     assert result.probability == pytest.approx([p[i, token].item() for i, token in enumerate(ids)], rel=1e-9)

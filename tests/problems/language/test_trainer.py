@@ -32,10 +32,11 @@ def test_the_loss_follows_the_recipe_of_the_configuration(recipe: dict[str, Any]
     labels[1, 4:] = -100
     output = model(ids, labels=labels, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    start = model.space().start((2, 6), 0.5, generator)
+    geometry = model.geometry()
+    start = geometry.start((2, 6), 0.5, generator)
     settings = Recipe(start_std=0.5, **(recipe or {}))
     expected = supervise(
-        model.landscape(ids[:, :-1]), model.space(), start, labels[:, 1:], model.step_size, settings, generator
+        model.landscape(ids[:, :-1]), geometry, model.update(), start, labels[:, 1:], model.step_size, settings, generator
     )
     torch.testing.assert_close(output.loss, expected.loss)
     torch.testing.assert_close(output.energies, expected.thought.energies)

@@ -14,9 +14,9 @@ from ebt.errors import InputError
 from ebt.problems.folder import load_folder, save_folder
 from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
 from ebt.problems.sudoku.models import BoardEmbedding, EBTForSudoku, SudokuTransformer
-from ebt.thinking import SIMPLEX_SPACES
+from ebt.thinking import SPACES
 
-VARIANTS: list[dict[str, Any]] = [*CONDITIONINGS.values(), *({"space": space} for space in SIMPLEX_SPACES)]
+VARIANTS: list[dict[str, Any]] = [*CONDITIONINGS.values(), *({"space": space} for space in SPACES)]
 
 
 def make_model(board: int = 4, **config: Any) -> EBTForSudoku:
@@ -35,27 +35,27 @@ def seeded(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("board", [4, 6, 9])
 def test_boards_are_completed_and_givens_kept(board: int, config: dict[str, Any]) -> None:
     model, puzzles = make_model(board, **config), make_puzzles(board)
-    solved = model.solve(puzzles, candidates=2, generator=seeded())
+    solved = model.predict(puzzles, candidates=2, generator=seeded())
     assert torch.equal(solved[puzzles > 0], puzzles[puzzles > 0])
     assert solved.min() >= 1
     assert solved.max() <= board
-    assert torch.equal(solved, model.solve(puzzles, candidates=2, generator=seeded()))
+    assert torch.equal(solved, model.predict(puzzles, candidates=2, generator=seeded()))
 
 
 def test_the_board_with_the_lowest_summed_energy_wins() -> None:
     model, puzzles = make_model(), make_puzzles()
-    thought = model.think(puzzles, candidates=5, generator=seeded())
+    thought = model.think(puzzles, candidates=5, generator=seeded()).candidates
     assert thought.energies.shape == (4, 15, 16)
     winner = thought.energies[-1].sum(-1).view(5, 3).argmin(0)
     assert len(winner.unique()) > 1
-    words = model.space().decide(thought.state).view(5, 3, 16)[winner, torch.arange(3)]
+    words = model.geometry().decide(thought.state).view(5, 3, 16)[winner, torch.arange(3)]
     expected = torch.where(puzzles == 0, words + 1, puzzles)
-    assert torch.equal(model.solve(puzzles, candidates=5, generator=seeded()), expected)
+    assert torch.equal(model.predict(puzzles, candidates=5, generator=seeded()), expected)
 
 
 def test_candidates_of_given_cells_are_not_seen() -> None:
     model, puzzles = make_model(), make_puzzles()
-    landscape, start = model.landscape(puzzles), model.space().view(model.start(puzzles, generator=seeded()))
+    landscape, start = model.landscape(puzzles), model.geometry().view(model.geometry().start((3, 16), source=seeded()))
     given = (puzzles > 0).unsqueeze(-1)
     torch.testing.assert_close(landscape(start + given * 7.0, 0), landscape(start, 0))
     assert not torch.allclose(landscape(start + ~given * 7.0, 0), landscape(start, 0))
@@ -63,15 +63,15 @@ def test_candidates_of_given_cells_are_not_seen() -> None:
 
 def test_inference_mode_works() -> None:
     model, puzzles = make_model(), make_puzzles()
-    expected = model.solve(puzzles, generator=seeded())
+    expected = model.predict(puzzles, generator=seeded())
     with torch.inference_mode():
-        assert torch.equal(model.solve(make_puzzles(), generator=seeded()), expected)
+        assert torch.equal(model.predict(make_puzzles(), generator=seeded()), expected)
 
 
 def test_at_least_one_step_and_candidate() -> None:
-    with pytest.raises(InputError, match="steps 0"):
-        make_model().solve(make_puzzles(), steps=0)
-    with pytest.raises(InputError, match="candidates 0"):
+    with pytest.raises(InputError, match="steps is 0"):
+        make_model().predict(make_puzzles(), steps=0)
+    with pytest.raises(InputError, match="candidates is 0"):
         make_model().think(make_puzzles(), candidates=0)
 
 

@@ -13,7 +13,6 @@ from ebt.evaluation.results import SudokuPoint
 from ebt.problems.sudoku.boards import generate
 from ebt.problems.sudoku.metrics import sudoku_curve, watch_board
 from ebt.problems.sudoku.models import EBTForSudoku
-from ebt.thinking import choose
 
 STEPS, CANDIDATES, BOARDS = [1, 2, 6], [1, 3], 5
 CALM = 0.1
@@ -43,17 +42,12 @@ def by_hand(
     model: Any, puzzles: Tensor, solutions: Tensor, steps: int, count: int, tolerance: float | None
 ) -> dict[str, float]:
     """A descent of its own; each board's candidate with the lowest summed energy; cells compared one by one."""
-    most = max(CANDIDATES)
-    start = model.start(puzzles, most, torch.Generator().manual_seed(2))
-    model = SimpleNamespace(think=type(model).think.__get__(model), space=model.space, model=model, start=start)
-    model.model.start = lambda *_: start[: count * len(puzzles)]
-    thought = model.think(puzzles, steps, count, tolerance)
-    del model.model.start
+    thought = model.think(puzzles, steps=steps, candidates=count, tolerance=tolerance, seed=2).candidates
     energies = thought.energies[-1].sum(-1).view(count, -1)
     right, exact = 0, 0
     for board, puzzle in enumerate(puzzles.tolist()):
         winner = min(range(count), key=lambda m: energies[m, board].item())
-        digits = (model.space().logits(thought.state)[winner * len(puzzles) + board].argmax(-1) + 1).tolist()
+        digits = (model.geometry().logits(thought.state)[winner * len(puzzles) + board].argmax(-1) + 1).tolist()
         hits = [d == s for d, s, p in zip(digits, solutions[board].tolist(), puzzle, strict=True) if p == 0]
         right, exact = right + sum(hits), exact + all(hits)
     return {
@@ -154,15 +148,14 @@ def test_boards_need_solutions() -> None:
 @pytest.mark.parametrize("tolerance", [None, 0.05])
 def test_a_watched_board_ends_where_solving_ends(tolerance: float | None) -> None:
     model, puzzle = calm(sudoku_ebt()), boards()[0][0].long()
-    watched = watch_board(model, puzzle, 12, 3, tolerance=tolerance, seed=5)
-    thought = model.think(puzzle.unsqueeze(0), 12, 3, tolerance, generator=torch.Generator().manual_seed(5))
-    solved = model.solve(puzzle.unsqueeze(0), 12, 3, tolerance=tolerance, generator=torch.Generator().manual_seed(5))
+    how = {"steps": 12, "candidates": 3, "tolerance": tolerance, "seed": 5}
+    watched, won = watch_board(model, puzzle, **how), model.think(puzzle.unsqueeze(0), **how)
+    thought, solved = won.candidates, model.predict(puzzle.unsqueeze(0), **how)
     assert watched.boards[-1] == solved[0].tolist()
     assert watched.candidate_energies == pytest.approx(thought.energies[-1].sum(1).tolist())
     assert watched.winner == min(range(3), key=lambda m: watched.candidate_energies[m])
     assert watched.energies[-1] == pytest.approx(min(watched.candidate_energies))
     assert watched.energies[0] == pytest.approx(thought.energies[0, watched.winner].sum().item())
-    won = choose(thought, model.space(), 3)
     assert len(watched.boards) == len(watched.energies) == len(watched.confidence) == int(won.steps) + 1 == watched.steps + 1
     assert all(c == 1 for p, c in zip(watched.puzzle, watched.confidence[0], strict=True) if p)
     assert (watched.steps < 12) == (tolerance is not None)

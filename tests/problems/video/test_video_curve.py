@@ -13,13 +13,8 @@ from ebt.errors import InputError
 from ebt.evaluation.results import to_json
 from ebt.problems.video.digits import DigitReader
 from ebt.problems.video.metrics import frame_energies, frame_loss, repeat_loss, rollout, video_curve
-from ebt.thinking import choose
 
 FRAMES = torch.randn(5, CONTEXT + 1, 100, generator=torch.Generator().manual_seed(0)).double()
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
 
 
 def test_losses_are_means_over_numbers() -> None:
@@ -31,7 +26,7 @@ def test_losses_are_means_over_numbers() -> None:
 def test_a_curve_has_the_loss_after_each_number_of_steps() -> None:
     model = video_ebt()
     curve = video_curve(model, FRAMES, [3, 1])
-    thought = model.think(FRAMES[:, :-1], 3, generator=generator())
+    thought = model.think(FRAMES[:, :-1], steps=3)
     assert (curve.task, curve.kind, curve.rows, curve.scored) == ("video", "ebt", 5, 20)
     for point, state, energy in zip(curve.points, thought.states[::2], thought.energies[1::2], strict=True):
         losses = frame_loss(state, FRAMES[:, 1:])
@@ -47,8 +42,7 @@ def test_a_curve_has_the_loss_after_each_number_of_steps() -> None:
 def test_candidates_are_chosen_frame_by_frame(candidate_noise: float) -> None:
     model = video_ebt(candidate_noise=candidate_noise)
     curve = video_curve(model, FRAMES, [2], [1, 3])
-    thought = model.think(FRAMES[:, :-1], 2, 3, generator=generator())
-    won = choose(thought, model.space(), 3)
+    won = model.think(FRAMES[:, :-1], steps=2, candidates=3)
     assert curve.at(2, 3).loss == pytest.approx(frame_loss(won.state, FRAMES[:, 1:]).mean().item())
     assert curve.at(2, 3).energy == pytest.approx(won.energies[-1].mean().item())
     assert curve.at(2, 3).energy < curve.at(2, 1).energy  # type: ignore[operator]
@@ -101,11 +95,11 @@ def test_candidates_of_a_rollout_have_lower_energies() -> None:
 def test_energies_of_frames_given_the_true_ones() -> None:
     model = video_ebt(start_std=0.0)
     frames = torch.cat((FRAMES, FRAMES[:, :3]), 1)
-    found = frame_energies(model, frames, 2)
+    found = frame_energies(model, frames, steps=2)
     assert (found.energies.shape, found.losses.shape) == ((3, 5, CONTEXT + 3), (2, 5, CONTEXT + 3))
     assert found.moves.shape == found.losses.shape
     for end in (2, CONTEXT, CONTEXT + 2):
-        thought = model.think(frames[:, max(0, end - CONTEXT) : end], 2)
+        thought = model.think(frames[:, max(0, end - CONTEXT) : end], steps=2)
         torch.testing.assert_close(found.energies[..., end - 1], thought.energies[..., -1])
         losses = frame_loss(thought.state[:, -1], frames[:, end])
         torch.testing.assert_close(found.losses[-1, :, end - 1], losses)

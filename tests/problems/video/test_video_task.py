@@ -121,5 +121,5 @@ def test_settings_that_contradict_each_other_are_named() -> None:
         VideoNetwork(input_gradient=False)
     with pytest.raises(InputError, match=r"network\.tied_candidates is for kind ebt"):
         VideoNetwork(kind="transformer_pp", tied_candidates=True)
-    with pytest.raises(InputError, match=r"network\.space is 'mirror': choose one of restart, euclidean"):
+    with pytest.raises(InputError, match=r"network\.space is 'mirror': choose one of euclidean, restart"):
         VideoNetwork(space="mirror")
