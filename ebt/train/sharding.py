@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-from torch.utils._pytree import tree_map_only
 
 from ebt.errors import InputError
 
@@ -59,7 +59,7 @@ class Sharded(DDPStrategy):
             whole = tensor.full_tensor()
             return whole.cpu() if self.is_global_zero else None  # which writes the file
 
-        super().save_checkpoint(tree_map_only(DTensor, gather, checkpoint), filepath, storage_options)
+        super().save_checkpoint(apply_to_collection(checkpoint, DTensor, gather), filepath, storage_options)
 
     def on_train_end(self) -> None:
         _replace(self.model, lambda parameter: nn.Parameter(parameter.full_tensor(), parameter.requires_grad))
@@ -74,7 +74,7 @@ def supported(strategy: Any) -> Any:
     if strategy in _NAMES:
         return Sharded()
     if type(strategy) is ModelParallelStrategy and strategy._tensor_parallel_size == 1:
-        return Sharded(process_group_backend=strategy._process_group_backend, timeout=strategy._timeout)
+        return Sharded(process_group_backend=strategy.process_group_backend, timeout=strategy._timeout)
     refuse_sharding(strategy)
     return strategy
 
@@ -112,17 +112,17 @@ def gathered(module: nn.Module) -> Iterator[None]:
     found = dict(zip(sharded, _Gather.apply(*sharded.values()) if sharded else (), strict=True))
     try:
         for part, name, parameter in places:
-            part._parameters[name] = found[id(parameter)]
+            part._parameters[name] = found[id(parameter)]  # a tensor that is no parameter, which no public name accepts
         del found
         yield
     finally:
         for part, name, parameter in places:
-            part._parameters[name] = parameter
+            part.register_parameter(name, parameter)
 
 
 def full(tree: Any) -> Any:
     """Whole tensors in the place of sharded ones, in a tree of containers. All processes must call it."""
-    return tree_map_only(DTensor, lambda tensor: tensor.full_tensor(), tree)
+    return apply_to_collection(tree, DTensor, lambda tensor: tensor.full_tensor())
 
 
 class _Gather(torch.autograd.Function):
@@ -147,7 +147,11 @@ class _Gather(torch.autograd.Function):
 
 def _places(module: nn.Module) -> list[tuple[nn.Module, str, Any]]:
     """Where each parameter is, which may be in several places."""
-    return [(part, name, found) for part in module.modules() for name, found in part._parameters.items() if found is not None]
+    return [
+        (part, name, parameter)
+        for part in module.modules()
+        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False)
+    ]
 
 
 def _replace(module: nn.Module, make: Callable[[Any], nn.Parameter]) -> None:
@@ -155,4 +159,4 @@ def _replace(module: nn.Module, make: Callable[[Any], nn.Parameter]) -> None:
     places = _places(module)
     made = {key: make(parameter) for key, parameter in {id(place[-1]): place[-1] for place in places}.items()}
     for part, name, parameter in places:
-        part._parameters[name] = made[id(parameter)]
+        part.register_parameter(name, made[id(parameter)])

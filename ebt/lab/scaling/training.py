@@ -14,10 +14,10 @@ from ebt.lab.scaling.subject import subject
 from ebt.lab.studies.measure import evenly
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json
+from ebt.lab.studies.trained import optimisation_of, parameters_of, recipe_of
 from ebt.models.exploration import Explored
-from ebt.thinking import NonFiniteError, Recipe
+from ebt.thinking import NonFiniteError
 from ebt.train.model_task import ModelTask
-from ebt.train.optimisation import Optimisation
 from ebt.train.plan import floor
 from ebt.train.training import train
 
@@ -40,10 +40,9 @@ def train_point(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     about, point, seed = subject(settings["task"]), settings["point"], settings["seed"]
     examples = point["size"] // about.per_example(settings["data"])
     data = about.open(places["data"], places, seed, point["batch_size"], examples)
-    recipe = None if settings["recipe"] is None else Recipe(**settings["recipe"])
-    optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
+    recipe = recipe_of(settings)
     sizes = {"layers": point["layers"], "dim": point["dim"], "heads": point["dim"] // point["head_dim"]}
-    task = about.task(sizes, recipe, optimisation, seed)
+    task = about.task(sizes, recipe, optimisation_of(settings), seed)
     thinks_after = 0.0 if recipe is None else recipe.warm_start * point["updates"]
     moments = [moment for moment in point["moments"] if moment > thinks_after]
     watch, stopped, began = Watch(halves(data, point["held_out"]), moments), None, time.monotonic()
@@ -54,7 +53,7 @@ def train_point(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     counted = about.sizes(task, settings["data"])
     return {
         "curve": watch.curve,
-        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "parameters": parameters_of(task),
         "network": counted.network,
         "operations": floor(counted, recipe, 1.0 if recipe is None else recipe.mean_steps).total,
         "seconds": time.monotonic() - began - watch.seconds,

@@ -12,13 +12,11 @@ import torch
 from ebt.evaluation.results import to_json
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json
-from ebt.problems.folder import load_folder, save_folder
+from ebt.lab.studies.trained import train_from_settings
+from ebt.problems.folder import load_folder
 from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.metrics import sudoku_curve
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
-from ebt.thinking import Recipe
-from ebt.train.optimisation import Optimisation
-from ebt.train.training import train_for
 
 
 def _boards(data: Json, places: Json, seed: int) -> SudokuDataModule:
@@ -40,13 +38,8 @@ def train_board_model(settings: Json, places: Json, report: Report) -> dict[str,
     """Train a model for its budget of processor time, and save its folder."""
     report(0, 1, "preparing puzzles")
     data = _boards(settings["data"], places, settings["seed"])
-    optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
-    network = SudokuNetwork(kind=settings["kind"], **settings["network"])
-    task = SudokuTask(network, Recipe(**settings["recipe"]), optimisation, seed=settings["seed"])
-    made = train_for(task, data, settings["minutes"], report, accelerator=settings.get("device", "cpu"))
-    save_folder(task.model, places["model"])
-    puzzles = len(data.sets["train"].puzzles)
-    return {"parameters": sum(p.numel() for p in task.model.parameters()), "puzzles": puzzles, **made}
+    made = train_from_settings(SudokuTask, SudokuNetwork, data, settings, places, report)
+    return {**made, "puzzles": len(data.sets["train"].puzzles)}
 
 
 def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json
-from ebt.problems.folder import save_folder
+from ebt.lab.studies.trained import train_from_settings
 from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.thinking import Recipe
 from ebt.train.optimisation import Optimisation
-from ebt.train.training import train
 
 NETWORK = {"size": "nano", "dim": 96}
 OPTIMISATION = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
@@ -62,10 +62,6 @@ def train_model(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     """Train a model and save its folder."""
     report(0, 1, "preparing data")
     data = training_data(settings["text"], places, settings["seed"])
-    recipe = Recipe(**(settings["recipe"] or {}))
-    optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
-    network = LanguageNetwork(kind=settings["kind"], **settings["network"])
-    task = LanguageTask(network, recipe, optimisation, sample_every=0, seed=settings["seed"])
-    seconds = train(task, data, settings["updates"], report)
-    save_folder(task.model, places["model"], data.tokenizer)
-    return {"parameters": sum(p.numel() for p in task.model.parameters()), "seconds": seconds, "data": data.statistics()}
+    task = partial(LanguageTask, recipe=Recipe(), sample_every=0)
+    made = train_from_settings(task, LanguageNetwork, data, settings, places, report)
+    return {**made, "data": data.statistics()}

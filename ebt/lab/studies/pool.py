@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.managers import SyncManager
 from typing import Any
 
@@ -41,11 +41,11 @@ def pool(processes: int, threads: int, devices: Sequence[str] = ()) -> Iterator[
         for i in range(processes if devices else 0):
             free.put(devices[i % len(devices)])
         made = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(threads, free if devices else None))
-        pressed = list[int]()
+        others, pressed = active_children(), list[int]()
 
         def end(*signals: Any) -> None:
             pressed.extend(signals[:1])
-            working = list((made._processes or {}).values())
+            working = [process for process in active_children() if process not in others]
             for process in working:
                 process.kill()  # a training answers SIGTERM in its own way, and may live on; results are whole or not there
             if signals and not working:

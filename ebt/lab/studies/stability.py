@@ -21,12 +21,12 @@ from ebt.lab.studies.page import Page, Table
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Run
 from ebt.lab.studies.text import Results, identity
+from ebt.lab.studies.trained import optimisation_of
 from ebt.problems.language.configuration import EBTConfig
 from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.task import LanguageTask
 from ebt.thinking import NonFiniteError, Recipe
-from ebt.train.optimisation import Optimisation
 from ebt.train.training import train
 
 NETWORK = {"size": "nano", "dim": 64}
@@ -111,8 +111,7 @@ def train_cell(settings: Json, places: Json, report: Report) -> dict[str, Any]:
         torch.manual_seed(seed)
         config = EBTConfig(**sizes, **settings["model"], step_size=settings["step_size"], steps=recipe.own_steps)
         model = EBTForCausalLM(config)
-    optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
-    task = LanguageTask.around(model, recipe=recipe, optimisation=optimisation, sample_every=0, seed=seed)
+    task = LanguageTask.around(model, recipe=recipe, optimisation=optimisation_of(settings), sample_every=0, seed=seed)
     try:
         train(task, data, settings["updates"], report, losses)
     except NonFiniteError as error:

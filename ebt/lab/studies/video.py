@@ -21,8 +21,9 @@ from ebt.lab.plots.studies import step_lines
 from ebt.lab.studies.page import Page, Table, Verdict
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Result, Run
+from ebt.lab.studies.trained import train_from_settings
 from ebt.models.exploration import check_counts
-from ebt.problems.folder import load_folder, save_folder
+from ebt.problems.folder import load_folder
 from ebt.problems.images.sources import to_picture
 from ebt.problems.video.data import VideoDataModule, held_out_frames
 from ebt.problems.video.digits import DigitReader
@@ -31,7 +32,6 @@ from ebt.problems.video.moving_digits import digit_images
 from ebt.problems.video.task import VideoNetwork, VideoTask
 from ebt.thinking import Recipe
 from ebt.train.optimisation import Optimisation
-from ebt.train.training import train_for
 
 EBT, TWIN = "ebt", "transformer_pp"
 KINDS = {EBT: "EBT", TWIN: "Transformer++"}
@@ -117,13 +117,7 @@ def stages(plan: VideoPlan) -> list[list[Run]]:
 def train_video_model(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     """Train a model for its budget of processor time, and save its folder."""
     data = VideoDataModule(seed=settings["seed"], **settings["data"])
-    optimisation = Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
-    thinking: dict[str, Any] = {} if settings["recipe"] is None else {"recipe": Recipe(**settings["recipe"])}
-    network = VideoNetwork(kind=settings["kind"], **settings["network"])
-    task = VideoTask(network, optimisation=optimisation, seed=settings["seed"], **thinking)
-    made = train_for(task, data, settings["minutes"], report)
-    save_folder(task.model, places["model"])
-    return {"parameters": sum(p.numel() for p in task.model.parameters()), **made}
+    return train_from_settings(VideoTask, VideoNetwork, data, settings, places, report)
 
 
 def measure_video(settings: Json, places: Json, report: Report) -> dict[str, Any]:
