@@ -13,15 +13,7 @@ NAMED = 3
 
 
 class Skipped:
-    """Count the bad parts of a source, and tell of them in one warning.
-
-    Args:
-        source: name of the source, for the warning.
-        on_error: `skip` counts a bad part, `refuse` raises its error.
-
-    Raises:
-        InputError: `on_error` is neither.
-    """
+    """Bad parts of a source: counted and told in one warning (`on_error` is `skip`), or raised (`refuse`)."""
 
     def __init__(self, source: str, on_error: OnError = "skip") -> None:
         if on_error not in ("skip", "refuse"):
@@ -30,7 +22,6 @@ class Skipped:
         self.count, self.first = 0, list[str]()
 
     def add(self, error: InputError) -> None:
-        """Count a bad part, or raise its error."""
         if self.on_error == "refuse":
             raise error
         self.count += 1
@@ -44,7 +35,6 @@ class Skipped:
         return self.count
 
     def warn(self) -> None:
-        """Warn of what is skipped, if anything is."""
         if self:
             warnings.warn(
                 f"{self.source}: {self.count} bad part(s) skipped; on_error=refuse stops at the first: {self}", stacklevel=3

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,26 +145,16 @@ def open_source(
     Raises:
         InputError: the source does not exist, cannot be read, or lacks a field.
     """
-    fields, path = fields or Fields(), Path(source).expanduser()
-    if source == PYTHON_DOCS:
-        readers = _plain(source, fields, python_docs)
-    elif path.is_dir():
-        readers = _folder_readers(path, fields)
-    elif path.is_file():
-        readers = _file_readers(path, fields)
-    else:
-        readers = _hub_readers(source, fields, streaming)
-    return {
-        split: Documents(f"{source} ({split})" if len(readers) > 1 else source, read, on_error)
-        for split, read in readers.items()
-    }
+    fields = fields or Fields()
+    readers = _readers(source, fields, streaming)
+    names = {split: f"{source} ({split})" if len(readers) > 1 else source for split in readers}
+    return {split: Documents(names[split], read, on_error) for split, read in readers.items()}
 
 
 def cut_blocks(text: str, size: int = BLOCK_SIZE) -> list[str]:
     """Cut a text into contiguous blocks whose concatenation is the text.
 
-    A block ends at the first paragraph end (blank line) past `size` characters; without one, at the first line end
-    past `2 * size`; a line longer than that is cut.
+    A block ends at the first blank line past `size` characters, or at the first line end, or amid a line, past `2 * size`.
     """
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     blocks, block, length = [], list[str](), 0
@@ -269,8 +260,7 @@ def _draw(index: int, seed: int) -> float:
 def _value(row: Mapping[str, Any], name: str, option: str, where: str) -> Any:
     """The field `name` of a row, where `a.b` is the field b, or the item, of a field a."""
     value: Any = row
-    if name == "text" and "text" not in row and "messages" in row:
-        name = "messages"
+    name = "messages" if name == "text" and "text" not in row and "messages" in row else name
     for part in [name] if name in row else name.split("."):
         try:
             value = value[int(part)] if isinstance(value, list) else value[part]
@@ -280,86 +270,85 @@ def _value(row: Mapping[str, Any], name: str, option: str, where: str) -> Any:
     return value
 
 
-def _plain(source: object, fields: Fields, read: Reader) -> dict[str, Reader]:
+@cache
+def _datasets() -> Any:
+    return import_module("datasets")  # late: it takes a second, and texts do without
+
+
+def _readers(source: str, fields: Fields, streaming: bool) -> dict[str, Reader]:
+    path = Path(source).expanduser()
+    if source != PYTHON_DOCS and not path.exists():
+        name, _, configuration = source.partition(":")
+        _datasets().config.HF_HUB_OFFLINE = not hub_answers(name, "dataset")
+        return _dataset_readers(
+            source, fields, lambda: _datasets().load_dataset(name, configuration or None, streaming=streaming)
+        )
+    if source != PYTHON_DOCS and path.is_dir() and _is_dataset(path):
+        return _dataset_readers(source, fields, lambda: _load_folder(str(path)))
+    if path.is_file() and (table := _TABLES.search(path.name)):
+        load = partial(_datasets().load_dataset, table[1].lower(), data_files=str(path), streaming=True)
+        return _dataset_readers(source, fields, load)
+    if path.is_file() and _ROWS.search(path.name):
+        return {"train": partial(_read_rows, [path], fields)}
     if fields.prompt is not None:
         raise InputError(
             f"prompt_field={fields.prompt!r} was given, but {source} is plain text without fields. Drop prompt_field, "
             "or give JSONL, CSV, Parquet or a dataset."
         )
-    return {"train": read}
+    texts = [path] if path.is_file() else _files(path)
+    return {"train": python_docs if source == PYTHON_DOCS else partial(_read_texts, texts, path.is_file())}
 
 
-def _file_readers(path: Path, fields: Fields) -> dict[str, Reader]:
-    import datasets
-
-    if table := _TABLES.search(path.name):
-        load = partial(datasets.load_dataset, table[1].lower(), data_files=str(path), streaming=True)
-        return _dataset_readers(str(path), fields, load)
-    if _ROWS.search(path.name):
-        return {"train": partial(_read_rows, [path], fields)}
-    return _plain(path, fields, partial(_read_texts, [path], True))
+def _files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
-def _folder_readers(path: Path, fields: Fields) -> dict[str, Reader]:
-    import datasets
-
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    if not files:
-        raise InputError(f"{path} holds no file that can be read. Give a folder with texts or data files.")
-    if {"dataset_dict.json", "state.json"} & {file.name for file in files if file.parent == path}:
-        return _dataset_readers(str(path), fields, partial(datasets.load_from_disk, str(path)))
-    names = [file.name for file in files if file.stem not in ("README", "LICENSE")]
-    data = [_ROWS.search(name) or _TABLES.search(name) for name in names]
-    if (data and all(data)) or any(match and match[1].lower() in ("jsonl", "parquet") for match in data):
-        return _dataset_readers(str(path), fields, partial(_load_folder, str(path)))
-    return _plain(path, fields, partial(_read_texts, files, False))
+def _is_dataset(folder: Path) -> bool:
+    """Whether `datasets` reads a folder, for the files of rows in it, rather than all as texts."""
+    names = [file.name for file in _files(folder)]
+    if not names:
+        raise InputError(f"{folder} holds no file that can be read. Give a folder with texts or data files.")
+    data = [_ROWS.search(name) or _TABLES.search(name) for name in names if not name.startswith(("README", "LICENSE"))]
+    return (bool(data) and all(data)) or any(match and match[1].lower() in ("jsonl", "parquet") for match in data)
 
 
 def _load_folder(path: str) -> Any:
-    """What `datasets` finds in a folder; of JSON and CSV the paths: they are read here, where a bad line can be skipped."""
-    import datasets
-
-    builder = datasets.load_dataset_builder(path)
+    """What `datasets` finds in a folder. JSON and CSV are left to `_read_rows`, which can skip a bad line."""
+    if (Path(path) / "dataset_dict.json").exists() or (Path(path) / "state.json").exists():
+        return _datasets().load_from_disk(path)
+    builder = _datasets().load_dataset_builder(path)
     if builder.name in ("json", "csv"):
         return {str(split): list(map(Path, files)) for split, files in builder.config.data_files.items()}
-    return datasets.load_dataset(path, streaming=True)
-
-
-def _hub_readers(source: str, fields: Fields, streaming: bool) -> dict[str, Reader]:
-    import datasets
-
-    name, _, configuration = source.partition(":")
-    datasets.config.HF_HUB_OFFLINE = not hub_answers(name, "dataset")
-    load = partial(datasets.load_dataset, name, configuration or None, streaming=streaming)
-    return _dataset_readers(source, fields, load)
+    return _datasets().load_dataset(path, streaming=True)
 
 
 def _dataset_readers(name: str, fields: Fields, load: Callable[[], Any]) -> dict[str, Reader]:
-    from datasets.exceptions import DatasetsError
-
     try:
         loaded = load()
-    except (*_READ_ERRORS, DatasetsError) as error:
-        missing = "" if Path(name).exists() else f"no such file or folder: {name}. "
+    except (*_READ_ERRORS, _datasets().exceptions.DatasetsError) as error:
+        missing = "" if Path(name).expanduser().exists() else f"no such file or folder: {name}. "
         raise InputError(
-            f"{missing}{name} cannot be loaded as a dataset ({' '.join(str(error).split())}). Check what is there; an id of the "
-            "Hugging Face hub (owner/name or owner/name:configuration) needs the network."
+            f"{missing}{name} cannot be loaded as a dataset ({' '.join(str(error).split())}). Check what is there; an id of "
+            "the Hugging Face hub (owner/name or owner/name:configuration) needs the network."
         ) from error
     parts = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     if len(parts) == 1:
         parts = {"train": next(iter(parts.values()))}
-    found = {split: [parts[name] for name in names if name in parts] for split, names in _SPLIT_NAMES.items()}
-    if not found["train"]:
+    splits = {
+        split: next(parts[name] for name in names if name in parts)
+        for split, names in _SPLIT_NAMES.items()
+        if not parts.keys().isdisjoint(names)
+    }
+    if "train" not in splits:
         raise InputError(f"{name} has no split 'train' among {sorted(map(str, parts))}. Rename the one to train on.")
-    for part in (same[0] for same in found.values() if same and getattr(same[0], "column_names", None)):
+    for columns in filter(None, (getattr(part, "column_names", None) for part in splits.values())):
         for option, field in (("text_field", fields.text), ("prompt_field", fields.prompt)):
-            if field is not None and field not in part.column_names:
-                _value(dict.fromkeys(part.column_names), field.split(".")[0], option, name)
+            if field is not None and field not in columns:
+                _value(dict.fromkeys(columns), field.split(".")[0], option, name)
     return {
-        split: partial(_read_rows if isinstance(same[0], list) else _read_dataset, same[0], fields, name)
-        for split, same in found.items()
-        if same
+        split: partial(_read_rows, part, fields) if isinstance(part, list) else partial(_read_dataset, part, fields, name)
+        for split, part in splits.items()
     }
 
 
@@ -385,29 +374,31 @@ def _read_texts(paths: Sequence[Path], cut: bool) -> Iterator[Document | InputEr
             yield InputError(f"{path} cannot be read ({error}). Check that it is complete, and its permissions.")
 
 
-def _read_rows(paths: Sequence[Path], fields: Fields, name: str = "") -> Iterator[Document | InputError]:
+def _read_rows(paths: Sequence[Path], fields: Fields) -> Iterator[Document | InputError]:
     for path in paths:
-        yield from _documents(_csv_rows(path) if _CSV.search(path.name) else _json_rows(path), fields, str(path))
+        try:
+            yield from _documents(_csv_rows(path) if _CSV.search(path.name) else _json_rows(path, fields), fields, str(path))
+        except _READ_ERRORS as error:
+            yield InputError(f"{path} cannot be read ({error}). Check that it is complete and of its kind.")
 
 
 def _read_dataset(part: Any, fields: Fields, name: str) -> Iterator[Document | InputError]:
     rows = (dict(zip(batch, row, strict=True)) for batch in part.iter(1000) for row in zip(*batch.values(), strict=True))
-    yield from _documents(((f"row {number}", row) for number, row in enumerate(rows, 1)), fields, name)
+    try:
+        yield from _documents(((f"row {number}", row) for number, row in enumerate(rows, 1)), fields, name)
+    except (*_READ_ERRORS, _datasets().exceptions.DatasetsError) as error:  # the rest of it is lost: no small part to skip
+        raise InputError(f"{name} cannot be read ({error}). Check that it is complete, and the network.") from error
 
 
 def _documents(rows: Iterator[tuple[str, Any]], fields: Fields, name: str) -> Iterator[Document | InputError]:
-    """The documents of rows with their places, and what is wrong in place of bad ones."""
-    try:
-        for where, row in rows:
-            try:
-                yield fields.document(row, f"{name}, {where}")
-            except InputError as error:
-                yield error
-    except _READ_ERRORS as error:
-        yield InputError(f"{name} cannot be read ({error}). Check that it is complete and of its kind.")
+    for where, row in rows:
+        try:
+            yield fields.document(row, f"{name}, {where}")
+        except InputError as error:
+            yield error
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _json_rows(path: Path, fields: Fields) -> Iterator[tuple[str, Any]]:
     """Rows of JSON lines, or of a JSON file: a list, an object with a list of objects in it, or one object."""
     with _open(path) as file:
         try:
@@ -420,7 +411,9 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
             file.seek(0)
             yield from ((f"line {number}", line) for number, line in enumerate(file, 1) if line.strip())
             return
-        lists = whole.values() if isinstance(whole, dict) else [whole]
+        lists = (
+            whole.values() if isinstance(whole, dict) and not {fields.text.split(".")[0], "messages"} & set(whole) else [whole]
+        )
         rows = next((part for part in lists if isinstance(part, list) and part and isinstance(part[0], dict)), [whole])
         yield from ((f"item {number}", row) for number, row in enumerate(rows, 1))
 

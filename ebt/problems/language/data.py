@@ -43,19 +43,16 @@ class TextDataModule(ResumableData):
     Args:
         source: `python-docs` (embedded, needs no download), a file, a folder, or the id of a Hugging Face dataset
             (see `corpora.open_source`).
-        validation_source: a source of its own for validation. Without it, the validation split that the dataset
-            brings along is used; failing that, a share of `source`, by document.
-        test_source: the same for testing.
+        validation_source, test_source: sources of their own. Without them, the splits that a dataset brings along are
+            used; failing that, shares of `source`, by document.
         text_field: field that holds the text, or the messages of a conversation, in JSONL, CSV, Parquet and datasets; `a.b`
             is a field in a field. Without `text`, `messages` is read. The tokeniser's chat template writes conversations.
-        prompt_field: field that holds the prompt. With it each document is one context, and only its text, the
-            answer, is learned; without it documents are packed.
+        prompt_field: field that holds the prompt. With it each document is one context, and only its text, the answer, is
+            learned; without it documents are packed.
         tokenizer: `bytes`, a folder or tokenizer.json file of a saved tokeniser, or an id of the Hugging Face hub.
         context_length: S, in tokens.
-        batch_size: B, in contexts, for each process.
-        evaluation_batch_size: the same for validation and testing; `batch_size` by default.
-        seed: of the training order, and of the split.
-        split_seed: of the split, where it shall not change with the order.
+        batch_size, evaluation_batch_size: B, in contexts, for each process; evaluation takes `batch_size` by default.
+        seed, split_seed: of the training order, and of the split, which takes `seed` by default.
         train_examples: contexts to train on, drawn by the seed from all that there are; all by default.
         fractions: shares of train, validation and test.
         streaming: read, tokenise and pack during training instead of before.

@@ -112,10 +112,8 @@ class PromptedExamples(TokenWindows):
     """One window per document: prompt, answer and separator; the loss falls on answer and separator.
 
     Args:
-        pairs: token ids of each prompt and its answer.
-        context_length: S. What is longer is truncated; `counts` says how many were "truncated" or "skipped".
-        separator: token id that follows each answer.
-        dtype: integer type that holds every id.
+        pairs: token ids of each prompt and its answer; `counts` says how many were "truncated" or "skipped".
+        context_length, separator, dtype: as for `PackedTokens`.
     """
 
     def __init__(

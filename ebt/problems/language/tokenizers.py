@@ -64,6 +64,7 @@ def load_tokenizer(spec: str, download: bool = True) -> PreTrainedTokenizerFast:
     if spec == "bytes":
         return byte_tokenizer()
     exists = Path(spec).exists()
+    missing = "" if exists else f"no such folder: {spec}. "
     try:
         if Path(spec).is_file():
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=spec)
@@ -74,9 +75,8 @@ def load_tokenizer(spec: str, download: bool = True) -> PreTrainedTokenizerFast:
         raise
     except Exception as error:  # the Rust side raises plain Exception on a malformed file
         raise InputError(
-            f"{'' if exists else f'no such folder: {spec}. '}The tokeniser {spec!r} cannot be loaded "
-            f"({' '.join(str(error).split())}). Use 'bytes', a folder or tokenizer.json file of a saved Hugging Face tokeniser, "
-            "or an id of the hub (which needs the network)."
+            f"{missing}The tokeniser {spec!r} cannot be loaded ({' '.join(str(error).split())}). Use 'bytes', a folder or "
+            "tokenizer.json file of a saved Hugging Face tokeniser, or an id of the hub (which needs the network)."
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"The tokeniser {spec!r} has no fast form (tokenizer.json). Convert it, or use another.")

@@ -200,6 +200,11 @@ def test_nested_fields_and_conversations(tmp_path: Path, name: str) -> None:
     assert list(open_source(str(path), shouted)["train"]) == [Document("hi!yes")]
 
 
+def test_json_file_of_one_object(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text(json.dumps({"messages": CHAT, "tags": [{"text": "no"}]}, indent=1))
+    assert read(tmp_path / "one.json") == [Document("user: hi\nassistant: yes\n")]
+
+
 def test_values_of_tables_stay_as_they_are_written(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "r.csv", [{"text": text} for text in ("007", "NA", "1.50", 'a "b",\nc', "x" * 200_000)])
     assert [document.text for document in read(path)] == ["007", "NA", "1.50", 'a "b",\nc', "x" * 200_000]
@@ -262,6 +267,13 @@ def test_one_warning_counts_all_and_names_the_first(tmp_path: Path) -> None:
         list(open_source(str(path), on_error="no")["train"])  # type: ignore[arg-type]
 
 
+def cut_table(path: Path) -> Path:
+    data = bytearray(write_rows(path, [{"text": str(number) * 999} for number in range(99)]).read_bytes())
+    data[4:2000] = bytes(1996)  # the footer is whole
+    path.write_bytes(data)
+    return path
+
+
 REFUSALS = {
     "missing file": (lambda folder: folder / "nothing.txt", {}, "no such file"),
     "missing folder": (lambda folder: folder / "nothing", {}, "no such file or folder"),
@@ -275,6 +287,7 @@ REFUSALS = {
     "malformed list": (write("a.json", b'[{"text": "a"},\n {"text": ]'), {}, "line 2"),
     "JSONL without prompt": (write("a.jsonl", b'{"text": "a"}'), {"prompt": "q"}, "no field 'q'.*prompt_field"),
     "not gzip": (write("a.txt.gz", b"abc"), {}, "gzip"),
+    "cut Parquet": (lambda folder: cut_table(folder / "a.parquet"), {}, "cannot be read"),
     "not Parquet": (write("a.parquet", b"abc"), {}, "Parquet"),
     "Parquet without column": (
         lambda folder: write_rows(folder / "a.parquet", [{"b": "2"}]),
