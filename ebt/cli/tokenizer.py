@@ -23,7 +23,7 @@ def _options() -> Options:
         "--data",
         required=True,
         metavar="SOURCE",
-        help=f"{PYTHON_DOCS} (embedded), a text, JSONL or Parquet file, a folder, or a Hugging Face dataset",
+        help=f"{PYTHON_DOCS} (embedded), a file of text, JSON, CSV or Parquet, a folder, or a Hugging Face dataset",
     )
     options.add_argument("--vocab-size", required=True, type=count_from(1), metavar="N", help="tokens, at least 257")
     options.add_argument("--out", required=True, metavar="DIR", help="new folder for the tokeniser")
@@ -31,6 +31,12 @@ def _options() -> Options:
     options.add_argument("--prompt-field", metavar="NAME", help="field with the prompt, if there is one")
     options.add_argument(
         "--fractions", default="0.9,0.05,0.05", metavar="A,B,C", help="shares of train, validation and test; as in fit"
+    )
+    options.add_argument(
+        "--on-error",
+        choices=("skip", "refuse"),
+        default="skip",
+        help="bad files, lines and rows (default: skip)",
     )
     options.seed("the split, as in fit")
     return options
@@ -67,10 +73,8 @@ def _splits(args: argparse.Namespace) -> dict[str, list[Document]]:
         fractions = [float(part) for part in args.fractions.split(",")]
     except ValueError:
         raise InputError(f"--fractions {args.fractions!r}: give three numbers, such as 0.9,0.05,0.05.") from None
-    sources = open_source(args.data, Fields(args.text_field, args.prompt_field))
+    sources = open_source(args.data, Fields(args.text_field, args.prompt_field), on_error=args.on_error)
     documents = {name: list(source) for name, source in sources.items()}
     shares = [0.0 if name in documents else share for name, share in zip(("validation", "test"), fractions[1:], strict=False)]
-    splits = split_documents(
-        documents.pop("train"), [1 - sum(shares), *shares] if len(fractions) == 3 else fractions, args.seed
-    )
-    return {**splits, **documents}
+    shares = [1 - sum(shares), *shares] if len(fractions) == 3 else fractions
+    return split_documents(documents.pop("train"), shares, args.seed) | documents

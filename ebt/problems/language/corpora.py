@@ -1,9 +1,10 @@
-"""Sources of text documents: files, folders, JSONL, Parquet, Hugging Face datasets, and an embedded corpus."""
+"""Sources of text documents: files, folders, Hugging Face datasets, and an embedded corpus."""
 
 from __future__ import annotations
 
-import gzip
+import csv
 import hashlib
+import io
 import json
 import re
 import warnings
@@ -11,19 +12,26 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import fsspec  # type: ignore[import-untyped]
 
 from ebt.errors import InputError
 from ebt.problems.language.python_docs import documentation_texts
+from ebt.problems.skipped import OnError, Skipped
 
 PYTHON_DOCS = "python-docs"
 SPLITS = ("train", "validation", "test")
-TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
-DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 BLOCK_SIZE = 4096  # characters: a single text file is cut into documents of about this size
+Message = Mapping[str, Any]
+Reader = Callable[[], Iterable["Document | InputError"]]
 _SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-_READ_ERRORS = (OSError, EOFError, zlib.error)
+_COMPRESSED = r"(\.(gz|bz2|xz|zst))?$"
+_LINES, _TABLES = re.compile(r"\.(jsonl|ndjson)" + _COMPRESSED, re.I), re.compile(r"\.(parquet|arrow)$", re.I)
+_CSV, _ROWS = re.compile(r"\.[ct]sv" + _COMPRESSED, re.I), re.compile(r"\.(jsonl|ndjson|json|[ct]sv)" + _COMPRESSED, re.I)
+_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, ImportError, zlib.error, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -34,82 +42,123 @@ class Document:
     prompt: str | None = None
 
 
+def plain_chat(messages: Iterable[Message]) -> str:
+    """A conversation in lines of role and content."""
+    return "".join(message["role"] + ": " + message["content"] + "\n" for message in messages)
+
+
 @dataclass(frozen=True)
 class Fields:
-    """The names of the fields that hold a document in JSONL, Parquet and Hugging Face datasets."""
+    """Where a row holds its document. `a.b` is a field within a field; a row without `text` may have `messages`.
+
+    Args:
+        text: field with the text, or with the messages of a conversation.
+        prompt: field with the prompt, likewise.
+        chat: writes a conversation as text.
+    """
 
     text: str = "text"
     prompt: str | None = None
+    chat: Callable[[Iterable[Message]], str] = plain_chat
 
-    @property
-    def names(self) -> list[str]:
-        return [self.text] if self.prompt is None else [self.text, self.prompt]
+    def document(self, row: Any, where: str) -> Document:
+        """The document of a row, which is a mapping or a line of JSON; an InputError tells what is wrong with it."""
+        try:
+            row = json.loads(row) if isinstance(row, bytes) else row
+        except ValueError as error:  # malformed JSON, or not UTF-8
+            raise InputError(f"{where} is not JSON ({error}). Correct the line, or remove it.") from error
+        if not isinstance(row, Mapping) or None in row:
+            raise InputError(f"{where} is not a JSON object or has more fields than the header. Correct or remove it.")
+        prompt = None if self.prompt is None else self._text(row, self.prompt, "prompt_field", where)
+        return Document(self._text(row, self.text, "text_field", where), prompt)
+
+    def _text(self, row: Mapping[str, Any], name: str, option: str, where: str) -> str:
+        value = _value(row, name, option, where)
+        try:
+            if isinstance(value, list) and value and all(isinstance(part, Mapping) and "role" in part for part in value):
+                value = self.chat(value)
+            if isinstance(value, str):
+                value.encode()
+                return value
+        except Exception as error:  # half a character, or a conversation that the template refuses
+            raise InputError(f"{where}: the field {name!r} cannot be written as UTF-8 text ({error}). Correct it.") from error
+        raise InputError(
+            f"{where}: the field {name!r} holds {type(value).__name__}, not text. Set {option} to a field of text."
+        )
 
 
 @dataclass(frozen=True)
 class Documents:
     """A source that can be read again and again: each iteration reads it anew and leaves out blank documents.
 
+    `read` gives documents, and errors in place of bad parts, which are skipped with one warning or refused (`Skipped`).
+
     Raises (while iterating):
-        InputError: a file is binary, malformed or lacks a field, or the source holds no document at all.
+        InputError: the source holds no document at all, or a bad part that is refused.
     """
 
     name: str
-    read: Callable[[], Iterable[Document]]
+    read: Reader
+    on_error: OnError = "skip"
 
     def __iter__(self) -> Iterator[Document]:
-        empty = True
-        for document in self.read():
-            if document.text.strip():
-                empty = False
-                yield document
+        skipped, empty = Skipped(self.name, self.on_error), True
+        try:
+            for document in self.read():
+                if isinstance(document, InputError):
+                    skipped.add(document)
+                elif document.text.strip():
+                    empty = False
+                    yield document
+        finally:
+            if not empty:
+                skipped.warn()
         if empty:
-            raise InputError(f"{self.name} is empty: it holds no text. Give a source with at least one document.")
+            raise InputError(
+                f"{self.name} is empty: it holds no text. {skipped or 'Give a source with at least one document.'}"
+            )
 
 
-def open_source(source: str, fields: Fields | None = None, streaming: bool = False) -> dict[str, Documents]:
+def open_source(
+    source: str, fields: Fields | None = None, streaming: bool = False, on_error: OnError = "skip"
+) -> dict[str, Documents]:
     """Documents of a source, by split ("train", "validation", "test").
 
-    Only a Hugging Face dataset can have several splits; any other source has "train" alone.
+    Only a folder of data files and a Hugging Face dataset can have several splits; any other source has "train" alone.
 
     - `python-docs`: the embedded corpus (`python_docs`).
-    - a text file (.txt .text .md .rst), UTF-8: cut into documents at paragraph ends, about 4 kB each (`cut_blocks`).
-    - a folder of such files, recursive: one document per file, sorted by path, so that no file is cut by a split.
-    - .jsonl, .jsonl.gz, .parquet: one document per row.
-    - a folder written by `datasets.save_to_disk`, a folder with any JSONL or Parquet file (read with
-      `datasets.load_dataset`, which knows its splits by their names), or the id of a dataset of the Hugging Face
-      hub, `owner/name` or `owner/name:configuration`.
+    - .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow: one document per row.
+    - any other file, UTF-8: cut into documents at paragraph ends, about 4 kB each (`cut_blocks`).
+    - a folder with .jsonl or .parquet files, or with files of rows alone: what `datasets.load_dataset` finds in it.
+    - any other folder, recursive: one document per text file, sorted by path, so that no file is cut by a split.
+    - a folder written by `datasets.save_to_disk`, or a dataset of the Hugging Face hub, `owner/name` or
+      `owner/name:configuration`.
+
+    Files of text, JSON and CSV may be compressed (.gz .bz2 .xz .zst).
 
     Args:
         source: one of the above.
         fields: names of the text field and, optionally, of the prompt field.
         streaming: read a dataset of the hub while it is downloaded, instead of downloading it first.
+        on_error: `skip` bad files, lines and rows with one warning, or `refuse` the first.
 
     Raises:
-        InputError: the source does not exist, is of an unknown kind, or lacks a field.
+        InputError: the source does not exist, cannot be read, or lacks a field.
     """
     fields = fields or Fields()
-    path = Path(source).expanduser()
-    if source == PYTHON_DOCS:
-        _refuse_prompt(source, fields)
-        return {"train": Documents(source, python_docs)}
-    if path.is_dir():
-        return _open_folder(path, fields, streaming)
-    if path.is_file():
-        return {"train": Documents(source, _file_reader(path, fields))}
-    return _open_hub(source, fields, streaming)
+    readers = _readers(source, fields, streaming)
+    names = {split: f"{source} ({split})" if len(readers) > 1 else source for split in readers}
+    return {split: Documents(names[split], read, on_error) for split, read in readers.items()}
 
 
 def cut_blocks(text: str, size: int = BLOCK_SIZE) -> list[str]:
     """Cut a text into contiguous blocks whose concatenation is the text.
 
-    A block ends at the first paragraph end (blank line) past `size` characters; without one, at the first line end
-    past `2 * size`; a line longer than that is cut.
+    A block ends at the first blank line past `size` characters, or at the first line end, or amid a line, past `2 * size`.
     """
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
-    pieces = [line[start : start + 2 * size] for line in lines for start in range(0, len(line), 2 * size)]
-    blocks, block, length = [], [], 0
-    for piece in pieces:
+    blocks, block, length = [], list[str](), 0
+    for piece in (line[start : start + 2 * size] for line in lines for start in range(0, len(line), 2 * size)):
         block.append(piece)
         length += len(piece)
         if length >= 2 * size or (length >= size and not piece.strip()):
@@ -132,10 +181,18 @@ def split_documents(
 ) -> dict[str, list[Document]]:
     """Split by document. Each split keeps the order of the source; a share above 0 gets at least one document.
 
+    Too few documents without prompts are split by paragraphs or, failing that, by lines, with a warning.
+
     Raises:
-        InputError: fractions that are no shares, or fewer documents than splits.
+        InputError: fractions that are no shares, or fewer documents, paragraphs and lines than splits.
     """
     check_fractions(fractions)
+    wanted = 1 + sum(share > 0 for share in fractions[1:])
+    for unit, end in (("paragraphs", r"(?<=\n)(?:[ \t\r]*\n)+"), ("lines", r"(?<=\n)")):
+        parts = [Document(part) for whole in documents[:wanted] for part in re.split(end, whole.text) if part.strip()]
+        if len(documents) < wanted <= len(parts) and all(document.prompt is None for document in documents):
+            warnings.warn(f"The source has {len(documents)} document(s): its {len(parts)} {unit} are split.", stacklevel=2)
+            documents = parts
     held_out = {
         name: max(1, round(share * len(documents))) if share else 0
         for name, share in zip(SPLITS[1:], fractions[1:], strict=True)
@@ -155,8 +212,7 @@ def drawn_documents(documents: Iterable[Document], split: str, fractions: Sequen
     """The documents of a stream, whose length is unknown, that fall to `split` by a draw for each of them."""
     for index, document in enumerate(documents):
         draw = _draw(index, seed)
-        drawn = "test" if draw < fractions[2] else "validation" if draw < fractions[1] + fractions[2] else "train"
-        if drawn == split:
+        if split == ("test" if draw < fractions[2] else "validation" if draw < fractions[1] + fractions[2] else "train"):
             yield document
 
 
@@ -174,173 +230,197 @@ def python_docs() -> tuple[Document, ...]:
     return tuple(Document(text) for text in documentation_texts())
 
 
+def hub_answers(name: str, kind: Literal["model", "dataset"]) -> bool:
+    """Ask the Hugging Face hub for a repository, once: False without an answer, when what is cached must do.
+
+    Raises:
+        InputError: `name` is a path that does not exist, or the hub has no such repository.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) and not re.search(r"\.(txt|md|rst|py|gz|jsonl?|[ct]sv|parquet)$", name)
+    if not is_id or ("/" in name and Path(name).parent.is_dir()):
+        raise InputError(f"no such file or folder: {name}")
+    try:
+        HfApi().repo_info(name, repo_type=kind, timeout=10)
+    except RepositoryNotFoundError as error:
+        raise InputError(f"no such file or folder: {name}, and no such {kind} on the Hugging Face hub") from error
+    except Exception:  # there is no network, or it is switched off
+        return False
+    return True
+
+
 def _draw(index: int, seed: int) -> float:
     """A number in [0, 1) that depends on the seed and the index alone, on any platform and version."""
     digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def _refuse_prompt(source: object, fields: Fields) -> None:
+def _value(row: Mapping[str, Any], name: str, option: str, where: str) -> Any:
+    """The field `name` of a row, where `a.b` is the field b, or the item, of a field a."""
+    value: Any = row
+    name = "messages" if name == "text" and "text" not in row and "messages" in row else name
+    for part in [name] if name in row else name.split("."):
+        try:
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        except (LookupError, TypeError, ValueError):
+            has = sorted(map(str, row))
+            raise InputError(f"{where} has no field {name!r}; it has {has}. Set {option} to one of them.") from None
+    return value
+
+
+@cache
+def _datasets() -> Any:
+    return import_module("datasets")  # late: it takes a second, and texts do without
+
+
+def _readers(source: str, fields: Fields, streaming: bool) -> dict[str, Reader]:
+    path = Path(source).expanduser()
+    if source != PYTHON_DOCS and not path.exists():
+        name, _, configuration = source.partition(":")
+        _datasets().config.HF_HUB_OFFLINE = not hub_answers(name, "dataset")
+        return _dataset_readers(
+            source, fields, lambda: _datasets().load_dataset(name, configuration or None, streaming=streaming)
+        )
+    if source != PYTHON_DOCS and path.is_dir() and _is_dataset(path):
+        return _dataset_readers(source, fields, lambda: _load_folder(str(path)))
+    if path.is_file() and (table := _TABLES.search(path.name)):
+        load = partial(_datasets().load_dataset, table[1].lower(), data_files=str(path), streaming=True)
+        return _dataset_readers(source, fields, load)
+    if path.is_file() and _ROWS.search(path.name):
+        return {"train": partial(_read_rows, [path], fields)}
     if fields.prompt is not None:
         raise InputError(
             f"prompt_field={fields.prompt!r} was given, but {source} is plain text without fields. Drop prompt_field, "
-            "or give JSONL, Parquet or a dataset."
+            "or give JSONL, CSV, Parquet or a dataset."
         )
+    texts = [path] if path.is_file() else _files(path)
+    return {"train": python_docs if source == PYTHON_DOCS else partial(_read_texts, texts, path.is_file())}
 
 
-def _file_reader(path: Path, fields: Fields) -> Callable[[], Iterable[Document]]:
-    name = path.name.lower()
-    if name.endswith(TEXT_SUFFIXES):
-        _refuse_prompt(path, fields)
-        return partial(_read_blocks, path)
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        return partial(_read_jsonl, path, fields)
-    if name.endswith(".parquet"):
-        return partial(_read_parquet, path, fields)
-    raise InputError(
-        f"{path} has a suffix that is not known. Known are {', '.join(TEXT_SUFFIXES + DATA_SUFFIXES)}: rename or "
-        "convert the file."
-    )
+def _files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
-def _read_text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}). Convert it to UTF-8, or give a text file.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}). Check its permissions.") from error
-    if b"\0" in data:
-        raise InputError(f"{path} is a binary file (byte {data.index(0)} is NUL). Give a text file.")
-    return text
+def _is_dataset(folder: Path) -> bool:
+    """Whether `datasets` reads a folder, for the files of rows in it, rather than all as texts."""
+    names = [file.name for file in _files(folder)]
+    if not names:
+        raise InputError(f"{folder} holds no file that can be read. Give a folder with texts or data files.")
+    data = [_ROWS.search(name) or _TABLES.search(name) for name in names if not name.startswith(("README", "LICENSE"))]
+    return (bool(data) and all(data)) or any(match and match[1].lower() in ("jsonl", "parquet") for match in data)
 
 
-def _read_blocks(path: Path) -> Iterator[Document]:
-    yield from map(Document, cut_blocks(_read_text(path)))
+def _load_folder(path: str) -> Any:
+    """What `datasets` finds in a folder. JSON and CSV are left to `_read_rows`, which can skip a bad line."""
+    if (Path(path) / "dataset_dict.json").exists() or (Path(path) / "state.json").exists():
+        return _datasets().load_from_disk(path)
+    builder = _datasets().load_dataset_builder(path)
+    if builder.name in ("json", "csv"):
+        return {str(split): list(map(Path, files)) for split, files in builder.config.data_files.items()}
+    return _datasets().load_dataset(path, streaming=True)
 
 
-def _read_texts(paths: Sequence[Path]) -> Iterator[Document]:
-    yield from (Document(_read_text(path)) for path in paths)
-
-
-def _document(row: Mapping[str, Any], fields: Fields, where: str) -> Document:
-    _check_fields(row, fields, where)
-    for name in fields.names:
-        if not isinstance(row[name], str):
-            raise InputError(
-                f"{where}: the field {name!r} holds {type(row[name]).__name__}, not text. Name a field of strings, "
-                "or leave such rows out."
-            )
-    return Document(row[fields.text], None if fields.prompt is None else row[fields.prompt])
-
-
-def _check_fields(present: Iterable[str], fields: Fields, where: str) -> None:
-    present = sorted(present)
-    for option, name in zip(("text_field", "prompt_field"), fields.names, strict=False):
-        if name not in present:
-            raise InputError(f"{where} has no field {name!r}; it has {present}. Set {option} to one of them.")
-
-
-def _read_jsonl(path: Path, fields: Fields) -> Iterator[Document]:
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    where = f"{path}, line {number}"
-                    yield _document(_parse_line(line, where), fields, where)
-    except _READ_ERRORS as error:
-        raise InputError(f"{path} cannot be read ({error}). Check that it is complete and of its kind.") from error
-
-
-def _parse_line(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:  # malformed JSON, or not UTF-8
-        raise InputError(f"{where} is not JSON ({error}). Correct the line, or remove it.") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where} is not a JSON object. Write each document as a line {{'text': '...'}}.")
-    return row
-
-
-def _read_parquet(path: Path, fields: Fields) -> Iterator[Document]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            _check_fields(table.schema_arrow.names, fields, str(path))
-            rows = (row for batch in table.iter_batches(columns=fields.names) for row in batch.to_pylist())
-            for number, row in enumerate(rows, 1):
-                yield _document(row, fields, f"{path}, row {number}")
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as Parquet ({error}). Check the file, or write it again.") from error
-
-
-def _open_folder(path: Path, fields: Fields, streaming: bool) -> dict[str, Documents]:
-    import datasets
-
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    if {"dataset_dict.json", "state.json"} & {file.name for file in files if file.parent == path}:
-        return _open_dataset(str(path), fields, partial(datasets.load_from_disk, str(path)))
-    if any(file.name.lower().endswith(DATA_SUFFIXES) for file in files):
-        return _open_dataset(str(path), fields, partial(datasets.load_dataset, str(path), streaming=streaming))
-    texts = [file for file in files if file.name.lower().endswith(TEXT_SUFFIXES)]
-    others = sorted({file.suffix for file in files if file not in texts})
-    if not texts:
-        raise InputError(
-            f"{path} holds no file that can be read (it has {others or 'no files'}). Known are "
-            f"{', '.join(TEXT_SUFFIXES + DATA_SUFFIXES)}."
-        )
-    _refuse_prompt(path, fields)
-    if others:
-        warnings.warn(f"{path}: {len(files) - len(texts)} file(s) are left out ({', '.join(others)}).", stacklevel=3)
-    return {"train": Documents(str(path), partial(_read_texts, texts))}
-
-
-def _open_hub(source: str, fields: Fields, streaming: bool) -> dict[str, Documents]:
-    import datasets
-
-    name, _, configuration = source.partition(":")
-    known = source.lower().endswith(TEXT_SUFFIXES + DATA_SUFFIXES)
-    if known or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise InputError(f"{source} does not exist. Check the path of the file or folder.")
-    load = partial(datasets.load_dataset, name, configuration or None, streaming=streaming)
-    return _open_dataset(source, fields, load)
-
-
-def _open_dataset(name: str, fields: Fields, load: Callable[[], Any]) -> dict[str, Documents]:
-    from datasets.exceptions import DatasetsError
-
+def _dataset_readers(name: str, fields: Fields, load: Callable[[], Any]) -> dict[str, Reader]:
     try:
         loaded = load()
-    except (OSError, ValueError, RuntimeError, ImportError, DatasetsError) as error:
+    except (*_READ_ERRORS, _datasets().exceptions.DatasetsError) as error:
+        missing = "" if Path(name).expanduser().exists() else f"no such file or folder: {name}. "
         raise InputError(
-            f"{name} cannot be loaded as a dataset ({' '.join(str(error).split())}). If it is a path, check it; if it "
-            "is an id of the Hugging Face hub (owner/name or owner/name:configuration), check its spelling and the network."
+            f"{missing}{name} cannot be loaded as a dataset ({' '.join(str(error).split())}). Check what is there; an id of "
+            "the Hugging Face hub (owner/name or owner/name:configuration) needs the network."
         ) from error
-    by_name = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    if len(by_name) == 1:
-        by_name = {"train": next(iter(by_name.values()))}
-    splits = {}
-    for split, spellings in _SPLIT_NAMES.items():
-        part = next((by_name[spelling] for spelling in spellings if spelling in by_name), None)
-        if part is None:
-            continue
-        if part.column_names:  # a stream may not know its columns before its first row
-            _check_fields(part.column_names, fields, name)
-        splits[split] = Documents(f"{name} ({split})", partial(_read_rows, part, fields, name))
+    parts = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    if len(parts) == 1:
+        parts = {"train": next(iter(parts.values()))}
+    splits = {
+        split: next(parts[name] for name in names if name in parts)
+        for split, names in _SPLIT_NAMES.items()
+        if not parts.keys().isdisjoint(names)
+    }
     if "train" not in splits:
-        raise InputError(f"{name} has no split 'train' among {sorted(by_name)}. Rename the one to train on.")
-    return splits
+        raise InputError(f"{name} has no split 'train' among {sorted(map(str, parts))}. Rename the one to train on.")
+    for columns in filter(None, (getattr(part, "column_names", None) for part in splits.values())):
+        for option, field in (("text_field", fields.text), ("prompt_field", fields.prompt)):
+            if field is not None and field not in columns:
+                _value(dict.fromkeys(columns), field.split(".")[0], option, name)
+    return {
+        split: partial(_read_rows, part, fields) if isinstance(part, list) else partial(_read_dataset, part, fields, name)
+        for split, part in splits.items()
+    }
 
 
-def _read_rows(part: Any, fields: Fields, name: str) -> Iterator[Document]:
-    rows = (
-        dict(zip(batch, values, strict=True))
-        for batch in part.iter(batch_size=1000)
-        for values in zip(*batch.values(), strict=True)
-    )
-    for number, row in enumerate(rows, 1):
-        yield _document(row, fields, f"{name}, row {number}")
+def _open(path: Path) -> Any:
+    return fsspec.open(str(path), "rb", compression="infer").open()
+
+
+def _read_texts(paths: Sequence[Path], cut: bool) -> Iterator[Document | InputError]:
+    for path in paths:
+        try:
+            with _open(path) as file:
+                data = file.read(1 << 16)
+                data += b"" if b"\0" in data else file.read()  # what is no text may be long
+            if b"\0" in data:
+                yield InputError(f"{path} is a binary file (byte {data.index(0)} is NUL). Give a text file.")
+            else:
+                text = data.decode("utf-8-sig")
+                yield from map(Document, cut_blocks(text) if cut else [text])
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            yield InputError(f"{path}, line {line} is not UTF-8 text (byte {error.start}). Convert the file to UTF-8.")
+        except _READ_ERRORS as error:
+            yield InputError(f"{path} cannot be read ({error}). Check that it is complete, and its permissions.")
+
+
+def _read_rows(paths: Sequence[Path], fields: Fields) -> Iterator[Document | InputError]:
+    for path in paths:
+        try:
+            yield from _documents(_csv_rows(path) if _CSV.search(path.name) else _json_rows(path, fields), fields, str(path))
+        except _READ_ERRORS as error:
+            yield InputError(f"{path} cannot be read ({error}). Check that it is complete and of its kind.")
+
+
+def _read_dataset(part: Any, fields: Fields, name: str) -> Iterator[Document | InputError]:
+    rows = (dict(zip(batch, row, strict=True)) for batch in part.iter(1000) for row in zip(*batch.values(), strict=True))
+    try:
+        yield from _documents(((f"row {number}", row) for number, row in enumerate(rows, 1)), fields, name)
+    except (*_READ_ERRORS, _datasets().exceptions.DatasetsError) as error:  # the rest of it is lost: no small part to skip
+        raise InputError(f"{name} cannot be read ({error}). Check that it is complete, and the network.") from error
+
+
+def _documents(rows: Iterator[tuple[str, Any]], fields: Fields, name: str) -> Iterator[Document | InputError]:
+    for where, row in rows:
+        try:
+            yield fields.document(row, f"{name}, {where}")
+        except InputError as error:
+            yield error
+
+
+def _json_rows(path: Path, fields: Fields) -> Iterator[tuple[str, Any]]:
+    """Rows of JSON lines, or of a JSON file: a list, an object with a list of objects in it, or one object."""
+    with _open(path) as file:
+        try:
+            whole = None if _LINES.search(path.name) else json.load(file)
+        except json.JSONDecodeError as error:
+            whole = None
+            if error.msg != "Extra data":  # which is what JSON lines are
+                raise
+        if whole is None:
+            file.seek(0)
+            yield from ((f"line {number}", line) for number, line in enumerate(file, 1) if line.strip())
+            return
+        lists = (
+            whole.values() if isinstance(whole, dict) and not {fields.text.split(".")[0], "messages"} & set(whole) else [whole]
+        )
+        rows = next((part for part in lists if isinstance(part, list) and part and isinstance(part[0], dict)), [whole])
+        yield from ((f"item {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(2**31 - 1)
+    with _open(path) as file:  # bytes that are no text become half characters, which `Fields` names
+        lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+        rows = csv.DictReader(lines, delimiter="\t" if ".tsv" in path.name.lower() else ",")
+        yield from ((f"line {rows.line_num}", row) for row in rows)

@@ -6,6 +6,7 @@ Shapes: S = context length, B = batch size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -27,7 +28,8 @@ from ebt.problems.language.corpora import (
     split_documents,
 )
 from ebt.problems.language.packing import IGNORED, Example, PackedTokens, PromptedExamples, StreamedExamples
-from ebt.problems.language.tokenizers import encode, load_tokenizer, vocabulary_size
+from ebt.problems.language.tokenizers import encode, load_tokenizer, render_chat, vocabulary_size
+from ebt.problems.skipped import OnError, Skipped
 from ebt.train.sampling import ResumableData, ResumableLoader, drawn
 
 
@@ -41,22 +43,21 @@ class TextDataModule(ResumableData):
     Args:
         source: `python-docs` (embedded, needs no download), a file, a folder, or the id of a Hugging Face dataset
             (see `corpora.open_source`).
-        validation_source: a source of its own for validation. Without it, the validation split that the dataset
-            brings along is used; failing that, a share of `source`, by document.
-        test_source: the same for testing.
-        text_field: field that holds the text in JSONL, Parquet and datasets.
-        prompt_field: field that holds the prompt. With it each document is one context, and only its text, the
-            answer, is learned; without it documents are packed.
+        validation_source, test_source: sources of their own. Without them, the splits that a dataset brings along are
+            used; failing that, shares of `source`, by document.
+        text_field: field that holds the text, or the messages of a conversation, in JSONL, CSV, Parquet and datasets; `a.b`
+            is a field in a field. Without `text`, `messages` is read. The tokeniser's chat template writes conversations.
+        prompt_field: field that holds the prompt. With it each document is one context, and only its text, the answer, is
+            learned; without it documents are packed.
         tokenizer: `bytes`, a folder or tokenizer.json file of a saved tokeniser, or an id of the Hugging Face hub.
         context_length: S, in tokens.
-        batch_size: B, in contexts, for each process.
-        evaluation_batch_size: the same for validation and testing; `batch_size` by default.
-        seed: of the training order, and of the split.
-        split_seed: of the split, where it shall not change with the order.
+        batch_size, evaluation_batch_size: B, in contexts, for each process; evaluation takes `batch_size` by default.
+        seed, split_seed: of the training order, and of the split, which takes `seed` by default.
         train_examples: contexts to train on, drawn by the seed from all that there are; all by default.
         fractions: shares of train, validation and test.
         streaming: read, tokenise and pack during training instead of before.
         num_workers: processes that prepare batches.
+        on_error: `skip` bad files, lines and rows with one warning, or `refuse` the first.
 
     Attributes, after `prepare`: `tokenizer`, `vocab_size`.
 
@@ -85,21 +86,21 @@ class TextDataModule(ResumableData):
         num_workers: int = 0,
         split_seed: int | None = None,
         train_examples: int | None = None,
+        on_error: OnError = "skip",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
         self.evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
         self.source, self.own_sources = source, {"validation": validation_source, "test": test_source}
-        self.fields = Fields(text_field, prompt_field)
+        self.text_field, self.prompt_field, self.on_error = text_field, prompt_field, Skipped(source, on_error).on_error
         self.tokenizer_spec, self.context_length, self.batch_size = tokenizer, context_length, batch_size
         self.seed, self.fractions, self.streaming, self.num_workers = seed, tuple(fractions), streaming, num_workers
-        self.split_seed = seed if split_seed is None else split_seed
+        self.split_seed, self.train_examples = seed if split_seed is None else split_seed, train_examples
         for name in ("context_length", "batch_size", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} is too small. Give at least 1.")
         if seed < 0 or num_workers < 0:
             raise InputError(f"seed={seed} and num_workers={num_workers} must not be negative. Give 0 or more.")
-        self.train_examples = train_examples
         if train_examples is not None and (train_examples < 1 or streaming):
             raise InputError(f"train_examples={train_examples}: give at least 1, and no streaming, which cannot draw contexts.")
         check_fractions(fractions)
@@ -150,48 +151,45 @@ class TextDataModule(ResumableData):
     def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
         """Batches in the order of the source; an empty list, which skips validation, without such a split."""
         self.prepare()
-        return self._held_out("validation") if "validation" in self._datasets else []
+        return self.evaluation_loader(self._datasets["validation"]) if "validation" in self._datasets else []
 
     def test_dataloader(self) -> DataLoader[Example]:
         """Batches in the order of the source."""
         self.prepare()
         if "test" not in self._datasets:
             raise InputError("There are no test documents. Give a test_source, or a share above 0 in fractions.")
-        return self._held_out("test")
+        return self.evaluation_loader(self._datasets["test"])
 
     def _open(self) -> dict[str, Documents]:
-        sources = open_source(self.source, self.fields, self.streaming)
+        fields = Fields(self.text_field, self.prompt_field)
+        if self.tokenizer.chat_template:
+            fields = replace(fields, chat=partial(render_chat, self.tokenizer))
+        sources = open_source(self.source, fields, self.streaming, self.on_error)
         for split, name in self.own_sources.items():
-            if name is None:
-                continue
-            parts = open_source(name, self.fields, self.streaming)
-            if split not in parts and len(parts) > 1:
-                raise InputError(f"{split}_source={name} has only {sorted(parts)}, no {split!r}. Give another source.")
-            sources[split] = parts.get(split, parts["train"])
+            if name is not None:
+                parts = open_source(name, fields, self.streaming, self.on_error)
+                if split not in parts and len(parts) > 1:
+                    raise InputError(f"{split}_source={name} has only {sorted(parts)}, no {split!r}. Give another source.")
+                sources[split] = parts.get(split, parts["train"])
         return sources
 
     def _prepare_datasets(self, documents: dict[str, list[Document]], shares: Sequence[float]) -> None:
         self._sha256 = documents_sha256(document for part in documents.values() for document in part)
-        splits = split_documents(documents.pop("train"), shares, self.split_seed)
-        splits.update(documents)
-        datasets = {split: self._dataset(split, part) for split, part in splits.items() if part}
-        self._documents = {split: len(splits[split]) for split in datasets}
-        self._datasets.update(datasets)
+        splits = split_documents(documents.pop("train"), shares, self.split_seed) | documents
+        self._datasets = {split: self._dataset(split, part) for split, part in splits.items() if part}
+        self._documents = {split: len(splits[split]) for split in self._datasets}
 
     def _dataset(self, split: str, documents: Sequence[Document]) -> PackedTokens | PromptedExamples:
-        separator = cast(int, self.tokenizer.eos_token_id)
-        dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
-        texts = encode(self.tokenizer, [document.text for document in documents])
-        if self.fields.prompt is not None:
+        separator, dtype = cast(int, self.tokenizer.eos_token_id), np.uint16 if self.vocab_size <= 2**16 else np.uint32
+        texts = encode(self.tokenizer, [document.text for document in documents], begin=self.prompt_field is None)
+        data: PackedTokens | PromptedExamples
+        if self.prompt_field is None:
+            data = PackedTokens(texts, self.context_length, separator, dtype)
+        else:
             prompts = encode(self.tokenizer, [document.prompt or "" for document in documents])
-            examples = PromptedExamples(zip(prompts, texts, strict=True), self.context_length, separator, dtype)
-            if not len(examples):
-                raise self._too_long(split)
-            return examples
-        packed = PackedTokens(texts, self.context_length, separator, dtype)
-        if len(packed.tokens) <= self.context_length:
-            raise self._too_short(split, len(packed.tokens))
-        return packed
+            data = PromptedExamples(zip(prompts, texts, strict=True), self.context_length, separator, dtype)
+        self._check(split, data[0] if len(data) else None)
+        return data
 
     def _prepare_streams(self, sources: dict[str, Documents], shares: Sequence[float]) -> None:
         streams = dict(sources)
@@ -200,25 +198,17 @@ class TextDataModule(ResumableData):
                 draw = partial(drawn_documents, sources["train"], split, shares, self.split_seed)
                 streams[split] = Documents(f"{self.source} ({split} share)", draw)
         datasets = {split: StreamedExamples(part, self.tokenizer, self.context_length) for split, part in streams.items()}
-        first = next(iter(datasets["train"]), None)  # fails now, rather than in the first step
-        if first is None:
-            raise self._too_long("train")
-        if self.fields.prompt is None and first["targets"][-1] == IGNORED:
-            raise self._too_short("train", int((first["targets"] != IGNORED).sum()) + 1)
+        self._check("train", next(iter(datasets["train"]), None))  # fails now, rather than in the first step
         self._datasets.update(datasets)
 
-    def _too_short(self, split: str, tokens: int) -> InputError:
-        return InputError(
-            f"The {split} documents of {self.source} have {tokens} tokens, too few for one context of "
-            f"context_length={self.context_length} (and the token after it). Give more text, or a smaller "
-            "context_length."
-        )
-
-    def _too_long(self, split: str) -> InputError:
-        return InputError(
-            f"No {split} document of {self.source} has a prompt that leaves room for an answer in "
-            f"context_length={self.context_length}. Raise context_length, or check prompt_field."
-        )
-
-    def _held_out(self, split: str) -> DataLoader[Example]:
-        return self.evaluation_loader(self._datasets[split])
+    def _check(self, split: str, first: Example | None) -> None:
+        if first is None:
+            raise InputError(
+                f"No {split} document of {self.source} has a prompt that leaves room for an answer in "
+                f"context_length={self.context_length}. Raise context_length, or check prompt_field."
+            )
+        if split == "train" and self.prompt_field is None and first["targets"][-1] == IGNORED:
+            raise InputError(
+                f"The train documents of {self.source} have {int((first['targets'] != IGNORED).sum()) + 1} tokens, too few for "
+                f"context_length={self.context_length} (and the token after it). Give more text, or a smaller context_length."
+            )

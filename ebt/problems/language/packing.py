@@ -37,35 +37,27 @@ def make_example(tokens: Sequence[int] | npt.NDArray[Any], context_length: int, 
     Returns:
         `input_ids` (S,) and `targets` (S,), int64; targets of prompt and padding are -100.
     """
-    window = np.asarray(tokens, dtype=np.int64)
-    inputs = np.full(context_length, pad, dtype=np.int64)
-    targets = np.full(context_length, IGNORED, dtype=np.int64)
-    inputs[: len(window) - 1] = window[:-1]
-    targets[: len(window) - 1] = window[1:]
-    targets[: max(prompt - 1, 0)] = IGNORED
-    return {"input_ids": torch.from_numpy(inputs), "targets": torch.from_numpy(targets)}
+    window, example = torch.from_numpy(np.asarray(tokens, dtype=np.int64)), torch.full((2, context_length), IGNORED)
+    example[0] = pad
+    example[0, : len(window) - 1] = window[:-1]
+    example[1, max(prompt - 1, 0) : len(window) - 1] = window[max(prompt, 1) :]
+    return {"input_ids": example[0], "targets": example[1]}
 
 
-def cut_prompted(
-    pairs: Iterable[tuple[list[int], list[int]]], context_length: int, separator: int, counts: Counter[str]
-) -> Iterator[tuple[list[int], int]]:
-    """Tokens (at most S + 1) and length of the prompt for each pair of prompt and answer.
+def cut_prompted(prompt: list[int], answer: list[int], length: int, counts: Counter[str]) -> list[int]:
+    """Tokens of prompt and answer, at most `length`; none if the prompt leaves no room for an answer.
 
-    Counts pairs that are cut to the context ("truncated"), and those left out because the prompt alone fills it
-    ("skipped").
+    Counts pairs that are cut ("truncated") or left out ("skipped").
     """
-    for prompt, answer in pairs:
-        tokens = [*prompt, *answer, separator]
-        if len(prompt) > context_length:
-            counts["skipped"] += 1
-            continue
-        counts["truncated"] += len(tokens) > context_length + 1
-        yield tokens[: context_length + 1], len(prompt)
+    whole = [*prompt, *answer]
+    fits = len(prompt) < length
+    counts["truncated" if fits else "skipped"] += len(whole) > length
+    return whole[:length] if fits else []
 
 
 def warn_of_cuts(counts: Counter[str], context_length: int) -> None:
     """Tell of documents that the context cut or left out."""
-    if counts["truncated"] or counts["skipped"]:
+    if counts.total():
         warnings.warn(
             f"{counts['truncated']} document(s) are longer than context_length={context_length} and were truncated; "
             f"{counts['skipped']} were left out because the prompt alone fills the context. Raise context_length to "
@@ -74,11 +66,31 @@ def warn_of_cuts(counts: Counter[str], context_length: int) -> None:
         )
 
 
-class PackedTokens(Dataset[Example]):
-    """Documents joined by the separator and cut into rows of S + 1 tokens that overlap by one.
+class TokenWindows(Dataset[Example]):
+    """Examples that are windows of at most S + 1 tokens each."""
 
-    Every token but the first is a target exactly once; the last row is padded (inputs with the separator, targets
-    with -100).
+    tokens: npt.NDArray[Any]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    prompts: npt.NDArray[np.int64]  # leading tokens of each window that are no targets
+
+    def __init__(self, context_length: int, separator: int) -> None:
+        self.context_length, self.separator = context_length, separator
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        tokens = self.tokens[self.starts[index] : self.ends[index]]
+        return make_example(tokens, self.context_length, self.separator, int(self.prompts[index]))
+
+
+class PackedTokens(TokenWindows):
+    """Documents joined by the separator and cut into windows that overlap by one token.
+
+    Every token but the first is a target exactly once; the last window may be shorter.
 
     Args:
         documents: token ids of each document.
@@ -90,29 +102,18 @@ class PackedTokens(Dataset[Example]):
     def __init__(
         self, documents: Iterable[list[int]], context_length: int, separator: int, dtype: npt.DTypeLike = np.uint32
     ) -> None:
-        joined = [np.array([*document, separator], dtype=dtype) for document in documents]
-        self.tokens = np.concatenate([np.empty(0, dtype), *joined])
-        self.context_length = context_length
-        self.separator = separator
-
-    def __len__(self) -> int:
-        return -(-max(len(self.tokens) - 1, 0) // self.context_length)
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = index * self.context_length
-        return make_example(self.tokens[start : start + self.context_length + 1], self.context_length, self.separator)
+        super().__init__(context_length, separator)
+        self.tokens = _joined(([*document, separator] for document in documents), dtype)
+        self.starts = np.arange(0, len(self.tokens) - 1, context_length)
+        self.ends, self.prompts = self.starts + context_length + 1, np.zeros_like(self.starts)
 
 
-class PromptedExamples(Dataset[Example]):
-    """One row per document: prompt, answer and separator, padded to S; the loss falls on answer and separator.
+class PromptedExamples(TokenWindows):
+    """One window per document: prompt, answer and separator; the loss falls on answer and separator.
 
     Args:
-        pairs: token ids of each prompt and its answer.
-        context_length: S. What is longer is truncated; `counts` says how many were "truncated" or "skipped".
-        separator: token id that follows each answer.
-        dtype: integer type that holds every id.
+        pairs: token ids of each prompt and its answer; `counts` says how many were "truncated" or "skipped".
+        context_length, separator, dtype: as for `PackedTokens`.
     """
 
     def __init__(
@@ -122,24 +123,14 @@ class PromptedExamples(Dataset[Example]):
         separator: int,
         dtype: npt.DTypeLike = np.uint32,
     ) -> None:
-        self.counts: Counter[str] = Counter()
-        rows = list(cut_prompted(pairs, context_length, separator, self.counts))
-        self.tokens = np.concatenate([np.empty(0, dtype), *(np.array(tokens, dtype) for tokens, _ in rows)])
-        self.ends = np.cumsum([len(tokens) for tokens, _ in rows], dtype=np.int64)
-        self.prompts = np.array([prompt for _, prompt in rows], dtype=np.int64)
+        super().__init__(context_length, separator)
+        self.counts = Counter[str]()
+        cut = ((cut_prompted(prompt, [*rest, separator], context_length + 1, self.counts), prompt) for prompt, rest in pairs)
+        rows = [(row, len(prompt)) for row, prompt in cut if row]
         warn_of_cuts(self.counts, context_length)
-        self.context_length = context_length
-        self.separator = separator
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = self.ends[index - 1] if index else 0
-        tokens = self.tokens[start : self.ends[index]]
-        return make_example(tokens, self.context_length, self.separator, int(self.prompts[index]))
+        self.tokens = _joined((row for row, _ in rows), dtype)
+        bounds = np.cumsum([0, *(len(row) for row, _ in rows)])
+        self.starts, self.ends, self.prompts = bounds[:-1], bounds[1:], np.array([length for _, length in rows])
 
 
 class StreamedExamples(IterableDataset[Example]):
@@ -165,11 +156,8 @@ class StreamedExamples(IterableDataset[Example]):
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        self.documents = documents
-        self.tokenizer = tokenizer
-        self.context_length = context_length
-        self.rank = rank
-        self.processes = processes
+        self.documents, self.tokenizer, self.context_length = documents, tokenizer, context_length
+        self.rank, self.processes = rank, processes
 
     def __iter__(self) -> Iterator[Example]:
         examples = self._examples()
@@ -177,31 +165,26 @@ class StreamedExamples(IterableDataset[Example]):
             yield turn[self.rank]
 
     def _examples(self) -> Iterator[Example]:
-        separator, counts = cast(int, self.tokenizer.eos_token_id), Counter[str]()
+        length, separator, counts = self.context_length, cast(int, self.tokenizer.eos_token_id), Counter[str]()
         buffer: list[int] = []
-        for document in self._share():
-            if document.prompt is None:
-                buffer += [*self._encode(document.text), separator]
-                for start in range(0, len(buffer) - self.context_length, self.context_length):
-                    window = buffer[start : start + self.context_length + 1]
-                    yield make_example(window, self.context_length, separator)
-                buffer = buffer[(len(buffer) - 1) // self.context_length * self.context_length :]
-                continue
-            pair, before = (self._encode(document.prompt), self._encode(document.text)), counts.total()
-            for tokens, prompt in cut_prompted([pair], self.context_length, separator, counts):
-                yield make_example(tokens, self.context_length, separator, prompt)
-            if counts.total() and not before:  # the first one at once: a stream may never end
-                warn_of_cuts(counts, self.context_length)
-        if len(buffer) > 1:
-            yield make_example(buffer, self.context_length, separator)
-        warn_of_cuts(counts, self.context_length)
-
-    def _share(self) -> Iterator[Document]:
         worker = get_worker_info()
-        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
-        for index, document in enumerate(self.documents):
-            if index % workers == number:
-                yield document
+        for document in islice(self.documents, worker.id if worker else 0, None, worker.num_workers if worker else 1):
+            answer = [*encode(self.tokenizer, [document.text], document.prompt is None)[0], separator]
+            if document.prompt is None:
+                buffer += answer
+                for start in range(0, len(buffer) - length, length):
+                    yield make_example(buffer[start : start + length + 1], length, separator)
+                buffer = buffer[(len(buffer) - 1) // length * length :]
+                continue
+            prompt, told = encode(self.tokenizer, [document.prompt])[0], counts.total()
+            if tokens := cut_prompted(prompt, answer, length + 1, counts):
+                yield make_example(tokens, length, separator, len(prompt))
+            if counts.total() and not told:  # the first one at once: a stream may never end
+                warn_of_cuts(counts, length)
+        if len(buffer) > 1:
+            yield make_example(buffer, length, separator)
+        warn_of_cuts(counts, length)
 
-    def _encode(self, text: str) -> list[int]:
-        return encode(self.tokenizer, [text])[0]
+
+def _joined(rows: Iterable[list[int]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *(np.array(row, dtype) for row in rows)])

@@ -43,24 +43,23 @@ def documentation_texts() -> list[str]:
 
 
 def source_texts(count: int) -> list[str]:
-    """Source code of modules of the standard library, evenly spread over their names, without docstrings.
-
-    Docstrings are what ``documentation_texts`` is made of: whoever has learned that text shall not meet it here. Tests and
-    empty modules are left out.
-    """
+    """Source code of modules evenly spread over the standard library, without docstrings, which `documentation_texts` has."""
     modules = [path for _, path in _standard_modules()]
     texts = (_code(path) for path in modules[:: max(1, len(modules) // (2 * count))])
     return [text for text in texts if len(text) >= _SMALLEST_DOCUMENT][:count]
 
 
-def _code(path: Path) -> str:
-    """A module without its docstrings, empty if it cannot be read."""
+def _parse(path: Path) -> ast.Module:
+    """A module, empty if it cannot be read: templates and samples of bad code that some versions ship."""
     try:
-        source = path.read_text(encoding="utf-8")
-        tree = ast.parse(source)
+        return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return ""
-    lines = source.splitlines(keepends=True)
+        return ast.Module([], [])
+
+
+def _code(path: Path) -> str:
+    tree = _parse(path)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if tree.body else []
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
             first = node.body[0]
@@ -82,10 +81,7 @@ def _standard_modules() -> list[tuple[str, Path]]:
 
 
 def _module_text(name: str, path: Path, seen: set[str]) -> str:
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # templates and samples of bad code that some versions ship
-        return ""
+    tree = _parse(path)
     entries = [_new_paragraphs(ast.get_docstring(tree) or "", seen)]
     for header, docstring in _entries(tree, ""):
         entry = _new_paragraphs(docstring, seen)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ebt.errors import InputError
-from ebt.problems.language.corpora import Document
+from ebt.problems.language.corpora import Document, Message, hub_answers
 
 SEPARATOR = "<|endoftext|>"
 
@@ -30,7 +30,9 @@ def train_bpe(documents: Iterable[Document], vocab_size: int) -> PreTrainedToken
     Keep it with `save_pretrained(folder)`; `load_tokenizer(folder)` gives it back.
 
     Raises:
-        InputError: a vocabulary below 257, or above what the documents can fill.
+        InputError: a vocabulary below 257.
+
+    Warns if the documents hold fewer different tokens, which are then all that the tokeniser has.
     """
     if vocab_size < 257:
         raise InputError(f"vocab_size={vocab_size} has no room for 256 bytes and {SEPARATOR}. Give at least 257.")
@@ -42,11 +44,10 @@ def train_bpe(documents: Iterable[Document], vocab_size: int) -> PreTrainedToken
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(documents), trainer)
-    if tokenizer.get_vocab_size() < vocab_size:
-        raise InputError(
-            f"The documents hold only {tokenizer.get_vocab_size()} different tokens, not vocab_size={vocab_size}. "
-            "Give more text or a smaller vocab_size."
+    tokenizer.train_from_iterator(((document.prompt or "") + document.text for document in documents), trainer)
+    if (held := tokenizer.get_vocab_size()) < vocab_size:
+        warnings.warn(
+            f"vocab_size={vocab_size}, and the documents hold only {held} different tokens: it is {held}.", stacklevel=2
         )
     return _wrap(tokenizer, use_regex=True)
 
@@ -62,15 +63,19 @@ def load_tokenizer(spec: str, download: bool = True) -> PreTrainedTokenizerFast:
     """
     if spec == "bytes":
         return byte_tokenizer()
+    exists = Path(spec).exists()
+    missing = "" if exists else f"no such folder: {spec}. "
     try:
         if Path(spec).is_file():
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=spec)
-        else:  # what is no id of the hub is looked for on disk alone
-            local = not download or Path(spec).is_dir() or not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", spec)
+        else:
+            local = not download or exists or not hub_answers(spec, "model")
             tokenizer = AutoTokenizer.from_pretrained(spec, local_files_only=local)
+    except InputError:
+        raise
     except Exception as error:  # the Rust side raises plain Exception on a malformed file
         raise InputError(
-            f"The tokeniser {spec!r} cannot be loaded ({' '.join(str(error).split())}). Use 'bytes', a folder or "
+            f"{missing}The tokeniser {spec!r} cannot be loaded ({' '.join(str(error).split())}). Use 'bytes', a folder or "
             "tokenizer.json file of a saved Hugging Face tokeniser, or an id of the hub (which needs the network)."
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -86,22 +91,31 @@ def load_tokenizer(spec: str, download: bool = True) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, whole: no special token added, no truncation, no padding."""
+def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], begin: bool = True) -> list[list[int]]:
+    """Token ids of each text, whole: no truncation, no padding.
+
+    With `begin`, each text begins with the special tokens, such as `<s>`, with which the tokeniser begins a text. What it
+    puts behind a text is left to the end-of-text token that separates documents.
+    """
     backend = tokenizer.backend_tokenizer  # called directly: the wrapper takes five times as long
     backend.no_truncation()
     backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    added = backend.encode("a") if begin else None
+    prefix = added.ids[: added.special_tokens_mask.index(0)] if added else []
+    return [[*prefix, *encoding.ids] for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def render_chat(tokenizer: PreTrainedTokenizerFast, messages: Iterable[Message]) -> str:
+    """A conversation in the tokeniser's chat template, without the special tokens that packing puts around a text."""
+    text = str(tokenizer.apply_chat_template(list(messages), tokenize=False))
+    if encode(tokenizer, [""]) != [[]]:
+        text = text.removeprefix(tokenizer.bos_token or "")
+    return text.removesuffix(tokenizer.eos_token)
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     """The number of rows that an embedding needs: the highest id, added tokens included, plus one."""
     return int(max(tokenizer.get_vocab().values())) + 1
-
-
-def _texts(documents: Iterable[Document]) -> Iterator[str]:
-    for document in documents:
-        yield document.text if document.prompt is None else document.prompt + document.text
 
 
 def _wrap(tokenizer: Tokenizer, use_regex: bool) -> PreTrainedTokenizerFast:

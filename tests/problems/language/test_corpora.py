@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import huggingface_hub.constants
 import pyarrow
-import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,14 +46,26 @@ def read(source: Path | str, split: str = "train", **fields: str) -> list[Docume
     return list(open_source(str(source), Fields(**fields))[split])
 
 
-def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
-    lines = "\n".join(json.dumps(row) for row in rows)
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    content = "\n".join(json.dumps(row) for row in rows) + "\n\n"
+    if path.name.startswith("list"):
+        content = json.dumps({"version": 1, "data": rows})
+    if ".csv" in path.name or ".tsv" in path.name:
+        file = io.StringIO()
+        writer = csv.DictWriter(file, rows[0], delimiter="\t" if ".tsv" in path.name else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+        content = file.getvalue()
     if path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress(lines.encode()))
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    elif path.suffix == ".arrow":
+        with (
+            pyarrow.OSFile(str(path), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, pyarrow.Table.from_pylist(rows).schema) as out,
+        ):
+            out.write_table(pyarrow.Table.from_pylist(rows))
     else:
-        path.write_text(lines + "\n\n", encoding="utf-8")
+        path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
     return path
 
 
@@ -109,15 +123,25 @@ def test_blocks_add_up_to_the_text(text: str, size: int) -> None:
 
 
 def test_folder_has_one_document_per_text_file(tmp_path: Path) -> None:
-    for name in ("b.txt", "a/c.md", "a/.hidden/d.txt", "picture.png"):
+    for name in ("b.txt", "a/c.md", "a/.hidden/d.txt", "Makefile", "e.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name * 1000)
-    with pytest.warns(UserWarning, match=r"1 file\(s\) are left out \(.png\)"):
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\0")
+    with pytest.warns(UserWarning, match=r"1 bad part.*picture.png"):
         documents = read(tmp_path)
-    assert documents == [Document("a/c.md" * 1000), Document("b.txt" * 1000)]
+    assert documents == [Document(name * 1000) for name in ("Makefile", "a/c.md", "b.txt", "e.csv")]
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet"])
+@pytest.mark.parametrize("name", ["code.py", "notes", "notes.txt.gz"])
+def test_any_file_of_text(tmp_path: Path, name: str) -> None:
+    data = "x = 'ä'\r\n".encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert read(tmp_path / name) == [Document("x = 'ä'\r\n")]
+
+
+@pytest.mark.parametrize(
+    "name", ["r.jsonl", "r.jsonl.gz", "r.json", "list.json", "r.csv", "r.tsv", "r.csv.gz", "r.parquet", "r.arrow"]
+)
 def test_rows_of_a_file(tmp_path: Path, name: str) -> None:
     path = write_rows(tmp_path / name, ROWS)
     assert read(path) == [Document("one"), Document("two")]  # the blank one is left out
@@ -151,7 +175,44 @@ def test_dataset_saved_to_disk(tmp_path: Path) -> None:
         open_source(str(tmp_path / "odd"))
 
 
-# refusals
+@pytest.mark.parametrize("name", ["{}.csv", "{}.json", "{}.jsonl.gz"])
+def test_folder_of_data_files(tmp_path: Path, name: str) -> None:
+    write_rows(tmp_path / name.format("train"), ROWS)
+    write_rows(tmp_path / name.format("test"), ROWS[1:])
+    (tmp_path / "README.md").write_text("# Rows")
+    assert read(tmp_path) == [Document("one"), Document("two")]
+    assert read(tmp_path, "test", prompt="question") == [Document("two", "2?")]
+
+
+# fields
+
+
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.parquet"])
+def test_nested_fields_and_conversations(tmp_path: Path, name: str) -> None:
+    path = write_rows(tmp_path / name, [{"messages": CHAT, "a": {"b": "deep", "c": ["x", "y"]}, "d.e": "flat"}])
+    assert read(path) == read(path, text="messages") == [Document("user: hi\nassistant: yes\n")]
+    assert read(path, text="a.b", prompt="a.c.1") == [Document("deep", "y")]
+    assert read(path, text="d.e", prompt="messages.0.content") == [Document("flat", "hi")]
+    shouted = Fields(chat=lambda messages: "!".join(message["content"] for message in messages))
+    assert list(open_source(str(path), shouted)["train"]) == [Document("hi!yes")]
+
+
+def test_json_file_of_one_object(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text(json.dumps({"messages": CHAT, "tags": [{"text": "no"}]}, indent=1))
+    assert read(tmp_path / "one.json") == [Document("user: hi\nassistant: yes\n")]
+
+
+def test_values_of_tables_stay_as_they_are_written(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "r.csv", [{"text": text} for text in ("007", "NA", "1.50", 'a "b",\nc', "x" * 200_000)])
+    assert [document.text for document in read(path)] == ["007", "NA", "1.50", 'a "b",\nc', "x" * 200_000]
+    path = write_rows(tmp_path / "r.jsonl", [{"text": "2020-01-01"}])
+    assert read(path) == [Document("2020-01-01")]
+
+
+# bad input
 
 
 def write(name: str, content: bytes) -> Callable[[Path], Path]:
@@ -162,37 +223,83 @@ def write(name: str, content: bytes) -> Callable[[Path], Path]:
     return build
 
 
-def rows_file(name: str) -> Callable[[Path], Path]:
-    return lambda folder: write_rows(folder / name, [{"text": "1"}, {"body": "2"}] if "jsonl" in name else [{"body": "2"}])
+BAD = {  # what is skipped beside the good document "good", and what the warning names
+    "malformed JSON": (write("a.jsonl", b'{"text": "good"}\n{"text": \n'), "a.jsonl, line 2"),
+    "no JSON object": (write("a.jsonl", b'["text"]\n{"text": "good"}\n'), "a.jsonl, line 1"),
+    "no field": (write("a.jsonl", b'{"body": "1"}\n{"text": "good"}'), "a.jsonl, line 1 .*'body'"),
+    "no text": (write("a.jsonl", b'{"text": 3}\n{"text": "good"}'), "a.jsonl, line 1"),
+    "half a character": (write("a.jsonl", b'{"text": "abc \\ud800 x"}\n{"text": "good"}'), "a.jsonl, line 1"),
+    "bytes in JSON": (write("a.jsonl", b'{"text": "caf\xe9"}\n{"text": "good"}'), "a.jsonl, line 1"),
+    "bad conversation": (write("a.jsonl", b'{"text": "good"}\n{"text": [{"role": "user"}]}'), "a.jsonl, line 2"),
+    "bytes in CSV": (write("a.csv", b"text\ncaf\xe9\ngood"), "a.csv, line 2"),
+    "long row of CSV": (write("a.csv", b"text,n\ngood,1\nbad,2,3"), "a.csv, line 3"),
+    "short row of CSV": (write("a.csv", b"n,text\n1,good\n2"), "a.csv, line 3"),
+    "null in a table": (
+        lambda folder: write_rows(folder / "a.parquet", [{"text": "good"}, {"text": None}]),
+        "a.parquet, row 2",
+    ),
+    "cut gzip": (write("a.jsonl.gz", gzip.compress(b'{"text": "good"}\n' + bytes(9999))[:-9]), "a.jsonl.gz"),
+    "text of a folder": (
+        lambda folder: (write("a.txt", b"good")(folder), write("b.txt", b"one\ntwo\ncaf\xe9")(folder))[0].parent,
+        "b.txt, line 3",
+    ),
+    "line of a folder": (lambda folder: write("a.jsonl", b'{"text": "good"}\n{"te')(folder).parent, "a.jsonl, line 2"),
+}
+
+
+@pytest.mark.parametrize(("build", "named"), BAD.values(), ids=BAD)
+def test_bad_parts_are_skipped_or_refused(tmp_path: Path, build: Callable[[Path], Path], named: str) -> None:
+    source = str(build(tmp_path))
+    with pytest.warns(UserWarning, match=named) as told:
+        assert list(open_source(source)["train"]) == [Document("good")]
+    assert len(told) == 1
+    with pytest.raises(InputError, match=named):
+        list(open_source(source, on_error="refuse")["train"])
+
+
+def test_one_warning_counts_all_and_names_the_first(tmp_path: Path) -> None:
+    path = write("a.jsonl", b'{"text": "good"}\n' + b"bad\n" * 50)(tmp_path)
+    with pytest.warns(UserWarning, match=r"50 bad.*line 2 .*line 3 .*line 4 ") as told:
+        read(path)
+    assert len(told) == 1
+    assert "line 5" not in str(told[0].message)
+    with pytest.raises(InputError, match="on_error='no'"):
+        list(open_source(str(path), on_error="no")["train"])  # type: ignore[arg-type]
+
+
+def cut_table(path: Path) -> Path:
+    data = bytearray(write_rows(path, [{"text": str(number) * 999} for number in range(99)]).read_bytes())
+    data[4:2000] = bytes(1996)  # the footer is whole
+    path.write_bytes(data)
+    return path
 
 
 REFUSALS = {
-    "missing file": (lambda folder: folder / "nothing.txt", {}, "does not exist. Check the path"),
+    "missing file": (lambda folder: folder / "nothing.txt", {}, "no such file"),
+    "missing folder": (lambda folder: folder / "nothing", {}, "no such file or folder"),
     "empty file": (write("a.txt", b""), {}, "is empty"),
     "blank file": (write("a.txt", b" \n\n "), {}, "is empty"),
-    "NUL bytes": (write("a.txt", b"abc\0"), {}, "binary file .byte 3 is NUL."),
-    "not UTF-8": (write("a.txt", b"caf\xe9"), {}, r"not UTF-8 text .byte 3.*Convert it"),
-    "unknown suffix": (write("a.docx", b"abc"), {}, r"suffix that is not known. Known are .txt.*\.parquet"),
-    "prompt of plain text": (write("a.txt", b"abc"), {"prompt": "q"}, "Drop prompt_field"),
-    "empty folder": (lambda folder: folder, {}, "holds no file that can be read"),
+    "NUL bytes": (write("a.docx", b"abc\0"), {}, "byte 3"),
+    "not UTF-8": (write("a.txt", b"a\ncaf\xe9"), {}, "line 2"),
+    "prompt of plain text": (write("a.txt", b"abc"), {"prompt": "q"}, "prompt_field='q'"),
+    "empty folder": (lambda folder: folder, {}, "holds no file"),
     "empty JSONL": (write("a.jsonl", b""), {}, "is empty"),
-    "malformed JSON": (write("a.jsonl", b'{"text": "a"}\n{"text": \n'), {}, "line 2 is not JSON"),
-    "no JSON object": (write("a.jsonl", b'["text"]\n'), {}, "line 1 is not a JSON object"),
-    "no text in the field": (write("a.jsonl", b'{"text": 3}\n'), {}, "line 1: the field 'text' holds int"),
-    "JSONL without field": (rows_file("a.jsonl"), {}, r"line 2 has no field 'text'; it has \['body'\]. Set text_field"),
-    "JSONL without prompt": (rows_file("a.jsonl"), {"prompt": "q"}, "line 1 has no field 'q'.*Set prompt_field"),
-    "not gzip": (write("a.jsonl.gz", b'{"text": "a"}'), {}, "cannot be read"),
-    "cut gzip": (write("a.jsonl.gz", gzip.compress(b'{"text": "a"}' * 99)[:-9]), {}, "cannot be read"),
-    "not Parquet": (write("a.parquet", b"abc"), {}, "cannot be read as Parquet"),
-    "Parquet without column": (rows_file("a.parquet"), {}, r"no field 'text'; it has \['body'\]. Set text_field"),
-    "dataset without column": (lambda folder: rows_file("a.parquet")(folder).parent, {}, r"no field 'text'.*Set text_field"),
+    "malformed list": (write("a.json", b'[{"text": "a"},\n {"text": ]'), {}, "line 2"),
+    "JSONL without prompt": (write("a.jsonl", b'{"text": "a"}'), {"prompt": "q"}, "no field 'q'.*prompt_field"),
+    "not gzip": (write("a.txt.gz", b"abc"), {}, "gzip"),
+    "cut Parquet": (lambda folder: cut_table(folder / "a.parquet"), {}, "cannot be read"),
+    "not Parquet": (write("a.parquet", b"abc"), {}, "Parquet"),
+    "Parquet without column": (
+        lambda folder: write_rows(folder / "a.parquet", [{"b": "2"}]),
+        {},
+        r"'text'.*\['b'\].*text_field",
+    ),
+    "nested field": (write("a.jsonl", b'{"a": {"b": "c"}}'), {"text": "a.c"}, "no field 'a.c'"),
 }
 
 
 @pytest.mark.parametrize(("build", "fields", "message"), REFUSALS.values(), ids=REFUSALS)
-def test_refusals_name_input_and_remedy(
-    tmp_path: Path, build: Callable[[Path], Path], fields: dict[str, str], message: str
-) -> None:
+def test_refusals_name_the_input(tmp_path: Path, build: Callable[[Path], Path], fields: dict[str, str], message: str) -> None:
     path = build(tmp_path)
     with pytest.raises(InputError, match=message) as refusal:
         read(path, **fields)
@@ -201,8 +308,17 @@ def test_refusals_name_input_and_remedy(
 
 @pytest.mark.parametrize("source", ["owner/name", "owner/name:configuration", "python-doc"])
 def test_unreachable_dataset(source: str) -> None:
-    with pytest.raises(InputError, match=f"{source} cannot be loaded as a dataset .*spelling and the network"):
+    with pytest.raises(InputError, match=f"^no such file or folder: {source}.*network"):
         open_source(source)
+
+
+def test_path_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *args, **settings: pytest.fail("the hub is asked"))
+    Path("texts").mkdir()
+    for source in ("texts/mine", "./mine", "/nowhere", "a/b/c", "mine.csv", "nothing.py"):
+        with pytest.raises(InputError, match=f"^no such file or folder: {source}"):
+            open_source(source)
 
 
 # splits
@@ -239,6 +355,19 @@ def test_stream_is_shared_out_once(count: int, seed: int, fractions: tuple[float
 def test_shares_must_add_up(fractions: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="add up to 1"):
         split_documents([Document("a")] * 9, fractions)
+
+
+@pytest.mark.parametrize(("end", "unit"), [("\n\n", "paragraphs"), ("\n", "lines")])
+def test_short_text_is_split_by_its_parts(end: str, unit: str) -> None:
+    whole = Document(end.join(f"Part {number}." for number in range(20)))
+    with pytest.warns(UserWarning, match=f"20 {unit}"):
+        splits = split_documents([whole])
+    assert [len(part) for part in splits.values()] == [18, 1, 1]
+    texts = [document.text.strip() for part in splits.values() for document in part]
+    assert sorted(texts) == sorted(f"Part {number}." for number in range(20))
+    assert split_documents([whole], (1, 0, 0))["train"] == [whole]
+    with pytest.raises(InputError, match=r"1 document\(s\), too few"):
+        split_documents([Document(whole.text, "a prompt")])
 
 
 def test_too_few_documents_to_split() -> None:

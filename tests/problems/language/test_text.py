@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 from ebt.errors import InputError
 from ebt.problems.language.corpora import Document, documents_sha256, python_docs
@@ -155,6 +158,69 @@ def test_order_depends_on_seed_and_epoch_alone(book: str) -> None:
     assert not torch.equal(batches(1, 0), first)
 
 
+@pytest.fixture
+def llama(tmp_path: Path) -> str:
+    """A saved tokeniser that begins each text with <s> and ends it with its end-of-text token."""
+    tokenizer = train_bpe([Document("a number of a number")], 260)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    ends = [("<s>", 260), ("<|endoftext|>", tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<s> $A <|endoftext|>", special_tokens=ends)
+    tokenizer.save_pretrained(tmp_path / "llama")
+    return str(tmp_path / "llama")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_documents_begin_as_the_tokenizer_begins_texts(tmp_path: Path, llama: str, streaming: bool) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(3):
+        (tmp_path / "texts" / f"{number}.txt").write_text("a number")
+    settings: dict[str, Any] = {"tokenizer": llama, "fractions": (1, 0, 0), "streaming": streaming}
+    ids = AutoTokenizer.from_pretrained(llama)("a number").input_ids
+    data = TextDataModule(str(tmp_path / "texts"), context_length=3 * len(ids) - 1, batch_size=1, **settings)
+    (batch,) = data.train_dataloader()
+    assert [*batch["input_ids"][0].tolist(), int(batch["targets"][0, -1])] == 3 * ids  # one end-of-text token each
+    source = write_questions(tmp_path / "sums.jsonl", 1)
+    data = TextDataModule(source, prompt_field="question", context_length=20, **settings)
+    (batch,) = data.train_dataloader()
+    prompt = AutoTokenizer.from_pretrained(llama)("0+0=").input_ids[:-1]  # no end between prompt and answer
+    assert batch["input_ids"][0, : len(prompt)].tolist() == prompt
+    assert data.tokenizer.decode(batch["targets"][batch["targets"] >= 0]) == "0<|endoftext|>"
+
+
+def test_conversations_are_written_by_the_chat_template(tmp_path: Path, llama: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+        "[{{ m.role }}]{{ m.content }}{% endfor %}{{ eos_token }}"
+    )
+    tokenizer.save_pretrained(llama)
+    rows = [{"messages": [{"role": role, "content": "a number"}]} for role in ("user", "tool")]
+    (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = TextDataModule(str(tmp_path / "chat.jsonl"), tokenizer=llama, context_length=8, fractions=(1, 0, 0))
+    with pytest.warns(UserWarning, match="line 2.*no tools"):
+        data.prepare()
+    assert data.tokenizer.decode(data.train_dataloader().dataset.tokens) == "<s>[user]a number<|endoftext|>"  # type: ignore[attr-defined]
+
+
+def test_short_file_needs_no_settings(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("".join(f"Paragraph {number} of a short text.\n\n" for number in range(12)))
+    data = TextDataModule(str(tmp_path / "short.txt"))
+    with pytest.warns(UserWarning, match="12 paragraphs"):
+        assert data.statistics()["documents"] == {"train": 10, "validation": 1, "test": 1}
+    assert [next(iter(loader))["input_ids"].shape[1] for loader in (data.val_dataloader(), data.test_dataloader())] == [256] * 2
+
+
+def test_datasets_are_pickled_for_workers(tmp_path: Path, book: str, llama: str) -> None:
+    for source in (book, write_questions(tmp_path / "sums.jsonl"), str(tmp_path / "llama")):
+        for streaming in (False, True):
+            data = TextDataModule(source, tokenizer=llama, text_field="text", context_length=4, streaming=streaming)
+            if source.endswith("llama"):
+                (tmp_path / "llama" / "more.txt").write_text("a number")
+            dataset = data.train_dataloader().dataset
+            first, again = next(iter(dataset)), next(iter(pickle.loads(pickle.dumps(dataset))))
+            assert torch.equal(first["input_ids"], again["input_ids"])
+
+
 # streams
 
 
@@ -183,6 +249,7 @@ def test_stream_holds_what_the_source_holds(book: str) -> None:
         ({"seed": -1}, "must not be negative"),
         ({"num_workers": -1}, "must not be negative"),
         ({"fractions": (0.5, 0.1, 0.1)}, "add up to 1"),
+        ({"on_error": "no"}, "on_error='no'"),
     ],
 )
 def test_senseless_settings(settings: dict[str, Any], message: str) -> None:
@@ -210,9 +277,9 @@ def test_prompts_that_fill_the_context(tmp_path: Path, streaming: bool) -> None:
 
 def test_bad_sources_and_tokenizers(tmp_path: Path, book: str) -> None:
     for settings, message in (
-        ({"source": str(tmp_path / "nothing.txt")}, "does not exist"),
-        ({"validation_source": str(tmp_path / "nothing.txt")}, "does not exist"),
-        ({"tokenizer": str(tmp_path / "nothing")}, "cannot be loaded"),
+        ({"source": str(tmp_path / "nothing.txt")}, "no such file"),
+        ({"validation_source": str(tmp_path / "nothing.txt")}, "no such file"),
+        ({"tokenizer": str(tmp_path / "nothing")}, "no such file"),
         ({"prompt_field": "question"}, "Drop prompt_field"),
     ):
         with pytest.raises(InputError, match=message):

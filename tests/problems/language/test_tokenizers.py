@@ -9,6 +9,7 @@ import huggingface_hub.constants
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ebt.errors import InputError
@@ -78,19 +79,33 @@ def test_vocabulary_size_counts_added_tokens() -> None:
     assert vocabulary_size(tokenizer) == 258
 
 
-@pytest.mark.parametrize("vocab_size", [256, 5000])
-def test_vocabulary_that_cannot_be_filled(vocab_size: int) -> None:
-    with pytest.raises(InputError, match=f"vocab_size={vocab_size}.*Give"):
-        train_bpe(DOCUMENTS, vocab_size)
+def test_vocabulary_that_cannot_be_filled() -> None:
+    with pytest.raises(InputError, match="vocab_size=256"):
+        train_bpe(DOCUMENTS, 256)
+    with pytest.warns(UserWarning, match="vocab_size=5000"):
+        tokenizer = train_bpe(DOCUMENTS, 5000)
+    assert 270 < vocabulary_size(tokenizer) == len(tokenizer) < 5000
 
 
-@pytest.mark.parametrize("spec", ["byte", "owner/name", "/nowhere/at/all", "malformed.json", ""])
+def test_what_the_tokenizer_puts_around_texts() -> None:
+    tokenizer = byte_tokenizer()
+    template = TemplateProcessing("<s> $A <|endoftext|>", special_tokens=[("<s>", 257), ("<|endoftext|>", 256)])
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer.backend_tokenizer.post_processor = template
+    assert tokenizer("ab").input_ids == [257, 97, 98, 256]
+    assert encode(tokenizer, ["ab", ""]) == [[257, 97, 98], [257]]
+    assert encode(tokenizer, ["ab"], begin=False) == [[97, 98]]
+
+
+@pytest.mark.parametrize("spec", ["byte", "owner/name", "/nowhere/at/all", "malformed.json", "", "tokenizers/mine"])
 def test_unknown_tokenizer(spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     Path("malformed.json").write_text("{}")
-    with pytest.raises(InputError, match=f"{spec!r} cannot be loaded .*Use 'bytes', a folder"):
+    Path("tokenizers").mkdir()
+    with pytest.raises(InputError, match=spec) as refusal:
         load_tokenizer(spec)
+    assert Path(spec).exists() or str(refusal.value).startswith("no such f")
 
 
 def test_tokenizer_without_separator(tmp_path: Path) -> None:
