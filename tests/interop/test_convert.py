@@ -36,7 +36,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "no softmax": {"normalize_initial_condition": False, "ebt_type": "time_embed"},
 }
 WORDS = "abcdefghijkl"
-PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity"
+PARITY = Path(__file__).parents[1] / "data" / "parity"
 
 
 def hparams(**changes: Any) -> dict[str, Any]:
@@ -170,7 +170,6 @@ def test_twins_and_video_models_convert(tmp_path: Path) -> None:
     assert thought.state.shape == (1, 4, record.ENCODER)
 
 
-@pytest.mark.skipif(not PARITY.exists(), reason="needs the benchmark data beside the checkout: shared/parity")
 @pytest.mark.parametrize(("case", "kind"), [("img_ebt", EBTForImages), ("img_dit", DiTForImages)])
 def test_image_models_convert(case: str, kind: type[Any], tmp_path: Path) -> None:
     h = json.loads((PARITY / f"{case}.json").read_text())["hparams"]
@@ -183,7 +182,6 @@ def test_image_models_convert(case: str, kind: type[Any], tmp_path: Path) -> Non
     assert not torch.equal(output, image)
 
 
-@pytest.mark.skipif(not PARITY.exists(), reason="needs the benchmark data beside the checkout: shared/parity")
 def test_a_checkpoint_of_the_published_trainer_converts(tmp_path: Path, capsys: Any) -> None:
     model = convert(PARITY / "text_time_embed.s1.ckpt", tmp_path / "model")
     state = load_file(PARITY / "text_time_embed.weights.safetensors")
