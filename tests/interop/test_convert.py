@@ -218,9 +218,9 @@ def cut_short(path: Path) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing": (lambda path: path.unlink(), "is no file"),
-    "text": (lambda path: path.write_text("hello"), "no checkpoint that PyTorch wrote|no PyTorch checkpoint"),
-    "empty": (lambda path: path.write_bytes(b""), "no PyTorch checkpoint|cut short"),
+    "missing": (lambda path: path.unlink(), "not a file"),
+    "text": (lambda path: path.write_text("hello"), "not a PyTorch checkpoint"),
+    "empty": (lambda path: path.write_bytes(b""), "not a PyTorch checkpoint"),
     "cut short": (cut_short, "cut short"),
     "with code": (lambda path: torch.save({"state_dict": {}, "hyper_parameters": {}, "code": Code()}, path), "refused"),
     "another framework": (lambda path: torch.save({"model": {}, "args": {}}, path), "has no state_dict.*another framework"),

@@ -116,7 +116,7 @@ def test_every_form_and_run_that_the_oracle_records_is_reproduced(case: str, tmp
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pristine")
-    runs = {name: RUNS[name] for name in ("s1", "s2rand", "infer")}
+    runs = {name: RUNS[name] for name in ("s1", "s2rand", "s2replay", "infer")}
     record(folder, "text_time_embed", {"ebt_type": "time_embed"}, runs)
     return folder
 
@@ -140,8 +140,19 @@ def a_recorded_number_is_off(folder: Path) -> None:
     save(folder, "text_time_embed", "s1_f64", recorded)
 
 
+def a_tensor_is_unknown(folder: Path) -> None:
+    recorded = load(folder, "text_time_embed", "s1_f64")
+    save(folder, "text_time_embed", "s1_f64", recorded | {"momentum.0": torch.zeros(2)})
+
+
 def a_run_is_unknown(folder: Path) -> None:
     (folder / "text_time_embed.s1_f64.safetensors").rename(folder / "text_time_embed.s9_f64.safetensors")
+
+
+def another_record_was_replayed(folder: Path) -> None:
+    draws = load(folder, "text_time_embed", "s2replay_draws")
+    (name,) = (name for name in draws if name.endswith("sample"))
+    save(folder, "text_time_embed", "s2replay_draws", draws | {name: 1 - draws[name]})
 
 
 def draws_are_missing(run: str) -> Callable[[Path], None]:
@@ -157,11 +168,13 @@ def the_settings_are_missing(folder: Path) -> None:
     (folder / "text_time_embed.json").unlink()
 
 
-ALL = ("s1", "s2rand", "infer")
+ALL = ("s1", "s2rand", "s2replay", "infer")
 DAMAGES = [
     (a_weight_is_off, ALL, ""),
     (a_setting_is_wrong, ALL, "transformer.time_embeddings.weight is not understood"),
     (a_recorded_number_is_off, ("s1",), ""),
+    (a_tensor_is_unknown, ("s1",), "momentum.0 is not recomputed"),
+    (another_record_was_replayed, ("s2replay",), ""),
     (a_run_is_unknown, ("s9",), "the run s9 is not in text_time_embed.json"),
     (draws_are_missing("s2rand"), ("s2rand",), "s2rand_draws.safetensors is missing"),
     (draws_are_missing("infer"), ("infer",), "infer_draws.safetensors is missing"),

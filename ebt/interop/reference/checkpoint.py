@@ -55,7 +55,7 @@ def read(path: str | PathLike[str]) -> Converted:
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path} is no file: give a checkpoint (.ckpt) of the published code")
+        raise InputError(f"not a file: {path}. Give a checkpoint (.ckpt) of the published code")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -64,9 +64,9 @@ def _load(path: Path) -> dict[str, Any]:
                 f"{path} holds more than tensors and plain values; it would run code when it is read, and is refused. "
                 "Save it again as tensors and plain values only"
             ) from error
-        raise InputError(f"{path} is no checkpoint that PyTorch wrote ({_first_line(error)}): check the file") from error
+        raise InputError(f"not a PyTorch checkpoint: {path} ({_first_line(error)}). Check the file") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is no PyTorch checkpoint, or is cut short ({_first_line(error)}): copy it again") from error
+        raise InputError(f"not a PyTorch checkpoint, or cut short: {path} ({_first_line(error)}). Copy it again") from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} holds a {type(checkpoint).__name__}, no checkpoint of the published code")
     for key in ("state_dict", "hyper_parameters"):

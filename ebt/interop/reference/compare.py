@@ -60,7 +60,9 @@ def find_cases(folder: Path) -> dict[str, list[str]]:
         InputError: no such folder, or nothing recorded in it.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give one with CASE.weights.safetensors and CASE.RUN_f64.safetensors in it")
+        raise InputError(
+            f"not a directory: {folder}. Give one with CASE.weights.safetensors and CASE.RUN_f64.safetensors in it"
+        )
     found: dict[str, list[str]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         case, _, run = file.name.removesuffix(".safetensors").partition(".")
@@ -69,7 +71,9 @@ def find_cases(folder: Path) -> dict[str, list[str]]:
         elif run.endswith(tuple(f"_{name}" for name in PRECISIONS)):
             found.setdefault(case, []).append(run)
     if not any(found.values()):
-        raise InputError(f"{folder} holds no recorded run: give one with CASE.weights.safetensors and CASE.RUN_f64.safetensors")
+        raise InputError(
+            f"no recorded run in {folder}: give a directory with CASE.weights.safetensors and CASE.RUN_f64.safetensors"
+        )
     return found
 
 
