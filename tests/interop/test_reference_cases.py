@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 from published import Draws
-from record import ENCODER, INFER, RUNS, S2, VIDEO_RUNS, Habits, cast, compute, deviations, load, record, save
+from record import ENCODER, INFER, RUNS, S2, VIDEO_RUNS, cast, compute, deviations, load, record, save
 
 from ebt.interop.reference.__main__ import main
 
-PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity"
-needs_records = pytest.mark.skipif(not PARITY.exists(), reason="needs the benchmark data beside the checkout: shared/parity")
+PARITY = Path(__file__).parents[1] / "data" / "parity"
 
 REAL = [
     ("text_default", "s1"),
@@ -25,22 +24,15 @@ REAL = [
     ("vid_default", "s1"),
     ("vid_default", "s2"),
 ]
-REAL += [("text_time_embed", run) for run in ("s1", "s2", "nodetach", "s2rand")]
+REAL += [("text_time_embed", run) for run in ("s1", "s2", "nodetach", "s2rand", "s2replay", "infer")]
 
 LAST_STEPS = {"randomize_mcmc_num_steps": 2, "randomize_mcmc_num_steps_final_landscape": True}
 CLAMPED = {"clamp_futures_grad": True, "clamp_futures_grad_max_change": 0.2}
 CASES: dict[str, dict[str, Any]] = {
     "text_default": {},
-    "text_time_embed": {"overrides": {"ebt_type": "time_embed"}, "single": True, "habits": Habits((True, True), seed=1)},
-    "text_adaln": {
-        "overrides": {"ebt_type": "adaln"},
-        "habits": Habits((False, True), ("replay_input_ids", "input_ids"), initial_state=False, noise="steps"),
-    },
-    "text_adaln_zero": {
-        "overrides": {"ebt_type": "adaln_zero"},
-        "zero": True,
-        "habits": Habits(batches=("input_ids", "input_ids"), noise="whole"),
-    },
+    "text_time_embed": {"overrides": {"ebt_type": "time_embed"}, "single": True},
+    "text_adaln": {"overrides": {"ebt_type": "adaln"}, "single": True},
+    "text_adaln_zero": {"overrides": {"ebt_type": "adaln_zero"}, "zero": True, "single": True},
     "text_adaln_zero_trained": {"overrides": {"ebt_type": "adaln_zero"}, "runs": {"s1": {}, "infer": RUNS["infer"]}, "seed": 3},
     "text_free": {
         "overrides": {"ebt_type": "time_embed", "normalize_initial_condition": False, "mcmc_step_size": 2.0},
@@ -76,15 +68,15 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "text_one_candidate": {"runs": {"infer": {**INFER, "infer_generated_samples": 1, "infer_ebt_num_steps": 4}}},
     "text_baseline": {"overrides": {"model_name": "baseline_transformer"}, "runs": {"train": {}}, "single": True},
-    "vid_time_embed": {"overrides": {"ebt_type": "time_embed"}, "runs": VIDEO_RUNS, "frames": 8},
+    "vid_time_embed": {"overrides": {"ebt_type": "time_embed"}, "runs": VIDEO_RUNS, "frames": 8, "single": True},
     "vid_time_embed_proj": {
         "overrides": {"ebt_type": "time_embed"},
         "runs": VIDEO_RUNS,
         "frames": ENCODER,
         "single": True,
-        "habits": Habits((True, True)),
     },
-    "vid_adaln": {"overrides": {"ebt_type": "adaln"}, "runs": {"s2": S2}, "frames": ENCODER},
+    "vid_adaln": {"overrides": {"ebt_type": "adaln"}, "runs": VIDEO_RUNS, "frames": ENCODER, "single": True},
+    "vid_adaln_zero": {"overrides": {"ebt_type": "adaln_zero"}, "runs": VIDEO_RUNS, "frames": 8, "zero": True},
     "vid_baseline": {"overrides": {"model_name": "baseline_transformer"}, "runs": {"train": {}}, "frames": 8, "single": True},
 }
 
@@ -95,21 +87,18 @@ def run_checker(folder: Path, *more: str) -> tuple[int, list[dict[str, Any]]]:
     return code, json.loads((folder / "found").read_text())
 
 
-@needs_records
 @pytest.mark.parametrize(("case", "run"), REAL)
 def test_the_oracle_reproduces_the_published_models(case: str, run: str) -> None:
     info = json.loads((PARITY / f"{case}.json").read_text())
     hparams = {**info["hparams"], **info["runs"][run].get("overrides", {})}
     weights, inputs = (cast(load(PARITY, case, kind), torch.float64) for kind in ("weights", "inputs"))
-    drawn = load(PARITY, case, f"{run}_draws") if run == "s2rand" else {}
-    recorded = load(PARITY, case, f"{run}_f64")
-    draws = Draws(drawn)
+    recorded, path = load(PARITY, case, f"{run}_f64"), PARITY / f"{case}.{run}_draws.safetensors"
+    draws = Draws(load(PARITY, case, f"{run}_draws") if path.exists() else {})
     found = {name: value.detach() for name, value in compute(weights, hparams, run, inputs, draws).items()}
     assert not draws.waiting
     assert max(deviations(found, recorded).values()) < 1e-11  # processors round sums in orders of their own: 1.04e-12 on one
 
 
-@needs_records
 def test_every_recorded_tensor_of_the_published_models_is_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--cases", str(PARITY)]) == 0
     assert "comparisons hold" in capsys.readouterr().out
@@ -127,7 +116,7 @@ def test_every_form_and_run_that_the_oracle_records_is_reproduced(case: str, tmp
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pristine")
-    runs = {name: RUNS[name] for name in ("s1", "s2rand", "infer")}
+    runs = {name: RUNS[name] for name in ("s1", "s2rand", "s2replay", "infer")}
     record(folder, "text_time_embed", {"ebt_type": "time_embed"}, runs)
     return folder
 
@@ -151,8 +140,19 @@ def a_recorded_number_is_off(folder: Path) -> None:
     save(folder, "text_time_embed", "s1_f64", recorded)
 
 
+def a_tensor_is_unknown(folder: Path) -> None:
+    recorded = load(folder, "text_time_embed", "s1_f64")
+    save(folder, "text_time_embed", "s1_f64", recorded | {"momentum.0": torch.zeros(2)})
+
+
 def a_run_is_unknown(folder: Path) -> None:
     (folder / "text_time_embed.s1_f64.safetensors").rename(folder / "text_time_embed.s9_f64.safetensors")
+
+
+def another_record_was_replayed(folder: Path) -> None:
+    draws = load(folder, "text_time_embed", "s2replay_draws")
+    (name,) = (name for name in draws if name.endswith("sample"))
+    save(folder, "text_time_embed", "s2replay_draws", draws | {name: 1 - draws[name]})
 
 
 def draws_are_missing(run: str) -> Callable[[Path], None]:
@@ -168,14 +168,16 @@ def the_settings_are_missing(folder: Path) -> None:
     (folder / "text_time_embed.json").unlink()
 
 
-ALL = ("s1", "s2rand", "infer")
+ALL = ("s1", "s2rand", "s2replay", "infer")
 DAMAGES = [
     (a_weight_is_off, ALL, ""),
     (a_setting_is_wrong, ALL, "transformer.time_embeddings.weight is not understood"),
     (a_recorded_number_is_off, ("s1",), ""),
-    (a_run_is_unknown, ("s9",), "the run s9 is not known"),
+    (a_tensor_is_unknown, ("s1",), "momentum.0 is not recomputed"),
+    (another_record_was_replayed, ("s2replay",), ""),
+    (a_run_is_unknown, ("s9",), "the run s9 is not in text_time_embed.json"),
     (draws_are_missing("s2rand"), ("s2rand",), "s2rand_draws.safetensors is missing"),
-    (draws_are_missing("infer"), ("infer",), "draws"),
+    (draws_are_missing("infer"), ("infer",), "infer_draws.safetensors is missing"),
     (a_file_is_cut, ("s1",), "s1_f64.safetensors cannot be read"),
     (the_settings_are_missing, ALL, "text_time_embed.json cannot be read"),
 ]

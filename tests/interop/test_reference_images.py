@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.interop.reference.cases import check
-from ebt.interop.reference.images import convert
-from ebt.interop.reference.recorded import Tensors
+from ebt.interop.reference.compare import check
+from ebt.interop.reference.models import convert
+from ebt.interop.reference.weights import Tensors
 from ebt.nn import fixed_positions
 from ebt.problems.folder import load_folder, save_folder
 from ebt.problems.images.models import DiTForImages, EBTForImages
 
-PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity"
-pytestmark = pytest.mark.skipif(not PARITY.exists(), reason="needs the benchmark data beside the checkout: shared/parity")
+PARITY = Path(__file__).parents[1] / "data" / "parity"
 
 
 def read(case: str) -> tuple[dict[str, Any], Tensors]:
     return json.loads((PARITY / f"{case}.json").read_text()), load_file(PARITY / f"{case}.weights.safetensors")
+
+
+RANDOM = {
+    "no_mcmc_detach": True,
+    "truncate_mcmc": True,
+    "randomize_mcmc_num_steps": 2,
+    "randomize_mcmc_num_steps_min": 2,
+    "randomize_mcmc_step_size_scale": 2.0,
+    "langevin_dynamics_noise": 0.1,
+}
 
 
 def draw(image: Tensor, repeats: Sequence[int]) -> Tensors:
@@ -38,18 +46,19 @@ def draw(image: Tensor, repeats: Sequence[int]) -> Tensors:
     return {f"draw.{i:02d}.{kind}": values for i, (kind, values) in enumerate(draws)}
 
 
-def think_at_random(draws: Tensors, inputs: Tensors) -> Tensors:
-    """The run s2rand step by step, with nothing of ours but the energies of patches."""
+def think_step_by_step(draws: Tensors, inputs: Tensors) -> Tensors:
+    """A run of the S2 recipe, with nothing of ours but the energies of patches; without draws that of an evaluation."""
     extra, weights = read("img_ebt")
-    model = convert(extra["hparams"], {name: value.double() for name, value in weights.items()})
-    landscape, patches = model.landscape(), 16
-    trained = weights["alpha"].double().requires_grad_()
-    uniform, noise = draws["draw.00.rand"].double(), [value.double() for name, value in draws.items() if "randn" in name]
-    alpha = trained / 2 + uniform * (trained * 2 - trained / 2)
+    model: Any = convert(extra["hparams"], {name: value.double() for name, value in weights.items()})
+    landscape, patches = model.landscape(None), 16
+    alpha = trained = weights["alpha"].double().requires_grad_()
+    noise = [0.1 * value.double() for name, value in draws.items() if "randn" in name] or [torch.zeros(())] * 4
+    if draws:
+        alpha = trained / 2 + draws["draw.00.rand"].double() * (trained * 2 - trained / 2)
     image, state = inputs["image"].double(), load_file(PARITY / "img_ebt.s2_f64.safetensors")["noised_image"]
     found, losses = {"noised_image": state}, []
     for i, normal in enumerate(noise):
-        point = (state if i else state.clone().requires_grad_()) + 0.1 * normal
+        point = (state if i else state.clone().requires_grad_()) + normal
         patch = landscape(point, 0) * patches
         energy = patch.mean(-1)
         (slope,) = torch.autograd.grad(energy.sum(), point, create_graph=i == len(noise) - 1)
@@ -59,22 +68,24 @@ def think_at_random(draws: Tensors, inputs: Tensors) -> Tensors:
     losses[-1].backward()
     found |= {"loss": losses[-1], "initial_loss": losses[0], "final_step_loss": losses[-1]}
     found |= {"l1_loss": (state - image).abs().mean(), "energy_gap": found["energy.0"].mean() - energy.mean()}
-    return found | {"grad.alpha": trained.grad}
+    assert trained.grad is not None
+    return found | ({"grad.alpha": trained.grad} if draws else {})
 
 
-def test_random_steps_step_sizes_and_noise_follow_their_recorded_draws(tmp_path: Path) -> None:
-    for file in PARITY.glob("img_ebt.*"):
-        if file.suffix == ".json" or ".weights." in file.name or ".inputs." in file.name:
-            shutil.copy(file, tmp_path)
+@pytest.mark.parametrize("run", ["s2rand", "s2eval"])
+def test_random_trainings_and_evaluations_of_images_are_reproduced(run: str, tmp_path: Path) -> None:
+    extra, weights = read("img_ebt")
     inputs = load_file(PARITY / "img_ebt.inputs.safetensors")
-    draws = draw(inputs["image"], (3, 2))
-    found = {name: value.detach().clone() for name, value in think_at_random(draws, inputs).items()}
-    save_file(draws, tmp_path / "img_ebt.s2rand_draws.safetensors")
-    save_file(found, tmp_path / "img_ebt.s2rand_f64.safetensors")
-    assert [row for row in check(tmp_path, "img_ebt", "s2rand_f64") if not row.ok] == []
-    (tmp_path / "img_ebt.s2rand_draws.safetensors").unlink()
-    (row,) = check(tmp_path, "img_ebt", "s2rand_f64")
-    assert "s2rand_draws.safetensors is missing" in row.problem
+    draws = draw(inputs["image"], (3, 2)) if run == "s2rand" else {}
+    found = {name: value.detach().clone() for name, value in think_step_by_step(draws, inputs).items()}
+    extra["runs"] = {run: {"overrides": {**RANDOM, "no_langevin_during_eval": True}}}
+    (tmp_path / "img_ebt.json").write_text(json.dumps(extra))
+    files = {"weights": weights, "inputs": inputs, f"{run}_f64": found, **({f"{run}_draws": draws} if draws else {})}
+    for kind, tensors in files.items():
+        save_file(tensors, tmp_path / f"img_ebt.{kind}.safetensors")
+    rows = check(tmp_path, "img_ebt", f"{run}_f64")
+    assert sum(row.tensors for row in rows) == len(found)
+    assert [row for row in rows if not row.ok] == []
 
 
 @pytest.mark.parametrize(("case", "kind"), [("img_ebt", EBTForImages), ("img_dit", DiTForImages)])
@@ -97,11 +108,16 @@ def test_fixed_positions_are_the_published_ones(case: str) -> None:
 def test_missing_foreign_and_misshapen_weights_are_named() -> None:
     extra, weights = read("img_ebt")
     lacking = {name: tensor for name, tensor in weights.items() if name != "transformer.pos_embed"}
-    with pytest.raises(InputError, match=r"lacks transformer\.pos_embed"):
+    with pytest.raises(InputError, match=r"transformer\.pos_embed is missing"):
         convert(extra["hparams"], lacking)
-    with pytest.raises(InputError, match=r"unknown transformer\.extra"):
+    with pytest.raises(InputError, match=r"transformer\.extra is not understood"):
         convert(extra["hparams"], {**weights, "transformer.extra": torch.zeros(1)})
     with pytest.raises(InputError, match=r"mlp\.fc2\.bias has the shape"):
         convert(extra["hparams"], {**weights, "transformer.blocks.0.mlp.fc2.bias": torch.zeros(3)})
-    with pytest.raises(InputError, match="lack num_transformer_blocks"):
+    fewer = {name: value for name, value in extra["hparams"].items() if name != "patch_size"}
+    with pytest.raises(InputError, match="patch_size is missing"):
+        convert(fewer, weights)
+    with pytest.raises(InputError, match="modality is missing"):
         convert({}, weights)
+    with pytest.raises(InputError, match="'dit' in modality = 'VID'"):
+        convert({**extra["hparams"], "modality": "VID", "model_name": "dit"}, weights)

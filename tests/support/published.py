@@ -6,7 +6,6 @@ Nothing here uses the library. A model is its state dict under the published nam
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ class Draws:
             assert (found, tuple(value.shape)) == (kind, shape), f"asked for {kind} {shape}, recorded {found} {value.shape}"
             return value
         makers: dict[str, Any] = {"rand": torch.rand, "randn": torch.randn, "randint": partial(torch.randint, low, high)}
+        makers["sample"] = lambda shape, generator: torch.randperm(high, generator=generator)[: shape[0]]  # none twice
         value = makers[kind](shape, generator=self.generator)
         self.record[f"draw.{len(self.record):02d}.{kind}"] = value
         return value
@@ -218,33 +218,36 @@ def infer(w: Weights, h: Settings, ids: Tensor, starts: Tensor, draws: Draws) ->
     count = len(inference_landscapes(h))
     first, last = found["energy.0"], found[f"energy.{count}"]
     rule = {"min": -last, "max": last, "max_gap": first - last}[h["infer_energy_sampling_technique"]]
-    best = rule.unflatten(0, (rows, samples)).argmax(1)[:, None, :, None]
-    states = found[f"state.{count}"].unflatten(0, (rows, samples))
-    return found | {"final_logits": states.gather(1, best.expand(-1, 1, -1, states.shape[-1])).squeeze(1)}
+    best = rule.unflatten(0, (rows, samples)).argmax(1)
+    states = found["state.last_all_samples"].unflatten(0, (rows, samples))
+    index = best[:, None, :, None].expand(-1, 1, -1, states.shape[-1])
+    return found | {"best_index": best, "final_logits": states.gather(1, index).squeeze(1)}
 
 
 def settle(w: Weights, h: Settings, task: Task, state: Tensor, draws: Draws) -> Named:
-    """Energies before every update and at the end, states from the initial one on."""
+    """Energies before every update and at the end, and the final state."""
     std = h["infer_langevin_dynamics_noise"] or float(w["langevin_dynamics_noise_std"])
     override, trained = h["infer_ebt_override_alpha"], w["alpha"]
     alpha = trained if override == 0 else trained * override if override < 1 else torch.full_like(trained, override)
-    landscapes, found = inference_landscapes(h), {"state.0": state}
+    landscapes, found = inference_landscapes(h), Named()
     for i, landscape in enumerate(landscapes):
         point, energy = look(w, h, task, state.detach().requires_grad_(), landscape, langevin(draws, std, state))
         state = update(w, h, point, energy, alpha, False)
-        found |= {f"energy.{i}": energy, f"state.{i + 1}": state}
-    return found | {f"energy.{len(landscapes)}": look(w, h, task, state, landscapes[-1], 0.0)[1]}
+        found[f"energy.{i}"] = energy
+    found[f"energy.{len(landscapes)}"] = look(w, h, task, state, landscapes[-1], 0.0)[1]
+    return found | {"state.last_all_samples": state}
 
 
-def replay(w: Weights, h: Settings, batches: list[Tensor], start: Start, draws: Draws, seed: int) -> Iterator[Named]:
+def replay(w: Weights, h: Settings, batches: list[Tensor], start: Start, draws: Draws) -> Iterator[Named]:
     """Training forwards with a replay buffer: rows of old batches follow the fresh ones, which alone are stored."""
-    choice = random.Random(seed)
     buffer: list[tuple[Tensor, Tensor]] = []
     for ids in batches:
         count = min(int(len(ids) * h["mcmc_replay_buffer_sample_bs_percent"]), len(buffer))
-        old, fresh = choice.sample(buffer, count), len(ids)
-        task = text(w, h, torch.cat([ids, *(row[None] for row, _ in old)]))
-        found = forward(w, h, task, start, draws, old=[state[None] for _, state in old])
+        old = [buffer[int(i)] for i in draws.take("sample", (count,), 0, len(buffer))] if count else []
+        batch = torch.cat([ids, *(row[None] for row, _ in old)])
+        found = forward(w, h, text(w, h, batch), start, draws, old=[state[None] for _, state in old])
         last = [state for name, state in found.items() if name.startswith("logits.")][-1]
-        buffer = [*buffer, *zip(ids, last[:fresh].detach(), strict=True)][-h["mcmc_replay_buffer_size"] :]
-        yield found
+        buffer = [*buffer, *zip(ids, last[: len(ids)].detach(), strict=True)][-h["mcmc_replay_buffer_size"] :]
+        kept = {name: value for name, value in found.items() if name.startswith("energy.") or name == "loss"}
+        kept |= {"final_logits": last, "batch_input_ids": batch[:, :-1], "buffer_len": torch.tensor(len(buffer))}
+        yield kept | ({"replay_logits": torch.stack([state for _, state in old])} if old else {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import published
 import torch
@@ -82,18 +82,6 @@ SINGLE = ("s1", "s2", "s2eval", "infer", "s1_probdist", "train")
 VIDEO_RUNS = {name: RUNS[name] for name in ("s1", "s2", "nodetach", "s2rand", "s2eval")}
 
 
-class Habits(NamedTuple):
-    """What the description of the record leaves open."""
-
-    drawn: tuple[bool, bool] = (False, False)
-    """Whether the initial candidate of the first and of the second call is a draw, or patched to be the recorded input."""
-    batches: tuple[str, str] = ("input_ids", "replay_input_ids")
-    initial_state: bool = True
-    noise: str = "chunks"
-    """Advanced inference draws noise chunk by chunk ("chunks"), step by step ("steps"), or for all rows at once ("whole")."""
-    seed: int = 0
-
-
 def make_weights(h: Settings, *, frames: int | None = None, zero: bool = False, seed: int = 0) -> Named:
     """Random weights of a model, by their published names; a video model's if given the width of its frames."""
     generator = torch.Generator().manual_seed(seed)
@@ -144,29 +132,32 @@ def make_inputs(frames: int | None = None, seed: int = 1) -> Named:
     return {"input_ids": ids[0].clone(), "replay_input_ids": ids[1].clone(), "initial_logits": logits}
 
 
-def compute(w: Named, h: Settings, run: str, inputs: Named, draws: Draws, habits: Habits | None = None) -> Named:
+def compute(w: Named, h: Settings, run: str, inputs: Named, draws: Draws) -> Named:
     """All that is recorded of a run; weights and inputs have the precision to compute in."""
-    habits, dtype = habits or Habits(), w["transformer.norm.weight"].dtype
+    dtype = w["transformer.norm.weight"].dtype
     w = {name: value.detach().requires_grad_(name != NOISE_STD) for name, value in w.items()}
-    drawn = iter(habits.drawn)
 
-    def start(rows: int) -> Tensor:
-        recorded = inputs["initial_logits" if "input_ids" in inputs else "initial_prediction"]
-        return draws.take("randn", (rows, *recorded.shape[1:])).to(dtype) if next(drawn) else recorded
+    def given(_: int) -> Tensor:
+        return inputs["initial_logits" if "input_ids" in inputs else "initial_prediction"]
+
+    def drawn(rows: int) -> Tensor:
+        return draws.take("randn", (rows, *inputs["initial_logits"].shape[1:])).to(dtype)
 
     if h["model_name"] == "baseline_transformer":
         found = _baseline(w, h, inputs)
     elif h["infer_ebt_advanced"]:
-        return _infer(w, h, inputs, start, draws, habits)
+        ids, samples = inputs["input_ids"], h["infer_generated_samples"]
+        start = drawn(len(ids))
+        start = start if samples == 1 else drawn(len(ids) * samples)  # the first draw is thrown away
+        return published.infer(w, h, ids, start, draws)
     elif h["mcmc_replay_buffer"]:
-        batches = [inputs[name] for name in habits.batches]
-        calls = published.replay(w, h, batches, start, draws, habits.seed)
-        return {f"call{i}.{name}": value for i, call in enumerate(calls, 1) for name, value in _with_gradients(w, call).items()}
+        first, second = published.replay(w, h, [inputs["input_ids"], inputs["replay_input_ids"]], drawn, draws)
+        calls = {"call1": {name: first[name] for name in ("loss", "final_logits")}, "call2": _with_gradients(w, second)}
+        return {f"{call}.{name}": value for call, values in calls.items() for name, value in values.items()}
     else:
-        task = (
-            published.text(w, h, inputs["input_ids"]) if "input_ids" in inputs else published.video(w, h, inputs["embeddings"])
-        )
-        found = published.forward(w, h, task, start, draws, training=not run.endswith("eval"))
+        text = "input_ids" in inputs
+        task = published.text(w, h, inputs["input_ids"]) if text else published.video(w, h, inputs["embeddings"])
+        found = published.forward(w, h, task, given, draws, training=not run.endswith("eval"))
     return found if run.endswith("eval") else _with_gradients(w, found)
 
 
@@ -185,35 +176,6 @@ def _baseline(w: Named, h: Settings, inputs: Named) -> Named:
     logits = published.causal(w, h, w["embeddings.weight"][ids[:, :-1]])
     loss = published.token_loss(logits, ids)
     return {"logits": logits, "loss": loss, "perplexity": loss.exp()}
-
-
-def _infer(w: Named, h: Settings, inputs: Named, start: Any, draws: Draws, habits: Habits) -> Named:
-    ids = inputs["input_ids"]
-    samples = h["infer_generated_samples"]
-    starts = start(len(ids))
-    if samples > 1:  # the first draw is thrown away
-        starts = draws.take("randn", (len(ids) * samples, *starts.shape[1:])).to(starts.dtype)
-    before = len(draws.record)
-    found = published.infer(w, h, ids, starts, draws)
-    _rearrange(draws, before, samples, habits.noise)
-    if habits.initial_state:
-        return found
-    states = [value for name, value in found.items() if name.startswith("state.")]
-    kept = {name: value for name, value in found.items() if not name.startswith("state.")}
-    return kept | {f"state.{i}": value for i, value in enumerate(states[1:])}
-
-
-def _rearrange(draws: Draws, before: int, chunks: int, how: str) -> None:
-    """The same noise, as if it had been drawn in another order."""
-    values, noise = list(draws.record.values()), list(draws.record.values())[before:]
-    steps = [noise[i :: len(noise) // chunks] for i in range(len(noise) // chunks)]
-    if how == "steps":
-        noise = [value for step in steps for value in step]
-    elif how == "whole":
-        noise = [torch.cat(step) for step in steps]
-    kinds = [name.split(".")[2] for name in draws.record][: before + len(noise)]
-    named = zip(kinds, [*values[:before], *noise], strict=True)
-    draws.record = {f"draw.{i:02d}.{kind}": value for i, (kind, value) in enumerate(named)}
 
 
 def deviations(found: Named, truth: Named) -> dict[str, float]:
@@ -236,7 +198,6 @@ def record(
     overrides: Mapping[str, Any] | None = None,
     runs: Mapping[str, Mapping[str, Any]] = RUNS,
     *,
-    habits: Habits | None = None,
     frames: int | None = None,
     zero: bool = False,
     single: bool = False,
@@ -250,7 +211,7 @@ def record(
         found: dict[str, Named] = {}
         for precision in DTYPES if single and run in SINGLE else ("f64",):
             draws, dtype = Draws(seed=number), DTYPES[precision]
-            computed = compute(cast(w, dtype), {**h, **changes}, run, cast(inputs, dtype), draws, habits)
+            computed = compute(cast(w, dtype), {**h, **changes}, run, cast(inputs, dtype), draws)
             found[precision] = {name: value.detach() for name, value in computed.items()}
             save(folder, case, f"{run}_{precision}", found[precision])
         if draws.record:

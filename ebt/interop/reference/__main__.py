@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ebt.errors import InputError
-from ebt.interop.reference.cases import Row, check, find_cases
+from ebt.interop.reference.compare import Row, check, find_cases
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ebt.interop.reference",
         description="Recompute every recorded tensor of the published implementation with this library's networks and descent.",
-        epilog="example: python -m ebt.interop.reference --cases ../shared/parity --case text_default --json parity.json",
+        epilog="example: python -m ebt.interop.reference --cases tests/data/parity --case text_default --json parity.json",
     )
     parser.add_argument(
         "--cases", required=True, metavar="DIR", help="folder with CASE.json, CASE.weights, CASE.inputs, CASE.RUN_f64"

@@ -13,34 +13,13 @@ import torch
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.interop.reference import images, settings, text, video
+from ebt.interop.reference import settings
+from ebt.interop.reference.models import convert
 from ebt.models.base import HubModel
 from ebt.thinking import Recipe
 
 PREFIXES = ("model._orig_mod.", "model.")
 """Before every weight of the trainer's model, compiled or not."""
-REQUIRED = ("modality", "model_name", "embedding_dim", "num_transformer_blocks", "multiheaded_attention_heads")
-THINKING = (
-    "ebt_type",
-    "mcmc_num_steps",
-    "mcmc_step_size_learnable",
-    "truncate_mcmc",
-    "no_mcmc_detach",
-    "langevin_dynamics_noise",
-    "randomize_mcmc_step_size_scale",
-    "randomize_mcmc_num_steps",
-    "randomize_mcmc_num_steps_min",
-    "randomize_mcmc_num_steps_final_landscape",
-    "mcmc_replay_buffer",
-    "mcmc_replay_buffer_size",
-    "mcmc_replay_buffer_sample_bs_percent",
-    "denoising_initial_condition",
-    "gaussian_random_noise_scaling",
-    "clamp_futures_grad",
-    "clamp_futures_grad_max_change",
-)
-NAMES = ("ebt", "baseline_transformer", "dit")
-CONVERTERS = {"NLP": text.convert, "VID": video.convert, "IMG": images.convert}
 
 
 @dataclass(frozen=True)
@@ -66,31 +45,17 @@ def read(path: str | PathLike[str]) -> Converted:
     checkpoint = _load(Path(path))
     hparams, state = checkpoint["hyper_parameters"], _weights(path, checkpoint["state_dict"])
     try:
-        return _convert(hparams, state, int(checkpoint.get("global_step", 0)))
+        model = convert(hparams, state).float()
+        recipe = settings.recipe(hparams, state) if hparams["model_name"] == "ebt" else None
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-
-
-def _convert(hparams: settings.Settings, state: Mapping[str, Tensor], update: int) -> Converted:
-    settings.require(hparams, REQUIRED)
-    modality, name = hparams["modality"], hparams["model_name"]
-    if name not in NAMES:
-        raise InputError(f"the hyper-parameter model_name = {name!r} is not understood: one of {', '.join(NAMES)} converts")
-    if modality not in CONVERTERS:
-        raise InputError(
-            f"the hyper-parameter modality = {modality!r} is not understood: one of {', '.join(CONVERTERS)} converts"
-        )
-    thinks = name == "ebt"
-    if thinks:
-        settings.require(hparams, THINKING)
-    model = CONVERTERS[modality](hparams, state).float()
-    recipe = settings.recipe_of(hparams, state) if thinks else None
-    return Converted(model.eval(), recipe, hparams.get("tokenizer") if modality == "NLP" else None, update)
+    tokenizer = hparams.get("tokenizer") if hparams["modality"] == "NLP" else None
+    return Converted(model, recipe, tokenizer, int(checkpoint.get("global_step", 0)))
 
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path} is no file: give a checkpoint (.ckpt) of the published code")
+        raise InputError(f"not a file: {path}. Give a checkpoint (.ckpt) of the published code")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -99,9 +64,9 @@ def _load(path: Path) -> dict[str, Any]:
                 f"{path} holds more than tensors and plain values; it would run code when it is read, and is refused. "
                 "Save it again as tensors and plain values only"
             ) from error
-        raise InputError(f"{path} is no checkpoint that PyTorch wrote ({_first_line(error)}): check the file") from error
+        raise InputError(f"not a PyTorch checkpoint: {path} ({_first_line(error)}). Check the file") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is no PyTorch checkpoint, or is cut short ({_first_line(error)}): copy it again") from error
+        raise InputError(f"not a PyTorch checkpoint, or cut short: {path} ({_first_line(error)}). Copy it again") from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path} holds a {type(checkpoint).__name__}, no checkpoint of the published code")
     for key in ("state_dict", "hyper_parameters"):

@@ -9,31 +9,82 @@ from typing import Any
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.interop.reference import names
-from ebt.interop.reference.known import KNOWN
-from ebt.thinking import Gradients, Recipe
+from ebt.interop.reference.weights import ALPHA, NOISE_STD, alpha, take
+from ebt.thinking import Gradients, Recipe, Rule
 
 Settings = Mapping[str, Any]
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "normalize_initial_condition_only_first_step": (False,),
-    "sharpen_predicted_distribution": (0.0,),
-    "absolute_clamp": (0.0,),
-    "clamp_max_after_warm_up": (0.0,),
-    "num_modality_processing_mlp_layers": (1,),
-    "learnable_process_memory": (False,),
-    "langevin_dynamics_noise_learnable": (False,),
-    "override_embedding_dim": (0,),
-    "override_transformer_blocks": (0,),
-    "weight_tie_vae_proj": (False,),
-    "reconstruction_coeff": (1.0,),
+# fmt: off
+REQUIRED = (
+    "modality", "model_name", "embedding_dim", "num_transformer_blocks", "multiheaded_attention_heads",
+)
+THINKING = (
+    "ebt_type", "mcmc_num_steps", "mcmc_step_size_learnable", "truncate_mcmc", "no_mcmc_detach", "langevin_dynamics_noise",
+    "randomize_mcmc_step_size_scale", "randomize_mcmc_num_steps", "randomize_mcmc_num_steps_min",
+    "randomize_mcmc_num_steps_final_landscape", "mcmc_replay_buffer", "mcmc_replay_buffer_size",
+    "mcmc_replay_buffer_sample_bs_percent", "denoising_initial_condition", "gaussian_random_noise_scaling",
+    "clamp_futures_grad", "clamp_futures_grad_max_change",
+)
+IMAGES = (
+    "image_dims", "patch_size", "diffusion_steps", "denoise_images_noise_level",
+)
+KNOWN = frozenset([
+    "absolute_clamp", "accumulate_grad_batches", "backbone_type", "batch_size_per_device", "beta1", "beta2",
+    "check_val_every_n_epoch", "checkpoint_monitor_mode", "checkpoint_monitor_string", "clamp_futures_grad",
+    "clamp_futures_grad_max_change", "clamp_max_after_warm_up", "clip_text_encoder_size", "compile_model",
+    "console_log_filename", "context_length", "contrastive_loss", "contrastive_loss_coeff", "create_model_viz",
+    "crop_all_samples", "custom_image_normalization", "dataset_dir", "dataset_name", "debug_dataloader", "debug_log_filename",
+    "debug_mode", "debug_unused_parameters", "debug_videos", "denoise_images_noise_level", "denoising_initial_condition",
+    "detect_anomaly", "deterministic", "diffusion_steps", "discrete_contrastive_loss_true_logit_val", "distributed_strategy",
+    "dyt_alpha_init", "ebt_act_func", "ebt_norm", "ebt_type", "embedding_dim", "embeddings_distance_fn", "encoder_lr_divider",
+    "energy_loss_coeff", "energy_loss_fn", "energy_loss_hinge", "execution_mode", "fast_dev_run", "ffn_dim_multiplier",
+    "ffprobe_path", "find_unused_parameters", "finetuning_model_ckpt", "float_precision", "gaussian_random_noise_scaling",
+    "gpus", "gradient_clip_val", "image_dims", "image_task", "infer_accept_lower_energies", "infer_alpha_final_landscape",
+    "infer_debug_sample_distances", "infer_ebt_advanced", "infer_ebt_num_steps", "infer_ebt_override_alpha", "infer_echo",
+    "infer_energy_sampling_technique", "infer_generate_video", "infer_generated_samples", "infer_increase_steps",
+    "infer_langevin_dynamics_noise", "infer_langevin_first_step", "infer_logprobs", "infer_max_gen_len", "infer_output_dir",
+    "infer_plot_energy_landscape", "infer_recurse_diffusion_n_times", "infer_steps_final_landscape", "infer_temp",
+    "infer_topk", "infer_topp", "infer_video_condition_frames", "is_random_seed", "is_slurm_run", "langevin_dynamics_noise",
+    "langevin_dynamics_noise_learnable", "lars_exclude_bias_bn_wd", "lars_trust_coeff", "learnable_process_memory",
+    "limit_test_batches", "limit_train_batches", "limit_val_batches", "log_every_n_steps", "log_gradients",
+    "log_image_every_n_steps", "log_model_archi", "lr_scaling_rule", "manual_gc_collect_every_n_steps", "max_scheduling_steps",
+    "max_steps", "mcmc_num_steps", "mcmc_replay_buffer", "mcmc_replay_buffer_sample_bs_percent", "mcmc_replay_buffer_size",
+    "mcmc_step_size", "mcmc_step_size_learnable", "mcmc_step_size_lr_multiplier", "metrics_average_type", "metrics_list",
+    "metrics_task", "min_lr_scale", "mlp_dim_multiplier", "mlp_dropout", "mlp_hidden_layers", "mlp_layer_norm", "modality",
+    "model_name", "model_size", "multiheaded_attention_heads", "no_langevin_during_eval", "no_mcmc_detach",
+    "no_randomness_dataloader", "no_shuffle", "no_wandb", "normalize_initial_condition",
+    "normalize_initial_condition_only_first_step", "num_classes", "num_gpus", "num_modality_processing_mlp_layers",
+    "num_nodes", "num_transformer_blocks", "num_workers", "only_test", "only_test_model_ckpt", "optimizer",
+    "out_of_bounds_loss_coeff", "overfit_batches", "override_embedding_dim", "override_slurm_checks",
+    "override_transformer_blocks", "patch_size", "peak_learning_rate", "prefetch_factor", "preprocess_data",
+    "pretokenize_dataset", "print_logs", "process_memory_linear_layer", "process_memory_type", "profiler",
+    "randomize_denoise_images_noise_level", "randomize_mcmc_num_steps", "randomize_mcmc_num_steps_final_landscape",
+    "randomize_mcmc_num_steps_min", "randomize_mcmc_step_size_scale", "reconstruction_coeff", "resume_training_ckpt",
+    "run_name", "run_testing_after_training", "sampling_rate", "save_top_k_ckpts", "scale_cosine_sim_decay",
+    "sdxl_vae_standardization", "set_matmul_precision", "sharpen_predicted_distribution", "soften_target_prob_dist",
+    "test_split_pct", "time_between_frames", "tokenizer", "total_num_workers", "truncate_mcmc", "use_deterministic_reverse",
+    "use_rand_caption", "use_raw_framerate", "vae_normalization", "val_check_interval", "val_sanity", "validation_split_pct",
+    "vit_backbone_size", "vocab_to_embed_uses_prob_dist", "wandb_entity", "wandb_offline", "wandb_project", "wandb_tags",
+    "wandb_watch", "wandb_watch_log_freq", "warm_up_base_lr_divider", "warm_up_steps", "weight_decay",
+    "weight_initialization_gain", "weight_initialization_method", "weight_tie_vae_proj",
+])
+# fmt: on
+"""All hyper-parameters of the published code; its checkpoints hold every one."""
+
+# fmt: off
+NEUTRAL: dict[str, Any] = {
+    "normalize_initial_condition_only_first_step": False, "sharpen_predicted_distribution": 0.0, "absolute_clamp": 0.0,
+    "clamp_max_after_warm_up": 0.0, "num_modality_processing_mlp_layers": 1, "learnable_process_memory": False,
+    "langevin_dynamics_noise_learnable": False, "override_embedding_dim": 0, "override_transformer_blocks": 0,
+    "weight_tie_vae_proj": False, "reconstruction_coeff": 1.0,
 }
-"""Settings that change what a model computes or how it is trained, with the values that this library has an equal for."""
+# fmt: on
+"""Settings that change what a model computes or how it is trained, with the value that this library has an equal for."""
 
 CONDITIONING = {"default": "none", "time_embed": "prefix", "adaln": "modulation", "adaln_zero": "modulation"}
 """``ebt_type``: how the step index gets into the network. ``adaln`` and ``adaln_zero`` differ in their first weights only."""
 
-RULES = {"min": "lowest", "max": "highest", "max_gap": "largest_drop"}
+RULES: dict[str, Rule] = {"min": "lowest", "max": "highest", "max_gap": "largest_drop"}
 """``infer_energy_sampling_technique`` as a rule of self-verification."""
 
 
@@ -43,7 +94,7 @@ class Inference:
 
     schedule: tuple[int, ...]
     candidates: int
-    rule: str
+    rule: Rule
     noise: float
     step_size: float
 
@@ -57,12 +108,9 @@ def require(settings: Settings, needed: Iterable[str]) -> None:
             f"the hyper-parameter {foreign[0]} = {settings[foreign[0]]!r} is not one of the published code: what it changes is "
             "not known here. Remove it from hyper_parameters if it changes nothing in the model"
         )
-    for name, allowed in NEUTRAL.items():
-        if settings.get(name, allowed[0]) not in allowed:
-            raise InputError(
-                f"the hyper-parameter {name} = {settings[name]!r} has no equal here: only "
-                f"{' or '.join(map(repr, allowed))} converts"
-            )
+    for name, value in NEUTRAL.items():
+        if settings.get(name, value) != value:
+            raise InputError(f"the hyper-parameter {name} = {settings[name]!r} has no equal here: only {value!r} converts")
 
 
 def network(settings: Settings, layers: int, ffn_dim: int) -> dict[str, Any]:
@@ -101,7 +149,7 @@ def conditioning(settings: Settings) -> dict[str, Any]:
     return {"conditioning": CONDITIONING[kind], "conditioned_steps": steps}
 
 
-def recipe(settings: Settings, alpha: float) -> Recipe:
+def recipe(settings: Settings, state: Mapping[str, Tensor]) -> Recipe:
     """How the model was trained.
 
     With ``truncate_mcmc``, ``no_mcmc_detach`` changes nothing but alpha's gradient: both are the truncated recipe, unless
@@ -126,7 +174,7 @@ def recipe(settings: Settings, alpha: float) -> Recipe:
         step_size_spread=float(spread),
         noise=float(noise),
         start_std=_start_std(settings),
-        clamp=settings["clamp_futures_grad_max_change"] / alpha if settings["clamp_futures_grad"] else None,
+        clamp=settings["clamp_futures_grad_max_change"] / alpha(state) if settings["clamp_futures_grad"] else None,
         replay_size=settings["mcmc_replay_buffer_size"] if replay else 0,
         replay_fraction=settings["mcmc_replay_buffer_sample_bs_percent"] if replay else 0.0,
     )
@@ -156,13 +204,12 @@ def _start_std(settings: Settings) -> float:
     return float(settings["gaussian_random_noise_scaling"]) if settings["modality"] == "NLP" else 1.0
 
 
-def evaluation_schedule(settings: Settings) -> tuple[int, ...]:
-    """The steps of evaluations: every landscape once, the last as often as training ever did."""
-    landscapes = settings["mcmc_num_steps"]
-    return (*range(landscapes), *([landscapes - 1] * settings["randomize_mcmc_num_steps"]))
+def noise_levels(settings: Settings) -> int:
+    """Noise levels in all, of which image models are trained on the first ``diffusion_steps``."""
+    return int(settings["diffusion_steps"] / settings["denoise_images_noise_level"])
 
 
-def inference(settings: Settings, alpha: float, trained_noise: float) -> Inference:
+def inference(settings: Settings, state: Mapping[str, Tensor]) -> Inference:
     """How advanced inference thinks.
 
     Raises:
@@ -179,26 +226,21 @@ def inference(settings: Settings, alpha: float, trained_noise: float) -> Inferen
         final_only = settings["infer_steps_final_landscape"]
         counts = [1 if final_only and i < landscapes - 1 else inner for i in range(landscapes)]
         schedule = tuple(i for i, count in enumerate(counts) for _ in range(count))
-    override = settings["infer_ebt_override_alpha"]
+    override, trained = settings["infer_ebt_override_alpha"], float(take(state, ALPHA))
     return Inference(
         schedule=schedule,
         candidates=settings["infer_generated_samples"],
         rule=RULES[settings["infer_energy_sampling_technique"]],
-        noise=float(settings["infer_langevin_dynamics_noise"] or trained_noise),
-        step_size=alpha * override if 0 < override < 1 else float(override) if override >= 1 else alpha,
+        noise=float(settings["infer_langevin_dynamics_noise"] or take(state, NOISE_STD)),
+        step_size=trained * override if 0 < override < 1 else float(override) if override >= 1 else trained,
     )
-
-
-def recipe_of(hparams: Settings, state: Mapping[str, Tensor]) -> Recipe:
-    """How the model was trained."""
-    return recipe(hparams, names.alpha(state))
 
 
 def thinking(hparams: Settings, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """How an EBT thinks, as fields of its configuration; energies keep the published scale."""
-    trained = recipe_of(hparams, state)
+    trained = recipe(hparams, state)
     return {
-        "step_size": names.alpha(state),
+        "step_size": alpha(state),
         "energy_scale": 1.0,
         "learn_step_size": bool(hparams["mcmc_step_size_learnable"]),
         "start_std": trained.start_std,

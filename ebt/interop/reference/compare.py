@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.interop.reference import images, text, video
-from ebt.interop.reference.recorded import Case, Draws, Tensors
+from ebt.interop.reference.runs import Draws, Run, recompute
+from ebt.interop.reference.weights import Tensors
 
-RUNS = ("s1", "s2", "nodetach", "s2rand", "s2replay", "s2eval", "infer", "s1_probdist", "train")
-"""The runs that can be recomputed."""
+RANDOM = ("randomize_mcmc_num_steps", "langevin_dynamics_noise", "mcmc_replay_buffer", "infer_ebt_advanced")
+"""Hyper-parameters that make a run random, beside the spread of the step sizes."""
 PRECISIONS = ("f64", "f32")
 F64_TOLERANCE = 1e-9
 F32_FACTOR = 3.0
@@ -62,7 +60,9 @@ def find_cases(folder: Path) -> dict[str, list[str]]:
         InputError: no such folder, or nothing recorded in it.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give one with CASE.weights.safetensors and CASE.RUN_f64.safetensors in it")
+        raise InputError(
+            f"not a directory: {folder}. Give one with CASE.weights.safetensors and CASE.RUN_f64.safetensors in it"
+        )
     found: dict[str, list[str]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         case, _, run = file.name.removesuffix(".safetensors").partition(".")
@@ -71,7 +71,9 @@ def find_cases(folder: Path) -> dict[str, list[str]]:
         elif run.endswith(tuple(f"_{name}" for name in PRECISIONS)):
             found.setdefault(case, []).append(run)
     if not any(found.values()):
-        raise InputError(f"{folder} holds no recorded run: give one with CASE.weights.safetensors and CASE.RUN_f64.safetensors")
+        raise InputError(
+            f"no recorded run in {folder}: give a directory with CASE.weights.safetensors and CASE.RUN_f64.safetensors"
+        )
     return found
 
 
@@ -79,26 +81,15 @@ def check(folder: Path, case: str, run: str) -> list[Row]:
     """Recompute one run (``s1_f64``) of a case and compare it with its record; what goes wrong is a row, too."""
     name, _, precision = run.rpartition("_")
     try:
-        if name not in RUNS:
-            raise InputError(f"the run {name} is not known: it must be one of {', '.join(RUNS)}")
         info = _info(folder, case)
+        if name not in info["runs"]:
+            raise InputError(f"the run {name} is not in {case}.json: it must be one of {', '.join(info['runs'])}")
         recorded = _tensors(folder / f"{case}.{run}.safetensors")
-        tolerances = _tolerances(info, name, precision, recorded)
-        exact = _recompute(folder, case, name, info, torch.float64, recorded)
-        rounded = _recompute(folder, case, name, info, torch.float32, recorded) if precision == "f32" else repeat(None)
-        return _best(_compare(case, run, recorded, *found, tolerances) for found in zip(exact, rounded, strict=False))
+        exact = recompute(_run(folder, case, name, info, torch.float64))
+        rounded = recompute(_run(folder, case, name, info, torch.float32)) if precision == "f32" else None
+        return _compare(case, run, recorded, exact, rounded, _tolerances(info, name, precision, recorded))
     except (ValueError, ArithmeticError, LookupError, TypeError, RuntimeError) as error:
         return [Row(case, run, "run", 0, math.inf, 0.0, problem=f"{type(error).__name__}: {error}")]
-
-
-def _best(attempts: Iterator[list[Row]]) -> list[Row]:
-    """The first attempt that holds, or else the one that comes nearest."""
-    missed = []
-    for rows in attempts:
-        if all(row.ok for row in rows):
-            return rows
-        missed.append(rows)
-    return min(missed, key=lambda rows: max(row.deviation for row in rows))
 
 
 def _info(folder: Path, case: str) -> dict[str, Any]:
@@ -117,33 +108,27 @@ def _tensors(path: Path) -> Tensors:
         raise InputError(f"{path} cannot be read ({error}): copy it again") from error
 
 
-def _recompute(
-    folder: Path, case: str, run: str, info: Mapping[str, Any], dtype: torch.dtype, recorded: Tensors
-) -> Iterator[Tensors]:
-    overrides = info["runs"].get(run, {}).get("overrides") or {}
-    hparams = {**info["hparams"], **overrides}
-    weights, inputs = (_tensors(folder / f"{case}.{kind}.safetensors") for kind in ("weights", "inputs"))
-    if run.endswith("probdist"):  # recorded with the weights of a model that has a table for candidates
-        weights.pop("vocab_to_embed.weight", None)
+def _run(folder: Path, case: str, run: str, info: Mapping[str, Any], dtype: torch.dtype) -> Run:
+    """What went into a run, in a precision; whole numbers stay."""
+    hparams = {**info["hparams"], **(info["runs"][run].get("overrides") or {})}
     path = folder / f"{case}.{run}_draws.safetensors"
-    drawn = _tensors(path) if path.is_file() else {}
-    draws = Draws([(name.rpartition(".")[2], drawn[name]) for name in sorted(drawn)], dtype)
-    if run.endswith("rand") and not drawn:
+    random = any(hparams.get(name) for name in RANDOM) or hparams.get("randomize_mcmc_step_size_scale", 1) != 1
+    if random and not run.endswith("eval") and not path.is_file():
         raise InputError(f"{path} is missing: the run's random draws must be there")
-    subject = Case(hparams, weights, inputs, dtype)
-    kind = case.partition("_")[0]
-    if kind == "text":
-        yield from text.recompute(subject, run, draws, recorded)
-    elif kind == "vid":
-        yield from video.recompute(subject, run, draws, recorded)
-    elif kind == "img":
-        yield images.recompute(subject, draws, info)
-    else:
-        raise InputError(f"the case {case} is not known: its name must begin with text_, vid_ or img_")
+    files = {kind: folder / f"{case}.{kind}.safetensors" for kind in ("weights", "inputs")}
+    found = {kind: _tensors(file) for kind, file in files.items()} | {"draws": _tensors(path) if path.is_file() else {}}
+    weights, inputs, drawn = (
+        {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+        for tensors in found.values()
+    )
+    if hparams.get("vocab_to_embed_uses_prob_dist"):  # the case's weights serve runs with a table for candidates, too
+        weights.pop("vocab_to_embed.weight", None)
+    order = sorted(drawn, key=lambda name: int(name.split(".")[1]))
+    return Run(hparams, weights, inputs, Draws([(name.rpartition(".")[2], drawn[name]) for name in order]))
 
 
 def _group(name: str) -> str:
-    return re.split(r"\.", name)[0]
+    return name.partition(".")[0]
 
 
 def _tolerances(info: Mapping[str, Any], run: str, precision: str, recorded: Tensors) -> dict[str, float]:

@@ -1,0 +1,202 @@
+"""The published names of weights beside this library's: weights are loaded by them, gradients reported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebt.errors import InputError
+from ebt.models.base import HubModel
+from ebt.problems.images.models import DiTForImages, EBTForImages
+from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
+from ebt.problems.video.models import EBTForVideo
+
+Tensors = dict[str, Tensor]
+
+ALPHA = "alpha"
+NOISE_STD = "langevin_dynamics_noise_std"
+MIN_ALPHA = 1e-4
+"""Smallest step size of the published descent."""
+_STEP_SIZE = "step_size.log_scale"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight under both names."""
+
+    theirs: str
+    ours: tuple[str, ...]
+    """Several where theirs is the concatenation of ours."""
+    transposed: bool = False
+    reshaped: bool = False
+    """Whether only the number of entries is the same."""
+
+    def convert(self, value: Tensor, own: Mapping[str, Tensor]) -> Tensors:
+        """Ours from theirs.
+
+        Raises:
+            InputError: another shape than the model's.
+        """
+        parts = (value.T if self.transposed else value).chunk(len(self.ours))
+        if self.reshaped and value.numel() == own[self.ours[0]].numel():
+            parts = (value.reshape(own[self.ours[0]].shape),)
+        if [part.shape for part in parts] != [own[name].shape for name in self.ours]:
+            raise InputError(
+                f"the weight {self.theirs} has the shape {tuple(value.shape)}, which its hyper-parameters do not give it: give "
+                "the checkpoint's own hyper-parameters"
+            )
+        return dict(zip(self.ours, parts, strict=True))
+
+    def gradient(self, gradients: list[Tensor]) -> Tensor:
+        """Theirs from ours, as it is but for its shape."""
+        gradient = torch.cat(gradients) if len(gradients) > 1 else gradients[0]
+        return gradient.T if self.transposed else gradient
+
+
+def _layer(theirs: str, *ours: str) -> list[Weight]:
+    """Weight and bias of a linear layer."""
+    return [Weight(f"{theirs}.{kind}", tuple(f"{name}.{kind}" for name in ours)) for kind in ("weight", "bias")]
+
+
+def _modulation(theirs: str, ours: str) -> list[Weight]:
+    return _layer(f"{theirs}.adaLN_modulation.1", f"{ours}.modulation.projection")
+
+
+_BLOCK = {
+    "attention.wq": "attention.query",
+    "attention.wk": "attention.key",
+    "attention.wv": "attention.value",
+    "attention.wo": "attention.output",
+    "attention_norm": "attention_norm",
+    "ffn_norm": "ffn_norm",
+    "feed_forward.w1": "gate",
+    "feed_forward.w3": "up",
+    "feed_forward.w2": "down",
+}
+
+
+def _causal_blocks(layers: int, modulated: bool) -> list[Weight]:
+    found = []
+    for i in range(layers):
+        theirs, ours = f"transformer.layers.{i}", f"network.blocks.{i}"
+        found += [Weight(f"{theirs}.{one}.weight", (f"{ours}.{other}.weight",)) for one, other in _BLOCK.items()]
+        found += _modulation(theirs, ours) if modulated else []
+    return found
+
+
+def _decoder(config: Any) -> list[Weight]:
+    """The network of an autoregressive EBT."""
+    modulated, final = config.conditioning == "modulation", "transformer.final_layer"
+    head = f"{final}.linear.weight" if modulated else f"{final}.weight"
+    return [
+        *_causal_blocks(config.layers, modulated),
+        Weight("transformer.norm.weight", ("network.head.norm.norm.weight",)),
+        Weight(head, ("network.head.projection.weight",)),
+        *(_modulation(final, "network.head.norm") if modulated else []),
+        *([Weight("transformer.time_embeddings.weight", ("network.steps.vectors.weight",))] * (config.conditioning != "none")),
+    ]
+
+
+def _transformer(config: Any) -> list[Weight]:
+    """The network of Transformer++, with its output layer."""
+    norm, head = Weight("transformer.norm.weight", ("network.norm.norm.weight",)), Weight("output.weight", ("head.weight",))
+    return [*_causal_blocks(config.layers, modulated=False), norm, head]
+
+
+def _encoder(prefix: str, layers: int) -> list[Weight]:
+    """Patches and blocks of an image network."""
+    found = [
+        Weight(f"{prefix}.pos_embed", ("patches.positions",), reshaped=True),
+        Weight(f"{prefix}.x_embedder.proj.weight", ("patches.projection.weight",), reshaped=True),
+        Weight(f"{prefix}.x_embedder.proj.bias", ("patches.projection.bias",)),
+    ]
+    for i in range(layers):
+        theirs, ours = f"{prefix}.blocks.{i}", f"network.blocks.{i}"
+        found += _layer(f"{theirs}.attn.qkv", *(f"{ours}.attention.{name}" for name in ("query", "key", "value")))
+        found += _layer(f"{theirs}.attn.proj", f"{ours}.attention.output")
+        found += _layer(f"{theirs}.mlp.fc1", f"{ours}.up") + _layer(f"{theirs}.mlp.fc2", f"{ours}.down")
+        found += _modulation(theirs, ours)
+    return found
+
+
+def weights_of(model: HubModel) -> list[Weight]:
+    """The names of all weights of a model; the step size is not among them."""
+    config: Any = model.config
+    if isinstance(model, EBTForImages):
+        return [
+            *_encoder("transformer", config.layers),
+            *_modulation("transformer.final_layer", "network.head.norm"),
+            Weight("transformer.final_layer.linear.weight", ("network.head.projection.weight",)),
+            Weight("learned_adaln_condition.weight", ("network.steps.vectors.weight",)),
+        ]
+    if isinstance(model, DiTForImages):
+        prefix = "diffusion_transformer"
+        levels = [_layer(f"{prefix}.t_embedder.mlp.{i}", f"level.{name}") for i, name in ((0, "first"), (2, "second"))]
+        final = _modulation(f"{prefix}.final_layer", "network.norm") + _layer(f"{prefix}.final_layer.linear", "head")
+        return [*_encoder(prefix, config.layers), *levels[0], *levels[1], *final]
+    if isinstance(model, (EBTForCausalLM, TransformerPPForCausalLM)):
+        tables = [Weight("embeddings.weight", ("embedding.weight",))]
+        if isinstance(model, EBTForCausalLM) and not config.tied_candidates:
+            tables.append(Weight("vocab_to_embed.weight", ("words.weight",), transposed=True))
+    else:
+        tables = [] if model.projection is None else _layer("encoder_down_projection", "projection")
+    thinks = isinstance(model, (EBTForCausalLM, EBTForVideo))
+    return tables + (_decoder(config) if thinks else _transformer(config))
+
+
+def take(state: Mapping[str, Tensor], name: str) -> Tensor:
+    """A weight by its published name.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if name not in state:
+        raise InputError(f"the weight {name} is missing: give a complete checkpoint of this model")
+    return state[name]
+
+
+def alpha(state: Mapping[str, Tensor]) -> float:
+    """The trained step size."""
+    return max(float(take(state, ALPHA)), MIN_ALPHA)
+
+
+def count_layers(state: Mapping[str, Tensor]) -> int:
+    """Blocks of an autoregressive model, by its weights' names."""
+    return len({match[1] for name in state if (match := re.match(r"transformer\.layers\.(\d+)\.", name))})
+
+
+def load(model: HubModel, state: Mapping[str, Tensor]) -> None:
+    """Give a model the published weights; its configuration already holds the trained step size.
+
+    Raises:
+        InputError: naming a weight that is missing, unknown, or of another shape than the hyper-parameters ask for.
+    """
+    own, ours, names = model.state_dict(), dict[str, Tensor](), weights_of(model)
+    known = {weight.theirs for weight in names}
+    if _STEP_SIZE in own:
+        known |= {ALPHA, NOISE_STD}
+        ours[_STEP_SIZE] = torch.zeros_like(own[_STEP_SIZE])
+    if foreign := [name for name in state if name not in known]:
+        raise InputError(f"the weight {foreign[0]} is not understood: convert a checkpoint of the published code, unchanged")
+    for weight in names:
+        ours |= weight.convert(take(state, weight.theirs), own)
+    model.load_state_dict(ours)
+
+
+def gradients(model: Any) -> Tensors:
+    """Gradients under the published names; zero where nothing depends on a weight."""
+    found = {name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in model.named_parameters()}
+    theirs = {
+        weight.theirs: weight.gradient([found[name] for name in weight.ours])
+        for weight in weights_of(model)
+        if set(weight.ours) <= set(found)  # positions are fixed here
+    }
+    if _STEP_SIZE in found:
+        theirs[ALPHA] = found[_STEP_SIZE] / model.step_size.initial
+    return {f"grad.{name}": gradient for name, gradient in theirs.items()}
