@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ebt.errors import InputError
+from ebt.files import write_json, write_text
 
 RECIPE = "recipe.yaml"
 """In a converted model folder: how to train or evaluate the model further, for ``--config``."""
@@ -55,7 +56,7 @@ class Run:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.config.write_text(config, encoding="utf-8")
+            write_text(config, self.config)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written ({error}): choose another --out.") from error
 
@@ -65,9 +66,7 @@ class Run:
             old = json.loads(self.results.read_text(encoding="utf-8")) if self.results.is_file() else {}
         except ValueError:  # cut short by a full disk: everything in it can be had again
             old = {}
-        fresh = self.results.with_suffix(".new")
-        fresh.write_text(json.dumps({**old, **results}, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(self.results)
+        write_json({**old, **results}, self.results)
 
     @classmethod
     def new(cls, out: str | None, name: str | None, configs: list[str]) -> Run:

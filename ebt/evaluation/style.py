@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ebt.files import write_whole
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 RIGHT, WRONG, GIVEN, GREY = "#0072B2", "#D55E00", "#000000", "#666666"
@@ -41,7 +43,8 @@ def picture(path: str | Path, width: float = 8.0, height: float = 5.0) -> Iterat
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        figure.savefig(path, format="png")
+        with write_whole(path) as file:
+            figure.savefig(file, format="png")
 
 
 def step_axis(axes: Axes, steps: list[int], label: str = "thinking steps") -> None:

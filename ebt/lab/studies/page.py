@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ebt.evaluation.statistics import Estimate
-from ebt.files import write_json
+from ebt.files import write_json, write_text
 from ebt.lab.studies.runs import Result
 
 
@@ -61,7 +61,7 @@ def publish(name: str, page: Page, command: str, results: Iterable[Result], out:
     about = {"command": command, "date": datetime.date.today().isoformat(), "made": _made(results)}
     content = {"study": name, **about, "verdicts": [asdict(verdict) for verdict in page.verdicts], **page.numbers}
     write_json(content, out / "results.json")
-    (out / f"{name}.md").write_text(_markdown(page, about), encoding="utf-8")
+    write_text(_markdown(page, about), out / f"{name}.md")
     return [out / f"{name}.md", out / "results.json", *(out / picture for picture in page.pictures)]
 
 
