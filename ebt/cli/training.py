@@ -197,7 +197,7 @@ def _unknown_setting(name: str, said: str) -> str:
     if kind is not None:
         parser.add_class_arguments(kind, fail_untyped=False)
     known = [setting for setting in parser.get_defaults().keys() if setting != "seed"]  # noqa: SIM118 (with nested ones)
-    close = difflib.get_close_matches(key if known else name, known or _TOP, 1)
+    close = difflib.get_close_matches(key if known else part, known or _TOP, 1)
     nearest = f"Did you mean {part + '.' if known else ''}{close[0]}? " if close else ""
     where = f"--{part}.help {kind.__name__}" if kind not in (None, L.Trainer) else "--help-all"
     return f"there is no setting {name}. {nearest}See `ebt fit {where}`."
