@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
+import re
 import signal
 import sys
 import zipfile
@@ -16,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ebt.cli.run import Run
 from ebt.errors import InputError
+from ebt.files import write_whole
 from ebt.problems.folder import save_folder
 from ebt.train.model_task import ModelTask
 from ebt.train.sharding import gathered
@@ -30,25 +32,43 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
-        fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with fresh.open("wb") as file:
+            with write_whole(target) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             kept = " The former one is intact." if target.exists() else ""
             raise InputError(f"the checkpoint {target} cannot be written ({error}): free some space.{kept}") from error
-        finally:
-            fresh.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         try:
             return super().load_checkpoint(path, map_location or (lambda storage, _: storage), weights_only)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-            raise InputError(f"the checkpoint {path} cannot be read ({error}): copy it again, or use another.") from error
+            foreign = re.search(r"GLOBAL (\S+)", str(error))
+            remedy = (
+                f"it holds a {foreign[1]}, not only tensors and plain values" if foreign else "copy it again, or use another"
+            )
+            raise InputError(f"the checkpoint {path} cannot be read ({error}): {remedy}.") from error
+
+
+def check_hyperparameters(*parts: Any) -> None:
+    """Look whether what modules saved by ``save_hyperparameters`` can be loaded from a checkpoint again.
+
+    Raises:
+        InputError: a setting cannot.
+    """
+    for part in parts:
+        for name, value in getattr(part, "hparams", {}).items():
+            memory = io.BytesIO()
+            try:
+                torch.save(value, memory)
+                memory.seek(0)
+                torch.load(memory, weights_only=True)
+            except Exception as error:  # pickle raises many kinds
+                raise InputError(
+                    f"{type(part).__name__} saves the hyperparameter {name} ({type(value).__name__}), which no checkpoint can "
+                    f"give back: make it a plain value (str, int, float), or call save_hyperparameters(ignore=[{name!r}])."
+                ) from error
 
 
 class Stopped(Exception):
@@ -61,6 +81,7 @@ class Stopped(Exception):
 
 class Checkpoints(L.Callback):
     """Keep the last state of a run, before each validation, too, and the best weights by ``val/loss``; export the best model.
+    Training ends with a validation.
 
     At SIGINT or SIGTERM the update that runs is finished, the last state is written and ``Stopped`` is raised; a second signal
     stops at once.
@@ -91,6 +112,8 @@ class Checkpoints(L.Callback):
         stop = self._told_to_stop(trainer)
         if trainer.global_step > self._saved and (stop or trainer.global_step % self.every == 0):
             self._save_last(trainer)
+        if trainer.global_step >= trainer.estimated_stepping_batches:
+            trainer.should_stop = True  # Lightning then validates, whatever the interval
         if stop and trainer.global_step == self._saved:  # not between updates that accumulate gradients
             raise Stopped(stop)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from matplotlib import colormaps
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ebt.cli.terminal import Options, count_from, out_folder, plain_table, print_table, read_text, say_written, warn
-from ebt.evaluation.results import write_json
-from ebt.evaluation.style import HEAT
-from ebt.problems.folder import load_folder, load_tokenizer_of
-from ebt.problems.language.energies import TokenEnergies, token_energies
-from ebt.problems.language.pictures import token_heat_map, visible
+
+if TYPE_CHECKING:
+    from ebt.problems.language.energies import TokenEnergies
 
 SHOWN = 10
 
@@ -37,6 +36,11 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     args, console = _options().parse_args(argv), Console()
     text = args.text if args.text is not None else read_text(args.file)
+    from ebt.evaluation.results import write_json
+    from ebt.problems.folder import load_folder, load_tokenizer_of
+    from ebt.problems.language.energies import token_energies
+    from ebt.problems.language.pictures import token_heat_map
+
     model, tokenizer = load_folder(args.checkpoint, "ebt"), load_tokenizer_of(args.checkpoint)
     folder = out_folder(args.out)
     result = token_energies(model, tokenizer, text, args.steps or model.thinking.steps, args.seed)
@@ -59,9 +63,7 @@ def _show(console: Console, result: TokenEnergies) -> None:
         )
     means = [sum(row) / len(row) for row in result.energies]
     shown = range(steps + 1) if steps <= 8 else sorted({0, 1, 2, 4, 8, steps // 2, steps})
-    fall = plain_table()
-    for name in ("step", *map(str, shown)):
-        fall.add_column(name, justify="right")
+    fall = plain_table("step", *map(str, shown))
     fall.add_row("energy", *(f"{means[step]:.4g}" for step in shown))
     print_table(console, "mean energy per token (step 0: the random start)", fall)
     print_table(console, f"the {min(SHOWN, len(result.ids))} most surprising tokens", _surprises(result))
@@ -70,6 +72,10 @@ def _show(console: Console, result: TokenEnergies) -> None:
 
 
 def _coloured(tokens: list[str], energies: list[float]) -> Text:
+    from matplotlib import colormaps
+
+    from ebt.evaluation.style import HEAT
+
     low, span = min(energies), max(energies) - min(energies) or 1.0
     text = Text()
     for token, energy in zip(tokens, energies, strict=True):
@@ -82,9 +88,11 @@ def _coloured(tokens: list[str], energies: list[float]) -> Text:
 
 
 def _surprises(result: TokenEnergies) -> Table:
+    from ebt.problems.language.pictures import visible
+
     table = plain_table()
     for name in ("position", "token", "expected", "probability", "surprise (nats)", "energy at start", "at end"):
-        table.add_column(name, justify="left" if name in ("token", "expected") else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in ("token", "expected") else "right")
     worst = sorted(range(len(result.ids)), key=lambda i: -result.nats[i])[:SHOWN]
     for i in worst:
         token, predicted = (Text(visible(word)) for word in (result.tokens[i], result.predicted[i]))

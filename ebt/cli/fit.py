@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
+import signal
 import sys
 from typing import Any
 
 from rich.console import Console
 
-from ebt.cli.terminal import Options, count_from
+from ebt.cli.terminal import Options, count_from, print_table
 from ebt.errors import InputError
 
 _EPILOG = """
@@ -55,47 +55,42 @@ def main(argv: list[str]) -> int:
     args, rest = _options().parse_known_args(argv)
     from ebt.cli.run import Run
     from ebt.cli.training import configure
+    from ebt.train.training import quiet
 
+    configs = [f"--config={name}" for name in args.config]
     if args.help_all or any(argument in ("--print_config", "--model.help", "--data.help") for argument in rest):
-        configure([*_configs(args.config), *(["--help"] if args.help_all else []), *rest])
+        configure([*configs, *(["--help"] if args.help_all else []), *rest])
         return 0
     run = Run.existing(args.out, args.name) if args.resume else Run.new(args.out, args.name, args.config)
-    if not args.config and args.resume:
-        args.config = [str(run.config)]
-    if not args.config and not any(argument.startswith("--model") for argument in rest):
+    if not configs and args.resume:
+        configs = run.arguments()
+    if not configs and not any(argument.startswith("--model") for argument in rest):
         raise InputError("--config is missing: give a configuration such as language/ebt.")
-    cli = configure([*_configs(args.config), *rest, *_seed(args)], run)
-    if args.compile:
-        _compile(cli)
-    return _train(cli, run, args.resume)
-
-
-def _configs(names: list[str]) -> list[str]:
-    return [f"--config={name}" for name in names]
-
-
-def _seed(args: argparse.Namespace) -> list[str]:
-    return [] if args.seed is None else [f"--seed_everything={args.seed}"]
+    seed = [] if args.seed is None else [f"--seed_everything={args.seed}"]
+    with quiet():
+        cli = configure([*configs, *rest, *seed], run)
+        if args.compile:
+            _compile(cli)
+        return _train(cli, run, args.resume)
 
 
 def _compile(cli: Any) -> None:
     from ebt.problems.sudoku.task import SudokuTask
+    from ebt.train.compiling import NOTHING
     from ebt.train.model_task import ModelTask
 
     if isinstance(cli.model, SudokuTask) and cli.model.network.kind == "ebt":
-        raise InputError(
-            "--compile has nothing to compile: each pass of a bidirectional EBT is differentiated twice, which torch.compile "
-            "refuses. Leave it out."
-        )
+        raise InputError(NOTHING)
     if not isinstance(cli.model, ModelTask):
         raise InputError(f"--compile is for the library's own models, not for {type(cli.model).__name__}: leave it out.")
     cli.model.compiles = True
 
 
 def _train(cli: Any, run: Any, resume: bool) -> int:
-    from ebt.cli.checkpoints import Stopped
+    from ebt.cli.checkpoints import Stopped, check_hyperparameters
     from ebt.cli.memory import out_of_memory
 
+    check_hyperparameters(cli.model, cli.datamodule)
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # whatever is wrong with the data comes to light before the folder is made
     kept = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run
@@ -103,12 +98,9 @@ def _train(cli: Any, run: Any, resume: bool) -> int:
         run.make(cli.saved())
     try:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.last if resume else None, weights_only=True)
-    except Stopped as stop:
+    except (Stopped, SystemExit) as stop:  # SystemExit: Lightning's answer to a second Ctrl-C
         print(_farewell(run), file=sys.stderr)
-        return 128 + stop.number
-    except SystemExit:  # Lightning's answer to a second Ctrl-C
-        print(_farewell(run), file=sys.stderr)
-        return 130
+        return 128 + getattr(stop, "number", signal.SIGINT)
     except InputError as error:  # such as a disk that is full
         if not run.last.is_file():
             raise
@@ -135,23 +127,24 @@ def _finish(cli: Any, run: Any) -> None:
     from ebt.cli.checkpoints import Checkpoints
     from ebt.cli.progress import Report, parameters, results_table, statistics
 
-    best = cli.callback(Checkpoints).best
-    report = cli.callback(Report)
-    device = cli.trainer.strategy.root_device
+    best, report, trainer = cli.callback(Checkpoints).best, cli.callback(Report), cli.trainer
+    loss = trainer.callback_metrics.get("train/loss")
     run.add_results(
         {
             "task": type(cli.model).__name__,
             "parameters": parameters(cli.model),
-            "updates": cli.trainer.global_step,
+            "updates": trainer.global_step,
             "seconds": None if report is None else round(report.seconds, 1),
-            "device": str(device),
+            "device": str(trainer.strategy.root_device),
             "seed": cli.config["seed_everything"],
-            "data": statistics(cli.trainer),
+            "data": statistics(trainer),
             "best": best,
+            "last": {} if loss is None else {"update": trainer.global_step, "metrics": {"train/loss": loss.item()}},
         }
     )
     console = Console()
     if best:
-        console.print(results_table(best["metrics"], f"validation, best at update {best['update']}", cli.model.steps))
+        title = f"validation, best at update {best['update']}"
+        print_table(console, title, results_table(best["metrics"], cli.model.steps))
     kept = f"model: {run.model}" if run.model.is_dir() else f"weights: {run.best if run.best.is_file() else run.last}"
     console.print(f"run: {run.folder}  {kept}  results: {run.results}", highlight=False, soft_wrap=True)

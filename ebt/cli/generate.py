@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import suppress
 from typing import Any
-
-import torch
-from transformers import TextStreamer
 
 from ebt.cli.terminal import RULE_HELP, WORD_RULES, Options, count_from, number_in, read_text, scaled_and_noisy
 from ebt.errors import InputError
-from ebt.problems.folder import load_folder, load_tokenizer_of
 
 NEW_TOKENS = 200
 THINKING = ("steps", "candidates", "rule", "tolerance")
@@ -42,7 +39,7 @@ def _options() -> Options:
     options.scale_and_noise(thinking)
     sampling = options.add_argument_group("sampling")
     sampling.add_argument("--greedy", action="store_true", help="always take the most probable token")
-    sampling.add_argument("--temperature", type=number_in(0), metavar="T", help="default: 1")
+    sampling.add_argument("--temperature", type=_temperature, metavar="T", help="default: 1")
     sampling.add_argument(
         "--top-k", type=count_from(1), metavar="K", help="draw from the K most probable tokens (default: all)"
     )
@@ -57,6 +54,11 @@ def main(argv: list[str]) -> int:
     if args.greedy and (given := [f"--{name.replace('_', '-')}" for name in SAMPLING if getattr(args, name) is not None]):
         raise InputError(f"--greedy contradicts {', '.join(given)}: leave one out.")
     text = args.prompt if args.prompt is not None else read_text(args.prompt_file)
+    import torch
+    from transformers import TextStreamer
+
+    from ebt.problems.folder import load_folder, load_tokenizer_of
+
     model, tokenizer = load_folder(args.checkpoint, ("ebt", "ebt_transformer_pp")), load_tokenizer_of(args.checkpoint)
     thinking = _thinking(args, model)
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.long()
@@ -107,17 +109,18 @@ def _new_tokens(wanted: int | None, prompt: int, context: int) -> int:
     return min(NEW_TOKENS, room) if wanted is None else wanted
 
 
+def _temperature(text: str) -> float:
+    with suppress(ValueError):
+        if float(text) == 0:
+            raise argparse.ArgumentTypeError(f"{text} always takes the most probable token: give --greedy instead")
+    return number_in(0)(text)
+
+
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:
     if args.greedy:
         return {"do_sample": False}
-    chosen = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
-    return {
-        "do_sample": True,
-        "temperature": 1.0,
-        "top_k": 0,
-        "top_p": 1.0,
-        **{k: v for k, v in chosen.items() if v is not None},
-    }
+    chosen = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
+    return {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, **chosen}
 
 
 def _statistics(output: Any, prompt: int, seconds: float) -> str:
@@ -125,6 +128,6 @@ def _statistics(output: Any, prompt: int, seconds: float) -> str:
     line = f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s"
     if "energies" not in output:
         return f"[{line}]"
-    steps = torch.cat(list(output.steps)).double().mean().item()
-    energy = torch.stack([energies[-1] for energies in output.energies]).double().mean().item()
+    steps = sum(taken.float().mean().item() for taken in output.steps) / len(output.steps)
+    energy = sum(energies[-1].float().mean().item() for energies in output.energies) / len(output.energies)
     return f"[{line}, {steps:.1f} steps per token, mean energy {energy:.4g}]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -36,14 +37,16 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
-    Exit codes: 0, all well; 2, bad input or numbers that are not finite; 130 and 143, interrupted by Ctrl-C and SIGTERM.
+    Exit codes: 0, success; 2, bad input or numbers that are not finite; 130 and 143, interrupted by Ctrl-C and SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
-    warnings.showwarning = show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a character that the terminal cannot show never ends a run
     try:
-        return _run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            return _run([argument for argument in arguments if argument != "--debug"])
     except KeyboardInterrupt:
         if debug:
             raise
@@ -60,12 +63,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0
-    name, *rest = arguments
-    if name == "--version":
-        print(__version__)
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help", "help", "--version"):
+        print(f"{__version__}\n" if name == "--version" else _help(), end="")
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS, "ebt")
@@ -81,23 +81,21 @@ def _is_non_finite(error: ArithmeticError) -> bool:
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
-    return "\n".join(
-        [
-            "Energy-Based Transformers: models that think by descending a learned energy.",
-            "",
-            "usage: ebt COMMAND [OPTIONS]",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "`ebt COMMAND --help` explains a command with an example. --debug shows the traceback of an error.",
-            "",
-            "example:",
-            "  ebt fit --config language/ebt --name text",
-            '  ebt generate --checkpoint runs/text --prompt "The function returns"',
-        ]
-    )
+    commands = "\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())
+    return f"""\
+Energy-Based Transformers: models that think by descending a learned energy.
+
+usage: ebt COMMAND [OPTIONS]
+
+commands:
+{commands}
+
+`ebt COMMAND --help` explains a command with an example. --debug shows the traceback of an error.
+
+example:
+  ebt fit --config language/ebt --name text
+  ebt generate --checkpoint runs/text --prompt "The function returns"
+"""
 
 
 if __name__ == "__main__":

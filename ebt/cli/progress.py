@@ -9,17 +9,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from ebt.cli.terminal import bar_columns, plain_table
+
+SHOWN = ("loss", "perplexity", "exact", "cells", "gain")
+"""Metrics of the line that a validation prints."""
 QUIET_SECONDS = 30
 """Without a terminal, a line about training comes at most this often."""
 
@@ -36,7 +32,7 @@ class Report(ProgressBar):
         self._bar: Progress | None = None
         self._task: Any = None
         self._began = self._told = time.monotonic()
-        self._first = 0
+        self._first, self._line = 0, -1
 
     @property
     def is_enabled(self) -> bool:
@@ -62,25 +58,21 @@ class Report(ProgressBar):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self.seconds = self._before + time.monotonic() - self._began
-        text = self._pace(trainer)
         if self._bar is not None:
-            self._bar.update(self._task, completed=trainer.global_step, text=text)
-        elif time.monotonic() - self._told > QUIET_SECONDS and trainer.is_global_zero:
-            self._told = time.monotonic()
-            self.print(f"update {trainer.global_step}  {text}")
+            self._bar.update(self._task, completed=trainer.global_step, text=self._pace(trainer))
+        elif time.monotonic() - self._told > QUIET_SECONDS:
+            self._say(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
-            return
-        self._told = time.monotonic()
-        self.seconds = self._before + time.monotonic() - self._began
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        shown = [f"val/{name} {metrics[f'val/{name}']:.4g}" for name in ("loss", "perplexity", "exact", "cells", "gain")
-                 if f"val/{name}" in metrics]  # fmt: skip
-        self.print(f"update {trainer.global_step}  {'  '.join(shown)}  {self._pace(trainer)}")
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self.seconds = self._before + time.monotonic() - self._began
+            metrics = trainer.callback_metrics
+            self._say(trainer, *(f"val/{name} {metrics[f'val/{name}']:.4g}" for name in SHOWN if f"val/{name}" in metrics))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
+        if self._line < trainer.global_step:  # without validation
+            self._say(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._close()
@@ -107,29 +99,23 @@ class Report(ProgressBar):
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.seconds = self._before = state_dict["seconds"]
 
+    def _say(self, trainer: L.Trainer, *metrics: str) -> None:
+        self._told, self._line = time.monotonic(), trainer.global_step
+        if trainer.is_global_zero:
+            self.print("  ".join((f"update {trainer.global_step}", *metrics, self._pace(trainer))))
+
     def _pace(self, trainer: L.Trainer) -> str:
         loss = trainer.callback_metrics.get("train/loss")
         rate = (trainer.global_step - self._first) / max(self.seconds - self._before, 1e-9)
-        left = ""
-        if self._bar is None and rate > 0 and (total := trainer.estimated_stepping_batches) != float("inf"):
-            left = f"  left {duration((total - trainer.global_step) / rate)}"
-        return ("" if loss is None else f"train/loss {loss.item():.4g}  ") + f"{rate:.3g} updates/s{left}"
+        left = trainer.estimated_stepping_batches - trainer.global_step
+        told = f"  left {duration(left / rate)}" if self._bar is None and rate > 0 and 0 < left < float("inf") else ""
+        return ("" if loss is None else f"train/loss {loss.item():.4g}  ") + f"{rate:.3g} updates/s{told}"
 
     def _open(self, label: str, total: int | None, completed: int) -> None:
         self._close()
         if self.console.is_terminal and self.trainer.is_global_zero:
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[text]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            )
+            columns = SpinnerColumn(), *bar_columns(), TextColumn("{task.fields[text]}")
+            self._bar = Progress(*columns, console=self.console, transient=True)
             self._task = self._bar.add_task(label, total=total, completed=completed, text="")
             self._bar.start()
 
@@ -175,13 +161,13 @@ def data_line(data: dict[str, Any]) -> str:
     sizes = [
         f"{data[unit]['train']:,} {unit}"
         + (f" ({data[unit]['validation']:,} for validation)" if "validation" in data[unit] else "")
-        for unit in ("documents", "tokens", "puzzles", "videos", "clips")
+        for unit in ("documents", "tokens", "puzzles", "images", "videos", "clips")
         if isinstance(data.get(unit), dict) and "train" in data[unit]
     ]
     return ", ".join(([str(data["source"])] if "source" in data else []) + sizes) or "of the data module"
 
 
-def results_table(metrics: dict[str, float], title: str, steps: int) -> Table:
+def results_table(metrics: dict[str, float], steps: int) -> Table:
     """Metrics as rows, numbers of thinking steps as columns, the model's own first."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
@@ -190,7 +176,7 @@ def results_table(metrics: dict[str, float], title: str, steps: int) -> Table:
         rows.setdefault(found[1], {})[found[2] or ""] = value
     rows.pop("alarms", None)
     numbers = sorted({key for row in rows.values() for key in row if key}, key=int)
-    table = Table("", f"own steps ({steps})" if numbers else "", *(f"at {number}" for number in numbers), title=title)
+    table = plain_table("", f"own steps ({steps})" if numbers else "", *(f"at {number}" for number in numbers))
     for name, row in rows.items():
         table.add_row(name, *(f"{row[key]:.4g}" if key in row else "" for key in ("", *numbers)))
     return table

@@ -4,49 +4,42 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ebt.errors import InputError
 from ebt.files import write_json, write_text
 
 RECIPE = "recipe.yaml"
 """In a converted model folder: how to train or evaluate the model further, for ``--config``."""
+_PATHS = re.compile(r"(source|file|folder|path|dir|root|tokenizer|pretrained|encoder|cache|collection)s?$")
+"""Names of settings that may be paths."""
+_BUILT_IN = ("python-docs", "photos", "digits", "bytes", "pixels")
+"""Values that are never paths, whatever lies in the folder."""
 _ENVIRONMENT = "EBT_RUN_FOLDER"  # tells the other processes of a run its folder
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """``RUN/``: config.yaml, checkpoints/last.ckpt and best.ckpt, model/ (the best, for Hugging Face), logs/, results.json."""
 
     folder: Path
 
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.yaml"
-
-    @property
-    def last(self) -> Path:
+    def __post_init__(self) -> None:
+        self.config = self.folder / "config.yaml"
+        self.last = self.folder / "checkpoints" / "last.ckpt"
         """All that a resumed run needs."""
-        return self.folder / "checkpoints" / "last.ckpt"
-
-    @property
-    def best(self) -> Path:
+        self.best = self.folder / "checkpoints" / "best.ckpt"
         """The weights with the lowest val/loss."""
-        return self.folder / "checkpoints" / "best.ckpt"
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.json"
+        self.model = self.folder / "model"
+        self.logs = self.folder / "logs"
+        self.results = self.folder / "results.json"
 
     def make(self, config: str) -> None:
         """Make the folder, with the configuration in it.
@@ -59,6 +52,13 @@ class Run:
             write_text(config, self.config)
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written ({error}): choose another --out.") from error
+
+    def arguments(self) -> list[str]:
+        """Its configuration for the command line. A tokenizer is that of its model, wherever the run started."""
+        read = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        known = (read.get("data") or {}).get("init_args") or {}
+        own = known.get("tokenizer") not in (None, "bytes") and (self.model / "tokenizer.json").is_file()
+        return [f"--config={self.config}", *([f"--data.init_args.tokenizer={self.model.absolute()}"] if own else [])]
 
     def add_results(self, results: dict[str, Any]) -> None:
         """Add to results.json, replacing entries of the same names."""
@@ -79,9 +79,10 @@ class Run:
             return inherited
         run = cls.named(out, name)
         if run is None:
-            path = Path(configs[-1].removeprefix("configs/")) if configs else Path("run.yaml")
-            stem = "-".join(part for part in (path.parent.name, path.name.removesuffix(".yaml")) if part)
-            candidates = (cls(Path("runs") / (stem if i == 1 else f"{stem}-{i}")) for i in range(1, 100_000))
+            path = Path(configs[-1] if configs else "run.yaml")
+            parent = path.parent.parent if path.parent.name == "configs" else path.parent
+            stem = "-".join(part for part in (parent.name.strip("."), path.name.removesuffix(".yaml")) if part)
+            candidates = (cls(Path("runs") / (stem if i == 1 else f"{stem}-{i}")) for i in count(1))
             run = next(candidate for candidate in candidates if not candidate.folder.exists())
         elif run.last.exists() or run.model.exists():
             raise InputError(f"{run.folder} holds a run already: continue it with --resume, or choose another --name or --out.")
@@ -99,10 +100,7 @@ class Run:
         if run is None:
             raise InputError("--resume needs the run: give --name or --out as when it was started.")
         if not run.last.is_file():
-            raise InputError(
-                f"{run.folder} has no checkpoint to resume from ({run.last} is missing): check the name, or start it without "
-                "--resume."
-            )
+            raise InputError(f"no checkpoint to resume from: {run.last}. Check the name, or start the run without --resume.")
         return run
 
     @classmethod
@@ -128,7 +126,8 @@ class Run:
         file = path if path.is_file() else run.best if run.best.is_file() else run.last
         if not run.config.is_file() or not file.is_file():
             raise InputError(
-                f"{checkpoint} is no run folder of `ebt fit` with config.yaml and checkpoints/, and no file of its checkpoints."
+                f"not a run folder: {checkpoint}. Give a run folder of `ebt fit`, with config.yaml and checkpoints/, or a file "
+                "in its checkpoints/."
             )
         return run, file
 
@@ -137,3 +136,16 @@ def _inherited() -> Run | None:
     """The run folder, in the processes that the first one starts for its other devices."""
     folder = os.environ.get(_ENVIRONMENT)
     return Run(Path(folder)) if folder and os.environ.get("LOCAL_RANK", "0") != "0" else None
+
+
+def absolute(settings: Any, name: str = "") -> Any:
+    """Settings with absolute paths in the place of relative ones, so that they mean the same in every folder."""
+    if isinstance(settings, Mapping):
+        return {key: absolute(value, str(key)) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [absolute(value, name) for value in settings]
+    if not isinstance(settings, str) or not settings or settings in _BUILT_IN:
+        return settings
+    path = Path(settings)
+    named = _PATHS.search(name) or len(path.parts) > 1 or path.suffix
+    return str(path.absolute()) if named and os.path.exists(path) else settings  # noqa: PTH110 (no error for long texts)

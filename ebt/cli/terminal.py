@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ebt.errors import InputError
@@ -141,15 +142,25 @@ def out_folder(path: str | None) -> Path | None:
     return Path(path)
 
 
-def plain_table() -> Table:
+def plain_table(*columns: str) -> Table:
     """A table with a line under its head only."""
-    return Table(box=SIMPLE_HEAD, pad_edge=False)
+    return Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
 
 
 def print_table(console: Console, title: str, table: Table, caption: str = "") -> None:
-    """A table below its title; both may be wider than the table."""
+    """A table below its title; both may be wider than the table. On a narrow terminal words wrap and lines run on: numbers are
+    never cut."""
+    free = console.options.update(width=100_000)
+    whole = Measurement.get(console, free, table)
+    share = min(1.0, max(0, console.width - whole.minimum) / max(1, whole.span))
+    for column in table.columns:
+        cells = [Measurement.get(console, free, cell) for cell in (column.header, *column.cells)]
+        least, most = max(cell.minimum for cell in cells), max(cell.maximum for cell in cells)
+        column.width = least + int(share * (most - least))
+    width, console.width = console.width, max(console.width, whole.minimum)
     console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
     console.print(table)
+    console.width = width
     if caption:
         console.print(caption, style="dim", markup=False, highlight=False)
 
@@ -165,6 +176,11 @@ def warn(console: Console, texts: Sequence[str]) -> None:
         console.print(f"[bold yellow]alarm:[/] {text}", highlight=False)
 
 
+def bar_columns() -> list[ProgressColumn]:
+    """What progress bars show."""
+    return [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+
+
 class Bar:
     """A progress bar that serves as the callback of the evaluations."""
 
@@ -178,7 +194,6 @@ class Bar:
 @contextmanager
 def progress_bar(label: str, total: int | None = None) -> Iterator[Bar]:
     """A bar on the error stream while a terminal looks on; it disappears in the end."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*bar_columns(), console=console, transient=True, disable=not console.is_terminal) as progress:
         yield Bar(progress, label, total)

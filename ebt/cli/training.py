@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import os
+import pydoc
 import re
 import sys
-from pathlib import Path
+from contextlib import suppress
 from types import NoneType
 from typing import Any, Literal, Union, get_args
 
 import lightning as L
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -29,7 +31,8 @@ import ebt.problems.video.task  # noqa: F401 (configurations find all classes by
 from ebt.cli.checkpoints import AtomicCheckpointIO, Checkpoints
 from ebt.cli.machine import check_settings, check_trainer
 from ebt.cli.progress import Report
-from ebt.cli.run import Run
+from ebt.cli.run import Run, absolute
+from ebt.cli.terminal import read_text
 from ebt.errors import InputError
 from ebt.problems.configurations import find_configuration
 from ebt.train.sharding import supported
@@ -116,8 +119,9 @@ class TrainingCLI(LightningCLI):
         return trainer
 
     def saved(self) -> str:
-        """The whole configuration as YAML."""
-        return str(self.parser.dump(self.config, skip_unset=False))
+        """The whole configuration as YAML, with absolute paths."""
+        read = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        return yaml.safe_dump({**read, **{part: absolute(read.get(part)) for part in ("model", "data")}}, sort_keys=False)
 
     def callback(self, kind: type[Any]) -> Any:
         """The trainer's callback of a class, or None."""
@@ -130,32 +134,36 @@ def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingC
     Raises:
         InputError: something in it is wrong.
     """
-    quiet()
-    try:
-        cli = kind(_with_files(arguments), run)
-    except (ArgumentError, MisconfigurationException, ValueError) as error:
-        raise InputError(explain(error)) from error
-    for path in cli.config.get("config") or []:  # the parser passes over a seed of a part without a word
-        given = yaml.safe_load(Path(path.absolute).read_text(encoding="utf-8"))
-        for part in ("model", "data"):
-            if "seed" in ((given.get(part) or {}).get("init_args") or {}):
-                raise InputError(f"{path}: {part}.init_args.seed is set, but one seed serves all: set seed_everything instead.")
-    return cli
-
-
-def _with_files(arguments: list[str]) -> list[str]:
-    """The arguments with files in the place of configurations' names."""
     found, option = list[str](), ""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if option == "--config":
-            found.append(str(find_configuration(argument)))
-        elif name == "--config" and equals:
-            found.append(f"--config={find_configuration(value)}")
+            found.append(_configuration(argument))
         else:
-            found.append(argument)
+            found.append(f"--config={_configuration(value)}" if name == "--config" and equals else _short(argument))
         option = argument
-    return found
+    with quiet():
+        try:
+            return kind(found, run)
+        except (ArgumentError, MisconfigurationException, ValueError) as error:
+            raise InputError(explain(error)) from error
+
+
+def _short(text: str) -> str:
+    """The text with this library's classes by their names alone, wherever they are or were defined."""
+    return re.sub(r"((?:class_path|model|data)['\"]?[:=]\s*['\"]?)ebt\.(?:\w+\.)+(\w+)", r"\1\2", text)
+
+
+def _configuration(name: str) -> str:
+    """The path of a configuration, or its text if that names classes by their modules, as saved ones do."""
+    path = find_configuration(name)
+    text = read_text(str(path))
+    for part in ("model", "data"):  # the parser passes over a seed of a part without a word
+        with suppress(yaml.YAMLError, KeyError, TypeError):
+            if "seed" in yaml.safe_load(text)[part]["init_args"]:
+                raise InputError(f"{path}: {part}.init_args.seed is set, but one seed serves all: set seed_everything instead.")
+    short = _short(text)
+    return str(path) if short == text else short
 
 
 def explain(error: BaseException) -> str:
@@ -168,27 +176,47 @@ def explain(error: BaseException) -> str:
             return str(link)
     keys = [key for link in chain for key in re.findall(r'Parser key "([^"]+)"', str(link))]
     key = max(dict.fromkeys(keys), key=len, default="")
-    outer = f"{keys[0]}." if keys else ""
     reason = " ".join(re.sub(r'^Parser key "[^"]+":\s*', "", str(chain[-1]).strip()).split())
+    for pattern in _UNKNOWN:
+        if found := re.search(pattern, reason):
+            return _unknown_setting(".".join((*keys[:1], *found.groups())), " ".join(map(str, chain)))
     for pattern, rewrite in _REASONS:
         if found := re.search(pattern, reason):
-            return found.expand(rewrite).replace("KEY.", outer)
+            return found.expand(rewrite)
     reason = re.sub(r"typing\.Literal\[([^\]]*)\]", r"one of \1", reason).replace("Expected a one of", "Expected one of")
     reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
     return f"{key}: {reason}" if key and key not in reason else reason
 
 
-_SETTINGS = "See `ebt fit --help-all`, or `ebt fit --model.help LanguageTask`."
+def _unknown_setting(name: str, said: str) -> str:
+    """What to do about a setting that does not exist: the nearest one, and the help of the class at hand."""
+    part, _, key = name.partition(".")
+    owner = re.search(r"given class_path '([\w.]+)'", said)
+    kind: Any = L.Trainer if part == "trainer" else pydoc.locate(owner[1]) if owner else None
+    parser = ArgumentParser(exit_on_error=False)
+    if kind is not None:
+        parser.add_class_arguments(kind, fail_untyped=False)
+    known = [setting for setting in parser.get_defaults().keys() if setting != "seed"]  # noqa: SIM118 (with nested ones)
+    close = difflib.get_close_matches(key if known else part, known or _TOP, 1)
+    nearest = f"Did you mean {part + '.' if known else ''}{close[0]}? " if close else ""
+    where = f"--{part}.help {kind.__name__}" if kind not in (None, L.Trainer) else "--help-all"
+    return f"there is no setting {name}. {nearest}See `ebt fit {where}`."
+
+
+_TOP = ("seed_everything", "checkpoint_every", "loggers", "trainer", "model", "data")
+_UNKNOWN = (
+    r"unrecognized arguments: (?:--)?([\w.]+)",
+    r"Option '([^']*)' is not accepted",
+    r"Group '([^']*)' does not accept option '([^']*)'",
+)
+"""What jsonargparse says of settings that do not exist."""
 _REASONS = (
-    (r"unrecognized arguments: (?:--)?(.*)", rf"there is no setting KEY.\1. {_SETTINGS}"),
-    (r"Option '([^']*)' is not accepted", rf"there is no setting KEY.\1. {_SETTINGS}"),
-    (r"Group '([^']*)' does not accept option '([^']*)'", rf"there is no setting KEY.\1.\2. {_SETTINGS}"),
     (r"Expected a dot import path string: (.*)", r"there is no class \1: give its name, with its module if it is your own."),
     (r"Unexpected config: (.*)", r"a configuration holds no settings, but: \1"),
     (r"(while (?:parsing|scanning) .*)", r"a configuration is no valid YAML: \1"),
     (r"File does not exist: '?([^']*)'?", r"the file \1 does not exist: check the path."),
 )
-"""What jsonargparse says, and what it means; KEY is the part of the configuration."""
+"""What else it says, and what it means."""
 
 
 def _logger(kind: str, run: Run) -> Logger:
@@ -197,7 +225,5 @@ def _logger(kind: str, run: Run) -> Logger:
     if kind == "tensorboard":
         return TensorBoardLogger(run.logs, name="tensorboard", version="")
     if importlib.util.find_spec("wandb") is None:
-        raise InputError(
-            "loggers has wandb, which is not installed: `pip install 'energy-based-transformers[wandb]'`, or leave it out."
-        )
+        raise InputError("loggers has wandb, which is not installed: `pip install wandb`, or leave it out.")
     return WandbLogger(name=run.folder.name, save_dir=run.folder, project="ebt")

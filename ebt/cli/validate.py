@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ebt.cli.run import RECIPE
-from ebt.cli.terminal import Options
+from ebt.cli.terminal import Options, print_table
 from ebt.errors import InputError
 
 _STAGES = {"validate": "validation", "test": "test"}
@@ -71,22 +71,23 @@ def evaluate(command: str, argv: list[str]) -> int:
     from ebt.cli.progress import results_table
     from ebt.cli.run import Run
     from ebt.cli.training import configure
+    from ebt.train.training import quiet
 
-    configs = [f"--config={config}" for config in args.config]
     if (Path(args.checkpoint) / "config.json").is_file():
         run, file = Run(Path(args.checkpoint)), None
-        cli = configure([*_around(args.checkpoint, args.data), *configs, *rest])
+        own = _around(args.checkpoint, args.data)
+    elif args.data is not None:
+        raise InputError("--data is for model folders; a run has its own data: override --data.source instead.")
     else:
-        if args.data is not None:
-            raise InputError("--data is for model folders; a run has its own data: override --data.source instead.")
         run, file = Run.of(args.checkpoint)
-        cli = configure([f"--config={run.config}", *configs, *rest])
-    stage = getattr(cli.trainer, command)
-    stage(cli.model, cli.datamodule, ckpt_path=file, verbose=False, weights_only=True)
+        own = run.arguments()
+    with quiet(".*callbacks used to create the checkpoint need to be provided.*"):  # an evaluation has no use for them
+        cli = configure([*own, *(f"--config={config}" for config in args.config), *rest])
+        getattr(cli.trainer, command)(cli.model, cli.datamodule, ckpt_path=file, verbose=False, weights_only=True)
     metrics = {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
     name = run.folder.name if file is None else file.name
     run.add_results({_STAGES[command]: {"checkpoint": name, "metrics": metrics}})
     console = Console()
-    console.print(results_table(metrics, f"{_STAGES[command]}, {name}", cli.model.steps))
+    print_table(console, f"{_STAGES[command]}, {name}", results_table(metrics, cli.model.steps))
     console.print(f"results: {run.results}", highlight=False, soft_wrap=True)
     return 0

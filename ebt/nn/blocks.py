@@ -19,12 +19,18 @@ from ebt.thinking.noise import precise
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float, like: Tensor) -> Tensor:
-    """Turns of rotary embeddings for positions (S,) or (B, S): complex numbers, broadcastable to (B, H, S, d / 2)."""
-    frequency = theta ** (-torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float64) / head_dim)
-    angle = positions.to(like.device).unsqueeze(-1) * frequency
+    """Turns of rotary embeddings for positions (S,) or (B, S): complex numbers, broadcastable to (B, H, S, d / 2).
+
+    Angles are in double precision. Where the positions are on a device without it, they are computed on the host.
+    """
+    places = positions
+    if positions.device.type not in ("cpu", "cuda"):
+        places = torch.zeros_like(positions, device="cpu") if positions.is_meta else positions.cpu()
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim
+    angle = places.unsqueeze(-1) * (theta**-exponent).to(places.device)
     angle = angle.unsqueeze(-3) if angle.dim() == 3 else angle
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.complex(angle.cos().to(dtype), angle.sin().to(dtype))
+    return torch.complex(angle.cos().to(dtype), angle.sin().to(dtype)).to(like.device)
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:

@@ -11,6 +11,11 @@ import torch
 from ebt.errors import InputError
 from ebt.nn import EBTDecoder, EBTEncoder
 
+NOTHING = (
+    "--compile has nothing to compile: each pass of a bidirectional EBT is differentiated twice, which torch.compile refuses. "
+    "Leave it out."
+)
+
 
 class CompileWarning(UserWarning):
     """A part of a model could not be compiled and runs as it is."""
@@ -26,10 +31,7 @@ def compile_parts(model: Any) -> str:
         InputError: nothing of this model can be compiled.
     """
     if isinstance(model.network, EBTEncoder):
-        raise InputError(
-            "--compile has nothing to compile: each pass of a bidirectional EBT is differentiated twice, which torch.compile "
-            "refuses. Leave it out."
-        )
+        raise InputError(NOTHING)
     if isinstance(model.network, EBTDecoder):
         model.network.context = Compiled(model.network.context, "the context encoder")  # type: ignore[method-assign]
         return "the context encoder"
@@ -41,7 +43,6 @@ class Compiled:
     """A function compiled at its first call; if that fails, it warns and calls the function as it is from then on."""
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
-        warnings.filterwarnings("ignore", ".*does not support code generation for complex operators.*")  # rotary positions
         self.plain, self.name = function, name
         self._fast: Callable[..., Any] | None = torch.compile(function)
 

@@ -6,7 +6,9 @@ Letters: N weights beside the tables of words, V words, D width, L layers, S pos
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,33 +157,16 @@ def largest_batch(peak: Callable[[int], int], room: float) -> int:
     return batch
 
 
-UNITS = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
-
-
 def parse_bytes(text: str) -> int:
     """Bytes of a text such as ``80GB`` or ``40 GiB``.
 
     Raises:
         InputError: it is none.
     """
-    stripped = text.strip()
-    number = stripped.rstrip("bBiIkKmMgGtT ")
-    unit = stripped[len(number) :].strip().upper()
-    try:
-        size = float(number) * UNITS[unit]
-    except (ValueError, KeyError):
-        size = math.nan
-    if not 1 <= size < math.inf:
-        raise InputError(f"{text!r} is no size of a memory: give a number with a unit, such as 80GB or 40GiB.")
-    return int(size)
+    found = re.fullmatch(r"([\d.]+(?:E[+-]?\d+)?) ?(?:([KMGT])(I?)B|B?)", text.strip().upper())
+    with suppress(ValueError, OverflowError):
+        if found:
+            power = " KMGT".index(found[2] or " ")
+            if (size := int(float(found[1]) * (1024 if found[3] else 1000) ** power)) >= 1:
+                return size
+    raise InputError(f"{text!r} is not a size of memory: give a number with a unit, such as 80GB or 40GiB.")

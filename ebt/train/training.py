@@ -7,13 +7,13 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-from ebt.errors import show_warning
 from ebt.train.task import ThinkingTask
 
 Report = Callable[[int, int, str], None]
@@ -28,7 +28,9 @@ _NOISE = (
     ".*You are trying to `self.log\\(\\)` but the `self.trainer` reference is not registered.*",
     "You're using the WeightAveraging callback",
     "Total length of `list` across ranks is zero.*",  # nothing to validate on, which the configuration says
+    ".*does not support code generation for complex operators.*",  # rotary positions, compiled
 )
+_DEPRECATIONS = "JSONARGPARSE_DEPRECATION_WARNINGS"
 
 
 def train(
@@ -39,22 +41,22 @@ def train(
     Raises:
         NonFiniteError: a loss, an energy or a gradient is not finite.
     """
-    quiet()
-    trainer = L.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_steps=updates,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[_Beat(report), *callbacks],
-    )
-    began = time.monotonic()
-    trainer.fit(task, datamodule=data)
-    return time.monotonic() - began
+    with quiet():
+        trainer = L.Trainer(
+            accelerator=accelerator,
+            devices=1,
+            max_steps=updates,
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            callbacks=[_Beat(report), *callbacks],
+        )
+        began = time.monotonic()
+        trainer.fit(task, datamodule=data)
+        return time.monotonic() - began
 
 
 def train_for(
@@ -136,11 +138,21 @@ def _note(trainer: L.Trainer) -> str:
     return "" if loss is None else f"loss {float(loss):.3g}"
 
 
-def quiet() -> None:
-    """Leave out what Lightning says without being asked; real warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # they are about Lightning's calls, not the user's
-    for text in _NOISE:
-        warnings.filterwarnings("ignore", text)
-    warnings.showwarning = show_warning
+@contextmanager
+def quiet(*more: str) -> Iterator[None]:
+    """Leave out what Lightning says without being asked, and ``more`` patterns, while the context lasts; real warnings stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels, said = [logger.level for logger in loggers], os.environ.get(_DEPRECATIONS)
+    with warnings.catch_warnings():
+        for text in (*_NOISE, *more):
+            warnings.filterwarnings("ignore", text)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        os.environ.setdefault(_DEPRECATIONS, "off")  # they are about Lightning's calls, not the user's
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if said is None:
+                del os.environ[_DEPRECATIONS]

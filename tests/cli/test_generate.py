@@ -88,6 +88,8 @@ def test_a_feed_forward_model_writes_but_does_not_think(tmp_path: Path, capsys: 
         ([], "--prompt --prompt-file is required"),
         (["--prompt", "x", "--greedy", "--top-k", "3", "--temperature", "2"], "--greedy contradicts --temperature, --top-k"),
         (["--prompt", "x", "--steps", "0"], "--steps: '0' is no whole number of at least 1"),
+        (["--prompt", "x", "--temperature", "0"], "--temperature: 0 .*--greedy"),
+        (["--prompt", "x", "--temperature", "-1"], "--temperature: '-1' is no number above 0"),
         (["--prompt", "x", "--top-p", "1.5"], "--top-p: '1.5' is no number above 0 and at most 1"),
         (["--prompt", "x", "--tolerance", "nan"], "--tolerance: 'nan' is no number above 0"),
         (["--prompt", "x", "--rule", "best"], "--rule: invalid choice: 'best'"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +29,51 @@ def test_help_names_every_command_and_waits_for_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "False"
     assert all(f"\n  {name} " in done.stdout for name in command.COMMANDS)
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_the_help_of_a_command_waits_for_nothing(name: str) -> None:
+    program = (
+        "import sys, time; from ebt.cli.main import main\n"
+        f"try: code = main([{name!r}, '--help'])\n"
+        "except SystemExit as done: code = done.code\n"
+        "print(code, 'torch' in sys.modules, time.process_time())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    code, torch, seconds = done.stdout.splitlines()[-1].split()
+    assert (code, torch) == ("0", "False")
+    assert float(seconds) < 0.3
+    assert f"ebt {name}" in done.stdout
+
+
+def test_importing_the_library_waits_for_nothing() -> None:
+    program = "import sys, time; import ebt; print('torch' in sys.modules, time.process_time())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    torch, seconds = done.stdout.split()
+    assert torch == "False"
+    assert float(seconds) < 0.1
+
+
+def test_no_character_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    speak = SimpleNamespace(main=lambda _: print("naïve → 数") or 0)
+    monkeypatch.setattr(command.importlib, "import_module", lambda _: speak)
+    assert command.main(["energies"]) == 0
+    narrow.flush()
+    assert narrow.buffer.getvalue().decode("cp1252").strip() == "naïve ? ?"  # type: ignore[attr-defined]
+
+
+def test_warnings_are_lines_while_a_command_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    before = warnings.showwarning
+
+    def warn(_: list[str]) -> int:
+        warnings.warn("mind the gap")
+        return 0
+
+    monkeypatch.setattr(command.importlib, "import_module", lambda _: SimpleNamespace(main=warn))
+    assert call(capsys, "fit") == (0, "", "ebt: warning: mind the gap\n")
+    assert warnings.showwarning is before
 
 
 def test_a_wrong_command_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:

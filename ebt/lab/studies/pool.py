@@ -7,6 +7,7 @@ import queue
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ebt.errors import show_warning
 
 Report = Callable[[int, int, str], None]
 """Called with the units of work done, all units, and a note."""
@@ -87,6 +90,7 @@ def _start(threads: int, devices: Any = None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()  # before CUDA is asked for anything
     import torch
 
+    warnings.showwarning = show_warning
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by the process that started these
     torch.set_num_threads(threads)
 
