@@ -12,7 +12,6 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
-from ebt.cli.held_out_video import SPLITS, HeldOutVideo, held_out_video
 from ebt.cli.terminal import (
     RULES,
     Options,
@@ -31,6 +30,7 @@ from ebt.problems.folder import load_folder
 from ebt.problems.images.sources import to_picture
 from ebt.problems.video.clips import import_av, write_video
 from ebt.problems.video.encoders import Encoder
+from ebt.problems.video.held_out import SPLITS, HeldOutVideo, held_out_video
 from ebt.problems.video.metrics import FrameEnergies, Rollout, frame_energies, frame_loss, rollout
 from ebt.problems.video.pictures import film_strip, frame_energy_map, save_gif, side_by_side_frames
 

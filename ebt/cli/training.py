@@ -20,14 +20,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import ebt.problems.images.data
-import ebt.problems.images.task
-import ebt.problems.language.data
-import ebt.problems.language.task
-import ebt.problems.sudoku.data
-import ebt.problems.sudoku.task
-import ebt.problems.video.data
-import ebt.problems.video.task  # noqa: F401 (configurations find all classes by their short names)
 from ebt.cli.checkpoints import AtomicCheckpointIO, Checkpoints
 from ebt.cli.machine import check_settings, check_trainer
 from ebt.cli.progress import Report
@@ -35,6 +27,7 @@ from ebt.cli.run import Run, absolute
 from ebt.cli.terminal import read_text
 from ebt.errors import InputError
 from ebt.problems.configurations import find_configuration
+from ebt.problems.registry import problems
 from ebt.train.sharding import supported
 from ebt.train.task import ThinkingTask
 from ebt.train.training import quiet
@@ -57,6 +50,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], run: Run | None) -> None:
         self.run_folder = run
+        problems()  # configurations find their classes by their short names
         if os.getcwd() not in sys.path:  # noqa: PTH109 (a string); own tasks beside the configuration
             sys.path.append(os.getcwd())  # noqa: PTH109
         super().__init__(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.evaluation.alarms import alarms
-from ebt.evaluation.results import Curve, Kind, P, Progress
+from ebt.evaluation.results import Curve, Kind, Measure, P, Progress
 from ebt.models.exploration import Explored, check_counts, evaluations
 from ebt.thinking import Thinking, Thought
 
@@ -51,6 +51,7 @@ class Scorer(ABC, Generic[P]):
     """What a problem says of answers; batches are what ``batches`` of ``measure`` gives."""
 
     task: str
+    measure: Measure
 
     @abstractmethod
     def context(self, batch: Any, device: torch.device) -> Any:
@@ -140,8 +141,9 @@ def measure(
         raise InputError("nothing to score: give data with at least one prediction that counts")
     points = [scorer.point(_common(*key, tally, units), tally) for key, tally in tallies.items()]
     if how is None:
-        return Curve(scorer.task, kind, points, rows, scored)
-    return Curve(scorer.task, "ebt", points, rows, scored, how.rule, how.tolerance, how.seed, start / units, tuple(alarmed))
+        return Curve(scorer.task, scorer.measure, kind, points, rows, scored)
+    ends = how.rule, how.tolerance, how.seed, start / units, tuple(alarmed)
+    return Curve(scorer.task, scorer.measure, "ebt", points, rows, scored, *ends)
 
 
 def _counted(energies: Tensor, counts: Tensor | None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,68 +31,28 @@ class Point:
     """Inner backward passes, likewise."""
 
 
-@dataclass(frozen=True)
-class LanguagePoint(Point):
-    """Quality of next-token predictions; every mean is over all scored tokens."""
-
-    nats: float
-    """Cross entropy per token: the sum over all scored tokens, divided by their number."""
-    nats_error: float | None
-    """Standard error of ``nats`` over rows; None for a single row."""
-    perplexity: float
-    """``exp(nats)``."""
-    accuracy: float
-    auroc: float | None
-    """How well a token's energy tells wrong predictions from right ones (see ``auroc``)."""
-
-
-@dataclass(frozen=True)
-class SudokuPoint(Point):
-    """Quality of completed boards."""
-
-    exact: float
-    """Fraction of boards that are right in every cell."""
-    exact_error: float
-    """Standard error of ``exact``."""
-    cell: float
-    """Fraction of the empty cells that are right."""
-    steps_taken: float
-    """Mean number of updates that a candidate really made; fewer than ``steps`` under a tolerance."""
-    board_auroc: float | None
-    """How well a board's energy tells wrong boards from right ones."""
-    cell_auroc: float | None
-    """The same for the energies of single empty cells."""
-
-
-@dataclass(frozen=True)
-class ImagePoint(Point):
-    """Quality of denoised images; means over images."""
-
-    psnr: float
-    """Peak signal-to-noise ratio, in dB."""
-    psnr_error: float | None
-    """Standard error of ``psnr`` over images; None for a single one."""
-    mse: float
-    """Mean square error of pixels in [0, 1]."""
-    psnrs: list[float]
-    """PSNR of every image, for paired comparisons."""
-
-
-@dataclass(frozen=True)
-class VideoPoint(Point):
-    """Quality of predicted frames; means over all frames of all clips."""
-
-    loss: float
-    """Smooth L1 (beta 1), mean over the numbers of an encoded frame."""
-    loss_error: float | None
-    """Standard error of ``loss`` over clips; None for a single one."""
-    spearman: float | None
-    """Rank correlation of the energies of frames with their losses; None for a model without an energy."""
-    losses: list[float]
-    """Loss of every clip, for paired comparisons."""
-
-
 P = TypeVar("P", bound=Point)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The quality that a problem is judged by."""
+
+    name: str
+    """The field of a point."""
+    label: str
+    """For axes of pictures."""
+    unit: str
+    """What energies and evaluations are told per: token, board, image, frame."""
+    higher: bool = False
+    """Whether more is better."""
+    percent: bool = False
+    """Whether it is shown in per cent."""
+
+    def cost(self, point: Point) -> float:
+        """Lower is better."""
+        value: float = getattr(point, self.name)
+        return -value if self.higher else value
 
 
 @dataclass(frozen=True)
@@ -102,6 +61,7 @@ class Curve(Generic[P]):
 
     task: str
     """The problem's name."""
+    measure: Measure
     kind: Kind
     points: list[P]
     rows: int
@@ -119,7 +79,7 @@ class Curve(Generic[P]):
 
     def best(self) -> P:
         """The point of the best quality; among equals, the one with the fewest evaluations."""
-        return min(self.points, key=lambda point: (_cost(point), point.forward + point.backward))
+        return min(self.points, key=lambda point: (self.measure.cost(point), point.forward + point.backward))
 
     def at(self, steps: int, candidates: int = 1) -> P:
         """The point of a number of steps and candidates.
@@ -131,14 +91,6 @@ class Curve(Generic[P]):
             if (point.steps, point.candidates) == (steps, candidates):
                 return point
         raise KeyError(f"{steps} steps with {candidates} candidates were not measured")
-
-
-def _cost(point: Point) -> float:
-    if isinstance(point, LanguagePoint):
-        return point.nats
-    if isinstance(point, VideoPoint):
-        return point.loss
-    return -point.psnr if isinstance(point, ImagePoint) else -getattr(point, "exact", math.nan)
 
 
 def to_json(result: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "auto": ("MODELS", "register"),
+    "auto": ("models",),
+    "registry": ("Problem", "problem_of", "problems"),
     "folder": ("load_folder", "load_tokenizer_of", "save_folder"),
     "images.configuration": ("DiTImagesConfig", "EBTImagesConfig"),
     "images.diffusion": ("NoiseSchedule",),

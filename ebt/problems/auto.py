@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import transformers
 
 from ebt.models.base import HubModel
-from ebt.problems.images.models import DiTForImages, EBTForImages
-from ebt.problems.language.ebt import EBTForCausalLM
-from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
-from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
-from ebt.problems.video.models import EBTForVideo, VideoTransformer
-
-MODELS: dict[str, type[HubModel]] = {
-    model.config_class.model_type: model
-    for model in (
-        EBTForCausalLM,
-        TransformerPPForCausalLM,
-        EBTForSudoku,
-        SudokuTransformer,
-        EBTForImages,
-        DiTForImages,
-        EBTForVideo,
-        VideoTransformer,
-    )
-}
-"""All models by the ``model_type`` of their configuration."""
+from ebt.problems.registry import problems
 
 
-def register() -> None:
-    """Register all models; done when this module is imported."""
-    for model_type, model in MODELS.items():
+@cache
+def models() -> dict[str, type[HubModel]]:
+    """All models by the ``model_type`` of their configuration, known to ``transformers`` from now on."""
+    found = {model.config_class.model_type: model for problem in problems().values() for model in problem.models}
+    for model_type, model in found.items():
         transformers.AutoConfig.register(model_type, model.config_class, exist_ok=True)
         getattr(transformers, model.auto_class).register(model.config_class, model, exist_ok=True)
+    return found
 
 
-register()
+models()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 from ebt.errors import InputError, unknown
 
 ROOT = Path(__file__).parent
+GROUP = "ebt.problems"
+"""Entry points of other packages' problems; see ``ebt.problems.registry``."""
 
 
 def configurations() -> dict[str, Path]:
     """All configurations by name, ``PROBLEM/NAME``."""
-    return {f"{path.parents[1].name}/{path.stem}": path for path in sorted(ROOT.glob("*/configs/*.yaml"))}
+    found = {f"{path.parents[1].name}/{path.stem}": path for path in sorted(ROOT.glob("*/configs/*.yaml"))}
+    for entry in entry_points(group=GROUP):
+        folder = Path(str(find_spec(entry.module.partition(".")[0]).origin)).parent  # type: ignore[union-attr]
+        found |= {f"{entry.name}/{path.stem}": path for path in sorted(folder.rglob("configs/*.yaml"))}
+    return found
 
 
 def find_configuration(name: str) -> Path:

@@ -22,7 +22,6 @@ from transformers.utils import logging
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
-from ebt.problems.auto import MODELS
 
 SHOWN = 3
 """So many names are written out in an error."""
@@ -98,6 +97,9 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
     Raises:
         InputError: no such folder, no tokenizer in it, one that cannot be read, or one of another vocabulary than the model's.
     """
+    from ebt.problems.auto import models
+
+    models()
     folder = find_folder(directory)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         named = _read_config(folder).get("tokenizer_reference")
@@ -168,13 +170,15 @@ def _model_class(
 ) -> type[HubModel]:
     wanted = [expect] if isinstance(expect, (str, type)) else expect
     accepted = [e if isinstance(e, str) else e.config_class.model_type for e in wanted]
-    found = str(config.get("model_type"))
-    if found not in (accepted or MODELS):
+    from ebt.problems.auto import models
+
+    known, found = models(), str(config.get("model_type"))
+    if found not in (accepted or known):
         raise InputError(
-            f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted or MODELS))} is needed: "
+            f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted or known))} is needed: "
             "give the folder of such a model"
         )
-    return MODELS[found]
+    return known[found]
 
 
 def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -49,8 +49,8 @@ def test_a_tolerance_stops(folders: dict[str, str], capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--candidates", "2"], "are for boards and text"),
-        (["--givens", "4"], "are for boards and text"),
+        (["--candidates", "2"], "--candidates is not for images"),
+        (["--givens", "4"], "--givens is not for images"),
         ([], "does not belong to a run folder"),
     ],
 )
@@ -63,7 +63,7 @@ def test_options_of_other_tasks_are_refused(
 
 def test_noise_is_for_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["think", "--checkpoint", sudoku_folder(tmp_path / "model"), "--noise", "0.1"]) == 2
-    assert "--noise is for images" in capsys.readouterr().err
+    assert "--noise is not for sudoku" in capsys.readouterr().err
 
 
 def test_probes_of_two_models(folders: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

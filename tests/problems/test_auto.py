@@ -13,7 +13,7 @@ import torch
 import transformers
 from hub_toys import make_all, make_ebt, make_ids, make_twin
 
-from ebt.problems.auto import MODELS
+from ebt.problems.auto import models
 from ebt.problems.folder import save_folder
 from ebt.problems.language.tokenizers import byte_tokenizer
 
@@ -53,7 +53,7 @@ def test_auto_classes_know_every_model(index: int, tmp_path: Path) -> None:
     save_folder(model, tmp_path / "model")
     assert type(transformers.AutoConfig.from_pretrained(tmp_path / "model")) is type(model.config)
     loaded = getattr(transformers, model.auto_class).from_pretrained(tmp_path / "model")
-    assert type(loaded) is MODELS[model.config.model_type] is type(model)
+    assert type(loaded) is models()[model.config.model_type] is type(model)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
 
 

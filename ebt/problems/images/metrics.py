@@ -17,9 +17,26 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from ebt.errors import InputError
 from ebt.evaluation.measure import Scorer, Tally, measure
-from ebt.evaluation.results import Curve, ImagePoint, Progress
+from ebt.evaluation.results import Curve, Measure, Point, Progress
 from ebt.models.exploration import Explored
 from ebt.thinking import Thinking, Thought
+
+MEASURE = Measure("psnr", "PSNR (dB)", "image", higher=True)
+
+
+@dataclass(frozen=True)
+class ImagePoint(Point):
+    """Quality of denoised images; means over images."""
+
+    psnr: float
+    """Peak signal-to-noise ratio, in dB."""
+    psnr_error: float | None
+    """Standard error of ``psnr`` over images; None for a single one."""
+    mse: float
+    """Mean square error of pixels in [0, 1]."""
+    psnrs: list[float]
+    """PSNR of every image, for paired comparisons."""
+
 
 Pair = tuple[Tensor, Tensor]
 """Clean and noisy images."""
@@ -77,7 +94,8 @@ def image_curve(
 
 
 class _Images(Scorer[ImagePoint]):
-    task = "denoising"
+    task = "images"
+    measure = MEASURE
 
     def __init__(self, level: float | None) -> None:
         self.level = level

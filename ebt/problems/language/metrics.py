@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +13,27 @@ from torch import Tensor
 
 from ebt.evaluation.detection import auroc
 from ebt.evaluation.measure import Scorer, Tally, measure
-from ebt.evaluation.results import Curve, LanguagePoint, Progress
+from ebt.evaluation.results import Curve, Measure, Point, Progress
 from ebt.models.exploration import Explored
 from ebt.thinking import IGNORED, Simplex, Thinking, Thought
+
+MEASURE = Measure("nats", "cross entropy (nats per token)", "token")
+
+
+@dataclass(frozen=True)
+class LanguagePoint(Point):
+    """Quality of next-token predictions; every mean is over all scored tokens."""
+
+    nats: float
+    """Cross entropy per token: the sum over all scored tokens, divided by their number."""
+    nats_error: float | None
+    """Standard error of ``nats`` over rows; None for a single row."""
+    perplexity: float
+    """``exp(nats)``."""
+    accuracy: float
+    auroc: float | None
+    """How well a token's energy tells wrong predictions from right ones (see ``auroc``)."""
+
 
 ENTRIES = 2**26
 """Logits are held for so many entries at a time (256 MB), whatever the batch."""
@@ -45,6 +64,7 @@ def language_curve(
 
 class _Tokens(Scorer[LanguagePoint]):
     task = "language"
+    measure = MEASURE
 
     def context(self, batch: Mapping[str, Tensor], device: torch.device) -> Tensor:
         return batch["input_ids"].to(device)

@@ -16,9 +16,30 @@ from torch import Tensor
 from ebt.errors import InputError
 from ebt.evaluation.detection import auroc
 from ebt.evaluation.measure import Scorer, Tally, measure, thinks
-from ebt.evaluation.results import Curve, Progress, SudokuPoint
+from ebt.evaluation.results import Curve, Measure, Point, Progress
 from ebt.models.exploration import Explored
 from ebt.thinking import Simplex, Thinking, Thought
+
+MEASURE = Measure("exact", "boards solved (%)", "board", higher=True, percent=True)
+
+
+@dataclass(frozen=True)
+class SudokuPoint(Point):
+    """Quality of completed boards."""
+
+    exact: float
+    """Fraction of boards that are right in every cell."""
+    exact_error: float
+    """Standard error of ``exact``."""
+    cell: float
+    """Fraction of the empty cells that are right."""
+    steps_taken: float
+    """Mean number of updates that a candidate really made; fewer than ``steps`` under a tolerance."""
+    board_auroc: float | None
+    """How well a board's energy tells wrong boards from right ones."""
+    cell_auroc: float | None
+    """The same for the energies of single empty cells."""
+
 
 Boards = tuple[Tensor, Tensor]
 """Puzzles and solutions (n, C)."""
@@ -59,6 +80,7 @@ def sudoku_curve(
 
 class _Boards(Scorer[SudokuPoint]):
     task = "sudoku"
+    measure = MEASURE
 
     def context(self, batch: Boards, device: torch.device) -> Tensor:
         return batch[0].to(device)

@@ -18,10 +18,26 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.evaluation.measure import Scorer, Tally, measure, thinks
-from ebt.evaluation.results import Curve, Progress, VideoPoint
+from ebt.evaluation.results import Curve, Measure, Point, Progress
 from ebt.evaluation.statistics import spearman
 from ebt.models.exploration import Explored
 from ebt.thinking import Thinking, Thought
+
+MEASURE = Measure("loss", "smooth L1 per frame", "frame")
+
+
+@dataclass(frozen=True)
+class VideoPoint(Point):
+    """Quality of predicted frames; means over all frames of all clips."""
+
+    loss: float
+    """Smooth L1 (beta 1), mean over the numbers of an encoded frame."""
+    loss_error: float | None
+    """Standard error of ``loss`` over clips; None for a single one."""
+    spearman: float | None
+    """Rank correlation of the energies of frames with their losses; None for a model without an energy."""
+    losses: list[float]
+    """Loss of every clip, for paired comparisons."""
 
 
 def frame_loss(found: Tensor, frames: Tensor) -> Tensor:
@@ -62,6 +78,7 @@ def video_curve(
 
 class _Frames(Scorer[VideoPoint]):
     task = "video"
+    measure = MEASURE
 
     def context(self, batch: Tensor, device: torch.device) -> Tensor:
         return batch[:, :-1].to(device)

@@ -34,7 +34,7 @@ def test_a_curve_has_the_quality_after_each_number_of_steps(batch_size: int) -> 
     model = image_ebt()
     curve = image_curve(model, CLEAN, NOISY, [3, 1], batch_size=batch_size)
     thought = model.think(NOISY, steps=3)
-    assert (curve.task, curve.kind, curve.rows) == ("denoising", "ebt", 5)
+    assert (curve.task, curve.kind, curve.rows) == ("images", "ebt", 5)
     for point, state, energy in zip(curve.points, thought.states[::2], thought.energies[1::2], strict=True):
         assert point.psnrs == pytest.approx(psnr(state, CLEAN).tolist())
         assert point.psnr == pytest.approx(psnr(state, CLEAN).mean().item())

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ebt.cli.held_out import run_data
 from ebt.errors import InputError
+from ebt.problems.runs import run_data
 from ebt.problems.video.data import VideoDataModule, held_out_frames
 from ebt.problems.video.moving_digits import DIGITS
 

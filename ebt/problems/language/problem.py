@@ -1,0 +1,104 @@
+"""Language, as commands see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from ebt.errors import InputError
+from ebt.evaluation.results import Curve, Progress
+from ebt.problems.folder import find_folder, load_tokenizer_of
+from ebt.problems.language.data import TextDataModule
+from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.problems.language.metrics import MEASURE, LanguagePoint, language_curve
+from ebt.problems.language.task import LanguageTask
+from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
+from ebt.problems.registry import HeldOut, Problem, Request, unknown_data
+from ebt.problems.runs import run_data
+
+
+class Language(Problem):
+    """The next token of a text."""
+
+    name = "language"
+    models = (EBTForCausalLM, TransformerPPForCausalLM)
+    task, data, measure = LanguageTask, TextDataModule, MEASURE
+    columns = ("nats per token", "perplexity", "right %")
+    options = ("candidates", "rule")
+    rules = (*Problem.rules, "majority", "mean")
+
+    def cells(self, point: LanguagePoint) -> list[str]:
+        error = "" if point.nats_error is None else f" ±{point.nats_error:.3f}"
+        perplexity = f"{point.perplexity:.2f}" if point.perplexity < 1e5 else f"{point.perplexity:.1e}"
+        return [f"{point.nats:.4f}{error}", perplexity, f"{100 * point.accuracy:.1f}"]
+
+    def told(self, point: LanguagePoint) -> str:
+        return f"{point.nats:.4f} nats per token"
+
+    def held_out(self, request: Request) -> HeldOut:
+        """Up to ``limit`` contexts (64), evenly spread over all there are."""
+        first, *others = request.models
+        vocabulary = load_tokenizer_of(first).get_vocab()
+        for name in others:
+            if load_tokenizer_of(name).get_vocab() != vocabulary:
+                raise InputError(f"--baseline {name} has another tokenizer: nats per token are comparable for one only.")
+        context = min(model.config.context_length for model in request.models.values())
+        return held_out_text(
+            request.checkpoint, context, request.data, request.split, request.limit or 64, request.batch_size or 8
+        )
+
+    def curve(
+        self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
+    ) -> Curve[LanguagePoint]:
+        options.pop("batch_size", None)  # batches are made already
+        return language_curve(model, held_out.data, steps, candidates, progress=bar, **options)
+
+
+PROBLEM = Language()
+
+
+def held_out_text(checkpoint: str, context: int, source: str | None, split: str, limit: int, batch_size: int) -> HeldOut:
+    """Batches of up to ``limit`` contexts, evenly spread over all there are.
+
+    Args:
+        checkpoint: a run folder or model folder.
+        context: tokens.
+        source: text; what the run held out, by default.
+        split: validation or test.
+        limit, batch_size: contexts in all, and at once.
+
+    Raises:
+        InputError: no source is known, or it cannot be read.
+    """
+    settings = run_data(checkpoint, TextDataModule) or {}
+    common: dict[str, Any] = {"tokenizer": str(find_folder(checkpoint)), "context_length": context, "num_workers": 0}
+    note = ""
+    if source is not None:
+        fields = {name: settings[name] for name in ("text_field", "prompt_field") if name in settings}
+        data = TextDataModule(source, test_source=source, fractions=(1.0, 0.0, 0.0), **fields, **common)
+        name, split = Path(source).name, "test"
+        note = f"All of {source} was read: held-out quality only if the model was trained on none of it."
+    elif settings:
+        data = TextDataModule(**{**settings, **common})
+        name = f"{split} documents of {settings.get('source', 'the run')}"
+    else:
+        raise unknown_data(checkpoint)
+    loader: Any = data.test_dataloader() if split == "test" else data.val_dataloader()
+    if not loader:
+        raise InputError("The run has no validation documents: use --split test, or name the data with --data.")
+    batches = _batches(loader.dataset, limit, batch_size)
+    return HeldOut(name, sum(len(batch["input_ids"]) for batch in batches), batches, note)
+
+
+def _batches(dataset: Any, limit: int, batch_size: int) -> list[dict[str, Tensor]]:
+    if isinstance(dataset, IterableDataset):
+        rows = [row for row, _ in zip(dataset, range(limit), strict=False)]
+    else:
+        chosen = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int).tolist()
+        rows = Subset(dataset, chosen)  # type: ignore[assignment]
+    return list(DataLoader(rows, batch_size=batch_size))  # type: ignore[arg-type]

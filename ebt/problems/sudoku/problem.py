@@ -1,0 +1,89 @@
+"""Sudoku, as commands see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebt.errors import InputError
+from ebt.evaluation.results import Curve, Progress
+from ebt.problems.registry import HeldOut, Problem, Request, same
+from ebt.problems.runs import run_data
+from ebt.problems.sudoku.boards import SudokuSet, generate, read_csv
+from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.metrics import MEASURE, SudokuPoint, sudoku_curve
+from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
+from ebt.problems.sudoku.task import SudokuTask
+
+
+class Sudoku(Problem):
+    """Boards with empty cells."""
+
+    name = "sudoku"
+    models = (EBTForSudoku, SudokuTransformer)
+    task, data, measure = SudokuTask, SudokuDataModule, MEASURE
+    columns = ("solved %", "cells %", "taken")
+    options = ("candidates", "rule", "tolerance", "givens")
+    rules = (*Problem.rules, "majority")
+
+    def cells(self, point: SudokuPoint) -> list[str]:
+        solved = f"{100 * point.exact:.1f} ±{100 * point.exact_error:.1f}"
+        return [solved, f"{100 * point.cell:.1f}", f"{point.steps_taken:.1f}"]
+
+    def told(self, point: SudokuPoint) -> str:
+        return f"{100 * point.exact:.1f} % of boards solved"
+
+    def held_out(self, request: Request) -> HeldOut:
+        """Up to ``limit`` boards (200): of a file; of the run's validation set; of its test set with so many givens, or with the
+        fewest; or new ones."""
+        same("the size of boards", [model.config.board for model in request.models.values()])
+        size, limit, givens = request.model.config.board, request.limit or 200, request.givens
+        given = {"--data": request.data, "--givens": givens, f"--split {request.split}": request.split != "test" or None}
+        named = [option for option, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise InputError(f"{' and '.join(named[:2])} both say which boards: give one of them.")
+        if request.data is not None:
+            return _boards(Path(request.data).name, read_csv(request.data, size), limit)
+        settings = run_data(request.checkpoint, SudokuDataModule)
+        if settings is not None:
+            return _boards_of_run(settings, size, givens, request.split, limit, request.seed)
+        if givens is None:
+            raise InputError(
+                f"{request.checkpoint} does not belong to a run folder, which would know its own boards: name a CSV file with "
+                "--data, or have new puzzles made with --givens N."
+            )
+        note = "New puzzles: their solution grids may occur in the model's training set, which is not known here."
+        return _boards(f"new puzzles with {givens} givens", generate(size, givens, limit, request.seed), limit, note)
+
+    def curve(
+        self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
+    ) -> Curve[SudokuPoint]:
+        options.setdefault("batch_size", 64)
+        puzzles, solutions = held_out.data
+        return sudoku_curve(model, puzzles, solutions, steps, candidates, progress=bar, **options)
+
+
+PROBLEM = Sudoku()
+
+
+def _boards_of_run(settings: dict[str, Any], size: int, givens: int | None, split: str, limit: int, seed: int) -> HeldOut:
+    data = SudokuDataModule(**{**settings, "num_workers": 0})
+    data.prepare()
+    if split != "test":
+        return _boards(f"{split} set", data.sets[split], limit)
+    fewest = {name: int((data.sets[name].puzzles > 0).sum(1).min()) for name in data.test_names}
+    if givens is None and not fewest:
+        raise InputError("The run has no test set: name a CSV file with --data, or have new puzzles made with --givens N.")
+    chosen = f"givens_{givens}" if givens is not None else min(fewest, key=lambda name: fewest[name])
+    if chosen in fewest:
+        return _boards(f"test set {chosen}", data.sets[chosen], limit)
+    new = generate(size, givens or 0, limit, seed, exclude=data.sets["train"].solutions)
+    return _boards(f"new puzzles with {givens} givens", new, limit, "None of their solution grids occurs in the training set.")
+
+
+def _boards(name: str, boards: SudokuSet, limit: int, note: str = "") -> HeldOut:
+    pair = torch.from_numpy(boards.puzzles[:limit]), torch.from_numpy(boards.solutions[:limit])
+    return HeldOut(name, len(pair[0]), pair, note)
