@@ -38,7 +38,7 @@ from ebt.problems.images.labelled import DIGITS, labelled_images
 from ebt.problems.images.metrics import energy_errors, psnr, ssim
 from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
 from ebt.thinking import Recipe
-from ebt.train.optimisation import Optimisation
+from ebt.training.optimisation import Optimisation
 
 KINDS = ("ebt", "dit")
 LEVELS = (0.1, 0.2)

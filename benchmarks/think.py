@@ -30,7 +30,7 @@ from ebt.lab.demo.jobs import GIVENS, Settings, train
 from ebt.problems.folder import load_folder
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.thinking import Recipe, Thought
-from ebt.train.optimisation import Optimisation
+from ebt.training.optimisation import Optimisation
 
 CAP, BAND = 32, 0.005
 LIMITS = {"text": 0.8, "sudoku": 0.5}

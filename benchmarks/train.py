@@ -5,7 +5,7 @@
 Every contestant trains a batch of 8 x 256 tokens (forward, backward, AdamW) in a process of its own, by turns. The floor counts
 operations per token, with N weights of the blocks, V words and D width: Transformer++ 6 N + 6 V D; each step of thinking with a
 gradient 12 N on top of 6 N for the context, each without 4 N; the loss of a step's state 6 V D, a state without one 4 V D
-(``ebt.train.plan.floor``, which ``ebt plan`` prints).
+(``ebt.training.plan.floor``, which ``ebt plan`` prints).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.thinking import Recipe, supervise
-from ebt.train.compiling import compile_parts
-from ebt.train.plan import Sizes, floor
+from ebt.training.compiling import compile_parts
+from ebt.training.plan import Sizes, floor
 
 CONTEXT, BATCH = 256, 8
 PUBLISHED: dict[str, Any] = {"anchor": "none", "head": "linear"}

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ebt.thinking import Energy, Euclidean, Geometry, Recipe, StepSize, descend
-from ebt.train.optimisation import Optimisation
-from ebt.train.sampling import ResumableData, ResumableLoader
-from ebt.train.task import ThinkingTask
+from ebt.training.optimisation import Optimisation
+from ebt.training.sampling import ResumableData, ResumableLoader
+from ebt.training.task import ThinkingTask
 
 POINTS = 16
 

@@ -19,8 +19,8 @@ from ebt.cli.run import Run
 from ebt.errors import InputError
 from ebt.files import write_whole
 from ebt.problems.folder import save_folder
-from ebt.train.model_task import ModelTask
-from ebt.train.sharding import gathered
+from ebt.training.model_task import ModelTask
+from ebt.training.sharding import gathered
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     args, rest = _options().parse_known_args(argv)
     from ebt.cli.run import Run
     from ebt.cli.training import configure
-    from ebt.train.training import quiet
+    from ebt.training.loop import quiet
 
     configs = [f"--config={name}" for name in args.config]
     if args.help_all or any(argument in ("--print_config", "--model.help", "--data.help") for argument in rest):
@@ -76,8 +76,8 @@ def main(argv: list[str]) -> int:
 
 def _compile(cli: Any) -> None:
     from ebt.problems.sudoku.task import SudokuTask
-    from ebt.train.compiling import NOTHING
-    from ebt.train.model_task import ModelTask
+    from ebt.training.compiling import NOTHING
+    from ebt.training.model_task import ModelTask
 
     if isinstance(cli.model, SudokuTask) and cli.model.network.kind == "ebt":
         raise InputError(NOTHING)

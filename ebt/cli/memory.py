@@ -12,13 +12,13 @@ from ebt.errors import InputError
 _BATCH = "lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or data.context_length"
 _PARTS = (
     (r"/torch/optim/", "the optimiser's state", "choose a smaller model.network.size, or trainer.precision bf16-true"),
-    (r"/ebt/train/task\.py:_evaluate", "an evaluation", "lower data.evaluation_batch_size or model.validation_steps"),
+    (r"/ebt/training/task\.py:_evaluate", "an evaluation", "lower data.evaluation_batch_size or model.validation_steps"),
     (
         r"/ebt/thinking/(geometry|fast/vocabulary|fast/compact)",
         "the vocabulary",
         f"{_BATCH}, or train a tokenizer with fewer words",
     ),
-    (r"/ebt/train/sharding", "the whole weights, which an update gathers", "choose a smaller model.network.size"),
+    (r"/ebt/training/sharding", "the whole weights, which an update gathers", "choose a smaller model.network.size"),
     (r":configure_model$", "the model's weights", "choose a smaller model.network.size, or trainer.precision bf16-true"),
     (r"/ebt/problems/\w+/(data|corpora|packing|sources|clips|features)", "the data", "give less data, or set data.streaming"),
     (r"/torch/autograd/|:backward$", "the backward passes", f"{_BATCH}, or model.recipe.max_steps"),

@@ -50,7 +50,7 @@ def _options() -> Options:
 def main(argv: list[str]) -> int:
     """Run the command."""
     args, rest = _options().parse_known_args(argv)
-    from ebt.train.plan import parse_bytes
+    from ebt.training.plan import parse_bytes
 
     room = parse_bytes(args.device_memory)
     if args.json is not None:
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 
 def _plan(args: argparse.Namespace, rest: list[str], room: int) -> Any:
     from ebt.cli.rehearsals import Rehearsals, planned_run
-    from ebt.train.plan import USABLE, Plan, floor, largest_batch, tokens_per_day
+    from ebt.training.plan import USABLE, Plan, floor, largest_batch, tokens_per_day
 
     run = planned_run([*(f"--config={file}" for file in args.config), *rest], args.vocabulary)
     batch = args.batch or run.batch

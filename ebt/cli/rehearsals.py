@@ -18,9 +18,9 @@ from ebt.problems.language.tokenizers import load_tokenizer, vocabulary_size
 from ebt.thinking import Recipe
 from ebt.thinking.fast.adjoint import rows_together
 from ebt.thinking.geometry import CHUNK
-from ebt.train.plan import Memory, Sizes, sizes_of
-from ebt.train.rehearsal import Rehearsal, Update, extended, rehearse
-from ebt.train.sharding import Sharded, supported
+from ebt.training.plan import Memory, Sizes, sizes_of
+from ebt.training.rehearsal import Rehearsal, Update, extended, rehearse
+from ebt.training.sharding import Sharded, supported
 
 SMALL = 2
 """Words of the vocabulary that costs nothing, beside which another one's memory is told."""

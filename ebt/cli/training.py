@@ -28,9 +28,9 @@ from ebt.cli.terminal import read_text
 from ebt.errors import InputError
 from ebt.problems.configurations import find_configuration
 from ebt.problems.registry import problems
-from ebt.train.sharding import supported
-from ebt.train.task import ThinkingTask
-from ebt.train.training import quiet
+from ebt.training.loop import quiet
+from ebt.training.sharding import supported
+from ebt.training.task import ThinkingTask
 
 DEFAULTS = {
     "max_steps": 1000,

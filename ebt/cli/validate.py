@@ -71,7 +71,7 @@ def evaluate(command: str, argv: list[str]) -> int:
     from ebt.cli.progress import results_table
     from ebt.cli.run import Run
     from ebt.cli.training import configure
-    from ebt.train.training import quiet
+    from ebt.training.loop import quiet
 
     if (Path(args.checkpoint) / "config.json").is_file():
         run, file = Run(Path(args.checkpoint)), None

@@ -139,6 +139,10 @@ class ThinkingModel(HubModel):
         """Where candidates start, (B, *P, K); None: at random."""
         return None
 
+    def prepared(self, context: Any) -> Any:
+        """The context as a batch, where it may be given otherwise."""
+        return context
+
     def positions(self, *context: Any, **more: Any) -> Tensor | None:
         """Where predictions stand, (B, *P), for random draws that do not depend on what is computed together."""
         return None
@@ -173,7 +177,7 @@ class ThinkingModel(HubModel):
             InputError: an option that there is not, or outside its range.
         """
         more = {name: options.pop(name) for name in self.CONTEXT if name in options}
-        how = self.how(thinking, **options)
+        how, context = self.how(thinking, **options), self.prepared(context)
         with leave_inference_mode():
             positions = self.positions(context, **more)  # before a cache takes the context in
             thought = think(

@@ -16,7 +16,7 @@ from lightning import LightningDataModule
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Measure, Progress
 from ebt.models.base import HubModel
-from ebt.train.task import ThinkingTask
+from ebt.training.task import ThinkingTask
 
 BUILT_IN = ("language", "sudoku", "images", "video")
 """Folders beside this file whose module ``problem`` has a ``PROBLEM``."""

@@ -24,8 +24,8 @@ from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
-from ebt.train.sharding import Sharded, full
-from ebt.train.task import ThinkingTask
+from ebt.training.sharding import Sharded, full
+from ebt.training.task import ThinkingTask
 
 FIXED: dict[str, Any] = {"start_std": 0.0, "min_steps": 2, "max_steps": 2}
 RECIPES = {

@@ -25,7 +25,7 @@ from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.models import DiTForImages, EBTForImages
 from ebt.problems.language.base import next_token_loss
 from ebt.thinking import IGNORED, Energy, Recipe, Supervised, choose, descend, supervise
-from ebt.train.replay import ReplayBuffer
+from ebt.training.replay import ReplayBuffer
 
 PAD = 0
 """The published code's padding and end-of-text token, which is never a target."""

@@ -20,9 +20,9 @@ from ebt.problems.sudoku.metrics import sudoku_curve
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
 from ebt.train import training
-from ebt.train.model_task import ModelTask
-from ebt.train.optimisation import Optimisation
-from ebt.train.training import Report
+from ebt.training.loop import Report
+from ebt.training.model_task import ModelTask
+from ebt.training.optimisation import Optimisation
 
 GIVENS = (17, 12, 10)
 SUDOKU_STEPS = (1, 2, 3, 4, 8, 16, 32)

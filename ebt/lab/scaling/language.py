@@ -17,9 +17,9 @@ from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.problems.language.tokenizers import load_tokenizer
 from ebt.thinking import Recipe
-from ebt.train.model_task import ModelTask
-from ebt.train.optimisation import Optimisation
-from ebt.train.plan import Sizes, sizes_of
+from ebt.training.model_task import ModelTask
+from ebt.training.optimisation import Optimisation
+from ebt.training.plan import Sizes, sizes_of
 
 PAIRS = ((1, 16), (1, 32), (2, 64), (4, 96), (6, 160))
 VALUES: dict[str, tuple[tuple[int, ...], ...]] = {

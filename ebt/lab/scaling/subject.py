@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from ebt.lab.scaling.grid import Grid
 from ebt.lab.studies.runs import Json
 from ebt.thinking import Recipe
-from ebt.train.model_task import ModelTask
-from ebt.train.optimisation import Optimisation
-from ebt.train.plan import Sizes
+from ebt.training.model_task import ModelTask
+from ebt.training.optimisation import Optimisation
+from ebt.training.plan import Sizes
 
 
 class Subject(ABC):

@@ -17,9 +17,9 @@ from ebt.lab.studies.runs import Json
 from ebt.lab.studies.trained import optimisation_of, parameters_of, recipe_of
 from ebt.models.exploration import Explored
 from ebt.thinking import NonFiniteError
-from ebt.train.model_task import ModelTask
-from ebt.train.plan import floor
-from ebt.train.training import train
+from ebt.training.loop import train
+from ebt.training.model_task import ModelTask
+from ebt.training.plan import floor
 
 ROWS = 32
 """Of a batch of held-out data."""

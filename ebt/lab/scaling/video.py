@@ -19,9 +19,9 @@ from ebt.problems.video.encoders import open_encoder
 from ebt.problems.video.moving_digits import DIGITS, SIDE
 from ebt.problems.video.task import VideoNetwork, VideoTask
 from ebt.thinking import Recipe
-from ebt.train.model_task import ModelTask
-from ebt.train.optimisation import Optimisation
-from ebt.train.plan import Sizes, sizes_of
+from ebt.training.model_task import ModelTask
+from ebt.training.optimisation import Optimisation
+from ebt.training.plan import Sizes, sizes_of
 
 START = RECIPE.start_std
 PAIRS = ((1, 32), (1, 64), (2, 112), (3, 192), (4, 256))

@@ -11,7 +11,7 @@ from ebt.lab.studies.trained import train_from_settings
 from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.thinking import Recipe
-from ebt.train.optimisation import Optimisation
+from ebt.training.optimisation import Optimisation
 
 NETWORK = {"size": "nano", "dim": 96}
 OPTIMISATION = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
@@ -23,7 +23,7 @@ MORE = "transformer-pp-more"
 """Transformer++ that gets as many operations as an EBT by the paper's recipes."""
 TIMES = {MORE: 5}
 """Updates, as multiples of those of the others. By the paper's recipes an update of an EBT takes 30 operations per weight, by
-the library's own 17 (``ebt.train.plan.floor``), one of Transformer++ 6."""
+the library's own 17 (``ebt.training.plan.floor``), one of Transformer++ 6."""
 S2 = Recipe.s2()
 RECIPES: dict[str, Recipe] = {
     "ebt": Recipe.warm(),

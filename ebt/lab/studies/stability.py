@@ -27,7 +27,7 @@ from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.task import LanguageTask
 from ebt.thinking import NonFiniteError, Recipe
-from ebt.train.training import train
+from ebt.training.loop import train
 
 NETWORK = {"size": "nano", "dim": 64}
 BATCH_SIZE = 16

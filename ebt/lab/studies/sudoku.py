@@ -16,7 +16,7 @@ from ebt.lab.studies.page import Page, Table, Verdict
 from ebt.lab.studies.runs import Json, Result, Run
 from ebt.lab.studies.sets import identity
 from ebt.thinking import Recipe
-from ebt.train.optimisation import Optimisation
+from ebt.training.optimisation import Optimisation
 
 KINDS = {
     "ebt": "EBT",

@@ -9,9 +9,9 @@ from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json
 from ebt.problems.folder import save_folder
 from ebt.thinking import Recipe
-from ebt.train.model_task import ModelTask
-from ebt.train.optimisation import Optimisation
-from ebt.train.training import train, train_for
+from ebt.training.loop import train, train_for
+from ebt.training.model_task import ModelTask
+from ebt.training.optimisation import Optimisation
 
 
 def optimisation_of(settings: Json) -> Optimisation:

@@ -31,7 +31,7 @@ from ebt.problems.video.metrics import frame_energies, repeat_loss, rollout, vid
 from ebt.problems.video.moving_digits import digit_images
 from ebt.problems.video.task import VideoNetwork, VideoTask
 from ebt.thinking import Recipe
-from ebt.train.optimisation import Optimisation
+from ebt.training.optimisation import Optimisation
 
 EBT, TWIN = "ebt", "transformer_pp"
 KINDS = {EBT: "EBT", TWIN: "Transformer++"}

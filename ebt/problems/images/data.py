@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ebt.errors import InputError
 from ebt.problems.images.sources import PHOTOS, Images, open_images, to_tensor
 from ebt.problems.language.corpora import SPLITS, check_fractions
-from ebt.train.sampling import EpochSampler, ResumableData, ResumableLoader
+from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
 
 KEPT = 512
 """So many decoded images stay in memory."""

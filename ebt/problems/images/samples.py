@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from ebt.train.sharding import gathered
+from ebt.training.sharding import gathered
 
 SHOWN = 4
 """Images of a picture."""

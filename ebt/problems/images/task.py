@@ -19,9 +19,9 @@ from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.models import DiTForImages, EBTForImages
 from ebt.problems.images.samples import ImageSamples
 from ebt.thinking import Euclidean, Geometry, Recipe
-from ebt.train.model_task import ModelTask, Network
-from ebt.train.optimisation import Optimisation
-from ebt.train.task import OPTIMISATION, Batch, Outcome, Sums
+from ebt.training.model_task import ModelTask, Network
+from ebt.training.optimisation import Optimisation
+from ebt.training.task import OPTIMISATION, Batch, Outcome, Sums
 
 RECIPE = Recipe(min_steps=1, max_steps=2)
 EVALUATION_SEED = 20_250_702

@@ -30,7 +30,7 @@ from ebt.problems.language.corpora import (
 from ebt.problems.language.packing import IGNORED, Example, PackedTokens, PromptedExamples, StreamedExamples
 from ebt.problems.language.tokenizers import encode, load_tokenizer, render_chat, vocabulary_size
 from ebt.problems.skipped import OnError, Skipped
-from ebt.train.sampling import ResumableData, ResumableLoader, drawn
+from ebt.training.sampling import ResumableData, ResumableLoader, drawn
 
 
 class TextDataModule(ResumableData):

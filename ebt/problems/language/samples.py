@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from ebt.train.sharding import gathered
+from ebt.training.sharding import gathered
 
 
 class TextSamples(L.Callback):

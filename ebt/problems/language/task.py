@@ -16,9 +16,9 @@ from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.samples import TextSamples
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.thinking import Recipe
-from ebt.train.model_task import ModelTask, Network
-from ebt.train.optimisation import Optimisation
-from ebt.train.task import OPTIMISATION, RECIPE, Batch
+from ebt.training.model_task import ModelTask, Network
+from ebt.training.optimisation import Optimisation
+from ebt.training.task import OPTIMISATION, RECIPE, Batch
 
 
 @dataclass(frozen=True)

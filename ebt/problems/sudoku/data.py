@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
 from ebt.problems.sudoku.boards import SudokuDataset, SudokuSet, canonical, check_size, make_splits, read_csv, split_collection
-from ebt.train.sampling import EpochSampler, ResumableData, ResumableLoader
+from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
 
 
 class SudokuDataModule(ResumableData):

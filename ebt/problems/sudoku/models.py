@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebt.errors import InputError
 from ebt.models.base import HubModel, Prediction, ThinkingModel
 from ebt.nn import EBTEncoder, EncoderLandscape, Transformer
+from ebt.problems.sudoku.boards import parse_board
 from ebt.problems.sudoku.configuration import BOXES, EBTSudokuConfig, SudokuTransformerConfig
 from ebt.thinking import Geometry, StepSize, Thinking, Thought
 
@@ -58,6 +60,16 @@ class EBTForSudoku(ThinkingModel):
     def geometry(self) -> Geometry:
         """One part a cell, one prediction a board."""
         return self.config.make_geometry(1, self.digits.weight, self.config.input_gradient)
+
+    def prepared(self, puzzle: Any) -> Tensor:
+        """Puzzles (B, C); a single one may be (C,), or text with 0 . _ or * where a cell is empty."""
+        size = self.config.board
+        digits = torch.as_tensor(parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle).long().to(self.device)
+        if digits.shape[-1] != size**2 or not bool(((digits >= 0) & (digits <= size)).all()):
+            raise InputError(
+                f"puzzle has the shape {tuple(digits.shape)}: this model solves {size}x{size}, {size**2} cells a puzzle"
+            )
+        return digits.reshape(-1, size**2)
 
     def parts(self, puzzle: Tensor) -> tuple[int, ...]:
         return tuple(puzzle.shape)

@@ -14,9 +14,9 @@ from ebt.models.base import HubModel
 from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
 from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer, fill
 from ebt.thinking import IGNORED, Recipe
-from ebt.train.model_task import ModelTask, Network
-from ebt.train.optimisation import Optimisation
-from ebt.train.task import OPTIMISATION, RECIPE, Batch, Sums
+from ebt.training.model_task import ModelTask, Network
+from ebt.training.optimisation import Optimisation
+from ebt.training.task import OPTIMISATION, RECIPE, Batch, Sums
 
 _LOOPS = {"feed_forward": "none", "looped_prediction": "prediction", "looped_hidden": "hidden", "recursive": "recursive"}
 

@@ -19,7 +19,7 @@ from ebt.problems.video.clips import Clips, open_videos
 from ebt.problems.video.encoders import Encoder, open_encoder
 from ebt.problems.video.features import Encoded, FeatureCache, encode_clips, encode_frames
 from ebt.problems.video.moving_digits import DIGITS, SIDE, MovingDigits
-from ebt.train.sampling import EpochSampler, ResumableData, ResumableLoader, ResumableSampler, drawn
+from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader, ResumableSampler, drawn
 
 
 class Windows(Dataset[dict[str, Tensor]]):

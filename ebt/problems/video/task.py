@@ -14,9 +14,9 @@ from ebt.problems.video.configuration import EBTVideoConfig, VideoTransformerCon
 from ebt.problems.video.metrics import repeat_loss
 from ebt.problems.video.models import EBTForVideo, VideoTransformer
 from ebt.thinking import Euclidean, Geometry, Recipe
-from ebt.train.model_task import ModelTask, Network
-from ebt.train.optimisation import Optimisation
-from ebt.train.task import OPTIMISATION, Batch, Sums
+from ebt.training.model_task import ModelTask, Network
+from ebt.training.optimisation import Optimisation
+from ebt.training.task import OPTIMISATION, Batch, Sums
 
 RECIPE = Recipe(min_steps=1, max_steps=2, start_std=0.3)
 

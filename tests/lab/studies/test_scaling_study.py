@@ -32,8 +32,8 @@ from ebt.lab.studies.models import OPTIMISATION, RECIPES
 from ebt.lab.studies.runs import Run, collect
 from ebt.problems.language.corpora import Document
 from ebt.problems.language.tokenizers import train_bpe
-from ebt.train.plan import floor
-from ebt.train.training import train
+from ebt.training.loop import train
+from ebt.training.plan import floor
 
 GRID = """
 values: [2, 4, 6]

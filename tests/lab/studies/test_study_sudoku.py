@@ -17,8 +17,8 @@ from ebt.problems.sudoku.boards import generate, write_csv
 from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
-from ebt.train.optimisation import Optimisation
-from ebt.train.training import train_for
+from ebt.training.loop import train_for
+from ebt.training.optimisation import Optimisation
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FEW = ["--symmetries", "--givens", "5,8", "--test-givens", "6", "--boards", "3"]

@@ -14,7 +14,7 @@ from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.thinking import SIMPLEX_SPACES, Recipe
-from ebt.train.task import Outcome
+from ebt.training.task import Outcome
 
 RECIPES = {"own": Recipe(), "s1": Recipe.s1(), "s2": Recipe.s2(replay_size=16)}
 BOUND = {"bf16-mixed": 0.02, "bf16-true": 0.15}

@@ -18,8 +18,8 @@ from ebt.cli.rehearsals import Rehearsals, planned_run
 from ebt.errors import InputError
 from ebt.nn import SIZES, network_config
 from ebt.thinking import Recipe
-from ebt.train.plan import Operations, Sizes, floor, largest_batch, parse_bytes, tokens_per_day
-from ebt.train.rehearsal import extended
+from ebt.training.plan import Operations, Sizes, floor, largest_batch, parse_bytes, tokens_per_day
+from ebt.training.rehearsal import extended
 
 CONFIGS = Path(__file__).parents[2] / "ebt" / "problems" / "language" / "configs"
 FEW = ["--model.network.layers=2", "--model.recipe.min_steps=2", "--model.recipe.max_steps=2"]

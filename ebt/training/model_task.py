@@ -14,8 +14,8 @@ from ebt.models.base import HubModel, ThinkingModel
 from ebt.models.exploration import Explored
 from ebt.nn import Anchor, Conditioning, Head, HeadInit, network_config
 from ebt.thinking import SPACES, UPDATES, Energy, Geometry, Recipe, Simplex, StepSize, Thinking, Update, mean_loss, named
-from ebt.train.compiling import compile_parts
-from ebt.train.task import RECIPE, Batch, Outcome, ThinkingTask
+from ebt.training.compiling import compile_parts
+from ebt.training.task import RECIPE, Batch, Outcome, ThinkingTask
 
 _THINKING = (
     "space",
@@ -124,7 +124,7 @@ class ModelTask(ThinkingTask):
     model: Any
     prediction_dims = 1
     compiles = False
-    """Whether to compile what can be (see ``ebt.train.compiling``); set before training begins."""
+    """Whether to compile what can be (see ``ebt.training.compiling``); set before training begins."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -24,8 +24,8 @@ from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import IGNORED, CandidateSpace, Euclidean, NonFiniteError, Recipe, ReplayBuffer, StepSize, ThinkingWarning
-from ebt.train.optimisation import Optimisation
-from ebt.train.task import ThinkingTask
+from ebt.training.optimisation import Optimisation
+from ebt.training.task import ThinkingTask
 
 TINY: dict[str, Any] = {"layers": 1, "dim": 8, "heads": 2}
 pytestmark = pytest.mark.filterwarnings("ignore:.*(num_workers|many workers|LeafSpec|max_epochs|interval).*")

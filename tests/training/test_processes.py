@@ -12,7 +12,7 @@ import trainings
 from ebt.errors import InputError
 from ebt.problems.language.configuration import EBTConfig
 from ebt.problems.language.ebt import EBTForCausalLM
-from ebt.train.sampling import ResumableSampler
+from ebt.training.sampling import ResumableSampler
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
 from ebt.errors import InputError
-from ebt.train.sampling import ResumableLoader, ResumableSampler
+from ebt.training.sampling import ResumableLoader, ResumableSampler
 
 
 class Count(IterableDataset[int]):

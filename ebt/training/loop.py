@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-from ebt.train.task import ThinkingTask
+from ebt.training.task import ThinkingTask
 
 Report = Callable[[int, int, str], None]
 """Called with the units of work done, all units, and a note."""

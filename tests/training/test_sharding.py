@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from PIL import Image
 
 from ebt.errors import InputError
-from ebt.train.sharding import Sharded, refuse_sharding, supported
+from ebt.training.sharding import Sharded, refuse_sharding, supported
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

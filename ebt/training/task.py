@@ -18,10 +18,10 @@ from ebt.errors import InputError
 from ebt.evaluation.alarms import ThinkingWarning, alarms
 from ebt.models.exploration import Explored, explore
 from ebt.thinking import Energy, Geometry, Gradient, NonFiniteError, Recipe, StepSize, Thinking, Thought, Update, supervise
-from ebt.train.optimisation import Optimisation
-from ebt.train.processes import share
-from ebt.train.replay import ReplayBuffer
-from ebt.train.sharding import full, gathered, refuse_sharding
+from ebt.training.optimisation import Optimisation
+from ebt.training.processes import share
+from ebt.training.replay import ReplayBuffer
+from ebt.training.sharding import full, gathered, refuse_sharding
 
 Batch = dict[str, Tensor]
 Sums = dict[str, tuple[Tensor, Tensor]]

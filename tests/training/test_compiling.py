@@ -13,7 +13,7 @@ from ebt.errors import InputError
 from ebt.problems.language.task import LanguageTask
 from ebt.problems.sudoku.configuration import EBTSudokuConfig
 from ebt.problems.sudoku.models import EBTForSudoku
-from ebt.train.compiling import CompileWarning, compile_parts
+from ebt.training.compiling import CompileWarning, compile_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import seeded
 
-from ebt.train.replay import ReplayBuffer
+from ebt.training.replay import ReplayBuffer
 
 
 def records(first: int, count: int) -> dict[str, torch.Tensor]:

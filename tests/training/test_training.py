@@ -9,7 +9,7 @@ import warnings
 import trainings
 
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
-from ebt.train.training import quiet, train
+from ebt.training.loop import quiet, train
 
 
 def state() -> tuple[object, ...]:
