@@ -19,7 +19,7 @@ from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.metrics import sudoku_curve
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
-from ebt.train import training
+from ebt.training import loop as training
 from ebt.training.loop import Report
 from ebt.training.model_task import ModelTask
 from ebt.training.optimisation import Optimisation
