@@ -22,6 +22,8 @@ RULES = ("lowest", "highest", "largest_drop", "majority")
 WORD_RULES = (*RULES, "mean")
 """Those of ``ebt.thinking.WordRule``."""
 RULE_HELP = "which candidate wins (default: lowest); of text also mean: of what all candidates thought at all steps"
+SPLITS = ("validation", "test", "shifted")
+"""Of what runs held out; shifted: the harder test of moving digits."""
 CHECKPOINT = "model folder, or run folder of `ebt fit`"
 
 
@@ -45,12 +47,17 @@ class Options(argparse.ArgumentParser):
         self.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT)
 
     def scale_and_noise(self, group: argparse._ArgumentGroup) -> None:
-        """Add --step-size-scale and --candidate-noise; ``scaled_and_noisy`` reads them."""
+        """Add --step-size-scale, --candidate-noise and --stop; ``scaled_and_noisy`` reads them."""
         group.add_argument(
             "--step-size-scale", type=number_in(0), metavar="X", help="alpha, as a multiple of the learned one; below 1: softer"
         )
         group.add_argument(
             "--candidate-noise", type=number_in(0), metavar="X", help="Langevin noise of all candidates but the first"
+        )
+        group.add_argument(
+            "--stop",
+            metavar="NAME",
+            help="stop thinking by change(X), energy(X), budget(N) or my_module.MyStop(...) of your own",
         )
 
     def out(self, what: str) -> None:
@@ -62,14 +69,14 @@ class Options(argparse.ArgumentParser):
         self.add_argument("--seed", type=count_from(0), default=0, metavar="N", help=f"of {what} (default: 0)")
 
 
-def scaled_and_noisy(args: argparse.Namespace, models: Sequence[Any], candidates: int) -> dict[str, float]:
-    """The thinking options of ``--step-size-scale`` and ``--candidate-noise``, where they are given.
+def scaled_and_noisy(args: argparse.Namespace, models: Sequence[Any], candidates: int) -> dict[str, Any]:
+    """The thinking options of ``--step-size-scale``, ``--candidate-noise`` and ``--stop``, where they are given.
 
     Raises:
         InputError: no model thinks, or noise without a second candidate.
     """
-    found = dict[str, float]()
-    for name, option in (("step_size_scale", "step_size_scale"), ("candidate_noise", "noise")):
+    found = dict[str, Any]()
+    for name, option in (("step_size_scale", "step_size_scale"), ("candidate_noise", "noise"), ("stop", "stop")):
         if (value := getattr(args, name)) is None:
             continue
         flag = f"--{name.replace('_', '-')}"

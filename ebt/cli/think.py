@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ebt.cli.terminal import (
     RULE_HELP,
+    SPLITS,
     WORD_RULES,
     Options,
     count_from,
@@ -27,7 +28,6 @@ from ebt.cli.terminal import (
 from ebt.errors import InputError
 from ebt.files import write_json
 
-SPLITS = ("validation", "test", "shifted")
 Curves = Mapping[str, Any]
 
 

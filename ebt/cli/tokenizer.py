@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from ebt.cli.terminal import Options, count_from, plain_table, print_table, say_written
 from ebt.errors import InputError
-from ebt.problems.language.corpora import PYTHON_DOCS, Document, Fields, open_source, split_documents
-from ebt.problems.language.tokenizers import encode, train_bpe
+
+if TYPE_CHECKING:
+    from ebt.problems.language.corpora import Document
 
 
 def _options() -> Options:
@@ -23,7 +25,7 @@ def _options() -> Options:
         "--data",
         required=True,
         metavar="SOURCE",
-        help=f"{PYTHON_DOCS} (embedded), a file of text, JSON, CSV or Parquet, a folder, or a Hugging Face dataset",
+        help="python-docs (embedded), a file of text, JSON, CSV or Parquet, a folder, or a Hugging Face dataset",
     )
     options.add_argument("--vocab-size", required=True, type=count_from(1), metavar="N", help="tokens, at least 257")
     options.add_argument("--out", required=True, metavar="DIR", help="new folder for the tokeniser")
@@ -45,6 +47,8 @@ def _options() -> Options:
 def main(argv: list[str]) -> int:
     """Run the command."""
     args, console = _options().parse_args(argv), Console()
+    from ebt.problems.language.tokenizers import encode, train_bpe
+
     folder = Path(args.out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--out {folder} exists and is not empty: choose a new folder.")
@@ -69,6 +73,8 @@ def main(argv: list[str]) -> int:
 
 def _splits(args: argparse.Namespace) -> dict[str, list[Document]]:
     """The documents by split, as ``ebt fit`` splits them; the tokeniser learns from the training documents only."""
+    from ebt.problems.language.corpora import Fields, open_source, split_documents
+
     try:
         fractions = [float(part) for part in args.fractions.split(",")]
     except ValueError:

@@ -154,10 +154,10 @@ def test_thinking_curves_of_frames(folders: dict[str, str], tmp_path: Path, caps
         ("rollout", "colour", ["--data", "CLIPS", "--split", "shifted"], "harder test of moving digits"),
         ("rollout", "ebt", ["--data", "digits", "--mp4"], "--mp4 writes files: give --out"),
         ("rollout", "ebt", ["--data", "digits", "--frames", "0"], "no whole number of at least 1"),
-        ("think", "ebt", ["--data", "digits", "--givens", "3"], "--givens is for boards"),
-        ("think", "ebt", ["--data", "digits", "--rule", "majority"], "--rule majority counts words or digits"),
-        ("think", "ebt", ["--data", "digits", "--noise", "0.1"], "--noise is for images"),
-        ("think", "ebt", ["--data", "digits", "--baseline", "COLOUR"], "by different encoders"),
+        ("think", "ebt", ["--data", "digits", "--givens", "3"], "--givens is not for video"),
+        ("think", "ebt", ["--data", "digits", "--rule", "majority"], "--rule majority is not for video"),
+        ("think", "ebt", ["--data", "digits", "--noise", "0.1"], "--noise is not for video"),
+        ("think", "ebt", ["--data", "digits", "--baseline", "COLOUR"], "the encoder of frames"),
     ],
 )
 def test_what_makes_no_sense_is_told(
@@ -173,7 +173,7 @@ def test_other_models_are_refused(tmp_path: Path, capsys: Captured) -> None:
     assert main(["rollout", "--checkpoint", board]) == 2
     assert "ebt_sudoku" in capsys.readouterr().err
     assert main(["think", "--checkpoint", board, "--split", "shifted"]) == 2
-    assert "harder test of moving digits" in capsys.readouterr().err
+    assert "--split shifted is not for sudoku" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs the benchmark data beside the checkout: shared/data/video")

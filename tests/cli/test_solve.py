@@ -31,7 +31,7 @@ def test_a_process_shows_boards_and_writes_the_thinking(folder: str, tmp_path: P
     options = ["--steps", "4", "--candidates", "3", "--seed", "2", "--out", str(tmp_path)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     read = json.loads((tmp_path / "solve.json").read_text())
-    watched = watch_board(sudoku_ebt(), torch.from_numpy(parse_board(PUZZLE, 4)), 4, 3, seed=2)
+    watched = watch_board(sudoku_ebt(), torch.from_numpy(parse_board(PUZZLE, 4)), steps=4, candidates=3, seed=2)
     assert close(read, to_json(watched) | {"solution": SOLUTION, "solved": watched.boards[-1] == SOLUTION})
     assert imread(tmp_path / "board.png").shape[0] > 200
     for step in (0, 1, 2, 4):
@@ -66,7 +66,7 @@ def test_a_solved_board_is_called_solved(tmp_path: Path, capsys: pytest.CaptureF
     model = sudoku_ebt()
     for missing in range(16):
         puzzle = "".join("." if i == missing else str(digit) for i, digit in enumerate(SOLUTION))
-        if watch_board(model, torch.from_numpy(parse_board(puzzle, 4)), 3).boards[-1] == SOLUTION:
+        if watch_board(model, torch.from_numpy(parse_board(puzzle, 4)), steps=3).boards[-1] == SOLUTION:
             break
     folder = sudoku_folder(tmp_path / "model")
     assert main(["solve", "--checkpoint", folder, puzzle, "--steps", "3", "--out", str(tmp_path / "out")]) == 0

@@ -49,9 +49,11 @@ def test_the_readme_solves_a_board_in_ten_lines(tmp_path: Path, capsys: pytest.C
     code = blocks(ROOT / "README.md", "python")[0]
     assert len(code.splitlines()) <= 10
     run(code, tmp_path)
-    *energies, top = capsys.readouterr().out.splitlines()[:2]
-    assert len(energies[0].split(",")) == 17  # before each of 16 steps, and of the final board
-    assert top.count("[") == 2  # the givens of the first row: .5.3..
+    energies, *board = capsys.readouterr().out.splitlines()
+    assert len(energies.split(",")) == 17  # before each of 16 steps, and of the final board
+    digits = [int(digit) for digit in re.findall(r"\d", "".join(board))]
+    assert len(digits) == 36
+    assert (digits[1], digits[3]) == (5, 3)  # givens of the first row
 
 
 def test_the_configuration_in_the_readme_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +62,7 @@ def test_the_configuration_in_the_readme_is_accepted(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     made = configure(["--config=language/ebt", "--config=my.yaml"])
     assert made.model.recipe.max_steps == 4
-    assert (made.datamodule.fields.text, made.datamodule.fields.prompt) == ("answer", "question")
+    assert (made.datamodule.text_field, made.datamodule.prompt_field) == ("answer", "question")
     assert made.trainer.max_steps == 2000
 
 

@@ -1,0 +1,205 @@
+"""What ``ebt rollout`` does when its options are read."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from torch import Tensor
+
+from ebt.cli.terminal import (
+    out_folder,
+    plain_table,
+    print_table,
+    progress_bar,
+    say_written,
+    scaled_and_noisy,
+)
+from ebt.errors import InputError
+from ebt.evaluation.measure import thinks
+from ebt.evaluation.results import write_json
+from ebt.problems.folder import load_folder
+from ebt.problems.images.sources import to_picture
+from ebt.problems.video.clips import import_av, write_video
+from ebt.problems.video.encoders import Encoder
+from ebt.problems.video.held_out import HeldOutVideo, held_out_video
+from ebt.problems.video.metrics import FrameEnergies, Rollout, frame_energies, frame_loss, rollout
+from ebt.problems.video.pictures import film_strip, frame_energy_map, save_gif, side_by_side_frames
+
+TYPES = ("ebt_video", "ebt_video_transformer")
+SHOWN = 12
+"""Predicted frames of a strip, at most."""
+
+
+@dataclass(frozen=True)
+class ClipRollout:
+    """What goes to JSON, of one clip. Losses are smooth L1 in the encoder's space; frames count from 1."""
+
+    losses: list[float]
+    """Of each predicted frame."""
+    repeated: list[float]
+    """The same for repeating the last given frame."""
+    energies: list[list[float]] | None
+    """Of each predicted frame, before the first and after each step."""
+    watched_energies: list[list[float]] | None
+    """Of each frame from the second on, thought of with the true frames before it."""
+    watched_losses: list[list[float]] | None
+    """After each step, likewise."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """All clips of one call."""
+
+    data: str
+    given: int
+    ahead: int
+    clips: list[ClipRollout]
+    steps: int | None = None
+    candidates: int | None = None
+    spearman: float | None = None
+    """Rank correlation of energy and loss over all frames, thought of with the true ones before; None without an energy."""
+    spearman_within_clips: float | None = None
+    """The same in each clip, mean over the clips."""
+    spearman_of_moves: float | None = None
+    """Of how far the last step still moved a frame, and its loss."""
+
+
+def _check(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """The thinking options."""
+    if not thinks(model) and (args.steps, args.candidates) != (None, None):
+        raise InputError("--steps and --candidates need a model with an energy: Transformer++ answers in one pass.")
+    many = args.candidates or (model.thinking.candidates if thinks(model) else 1)
+    options: dict[str, Any] = scaled_and_noisy(args, [model], many)
+    if args.mp4 and (args.out is None or args.no_pictures):
+        raise InputError("--mp4 writes files: give --out, and leave out --no-pictures.")
+    if args.mp4:
+        import_av()
+    return {**options, "steps": args.steps, "candidates": args.candidates, "rule": args.rule, "seed": args.seed}
+
+
+def _results(
+    args: argparse.Namespace,
+    videos: HeldOutVideo,
+    model: Any,
+    frames: Tensor,
+    found: Rollout,
+    watched: FrameEnergies | None,
+    given: int,
+) -> Results:
+    true = frames[:, given:]
+    losses, repeated = (frame_loss(made.cpu(), true) for made in (found.frames, frames[:, given - 1 : given].expand_as(true)))
+    clips = [
+        ClipRollout(
+            losses[i].tolist(),
+            repeated[i].tolist(),
+            None if found.energies is None else found.energies[:, i].tolist(),
+            None if watched is None else watched.energies[:, i].tolist(),
+            None if watched is None else watched.losses[:, i].tolist(),
+        )
+        for i in range(len(frames))
+    ]
+    if watched is None:
+        return Results(videos.name, given, args.frames, clips)
+    steps, candidates = args.steps or model.thinking.steps, args.candidates or model.thinking.candidates
+    known = watched.spearman, watched.spearman_within_clips, watched.spearman_of_moves
+    return Results(videos.name, given, args.frames, clips, steps, candidates, *known)
+
+
+def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:
+    table = plain_table()
+    for name in ("frame", "loss", "repeated", *(["energy at start", "at end"] if results.spearman is not None else [])):
+        table.add_column(name, justify="right")
+    for i in range(results.ahead):
+        row = [
+            str(i + 1),
+            *(f"{np.mean([getattr(clip, name)[i] for clip in results.clips]):.4f}" for name in ("losses", "repeated")),
+        ]
+        if results.spearman is not None:
+            row += [f"{np.mean([(clip.energies or [])[step][i] for clip in results.clips]):.4g}" for step in (0, -1)]
+        table.add_row(*row)
+    count = len(results.clips)
+    title = f"{results.data}: {results.ahead} frames after {results.given} given ones, {count} clip{'s' * (count > 1)}"
+    print_table(console, title, table, "loss: smooth L1 of the encoded frame; repeated: of repeating the last given one")
+    if results.spearman is not None:
+        all_frames, within, moves = (
+            "-" if value is None or math.isnan(value) else f"{value:.2f}"
+            for value in (results.spearman, results.spearman_within_clips, results.spearman_of_moves)
+        )
+        console.print(
+            f"next frames, given the true ones, Spearman: energy ~ loss {all_frames}, within clips {within}; how far the last "
+            f"step moved ~ loss {moves}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if videos.note:
+        console.print(f"[dim]{videos.note}[/]", highlight=False, soft_wrap=True)
+
+
+def _write(
+    args: argparse.Namespace, folder: Path, results: Results, videos: HeldOutVideo, frames: Tensor, found: Rollout
+) -> list[Path]:
+    written = [folder / "rollout.json"]
+    write_json(results, written[0])
+    for i, clip in enumerate(results.clips):
+        films: tuple[np.ndarray, ...] = ()
+        if not args.no_pictures:
+            true, predicted = (_pictures(videos.data.encoder, part[i].cpu()) for part in (frames, found.frames))
+            films = (true, np.concatenate((true[: results.given], predicted)))
+            written += _films(args, folder / f"rollout-{i:02}", *films, results, videos.data.seconds)
+        if clip.watched_energies is not None and clip.watched_losses is not None:
+            written.append(folder / f"rollout-{i:02}-energy.png")
+            shown = list(films[0][1:]) if films else ()
+            frame_energy_map(
+                clip.watched_energies, clip.watched_losses[-1], written[-1], shown, "the next frame, given the true ones"
+            )
+    return written
+
+
+def _pictures(encoder: Encoder, vectors: Tensor) -> np.ndarray:
+    """Frames (T, H, W) or (T, H, W, 3), 8 bits, of encoded ones (T, E)."""
+    return np.stack([np.array(to_picture(frame)) for frame in encoder.decode(vectors)])
+
+
+def _films(
+    args: argparse.Namespace, stem: Path, true: np.ndarray, found: np.ndarray, results: Results, seconds: float
+) -> list[Path]:
+    pages = side_by_side_frames(true, found, results.given)
+    written = [stem.with_suffix(".gif"), stem.with_suffix(".png")]
+    save_gif(pages, written[0], seconds)
+    first = results.given - min(2, results.given)
+    last = results.given + min(SHOWN, results.ahead)
+    names = ["given" if i < results.given else f"+{i - results.given + 1}" for i in range(first, last)]
+    film_strip({"true": list(true[first:last]), "predicted": list(found[first:last])}, names, written[1])
+    if args.mp4:
+        written.append(stem.with_suffix(".mp4"))
+        write_video(pages, written[-1], seconds)
+    return written
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    console = Console()
+    model = load_folder(args.checkpoint, TYPES)
+    options = _check(args, model)
+    given = args.given or model.config.context_length
+    videos = held_out_video(args.checkpoint, model, args.data, args.split, given + args.frames)
+    if args.out is not None and not args.no_pictures and not videos.data.encoder.decodes:
+        raise InputError(
+            f"{videos.data.encoder_name} cannot be turned back into pictures: add --no-pictures for the numbers alone."
+        )
+    frames = videos.frames(given + args.frames, args.limit)
+    folder = out_folder(args.out)
+    with progress_bar("frames", args.frames) as bar:
+        found = rollout(model, frames[:, :given], args.frames, progress=bar, **options)
+    watched = frame_energies(model, frames, **options) if thinks(model) else None
+    results = _results(args, videos, model, frames, found, watched, given)
+    _print(console, results, videos)
+    if folder is not None:
+        say_written(console, _write(args, folder, results, videos, frames, found))
+    return 0

@@ -1,0 +1,1 @@
+"""Graph colouring: a problem in one folder, outside of the library."""
