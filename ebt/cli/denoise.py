@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from ebt.cli.terminal import Options, count_from, number_in, out_folder, plain_table, print_table, say_written
+from ebt.cli.terminal import Options, count_from, number_in, out_folder, plain_table, print_table, progress_bar, say_written
 from ebt.errors import InputError
 from ebt.evaluation.results import write_json
 from ebt.problems.folder import load_folder
@@ -22,7 +22,7 @@ from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.metrics import psnr, ssim
 from ebt.problems.images.models import EBTForImages
 from ebt.problems.images.pictures import side_by_side
-from ebt.problems.images.sources import PHOTOS, Images, open_image, open_images, to_array, to_picture, to_tensor
+from ebt.problems.images.sources import PHOTOS, Images, full_values, keep_mode, of_files, open_images, to_picture
 from ebt.problems.images.tiles import by_tiles
 
 TYPES = ("ebt_images", "ebt_dit_images")
@@ -53,7 +53,7 @@ def _options() -> Options:
         "denoise",
         "Denoise images, or fill in a masked part of them; images may have any size.",
         "ebt denoise photos/ --checkpoint runs/denoise --noise 0.1 --steps 3 --out denoised\n"
-        "  ebt denoise noisy.png --checkpoint runs/denoise --out denoised\n"
+        "  ebt denoise noisy.png --checkpoint runs/denoise   (writes noisy-denoised.png)\n"
         "  ebt denoise photo.png --checkpoint runs/denoise --mask 40,40,24,24 --steps 50 --out filled",
     )
     options.add_argument("images", metavar="IMAGE_OR_FOLDER", help=f"an image, a folder of images, or {PHOTOS}")
@@ -67,7 +67,7 @@ def _options() -> Options:
     )
     options.add_argument("--clean", metavar="PATH", help="the clean image or folder, to measure against")
     options.add_argument("--mask", metavar="PICTURE|X,Y,W,H", help="fill in what is white in a picture, or a box of pixels")
-    options.add_argument("--limit", type=count_from(1), default=16, metavar="N", help="at most so many images (default: 16)")
+    options.add_argument("--limit", type=count_from(1), metavar="N", help="at most so many images (default: all)")
     options.seed("the noise")
     options.out("denoise.json, and for each image the result and a comparison,")
     return options
@@ -77,30 +77,56 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     args, console = _options().parse_args(argv), Console()
     model = load_folder(args.checkpoint, TYPES)
-    if args.mask is not None and not isinstance(model, EBTForImages):
-        raise InputError("--mask needs a model with an energy: a Diffusion Transformer denoises only.")
-    if args.tolerance is not None and not isinstance(model, EBTForImages):
-        raise InputError("--tolerance needs a model with an energy: a Diffusion Transformer takes all its steps.")
+    _check_options(args, model)
+    images, *clean = _inputs(args)
+    args.steps = args.steps or getattr(model.config, "steps", 1)
+    beside = _beside(args, images)
+    folder, results, written = out_folder(args.out), list[Denoised](), list[Path]()
+    with progress_bar("images", len(images)) as bar:
+        for index, name in enumerate(images.names):
+            shown, result = _one(args, model, images, clean, index)
+            results.append(result)
+            if beside is not None:
+                written.append(_save(list(shown.values())[1], images.picture(index), beside))
+            elif folder is not None:
+                written += _write(folder, f"{index:02}-{Path(name).stem}", shown, images.picture(index))
+            bar(index + 1, None)
+    _print(console, args, results)
+    if folder is not None:
+        write_json(Results(args.noise, results), folder / "denoise.json")
+        written.insert(0, folder / "denoise.json")
+    if written:
+        say_written(console, written)
+    else:
+        console.print("The pictures are not kept: --out FOLDER keeps them.", style="dim")
+    return 0
+
+
+def _check_options(args: argparse.Namespace, model: Any) -> None:
+    for option in ("mask", "tolerance"):
+        if getattr(args, option) is not None and not isinstance(model, EBTForImages):
+            raise InputError(f"--{option} needs a model with an energy, and {args.checkpoint} is a Diffusion Transformer.")
     if args.mask is not None and (args.noise is not None or args.clean is not None):
         raise InputError("--mask fills in a clean image: leave out --noise and --clean.")
     if args.noise is not None and args.clean is not None:
         raise InputError("--noise makes the given images noisy, and they are the clean ones: leave out --clean.")
-    images = _images(args.images)
-    clean = _images(args.clean) if args.clean is not None else None
-    if clean is not None and len(clean) != len(images):
-        raise InputError(f"{args.clean} has {len(clean)} image(s) and {args.images} {len(images)}: give one for each.")
-    args.steps = args.steps or getattr(model.config, "steps", 1)
-    folder, results, written = out_folder(args.out), list[Denoised](), list[Path]()
-    for index in range(min(len(images), args.limit)):
-        shown, result = _one(args, model, images, clean, index)
-        results.append(result)
-        if folder is not None:
-            written += _write(folder, f"{index:02}-{Path(images.names[index]).stem}", shown)
-    _print(console, args, results)
-    if folder is not None:
-        write_json(Results(args.noise, results), folder / "denoise.json")
-        say_written(console, [folder / "denoise.json", *written])
-    return 0
+
+
+def _inputs(args: argparse.Namespace) -> list[Images]:
+    """The images that can be read, at most as many as wanted; and their clean ones."""
+    parts = [_images(source) for source in (args.images, args.clean) if source is not None]
+    if len(set(map(len, parts))) > 1:
+        raise InputError(f"{args.clean} has {len(parts[1])} image(s) and {args.images} {len(parts[0])}: give one for each.")
+    chosen = list(range(len(parts[0])))[: args.limit]
+    for part in parts:
+        good, _ = part.part(chosen).usable()
+        chosen = [chosen[i] for i in good]
+    for index in chosen if len(parts) > 1 else ():
+        sizes = {part.names[index]: part.picture(index).size for part in parts}
+        if len(set(sizes.values())) > 1:
+            told = " and ".join(f"{name} {width} x {height}" for name, (width, height) in sizes.items())
+            raise InputError(f"{told} pixels: an image and its clean one must have one size. Resize or crop one of them.")
+    return [part.part(chosen) for part in parts]
 
 
 def _images(source: str) -> Images:
@@ -110,20 +136,38 @@ def _images(source: str) -> Images:
     return parts.get("test", parts["train"])
 
 
+def _beside(args: argparse.Namespace, images: Images) -> Path | None:
+    """Where the result of one image is written without --out.
+
+    Raises:
+        InputError: the file is there, or results of a folder would be lost.
+    """
+    if args.out is not None:
+        return None
+    path = Path(args.images).expanduser()
+    if not path.is_file():
+        if args.noise is None and args.clean is None:
+            raise InputError(f"the results of {args.images} would be lost: name a folder for them with --out.")
+        return None
+    beside = path.with_name(f"{path.stem}-{'denoised' if args.mask is None else 'filled'}.png")
+    if beside.exists():
+        raise InputError(f"{beside} exists: move it, or name a folder for the result with --out.")
+    return beside
+
+
 def _one(
-    args: argparse.Namespace, model: Any, images: Images, clean: Images | None, index: int
+    args: argparse.Namespace, model: Any, images: Images, clean: list[Images], index: int
 ) -> tuple[dict[str, Tensor], Denoised]:
     """The pictures to show and the numbers of one image."""
     channels, name = model.config.num_channels, images.names[index]
-    given = to_tensor(images.read(index, channels))
+    given = full_values(images.picture(index), name, channels)
     if args.mask is not None:
         free = read_mask(args.mask, given.shape[1], given.shape[2])
-        return {"masked": given.masked_fill(free, 1.0), "filled in": _filled(model, given, free, args)}, Denoised(
-            name, args.steps
-        )
-    truth = given if args.noise is not None else None if clean is None else to_tensor(clean.read(index, channels))
-    if truth is not None and truth.shape != given.shape:
-        raise InputError(f"{name} has {tuple(given.shape)} channels, rows and columns, its clean image {tuple(truth.shape)}.")
+        shown = {"masked": given.masked_fill(free, 1.0), "filled in": _filled(model, given, free, args)}
+        return shown, Denoised(name, args.steps)
+    truth = given if args.noise is not None else None
+    for known in clean:
+        truth = full_values(known.picture(index), known.names[index], channels)
     noisy = given if args.noise is None else NoiseSchedule.linear().noisy(given[None], args.noise, args.seed + index)[0]
     found = by_tiles(lambda tiles: _denoise(model, tiles, args), noisy, model.config.image_size)
     shown = {"noisy": noisy, "denoised": found}
@@ -136,11 +180,8 @@ def _one(
 
 
 def _denoise(model: Any, tiles: Tensor, args: argparse.Namespace) -> Tensor:
-    found: Tensor
-    if isinstance(model, EBTForImages):
-        found = model.denoise(tiles, args.steps, tolerance=args.tolerance)
-    else:
-        found = model.denoise(tiles, args.noise, args.steps)
+    told = {"tolerance": args.tolerance} if isinstance(model, EBTForImages) else {"level": args.noise}
+    found: Tensor = model.denoise(tiles, steps=args.steps, **told)
     return found
 
 
@@ -159,7 +200,7 @@ def read_mask(mask: str, height: int, width: int) -> Tensor:
         return free
     if not Path(mask).is_file():
         raise InputError(f"--mask {mask} is no file and no box X,Y,W,H: give one of them.")
-    picture = to_array(open_image(mask), mask, channels=1)
+    picture = of_files(mask, [Path(mask)]).read(0, channels=1)
     if picture.shape[1:] != (height, width):
         raise InputError(
             f"{mask} has {picture.shape[2]} x {picture.shape[1]} pixels, the image {width} x {height}: make them equal."
@@ -186,15 +227,18 @@ def _filled(model: EBTForImages, image: Tensor, free: Tensor, args: argparse.Nam
     return filled
 
 
-def _write(folder: Path, stem: str, shown: dict[str, Tensor]) -> list[Path]:
-    files = [folder / f"{stem}.png", folder / f"{stem}-comparison.png"]
-    list(map(to_picture, shown.values()))[1].save(files[0])
-    side_by_side({name: _pixels(to_picture(image)) for name, image in shown.items()}, files[1])
-    return files
+def _write(folder: Path, stem: str, shown: dict[str, Tensor], given: Image.Image) -> list[Path]:
+    comparison = folder / f"{stem}-comparison.png"
+    side_by_side({name: np.array(to_picture(image)) for name, image in shown.items()}, comparison)
+    return [_save(list(shown.values())[1], given, folder / f"{stem}.png"), comparison]
 
 
-def _pixels(picture: Image.Image) -> np.ndarray:
-    return np.array(picture)
+def _save(image: Tensor, given: Image.Image, path: Path) -> Path:
+    try:
+        keep_mode(image, given).save(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error}): choose another folder with --out.") from error
+    return path
 
 
 def _print(console: Console, args: argparse.Namespace, results: list[Denoised]) -> None:
@@ -205,5 +249,7 @@ def _print(console: Console, args: argparse.Namespace, results: list[Denoised]) 
         values = (row.psnr_noisy, row.psnr, row.ssim_noisy, row.ssim)
         shown = ["-" if value is None else f"{value:.{digits}f}" for value, digits in zip(values, (2, 2, 3, 3), strict=True)]
         table.add_row(Path(row.image).name, str(row.steps), *shown)
-    title = "filled in" if args.mask is not None else f"noise level {args.noise:g}" if args.noise is not None else "denoised"
-    print_table(console, title, table)
+    done = (
+        "filled in" if args.mask is not None else "denoised" if args.noise is None else f"denoised, noise level {args.noise:g}"
+    )
+    print_table(console, f"{len(results)} image(s) {done}", table)
