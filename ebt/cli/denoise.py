@@ -79,24 +79,25 @@ def main(argv: list[str]) -> int:
     model = load_folder(args.checkpoint, TYPES)
     _check_options(args, model)
     images, *clean = _inputs(args)
+    beside = _beside(args)
     args.steps = args.steps or getattr(model.config, "steps", 1)
-    beside = _beside(args, images)
-    folder, results, written = out_folder(args.out), list[Denoised](), list[Path]()
+    folder, results = out_folder(args.out), list[Denoised]()
     with progress_bar("images", len(images)) as bar:
         for index, name in enumerate(images.names):
             shown, result = _one(args, model, images, clean, index)
             results.append(result)
-            if beside is not None:
-                written.append(_save(list(shown.values())[1], images.picture(index), beside))
-            elif folder is not None:
-                written += _write(folder, f"{index:02}-{Path(name).stem}", shown, images.picture(index))
+            stem = f"{index:02}-{Path(name).stem}"
+            if path := beside or (folder and folder / f"{stem}.png"):
+                _save(list(shown.values())[1], images.picture(index), path)
+            if folder is not None:
+                pictures = {name: np.array(to_picture(image)) for name, image in shown.items()}
+                side_by_side(pictures, folder / f"{stem}-comparison.png")
             bar(index + 1, None)
     _print(console, args, results)
     if folder is not None:
         write_json(Results(args.noise, results), folder / "denoise.json")
-        written.insert(0, folder / "denoise.json")
-    if written:
-        say_written(console, written)
+    if written := beside or folder:
+        say_written(console, [written])
     else:
         console.print("The pictures are not kept: --out FOLDER keeps them.", style="dim")
     return 0
@@ -121,11 +122,14 @@ def _inputs(args: argparse.Namespace) -> list[Images]:
     for part in parts:
         good, _ = part.part(chosen).usable()
         chosen = [chosen[i] for i in good]
-    for index in chosen if len(parts) > 1 else ():
+    for index in chosen if args.clean or args.mask else ():
         sizes = {part.names[index]: part.picture(index).size for part in parts}
         if len(set(sizes.values())) > 1:
             told = " and ".join(f"{name} {width} x {height}" for name, (width, height) in sizes.items())
             raise InputError(f"{told} pixels: an image and its clean one must have one size. Resize or crop one of them.")
+        if args.mask is not None:
+            width, height = next(iter(sizes.values()))
+            read_mask(args.mask, height, width)
     return [part.part(chosen) for part in parts]
 
 
@@ -136,7 +140,7 @@ def _images(source: str) -> Images:
     return parts.get("test", parts["train"])
 
 
-def _beside(args: argparse.Namespace, images: Images) -> Path | None:
+def _beside(args: argparse.Namespace) -> Path | None:
     """Where the result of one image is written without --out.
 
     Raises:
@@ -227,18 +231,11 @@ def _filled(model: EBTForImages, image: Tensor, free: Tensor, args: argparse.Nam
     return filled
 
 
-def _write(folder: Path, stem: str, shown: dict[str, Tensor], given: Image.Image) -> list[Path]:
-    comparison = folder / f"{stem}-comparison.png"
-    side_by_side({name: np.array(to_picture(image)) for name, image in shown.items()}, comparison)
-    return [_save(list(shown.values())[1], given, folder / f"{stem}.png"), comparison]
-
-
-def _save(image: Tensor, given: Image.Image, path: Path) -> Path:
+def _save(image: Tensor, given: Image.Image, path: Path) -> None:
     try:
         keep_mode(image, given).save(path)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}): choose another folder with --out.") from error
-    return path
 
 
 def _print(console: Console, args: argparse.Namespace, results: list[Denoised]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ebt.cli.terminal import Options, count_from, out_folder, plain_table, print
 from ebt.errors import InputError
 from ebt.evaluation.results import write_json
 from ebt.problems.folder import load_folder
-from ebt.problems.images.labelled import DIGITS, labelled_images
+from ebt.problems.images.labelled import DIGITS, Labelled, labelled_images
 from ebt.problems.images.models import EBTForImages
 from ebt.problems.images.probe import Probe, linear_probe, pooled_features
 
@@ -74,17 +75,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def probe_model(model: Any, data: Any, seed: int = 0) -> Probe:
+def probe_model(model: Any, data: Labelled, seed: int = 0) -> Probe:
     """The probe of one model; a Diffusion Transformer is told the noise level that suits it best."""
-    if isinstance(model, EBTForImages):
-        return _probe(model.features, data, seed)
-    return max((_probe(_told(model, t), data, seed) for t in LEVELS), key=lambda probe: probe.validation)
-
-
-def _told(model: Any, t: int) -> Any:
-    return lambda images: model.features(images, t)
-
-
-def _probe(features: Any, data: Any, seed: int) -> Probe:
-    train, test = (pooled_features(features, images) for images in (data.train, data.test))
-    return linear_probe(train, data.labels, test, data.test_labels, seed)
+    ways = [model.features] if isinstance(model, EBTForImages) else [partial(model.features, t=t) for t in LEVELS]
+    features = ([pooled_features(way, images) for images in (data.train, data.test)] for way in ways)
+    probes = [linear_probe(train, data.labels, test, data.test_labels, seed) for train, test in features]
+    return max(probes, key=lambda probe: probe.validation)

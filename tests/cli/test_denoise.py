@@ -188,6 +188,18 @@ def test_contradictions_are_explained(
     assert message in capsys.readouterr().err
 
 
+def test_a_mask_that_does_not_fit_one_of_the_images_is_told_before_any_work(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = Path(photo_folder(tmp_path / "in", count=2, size=16))
+    Image.new("RGB", (20, 18)).save(photos / "9.png")
+    Image.new("L", (16, 16), 255).save(tmp_path / "mask.png")
+    options = ["--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "out")]
+    assert denoise(str(photos), "--checkpoint", model, *options) == 2
+    assert "the image 20 x 18" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_masks_of_another_size_and_without_white_are_refused(model: str, photos: str, tmp_path: Path) -> None:
     from ebt.cli.denoise import read_mask
 

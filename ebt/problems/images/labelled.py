@@ -91,11 +91,10 @@ def _folders(source: str, path: Path) -> Known:
 
 
 def _dataset(source: str) -> Known:
-    parts = sources.open_dataset(source)
+    parts = sources.open_dataset(source, "image")
     part = parts.get("train", next(iter(parts.values())))
-    label = part.features.get("label")
-    if not sources.is_image(part, "image") or label is None:
+    if "label" not in part.features:
         raise InputError(f"{source} has the fields {sorted(part.features)}: a probe needs image and label.")
     labels = np.array(part["label"])
-    names = list(getattr(label, "names", None) or map(str, range(int(labels.max()) + 1)))
+    names = list(getattr(part.features["label"], "names", None) or map(str, range(int(labels.max()) + 1)))
     return sources.of_rows(source, part, "image"), labels, names

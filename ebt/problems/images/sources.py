@@ -37,17 +37,8 @@ OnError = Literal["skip", "refuse"]
 """What becomes of files that cannot be used: skipped with one warning, or an error at the first one."""
 _PLAIN = ("1", "L", "RGB", "P", "CMYK", "YCbCr", "HSV", "LAB")
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
-_T = Image.Transpose
-_TURNS: dict[Any, Image.Transpose] = {
-    2: _T.FLIP_LEFT_RIGHT,
-    3: _T.ROTATE_180,
-    4: _T.FLIP_TOP_BOTTOM,
-    5: _T.TRANSPOSE,
-    6: _T.ROTATE_270,
-    7: _T.TRANSVERSE,
-    8: _T.ROTATE_90,
-}
-"""What brings an image of each EXIF orientation upright."""
+_TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+"""What brings images of the EXIF orientations 2 to 8 upright."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +67,10 @@ class Images:
             reason = str(error).partition(" <")[0]
             raise InputError(f"{self.names[index]} cannot be read as an image ({reason}): replace or remove it.") from error
         try:
-            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+            orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
         except Exception:  # the pixels are whole
             return image
-        return image if turn is None else image.transpose(turn)
+        return image.transpose(Image.Transpose[_TURNS[orientation - 2]]) if 2 <= orientation <= 8 else image
 
     def read(self, index: int, channels: int = 3) -> np.ndarray:
         """One image (C, H, W), uint8.
@@ -221,10 +212,7 @@ def open_images(source: str, field: str = "image") -> dict[str, Images]:
         return {"train": of_files(source, [path])}
     if is_plain_folder(path):
         return {"train": of_files(source, files_in(path, SUFFIXES, "image"))}
-    parts = open_dataset(source)
-    for part in parts.values():
-        if not is_image(part, field):
-            raise InputError(f"{source} has no images in the field {field!r}: its fields are {sorted(part.features)}.")
+    parts = open_dataset(source, field)
     known = {split: part for split, part in parts.items() if split in SPLITS} or {"train": next(iter(parts.values()))}
     return {split: of_rows(source, part, field) for split, part in known.items()}
 
@@ -257,11 +245,11 @@ def of_rows(source: str, part: Any, field: str) -> Images:
     return Images(source, [f"image {i} of {source}" for i in range(len(part))], partial(_row, part, field))
 
 
-def open_dataset(source: str) -> dict[str, Any]:
-    """A dataset on disk or of the hub, by split.
+def open_dataset(source: str, field: str) -> dict[str, Any]:
+    """A dataset on disk or of the hub with images in a field, by split.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or no such field.
     """
     import datasets
 
@@ -276,14 +264,11 @@ def open_dataset(source: str) -> dict[str, Any]:
             f"no such file or folder: {source}; nor can it be loaded as a dataset ({' '.join(str(error).split())}). The hub's "
             "need the network."
         ) from error
-    return data if isinstance(data, dict) else {"train": data}
-
-
-def is_image(part: Any, field: str) -> bool:
-    """Whether a field of a dataset holds images."""
-    import datasets
-
-    return isinstance(part.features.get(field), datasets.Image)
+    parts: dict[str, Any] = data if isinstance(data, dict) else {"train": data}
+    for part in parts.values():
+        if not isinstance(part.features.get(field), datasets.Image):
+            raise InputError(f"{source} has no images in the field {field!r}: its fields are {sorted(part.features)}.")
+    return parts
 
 
 def embedded_digits() -> tuple[np.ndarray, np.ndarray]:

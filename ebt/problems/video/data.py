@@ -152,11 +152,10 @@ class VideoDataModule(ResumableData):
         check_fractions(fractions)
         check_on_error(on_error)
         self.on_error: OnError = on_error
-        self.train_examples = train_examples
         self.sources = {"train": source, "validation": validation_source, "test": test_source}
         self.encoder_name, self.size, self.channels, self.seconds = encoder, size, channels, seconds
         self.context_length, self.windows, self.evaluation_windows = context_length, windows, evaluation_windows
-        self.clips, self.evaluation_clips = clips, evaluation_clips
+        self.clips, self.evaluation_clips, self.train_examples = clips, evaluation_clips, train_examples
         self.batch_size, self.seed, self.fractions, self.num_workers = batch_size, seed, tuple(fractions), num_workers
         self.cache = FeatureCache(cache)
         self.digits: dict[str, MovingDigits] = self._digits(digits, tuple(speeds), arrival, shifted) if source == DIGITS else {}
@@ -173,14 +172,9 @@ class VideoDataModule(ResumableData):
             raise InputError(f"shifted has {', '.join(extra)}: it may hold digits, speeds, arrival and size.")
         if other.get("size", self.size) != self.size:
             raise InputError("shifted has another size: frames must be as large as those of training.")
-        test = MovingDigits("test", **plain)
-        other["speeds"] = tuple(other["speeds"])
-        return {
-            "train": MovingDigits("train", **plain, seed=self.seed),
-            "validation": MovingDigits("validation", **plain),
-            "digits": test,
-            "shifted": MovingDigits("test", **{**plain, **other}),
-        }
+        shifted_digits = MovingDigits("test", **{**plain, **other, "speeds": tuple(other["speeds"])})
+        held_out = {"validation": MovingDigits("validation", **plain), DIGITS: MovingDigits("test", **plain)}
+        return {"train": MovingDigits("train", **plain, seed=self.seed), **held_out, "shifted": shifted_digits}
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -229,8 +223,8 @@ class VideoDataModule(ResumableData):
         self.prepare()
         told = {"source": self.sources["train"], **self.encoding, "frame_dim": self.frame_dim}
         if self.digits:
-            counts = {name: self._count(name) for name in self.digits}
-            return {**told, "clips": counts, "sets": {name: asdict(digits) for name, digits in self.digits.items()}}
+            told["clips"] = {name: self._count(name) for name in self.digits}
+            return {**told, "sets": {name: asdict(digits) for name, digits in self.digits.items()}}
         frames = {name: sum(map(len, videos.features)) for name, videos in self.sets.items()}
         skipped = {name: reason for videos in self.sets.values() for name, reason in videos.skipped.items()}
         return {**told, "videos": {name: len(v) for name, v in self.sets.items()}, "frames": frames, "skipped": skipped}
@@ -298,8 +292,8 @@ def held_out_frames(data: VideoDataModule, name: str, length: int, count: int) -
     if data.digits:
         if name not in data.digits:
             raise InputError(f"there is no set {name!r}: choose one of {', '.join(data.digits)}.")
-        clips = [data.digits[name].clip(i, length).frames for i in range(count)]
-        return torch.stack([torch.from_numpy(encode_frames(clip, data.encoder)) for clip in clips])
+        digits = DigitWindows(data.digits[name], data.encoder, length, count)
+        return torch.stack([digits[i]["frames"] for i in range(count)])
     data.prepare()
     if name not in data.sets:
         held_out = [other for other in data.sets if other != "train"]

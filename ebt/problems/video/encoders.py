@@ -258,17 +258,15 @@ def _network(name: str, size: int, channels: int) -> Network:
 def _config(name: str) -> dict[str, Any]:
     """The config.json of a folder or of an id of the hub."""
     folder = Path(name).expanduser()
-    file = folder / "config.json"
     if not name or not folder.is_dir():
         if close := difflib.get_close_matches(name, ("pixels", "patches"), 1, 0.8):
             raise InputError(f"there is no encoder {name!r}: did you mean {close[0]}?")
         if not name or name[0] in "/.~" or folder.exists() or name.count("/") > 1:  # no id of the hub
             raise InputError(f"encoder {name!r}: there is no such folder. Give pixels, patches, or a folder or id of a model.")
     try:
-        if not folder.is_dir():
-            from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download
 
-            file = Path(hf_hub_download(name, "config.json"))
+        file = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(name, "config.json"))
         return dict(json.loads(file.read_text(encoding="utf-8")).items())
     except Exception as error:  # the hub's client raises many kinds
         raise InputError(
