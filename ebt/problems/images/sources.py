@@ -122,7 +122,7 @@ def tell_faults(faults: dict[str, str], total: int, what: str, source: str, on_e
     if on_error == "refuse":
         raise InputError(f"{first} With on_error=skip such files are skipped.")
     if len(faults) == total:
-        raise InputError(f"none of the {total} {what}(s) of {source} can be used. The first: {first}")
+        raise InputError(f"none of the {total} {what}(s) of {source} can be used: {first} Give others.")
     warnings.warn(f"{len(faults)} of {total} {what}s of {source} are skipped. The first: {first}", stacklevel=2)
 
 
