@@ -2,50 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from PIL import Image
-from rich.console import Console
-from torch import Tensor
-
-from ebt.cli.terminal import Options, count_from, number_in, out_folder, plain_table, print_table, say_written
-from ebt.errors import InputError
-from ebt.evaluation.results import write_json
-from ebt.problems.folder import load_folder
-from ebt.problems.images.diffusion import NoiseSchedule
-from ebt.problems.images.metrics import psnr, ssim
-from ebt.problems.images.models import EBTForImages
-from ebt.problems.images.pictures import side_by_side
-from ebt.problems.images.sources import PHOTOS, Images, open_image, open_images, to_array, to_picture, to_tensor
-from ebt.problems.images.tiles import by_tiles
-
-TYPES = ("ebt_images", "ebt_dit_images")
-
-
-@dataclass(frozen=True)
-class Denoised:
-    """What goes to JSON, for one image; PSNR in dB, where the clean image is known."""
-
-    image: str
-    steps: int
-    psnr_noisy: float | None = None
-    psnr: float | None = None
-    ssim_noisy: float | None = None
-    ssim: float | None = None
-
-
-@dataclass(frozen=True)
-class Results:
-    """All images of one call."""
-
-    level: float | None
-    images: list[Denoised]
+from ebt.cli.terminal import Options, count_from, number_in
 
 
 def _options() -> Options:
@@ -53,10 +10,10 @@ def _options() -> Options:
         "denoise",
         "Denoise images, or fill in a masked part of them; images may have any size.",
         "ebt denoise photos/ --checkpoint runs/denoise --noise 0.1 --steps 3 --out denoised\n"
-        "  ebt denoise noisy.png --checkpoint runs/denoise --out denoised\n"
+        "  ebt denoise noisy.png --checkpoint runs/denoise   (writes noisy-denoised.png)\n"
         "  ebt denoise photo.png --checkpoint runs/denoise --mask 40,40,24,24 --steps 50 --out filled",
     )
-    options.add_argument("images", metavar="IMAGE_OR_FOLDER", help=f"an image, a folder of images, or {PHOTOS}")
+    options.add_argument("images", metavar="IMAGE_OR_FOLDER", help="an image, a folder of images, or photos")
     options.checkpoint()
     options.add_argument("--steps", type=count_from(1), metavar="N", help="thinking steps, or evaluations of a rival")
     options.add_argument(
@@ -67,7 +24,7 @@ def _options() -> Options:
     )
     options.add_argument("--clean", metavar="PATH", help="the clean image or folder, to measure against")
     options.add_argument("--mask", metavar="PICTURE|X,Y,W,H", help="fill in what is white in a picture, or a box of pixels")
-    options.add_argument("--limit", type=count_from(1), default=16, metavar="N", help="at most so many images (default: 16)")
+    options.add_argument("--limit", type=count_from(1), metavar="N", help="at most so many images (default: all)")
     options.seed("the noise")
     options.out("denoise.json, and for each image the result and a comparison,")
     return options
@@ -75,135 +32,7 @@ def _options() -> Options:
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    args, console = _options().parse_args(argv), Console()
-    model = load_folder(args.checkpoint, TYPES)
-    if args.mask is not None and not isinstance(model, EBTForImages):
-        raise InputError("--mask needs a model with an energy: a Diffusion Transformer denoises only.")
-    if args.tolerance is not None and not isinstance(model, EBTForImages):
-        raise InputError("--tolerance needs a model with an energy: a Diffusion Transformer takes all its steps.")
-    if args.mask is not None and (args.noise is not None or args.clean is not None):
-        raise InputError("--mask fills in a clean image: leave out --noise and --clean.")
-    if args.noise is not None and args.clean is not None:
-        raise InputError("--noise makes the given images noisy, and they are the clean ones: leave out --clean.")
-    images = _images(args.images)
-    clean = _images(args.clean) if args.clean is not None else None
-    if clean is not None and len(clean) != len(images):
-        raise InputError(f"{args.clean} has {len(clean)} image(s) and {args.images} {len(images)}: give one for each.")
-    args.steps = args.steps or getattr(model.config, "steps", 1)
-    folder, results, written = out_folder(args.out), list[Denoised](), list[Path]()
-    for index in range(min(len(images), args.limit)):
-        shown, result = _one(args, model, images, clean, index)
-        results.append(result)
-        if folder is not None:
-            written += _write(folder, f"{index:02}-{Path(images.names[index]).stem}", shown)
-    _print(console, args, results)
-    if folder is not None:
-        write_json(Results(args.noise, results), folder / "denoise.json")
-        say_written(console, [folder / "denoise.json", *written])
-    return 0
+    args = _options().parse_args(argv)
+    from ebt.cli.denoising import run
 
-
-def _images(source: str) -> Images:
-    if source != PHOTOS and not Path(source).expanduser().exists():
-        raise InputError(f"{source} does not exist: name an image, a folder of images, or {PHOTOS}.")
-    parts = open_images(source)
-    return parts.get("test", parts["train"])
-
-
-def _one(
-    args: argparse.Namespace, model: Any, images: Images, clean: Images | None, index: int
-) -> tuple[dict[str, Tensor], Denoised]:
-    """The pictures to show and the numbers of one image."""
-    channels, name = model.config.num_channels, images.names[index]
-    given = to_tensor(images.read(index, channels))
-    if args.mask is not None:
-        free = read_mask(args.mask, given.shape[1], given.shape[2])
-        return {"masked": given.masked_fill(free, 1.0), "filled in": _filled(model, given, free, args)}, Denoised(
-            name, args.steps
-        )
-    truth = given if args.noise is not None else None if clean is None else to_tensor(clean.read(index, channels))
-    if truth is not None and truth.shape != given.shape:
-        raise InputError(f"{name} has {tuple(given.shape)} channels, rows and columns, its clean image {tuple(truth.shape)}.")
-    noisy = given if args.noise is None else NoiseSchedule.linear().noisy(given[None], args.noise, args.seed + index)[0]
-    found = by_tiles(lambda tiles: _denoise(model, tiles, args), noisy, model.config.image_size)
-    shown = {"noisy": noisy, "denoised": found}
-    if truth is None:
-        return shown, Denoised(name, args.steps)
-    ratios = [psnr(image[None], truth[None]).item() for image in (noisy, found)]
-    likeness = [ssim(image[None], truth[None]) for image in (noisy, found)]
-    named = {f"{name} ({ratio:.2f} dB)": image for (name, image), ratio in zip(shown.items(), ratios, strict=True)}
-    return {**named, "clean": truth}, Denoised(name, args.steps, *ratios, *likeness)
-
-
-def _denoise(model: Any, tiles: Tensor, args: argparse.Namespace) -> Tensor:
-    found: Tensor
-    if isinstance(model, EBTForImages):
-        found = model.predict(tiles, steps=args.steps, tolerance=args.tolerance)
-    else:
-        found = model.denoise(tiles, args.noise, args.steps)
-    return found
-
-
-def read_mask(mask: str, height: int, width: int) -> Tensor:
-    """The free pixels (1, H, W) of a box ``X,Y,W,H``, or of a picture where it is lighter than half.
-
-    Raises:
-        InputError: a picture of another size, a box that does not lie in the image, or neither.
-    """
-    if re.fullmatch(r"\d+(,\d+){3}", mask):
-        left, top, wide, high = map(int, mask.split(","))
-        if not (wide and high and left + wide <= width and top + high <= height):
-            raise InputError(f"--mask {mask} does not lie in an image of {width} x {height} pixels: give X,Y,W,H inside of it.")
-        free = torch.zeros(1, height, width, dtype=torch.bool)
-        free[:, top : top + high, left : left + wide] = True
-        return free
-    if not Path(mask).is_file():
-        raise InputError(f"--mask {mask} is no file and no box X,Y,W,H: give one of them.")
-    picture = to_array(open_image(mask), mask, channels=1)
-    if picture.shape[1:] != (height, width):
-        raise InputError(
-            f"{mask} has {picture.shape[2]} x {picture.shape[1]} pixels, the image {width} x {height}: make them equal."
-        )
-    free = torch.from_numpy(picture >= 128)
-    if not free.any():
-        raise InputError(f"--mask {mask} has no white pixels: nothing is left open.")
-    return free
-
-
-def _filled(model: EBTForImages, image: Tensor, free: Tensor, args: argparse.Namespace) -> Tensor:
-    """The image (C, H, W) with its free pixels thought, tile by tile; what one tile fills in, the next one is given."""
-    size = model.config.image_size
-    generator = torch.Generator().manual_seed(args.seed)
-    rows, columns = free[0].nonzero().unbind(1)
-    height, width = image.shape[1:]
-    top = max(0, min(int(rows.float().mean()) - size // 2, height - size))
-    left = max(0, min(int(columns.float().mean()) - size // 2, width - size))
-    part = (slice(None), slice(top, top + size), slice(left, left + size))
-    if bool(free.sum() > free[part].sum()) or min(height, width) < size:
-        raise InputError(f"the open pixels must lie in a square of {size} x {size}, inside an image at least as large.")
-    filled = image.clone()
-    filled[part] = model.infill(image[part][None], free[part][None], args.steps, generator)[0].to(image)
-    return filled
-
-
-def _write(folder: Path, stem: str, shown: dict[str, Tensor]) -> list[Path]:
-    files = [folder / f"{stem}.png", folder / f"{stem}-comparison.png"]
-    list(map(to_picture, shown.values()))[1].save(files[0])
-    side_by_side({name: _pixels(to_picture(image)) for name, image in shown.items()}, files[1])
-    return files
-
-
-def _pixels(picture: Image.Image) -> np.ndarray:
-    return np.array(picture)
-
-
-def _print(console: Console, args: argparse.Namespace, results: list[Denoised]) -> None:
-    table = plain_table()
-    for name in ("image", "steps", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM"):
-        table.add_column(name, justify="left" if name == "image" else "right")
-    for row in results:
-        values = (row.psnr_noisy, row.psnr, row.ssim_noisy, row.ssim)
-        shown = ["-" if value is None else f"{value:.{digits}f}" for value, digits in zip(values, (2, 2, 3, 3), strict=True)]
-        table.add_row(Path(row.image).name, str(row.steps), *shown)
-    title = "filled in" if args.mask is not None else f"noise level {args.noise:g}" if args.noise is not None else "denoised"
-    print_table(console, title, table)
+    return run(args)

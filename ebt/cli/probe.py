@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from ebt.cli.terminal import Options, count_from
 
-from rich.console import Console
-
-from ebt.cli.denoise import TYPES
-from ebt.cli.terminal import Options, count_from, out_folder, plain_table, print_table, say_written
-from ebt.errors import InputError
-from ebt.evaluation.results import write_json
-from ebt.problems.folder import load_folder
-from ebt.problems.images.labelled import DIGITS, labelled_images
-from ebt.problems.images.models import EBTForImages
-from ebt.problems.images.probe import Probe, linear_probe, pooled_features
-
-LEVELS = (0, 25, 50, 99)
-"""Noise levels that a Diffusion Transformer is told of clean images; the best on held-out training data counts."""
-
-
-@dataclass(frozen=True)
-class Probes:
-    """Of several models on the same images."""
-
-    data: str
-    classes: list[str]
-    probes: dict[str, Probe]
+DIGITS = "digits"
 
 
 def _options() -> Options:
@@ -53,38 +30,7 @@ def _options() -> Options:
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    args, console = _options().parse_args(argv), Console()
-    models = {name: load_folder(name, TYPES) for name in [args.checkpoint, *args.baseline]}
-    shapes = {(model.config.image_size, model.config.num_channels) for model in models.values()}
-    if len(shapes) > 1:
-        raise InputError("The models are for images of different sizes or channels: compare models of one size.")
-    data = labelled_images(args.data, *shapes.pop(), args.limit, args.seed)
-    table = plain_table()
-    for column in ("model", "top-1 %", "top-5 %", "images"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    probes: dict[str, Probe] = {}
-    for name, model in models.items():
-        probe = probes[name] = probe_model(model, data, args.seed)
-        accuracy = f"{100 * probe.top1:.2f} ±{100 * probe.error:.2f}"
-        table.add_row(Path(name).resolve().name, accuracy, f"{100 * probe.top5:.2f}", f"{probe.train} + {probe.test}")
-    print_table(console, f"linear probe on {Path(args.data).name}: {len(data.classes)} classes", table)
-    if (folder := out_folder(args.out)) is not None:
-        write_json(Probes(args.data, data.classes, probes), folder / "probe.json")
-        say_written(console, [folder / "probe.json"])
-    return 0
+    args = _options().parse_args(argv)
+    from ebt.cli.probing import run
 
-
-def probe_model(model: Any, data: Any, seed: int = 0) -> Probe:
-    """The probe of one model; a Diffusion Transformer is told the noise level that suits it best."""
-    if isinstance(model, EBTForImages):
-        return _probe(model.features, data, seed)
-    return max((_probe(_told(model, t), data, seed) for t in LEVELS), key=lambda probe: probe.validation)
-
-
-def _told(model: Any, t: int) -> Any:
-    return lambda images: model.features(images, t)
-
-
-def _probe(features: Any, data: Any, seed: int) -> Probe:
-    train, test = (pooled_features(features, images) for images in (data.train, data.test))
-    return linear_probe(train, data.labels, test, data.test_labels, seed)
+    return run(args)

@@ -39,7 +39,7 @@ def test_a_folder_is_denoised_and_measured(model: str, photos: str, tmp_path: Pa
     clean = to_tensor(open_images(photos)["train"].read(1))[None]
     noisy = NoiseSchedule.linear().noisy(clean, 0.1, seed=1)
     assert read["images"][1]["psnr_noisy"] == pytest.approx(psnr(noisy, clean).item(), abs=1e-3)
-    found = image_ebt().think(noisy.double(), 3).state
+    found = image_ebt().think(noisy.double(), steps=3).state
     assert read["images"][1]["psnr"] == pytest.approx(psnr(found, clean).item(), abs=1e-3)
     assert -1 <= read["images"][1]["ssim"] <= 1
     assert np.array(Image.open(tmp_path / "01-1.png")).shape == (16, 16, 3)
@@ -59,6 +59,83 @@ def test_images_of_any_size_keep_it(model: str, size: tuple[int, int], tmp_path:
 def test_a_known_clean_image_is_compared_with(model: str, photos: str, tmp_path: Path) -> None:
     assert denoise(photos, "--checkpoint", model, "--clean", photos, "--out", str(tmp_path)) == 0
     assert json.loads((tmp_path / "denoise.json").read_text())["images"][0]["psnr_noisy"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("options", [[], ["--noise", "0.1"], ["--mask", "3,4,6,5"]])
+def test_the_result_of_one_photo_is_never_thrown_away(
+    model: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = Path(photo_folder(tmp_path, count=1, size=16)) / "0.png"
+    beside = tmp_path / ("0-filled.png" if "--mask" in options else "0-denoised.png")
+    assert denoise(str(photo), "--checkpoint", model, *options) == 0
+    assert str(beside) in capsys.readouterr().out
+    assert Image.open(beside).size == (16, 16)
+    before = beside.read_bytes()
+    assert denoise(str(photo), "--checkpoint", model, "--steps", "9", *options) == 2
+    assert f"{beside} exists" in capsys.readouterr().err
+    assert beside.read_bytes() == before
+
+
+def test_a_folder_is_denoised_to_its_last_image(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = photo_folder(tmp_path / "in", count=18, size=16)
+    assert denoise(photos, "--checkpoint", model, "--steps", "1") == 2
+    assert "--out" in capsys.readouterr().err  # before any work
+    assert denoise(photos, "--checkpoint", model, "--steps", "1", "--out", str(tmp_path / "out")) == 0
+    assert len(list((tmp_path / "out").glob("*-comparison.png"))) == 18
+    assert "18 image(s)" in capsys.readouterr().out
+    assert denoise(photos, "--checkpoint", model, "--steps", "1", "--noise", "0.1", "--limit", "2") == 0
+    told = capsys.readouterr().out
+    assert "2 image(s)" in told
+    assert "not kept" in told
+
+
+def test_files_that_are_no_images_are_skipped_and_clean_ones_still_belong_to_theirs(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy, clean = (Path(photo_folder(tmp_path / name, count=4, size=16)) for name in ("noisy", "clean"))
+    (noisy / "1.png").write_bytes(b"broken")
+    (clean / "2.png").write_bytes((clean / "2.png").read_bytes()[:100])
+    assert denoise(str(noisy), "--checkpoint", model, "--clean", str(clean), "--out", str(tmp_path / "out")) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert str(noisy / "1.png") in told[0]
+    assert str(clean / "2.png") in told[1]
+    found = json.loads((tmp_path / "out" / "denoise.json").read_text())["images"]
+    assert [Path(one["image"]).name for one in found] == ["0.png", "3.png"]
+    assert [one["psnr_noisy"] for one in found] == pytest.approx([100, 100])
+    assert denoise(str(noisy / "1.png"), "--checkpoint", model) == 2
+    assert "1.png cannot be read" in capsys.readouterr().err
+
+
+def test_a_clean_image_of_another_size_is_told(
+    model: str, photos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean = photo_folder(tmp_path, count=2, size=20)
+    assert denoise(photos, "--checkpoint", model, "--clean", clean) == 2
+    told = capsys.readouterr().err
+    assert f"{Path(photos) / '0.png'} 16 x 16" in told
+    assert f"{Path(clean) / '0.png'} 20 x 20" in told
+    assert "Resize or crop" in told
+
+
+@pytest.mark.parametrize(
+    ("mode", "back"),
+    [("L", "L"), ("1", "L"), ("LA", "LA"), ("I;16", "I;16"), ("RGBA", "RGBA"), ("P", "RGB"), ("CMYK", "RGB"), ("RGB", "RGB")],
+)
+def test_images_come_back_in_their_mode(model: str, mode: str, back: str, tmp_path: Path) -> None:
+    grey = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+    image = Image.fromarray(grey) if mode == "I;16" else Image.fromarray((grey // 257).astype(np.uint8)).convert(mode)
+    if mode in ("LA", "RGBA"):
+        image.putalpha(Image.fromarray((grey // 257).astype(np.uint8).T))
+    image.save(tmp_path / "a.tif")
+    assert denoise(str(tmp_path / "a.tif"), "--checkpoint", model, "--steps", "1", "--mask", "1,1,2,2") == 0
+    found = Image.open(tmp_path / "a-filled.png")
+    assert found.mode == back
+    if mode == "I;16":  # all sixteen bits of what was given
+        assert np.abs(np.asarray(found).astype(int) - grey)[4:].max() <= 1
+    if mode in ("LA", "RGBA"):
+        assert np.array_equal(np.asarray(found)[..., -1], np.asarray(image)[..., -1])
+        assert np.array_equal(np.asarray(found)[4:], np.asarray(image)[4:])
 
 
 def test_a_tolerance_stops_early(model: str, photos: str, tmp_path: Path) -> None:
@@ -105,12 +182,26 @@ def test_masked_pixels_are_filled_in_and_others_kept(model: str, photos: str, as
 def test_contradictions_are_explained(
     model: str, photos: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert denoise(photos, "--checkpoint", model, *options) == 2
+    photo = str(Path(photos) / "0.png")
+    assert denoise(photo, "--checkpoint", model, *options) == 2
+    assert not list(Path(photos).glob("*-*"))
     assert message in capsys.readouterr().err
 
 
+def test_a_mask_that_does_not_fit_one_of_the_images_is_told_before_any_work(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = Path(photo_folder(tmp_path / "in", count=2, size=16))
+    Image.new("RGB", (20, 18)).save(photos / "9.png")
+    Image.new("L", (16, 16), 255).save(tmp_path / "mask.png")
+    options = ["--mask", str(tmp_path / "mask.png"), "--out", str(tmp_path / "out")]
+    assert denoise(str(photos), "--checkpoint", model, *options) == 2
+    assert "the image 20 x 18" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_masks_of_another_size_and_without_white_are_refused(model: str, photos: str, tmp_path: Path) -> None:
-    from ebt.cli.denoise import read_mask
+    from ebt.cli.denoising import read_mask
 
     Image.new("L", (8, 16)).save(tmp_path / "mask.png")
     with pytest.raises(InputError, match="has 8 x 16 pixels, the image 16 x 16"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ebt.errors import InputError
-from ebt.problems.images.sources import PHOTOS, Images, open_images, to_tensor
+from ebt.problems.images.sources import PHOTOS, Images, OnError, check_on_error, open_images, to_tensor
 from ebt.problems.language.corpora import SPLITS, check_fractions
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
 
@@ -38,7 +38,6 @@ class Crops(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.images, self.size, self.channels, self.each, self.seed = images, size, channels, each, seed
         self.flip, self.level, self.epoch = flip, level, 0
-        self._read = lru_cache(KEPT)(self._decode)
 
     def __len__(self) -> int:
         return len(self.images) * self.each
@@ -48,7 +47,8 @@ class Crops(Dataset[dict[str, Tensor]]):
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        image, random = self._read(index // self.each), np.random.default_rng((self.seed, self.epoch, index))
+        image = _decoded(self.images, index // self.each, self.channels, self.size)
+        random = np.random.default_rng((self.seed, self.epoch, index))
         top, left = (int(random.integers(length - self.size + 1)) for length in image.shape[1:])
         crop = image[:, top : top + self.size, left : left + self.size]
         if self.flip and random.random() < 0.5:
@@ -56,8 +56,10 @@ class Crops(Dataset[dict[str, Tensor]]):
         example = {"image": to_tensor(crop.copy())}
         return example if self.level is None else {**example, "level": torch.tensor(self.level)}
 
-    def _decode(self, index: int) -> np.ndarray:
-        return pad_to(self.images.read(index, self.channels), self.size, self.size)
+
+@lru_cache(KEPT)
+def _decoded(images: Images, index: int, channels: int, size: int) -> np.ndarray:
+    return pad_to(images.read(index, channels), size, size)
 
 
 def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -86,9 +88,10 @@ class ImageDataModule(ResumableData):
         seed: of the split, the order and the places.
         fractions: shares of the images for training, validation and test, where the source does not split itself.
         num_workers: processes that prepare batches.
+        on_error: images that cannot be read are left out with one warning ("skip"), or end the run ("refuse").
 
     Raises:
-        InputError: by ``__init__`` for settings out of range; by ``prepare`` for sources without images.
+        InputError: by ``__init__`` for settings out of range; by ``prepare`` for sources without images, or refused ones.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class ImageDataModule(ResumableData):
         seed: int = 0,
         fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
         num_workers: int = 0,
+        on_error: OnError = "skip",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -119,11 +123,12 @@ class ImageDataModule(ResumableData):
         if bad := [level for level in levels if not 0 < level <= 1]:
             raise InputError(f"levels has {bad[0]}: give shares of the noise schedule, above 0 and at most 1.")
         check_fractions(fractions)
+        check_on_error(on_error)
         self.sources = {"train": source, "validation": validation_source, "test": test_source}
         self.image_field, self.image_size, self.channels, self.flip = image_field, size, channels, flip
         self.crops, self.evaluation_crops, self.levels = crops, evaluation_crops, tuple(levels)
         self.batch_size, self.seed, self.fractions, self.num_workers = batch_size, seed, tuple(fractions), num_workers
-        self.sets: dict[str, Images] = {}
+        self.on_error, self.sets, self.skipped = on_error, dict[str, Images](), dict[str, str]()
 
     @property
     def test_names(self) -> list[str]:
@@ -139,13 +144,16 @@ class ImageDataModule(ResumableData):
             if (own := self.sources[split]) is not None:
                 parts = open_images(own, self.image_field)
                 found[split] = parts.get(split, parts["train"])
+        for split, images in found.items():
+            good, faults = images.usable(self.on_error)
+            found[split], self.skipped = images.part(good), self.skipped | faults
         self.sets = split_images(found, self.fractions, self.seed)
 
     def statistics(self) -> dict[str, Any]:
-        """What the data are: source, size of the crops and number of images of each split."""
+        """What the data are: source, size of the crops, number of images of each split, and what was skipped."""
         self.prepare()
-        counts = {split: len(images) for split, images in self.sets.items()}
-        return {"source": self.sources["train"], "size": self.image_size, "channels": self.channels, "images": counts}
+        told = {"source": self.sources["train"], "size": self.image_size, "channels": self.channels}
+        return {**told, "images": {split: len(images) for split, images in self.sets.items()}, "skipped": self.skipped}
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
@@ -170,21 +178,7 @@ class ImageDataModule(ResumableData):
         return self.evaluation_loader(crops)
 
 
-class Collection(Protocol):
-    """Images, videos: things that can be counted and shared out."""
-
-    @property
-    def source(self) -> str: ...
-
-    def __len__(self) -> int: ...
-
-    def part(self, indices: Sequence[int], /) -> Any: ...
-
-
-Part = TypeVar("Part", bound=Collection)
-
-
-def split_images(found: dict[str, Part], fractions: Sequence[float], seed: int, what: str = "image") -> dict[str, Part]:
+def split_images(found: Mapping[str, Any], fractions: Sequence[float], seed: int, what: str = "image") -> dict[str, Any]:
     """Splits without a common image: those that are there stay, missing ones are drawn from the training images.
 
     Raises:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ebt.errors import InputError
+from ebt.errors import INSTALL, InputError
 
-DECAYS = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Strengths of regularisation to choose from, on a part of the training data."""
-HELD_OUT = 5
-"""Every fifth training example chooses the regularisation."""
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Of the regularisation, ``mean cross entropy + strength * sum of squares``; a part of the training data chooses."""
+HELD_OUT = 0.2
+"""This share of the training examples."""
+LEAST = 10
+"""Training examples."""
 
 
 @dataclass(frozen=True)
@@ -42,48 +44,37 @@ def pooled_features(features: Callable[[Tensor], Tensor], images: Tensor, batch_
 
 
 def linear_probe(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, seed: int = 0) -> Probe:
-    """Logistic regression on features (n, D) with labels (n,), regularised as a part of the training data prefers.
+    """scikit-learn's logistic regression on features (n, D) with labels (n,).
 
     Args:
         train, labels: features and labels to learn from.
         test, test_labels: what the accuracy is measured on.
-        seed: of the order in which training data are held out.
+        seed: of the choice of training data that choose the regularisation.
 
     Raises:
-        InputError: fewer than two classes, or too few examples.
+        InputError: fewer than two classes, too few examples, or scikit-learn is not installed.
     """
-    classes = int(labels.max()) + 1
-    if classes < 2 or len(train) < 2 * HELD_OUT or not len(test):
-        raise InputError(f"{len(train)} and {len(test)} images of {classes} class(es): a probe needs 2 classes and 10 images.")
-    mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
-    train, test = (train - mean) / std, (test - mean) / std
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    held, rest = order[::HELD_OUT], order[torch.arange(len(order)) % HELD_OUT != 0]
-    scores = {decay: _hits(_fit(train[rest], labels[rest], classes, decay), train[held], labels[held], 1) for decay in DECAYS}
-    decay = max(scores, key=lambda key: scores[key])
-    weights = _fit(train, labels, classes, decay)
-    top1 = _hits(weights, test, test_labels, 1)
-    top5 = _hits(weights, test, test_labels, min(5, classes))
-    return Probe(top1, top5, math.sqrt(top1 * (1 - top1) / len(test)), classes, len(train), len(test), decay, scores[decay])
-
-
-def _fit(features: Tensor, labels: Tensor, classes: int, decay: float) -> Tensor:
-    """Weights (D + 1, classes) of the regularised logistic regression."""
-    inputs = F.pad(features, (0, 1), value=1.0)
-    weights = torch.zeros(inputs.shape[1], classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = F.cross_entropy(inputs @ weights, labels) + decay * weights[:-1].square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimiser.step(closure)
-    return weights.detach()
-
-
-def _hits(weights: Tensor, features: Tensor, labels: Tensor, top: int) -> float:
-    best = (F.pad(features, (0, 1), value=1.0) @ weights).topk(top, -1).indices
-    return (best == labels.unsqueeze(-1)).any(-1).double().mean().item()
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV, ShuffleSplit
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise InputError(f"a linear probe needs scikit-learn. {INSTALL}") from error
+    classes = len(labels.unique())
+    if classes < 2 or len(train) < LEAST or not len(test):
+        raise InputError(f"{len(train)} and {len(test)} images of {classes} class(es): a probe needs {LEAST} of 2 classes.")
+    decays = {1 / (2 * len(train) * strength): strength for strength in STRENGTHS}  # scikit-learn sums, and halves squares
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+    held = ShuffleSplit(1, test_size=HELD_OUT, random_state=seed)
+    chosen: Any = GridSearchCV(classifier, {"logisticregression__C": list(decays)}, cv=held, error_score="raise")
+    try:
+        chosen.fit(train.cpu().numpy(), labels.cpu().numpy())
+    except ValueError as error:  # one class alone is left to learn from, or features are not finite
+        raise InputError(f"{len(train)} images of {classes} classes cannot be learned ({error}): give more of each.") from error
+    likely = chosen.predict_proba(test.cpu().numpy()).argsort(1)[:, ::-1]
+    hits = chosen.classes_[likely] == test_labels.cpu().numpy()[:, None]
+    top1, top5 = (float(hits[:, :top].any(1).mean()) for top in (1, 5))
+    deviation = math.sqrt(top1 * (1 - top1) / len(test))
+    decay = decays[chosen.best_params_["logisticregression__C"]]
+    return Probe(top1, top5, deviation, classes, len(train), len(test), decay, float(chosen.best_score_))

@@ -5,43 +5,43 @@ Letters: C channels, H x W pixels. As tensors, images have values in [-1, 1].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 
-from ebt.errors import InputError
+from ebt.errors import INSTALL, InputError
 from ebt.problems.language.corpora import SPLITS
 
 PHOTOS = "photos"
 """The name of the embedded photos."""
 EMBEDDED = {
-    "train": (
-        "astronaut.png",
-        "china.jpg",
-        "motorcycle_left.png",
-        "motorcycle_right.png",
-        "rocket.jpg",
-        "hubble_deep_field.jpg",
-        "brick.png",
-        "grass.png",
-        "gravel.png",
-    ),
-    "validation": ("flower.jpg", "moon.png"),
-    "test": ("coffee.png", "chelsea.png", "camera.png"),
+    "train": "astronaut.png china.jpg motorcycle_left.png motorcycle_right.png rocket.jpg hubble_deep_field.jpg brick.png "
+    "grass.png gravel.png",
+    "validation": "flower.jpg moon.png",
+    "test": "coffee.png chelsea.png camera.png",
 }
 """The photos that scikit-image and scikit-learn ship, by split."""
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
+OnError = Literal["skip", "refuse"]
+"""What becomes of files that cannot be used: skipped with one warning, or an error at the first one."""
 _PLAIN = ("1", "L", "RGB", "P", "CMYK", "YCbCr", "HSV", "LAB")
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
+_TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
+"""What brings images of the EXIF orientations 2 to 8 upright."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """Images that are read one by one."""
 
@@ -52,39 +52,100 @@ class Images:
     def __len__(self) -> int:
         return len(self.names)
 
+    def picture(self, index: int, draft: bool = False) -> Image.Image:
+        """One image, turned upright by its EXIF data if they can be read; a draft may be smaller.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            image = self.open(index)
+            if draft:
+                image.draft(None, (1, 1))
+            image.load()
+        except Exception as error:  # each decoder raises its own kinds
+            reason = str(error).partition(" <")[0]
+            raise InputError(f"{self.names[index]} cannot be read as an image ({reason}): replace or remove it.") from error
+        try:
+            orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        except Exception:  # the pixels are whole
+            return image
+        return image.transpose(Image.Transpose[_TURNS[orientation - 2]]) if 2 <= orientation <= 8 else image
+
     def read(self, index: int, channels: int = 3) -> np.ndarray:
         """One image (C, H, W), uint8.
 
         Raises:
             InputError: it cannot be read; see ``to_array``.
         """
-        return to_array(self.open(index), self.names[index], channels)
+        return to_array(self.picture(index), self.names[index], channels)
 
     def part(self, indices: Sequence[int]) -> Images:
         """Some of them."""
-        return Images(self.source, [self.names[i] for i in indices], lambda i: self.open(indices[i]))
+        return Images(self.source, [self.names[i] for i in indices], partial(chosen, self.open, indices))
+
+    def usable(self, on_error: OnError = "skip") -> tuple[list[int], dict[str, str]]:
+        """Which images can be read, and why the others cannot. All are read, in threads.
+
+        Raises:
+            InputError: none can be read; or with "refuse" one cannot.
+        """
+        with ThreadPoolExecutor() as pool:
+            found = dict(zip(self.names, pool.map(self._fault, range(len(self))), strict=True))
+        faults = {name: fault for name, fault in found.items() if fault}
+        tell_faults(faults, len(self), "image", self.source, on_error)
+        return [i for i, name in enumerate(self.names) if name not in faults], faults
+
+    def _fault(self, index: int) -> str:
+        try:
+            to_array(self.picture(index, draft=True), self.names[index])
+        except InputError as error:
+            return str(error)
+        return ""
+
+
+def check_on_error(on_error: str) -> None:
+    """Raises InputError unless it is "skip" or "refuse"."""
+    if on_error not in get_args(OnError):
+        raise InputError(f"on_error is {on_error!r}: give one of {', '.join(get_args(OnError))}.")
+
+
+def tell_faults(faults: dict[str, str], total: int, what: str, source: str, on_error: OnError) -> None:
+    """One warning for all that is skipped, with the first reason.
+
+    Raises:
+        InputError: nothing is left, or nothing is to be skipped.
+    """
+    if not faults:
+        return
+    first = next(iter(faults.values()))
+    if on_error == "refuse":
+        raise InputError(f"{first} With on_error=skip such files are skipped.")
+    if len(faults) == total:
+        raise InputError(f"none of the {total} {what}(s) of {source} can be used: {first} Give others.")
+    warnings.warn(f"{len(faults)} of {total} {what}s of {source} are skipped. The first: {first}", stacklevel=2)
 
 
 def to_array(image: Image.Image, name: str, channels: int = 3) -> np.ndarray:
-    """An image as it is meant to be seen, (C, H, W), uint8: turned by its EXIF data, its palette resolved, transparent parts on
-    white, 16 bits reduced to 8.
+    """Pixels (C, H, W), uint8: palettes are resolved, transparent parts become white, 16 bits 8.
 
     Raises:
-        InputError: pixels that cannot be read, or of a kind that has no known range (32 bits).
+        InputError: pixels of a kind that has no known range (32 bits).
     """
-    try:
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
-        if image.mode in _ALPHA or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        elif image.mode not in _PLAIN:
-            raise InputError(f"{name} has pixels of mode {image.mode}, whose range is not known: save it with 8 or 16 bits.")
-        array = np.array(image.convert("L" if channels == 1 else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} cannot be read as an image ({error}): it is damaged. Replace or remove it.") from error
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
+    if has_alpha(image):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    elif image.mode not in _PLAIN:
+        raise InputError(f"{name} has pixels of mode {image.mode}, whose range is not known: save it with 8 or 16 bits.")
+    array = np.array(image.convert("L" if channels == 1 else "RGB"))
     return array[None] if channels == 1 else array.transpose(2, 0, 1).copy()
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether parts of it may be transparent."""
+    return image.mode in _ALPHA or "transparency" in image.info
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
@@ -98,24 +159,39 @@ def to_picture(image: Tensor) -> Image.Image:
     return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
 
 
-def to_square(picture: Image.Image, size: int) -> Image.Image:
-    """The middle square of a picture, resized to ``size`` x ``size`` pixels."""
-    short = min(picture.size)
-    left, top = (picture.width - short) // 2, (picture.height - short) // 2
-    square = picture.crop((left, top, left + short, top + short))
-    return square if short == size else square.resize((size, size), Image.Resampling.BICUBIC)
+def keep_mode(image: Tensor, like: Image.Image) -> Image.Image:
+    """The picture of an image (C, H, W) in the mode of another one: grey, 16 bits, transparent where that is."""
+    if like.mode.startswith("I;16"):
+        values = (image.detach().cpu().double().clamp(-1, 1).mean(0) + 1) * 32767.5
+        return Image.fromarray(values.round().numpy().astype(np.uint16))
+    picture = to_picture(image)
+    if like.mode in ("1", "L", "LA", "La"):
+        picture = picture.convert("L")
+    if has_alpha(like):
+        picture.putalpha(like.convert("RGBA").getchannel("A"))
+    return picture
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """An image file, not yet decoded.
+def full_values(image: Image.Image, name: str, channels: int) -> Tensor:
+    """Values in [-1, 1] of a picture, (C, H, W): 16 bits at their full precision, transparent parts as if they were not.
 
     Raises:
-        InputError: it is no image.
+        InputError: pixels of a kind that has no known range.
     """
-    try:
-        return Image.open(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}): replace or remove it.") from error
+    if image.mode.startswith("I;16"):
+        return (torch.from_numpy(np.asarray(image).astype(np.float32)) / 32767.5 - 1).expand(channels, -1, -1)
+    if has_alpha(image):
+        image = image.convert("RGBA").convert("RGB")
+    return to_tensor(to_array(image, name, channels))
+
+
+def to_square(picture: Image.Image, size: int, aspect: float = 1.0) -> Image.Image:
+    """The middle square of a picture whose pixels are ``aspect`` times as wide as high, resized to ``size`` pixels."""
+    short = min(picture.width * aspect, picture.height)
+    wide, high = max(1, round(short / aspect)), max(1, round(short))
+    left, top = (picture.width - wide) // 2, (picture.height - high) // 2
+    square = picture.crop((left, top, left + wide, top + high))
+    return square if square.size == (size, size) else square.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def open_images(source: str, field: str = "image") -> dict[str, Images]:
@@ -131,70 +207,106 @@ def open_images(source: str, field: str = "image") -> dict[str, Images]:
     """
     path = Path(source).expanduser()
     if source == PHOTOS:
-        return embedded_photos()
+        return _photos()
     if path.is_file():
-        return {"train": _of_files(source, [path])}
-    if path.is_dir() and not (path / "dataset_info.json").is_file() and not (path / "dataset_dict.json").is_file():
-        return {"train": _of_files(source, image_files(path))}
-    return _of_dataset(source, field)
+        return {"train": of_files(source, [path])}
+    if is_plain_folder(path):
+        return {"train": of_files(source, files_in(path, SUFFIXES, "image"))}
+    parts = open_dataset(source, field)
+    known = {split: part for split, part in parts.items() if split in SPLITS} or {"train": next(iter(parts.values()))}
+    return {split: of_rows(source, part, field) for split, part in known.items()}
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, recursive, sorted by path.
+def is_plain_folder(path: Path) -> bool:
+    """Whether it is a folder, and not one that ``datasets.save_to_disk`` wrote."""
+    return path.is_dir() and not any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+
+
+def files_in(folder: Path, suffixes: Collection[str], what: str) -> list[Path]:
+    """The files of a folder with one of these suffixes, recursive, sorted by path, without hidden ones.
 
     Raises:
         InputError: there is none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not found:
-        raise InputError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}): name a folder that does.")
+        raise InputError(f"{folder} holds no {what}s ({', '.join(sorted(suffixes))}): name a folder that does.")
     return found
 
 
-def embedded_photos() -> dict[str, Images]:
-    """The photos that scikit-image and scikit-learn ship, split by photo.
+def of_files(source: str, files: Sequence[Path]) -> Images:
+    """The images of files."""
+    return Images(source, [str(file) for file in files], partial(_open, files))
+
+
+def of_rows(source: str, part: Any, field: str) -> Images:
+    """The images of a dataset of ``datasets``."""
+    return Images(source, [f"image {i} of {source}" for i in range(len(part))], partial(_row, part, field))
+
+
+def open_dataset(source: str, field: str) -> dict[str, Any]:
+    """A dataset on disk or of the hub with images in a field, by split.
 
     Raises:
-        InputError: these packages are not installed.
+        InputError: there is none, or no such field.
     """
+    import datasets
+
+    local = Path(source).expanduser().is_dir()
+    if not local and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:.*)?", source):  # no id of the hub
+        raise InputError(f"no such file or folder: {source}")
+    name, _, configuration = source.partition(":")
+    try:
+        data: Any = datasets.load_from_disk(source) if local else datasets.load_dataset(name, configuration or None)
+    except Exception as error:  # the library and its downloads raise many kinds
+        raise InputError(
+            f"no such file or folder: {source}; nor can it be loaded as a dataset ({' '.join(str(error).split())}). The hub's "
+            "need the network."
+        ) from error
+    parts: dict[str, Any] = data if isinstance(data, dict) else {"train": data}
+    for part in parts.values():
+        if not isinstance(part.features.get(field), datasets.Image):
+            raise InputError(f"{source} has no images in the field {field!r}: its fields are {sorted(part.features)}.")
+    return parts
+
+
+def embedded_digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's handwritten digits (n, 8, 8), uint8, and which they are (n,).
+
+    Raises:
+        InputError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise InputError(f"the embedded digits come with scikit-learn. {INSTALL}") from error
+    digits: Any = load_digits()
+    return (digits.images * (255 / 16)).round().astype(np.uint8), digits.target
+
+
+def _photos() -> dict[str, Images]:
     try:
         import skimage.data
         import sklearn.datasets
     except ImportError as error:
-        raise InputError(
-            "the embedded photos come with scikit-image and scikit-learn: pip install 'energy-based-transformers[images]', or "
-            "name a folder of images."
-        ) from error
+        raise InputError(f"the embedded photos come with scikit-image and scikit-learn. {INSTALL}") from error
     folders = [Path(skimage.data.__file__).parent, Path(sklearn.datasets.__file__).parent / "images"]
     files = {file.name: file for folder in folders for file in folder.iterdir()}
-    return {split: _of_files(PHOTOS, [files[name] for name in names]) for split, names in EMBEDDED.items()}
+    return {split: of_files(PHOTOS, [files[name] for name in names.split()]) for split, names in EMBEDDED.items()}
 
 
-def _of_files(source: str, files: Sequence[Path]) -> Images:
-    return Images(source, [str(file) for file in files], lambda i: open_image(files[i]))
+# Named functions and not lambdas, so that data sets can be sent to worker processes.
 
 
-def _of_dataset(source: str, field: str) -> dict[str, Images]:
-    import datasets
-
-    name, _, configuration = source.partition(":")
-    try:
-        local = Path(source).expanduser().is_dir()
-        data: Any = datasets.load_from_disk(source) if local else datasets.load_dataset(name, configuration or None)
-    except Exception as error:  # the library and its downloads raise many kinds
-        raise InputError(
-            f"{source!r} is no folder of images and cannot be loaded as a dataset ({' '.join(str(error).split())}). Give an "
-            "existing folder, 'photos', or the id of a dataset of the hub (which needs the network)."
-        ) from error
-    parts = data if isinstance(data, dict) else {"train": data}
-    for part in parts.values():
-        if not isinstance(part.features.get(field), datasets.Image):
-            raise InputError(f"{source} has no images in the field {field!r}: its fields are {sorted(part.features)}.")
-    known = {split: part for split, part in parts.items() if split in SPLITS} or {"train": next(iter(parts.values()))}
-    return {split: _of_rows(source, part, field) for split, part in known.items()}
+def _open(files: Sequence[Path], index: int) -> Image.Image:
+    return Image.open(BytesIO(files[index].read_bytes()))  # leaves no file open
 
 
-def _of_rows(source: str, part: Any, field: str) -> Images:
-    names = [f"image {i} of {source}" for i in range(len(part))]
-    return Images(source, names, lambda i: part[i][field])
+def _row(part: Any, field: str, index: int) -> Image.Image:
+    image: Image.Image = part[index][field]
+    return image
+
+
+def chosen(read: Callable[[int], Any], indices: Sequence[int], index: int) -> Any:
+    return read(indices[index])

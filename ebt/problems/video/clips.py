@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ebt.errors import InputError
-from ebt.problems.images.sources import to_array, to_square
+from ebt.errors import INSTALL, InputError
+from ebt.problems.images.sources import chosen, files_in, to_array, to_square
 
 SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".mts", ".ts", ".ogv", ".ogg", ".flv"),
@@ -28,8 +29,12 @@ LEAP = 60.0
 """Seconds without a frame: then a video is not one."""
 LATE = 1e-3
 """Seconds by which a frame may come late."""
+MISSING = 0.05
+"""Of the time that a header promises may be missing, and two frames: more is cut short."""
 BIT_RATE = 4_000_000
 """Of written videos: enough for small pictures to stay sharp."""
+READING = 2
+"""Changes whenever the same file is read as other frames, so that old encodings are not taken for them."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,8 @@ class Clips:
 
     def part(self, indices: Sequence[int]) -> Clips:
         """Some of them."""
-        return Clips(
-            self.source, [self.names[i] for i in indices], lambda i: self.read(indices[i]), lambda i: self.content(indices[i])
-        )
+        read, content = (partial(chosen, function, indices) for function in (self.read, self.content))
+        return Clips(self.source, [self.names[i] for i in indices], read, content)
 
 
 def open_videos(source: str, size: int, channels: int = 3, seconds: float = 0.25) -> Clips:
@@ -67,89 +71,111 @@ def open_videos(source: str, size: int, channels: int = 3, seconds: float = 0.25
     """
     import_av()
     path = Path(source).expanduser()
-    files = video_files(path) if path.is_dir() else [path]
     if not path.exists():
         raise InputError(f"{source} does not exist: give a video or a folder of videos, or 'digits' for moving digits.")
-    return Clips(
-        source,
-        [str(file) for file in files],
-        lambda i: read_video(files[i], size, channels, seconds),
-        lambda i: f"{file_hash(files[i])} {size} {channels} {seconds:g}",
-    )
+    files = files_in(path, SUFFIXES, "video") if path.is_dir() else [path]
+    reading: dict[str, Any] = {"size": size, "channels": channels, "seconds": seconds}
+    return Clips(source, [str(file) for file in files], partial(_read, files, **reading), partial(_content, files, **reading))
 
 
-def video_files(folder: Path) -> list[Path]:
-    """The videos of a folder, recursive, sorted by path.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not found:
-        raise InputError(f"{folder} holds no videos ({', '.join(sorted(SUFFIXES))}): name a folder that does.")
-    return found
-
-
-def read_video(path: Path, size: int, channels: int, seconds: float) -> np.ndarray:
-    """What is seen every so many seconds of a video, (T, C, size, size), uint8.
-
-    Raises:
-        InputError: it cannot be read, has no frames, or its frames change their size.
-    """
-    av = import_av()
+def _read(files: Sequence[Path], index: int, size: int, channels: int, seconds: float) -> np.ndarray:
+    """What is seen every so many seconds of a video, (T, C, size, size), uint8."""
+    path, av = files[index], import_av()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise InputError(f"{path} has no pictures.")
-            frames = [_square(frame, path, size, channels) for frame in sampled(container, path, seconds)]
+                raise InputError(f"{path} has no pictures: it is no video, or cut short.")
+            aspect = float(container.streams.video[0].sample_aspect_ratio or 1)
+            frames = [_square(frame, aspect, str(path), size, channels) for frame in sampled(timed(container, path), seconds)]
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be read as a video ({error}).") from error
+        raise InputError(f"{path} cannot be read as a video ({error}): it is none, or cut short.") from error
     if not frames:
-        raise InputError(f"{path} has no frames.")
+        raise InputError(f"{path} has no frames: it is cut short.")
     return np.stack(frames)
 
 
-def sampled(container: Any, path: Path, seconds: float) -> Iterator[Any]:
-    """Of the frames of an open container those that are seen at 0, 1, 2, ... times ``seconds`` after the first.
+def _content(files: Sequence[Path], index: int, size: int, channels: int, seconds: float) -> str:
+    try:
+        stat = files[index].stat()
+        return f"{_hash(files[index], stat.st_size, stat.st_mtime_ns)} {size} {channels} {seconds:g} {READING}"
+    except OSError as error:
+        raise InputError(f"{files[index]} cannot be read ({error}).") from error
+
+
+@functools.cache
+def _hash(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file's bytes, once for each state of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sampled(frames: Iterable[tuple[float, Any]], seconds: float) -> Iterator[Any]:
+    """Of frames with their times those that are seen at 0, 1, 2, ... times ``seconds``."""
+    before, count = None, 0
+    for time, frame in frames:
+        while before is not None and time > count * seconds + LATE:
+            yield before
+            count += 1
+        before = frame
+        if time >= count * seconds - LATE:
+            yield before
+            count += 1
+
+
+def timed(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
+    """The frames of an open container and their times in seconds after the first.
 
     Where times go back, as in videos that were joined, the video goes on after its last frame.
 
     Raises:
-        InputError: they change their size, or there is none for a long time.
+        InputError: they change their size, there is none for a long time, or the video is cut short.
     """
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or 25)
-    before, shape, first, last, count = None, None, 0.0, 0.0, 0
+    before, first, last = None, 0.0, 0.0
     for number, frame in enumerate(container.decode(stream)):
         time = frame.time if frame.time is not None else number / rate
-        if shape is None:
-            shape, first = (frame.width, frame.height), time
+        if before is None:
+            before, first = frame, time
         elif time < last:
             first -= last + 1 / rate - time
         elif time - last > LEAP:
             raise InputError(f"{path} has no frame for {time - last:.0f} s after {last - first:.2f} s: cut it there.")
-        last = time
-        if (frame.width, frame.height) != shape:
-            raise InputError(
-                f"{path} changes its size from {shape[0]} x {shape[1]} to {frame.width} x {frame.height} pixels after "
-                f"{time - first:.2f} s."
-            )
-        while before is not None and time - first > count * seconds + LATE:
-            yield before
-            count += 1
-        before = frame
-        if time - first >= count * seconds - LATE:
-            yield before
-            count += 1
+        if (frame.width, frame.height) != (before.width, before.height):
+            sizes = f"{before.width} x {before.height} to {frame.width} x {frame.height} pixels"
+            raise InputError(f"{path} changes its size from {sizes} after {time - first:.2f} s.")
+        before, last = frame, time
+        yield time - first, frame
+    if before is not None:
+        length = max(last, last - first) + max(1 / rate, float((before.duration or 0) * (before.time_base or 0)))
+        promised = _promised(container, rate)
+        if before.is_corrupt or length < promised * (1 - MISSING) - 2 / rate:
+            raise InputError(f"{path} is cut short: {length:.2f} s of {max(length, promised):.2f} s can be read.")
 
 
-def _square(frame: Any, path: Path, size: int, channels: int) -> np.ndarray:
-    pixels = np.rot90(frame.to_ndarray(format="rgb24"), (getattr(frame, "rotation", 0) // 90) % 4)
-    return to_array(to_square(Image.fromarray(np.ascontiguousarray(pixels)), size), str(path), channels)
+def _promised(container: Any, rate: float) -> float:
+    """Seconds that the header of a container promises; 0 where it promises none."""
+    stream, kind = container.streams.video[0], container.format.name
+    if kind == "avi":
+        return float(stream.frames / rate)
+    if not kind.startswith(("mov", "matroska", "flv", "asf")):  # others are as long as what is there
+        return 0.0
+    times = [container.duration / import_av().time_base] if container.duration else []
+    if stream.duration:
+        times.append(float(stream.duration * stream.time_base))
+    if told := stream.metadata.get("DURATION"):  # of Matroska, such as 00:00:10.0
+        times.append(sum(float(part) * 60**power for power, part in enumerate(reversed(told.split(":")))))
+    return min(times, default=0.0)
+
+
+def _square(frame: Any, aspect: float, name: str, size: int, channels: int) -> np.ndarray:
+    turns = (getattr(frame, "rotation", 0) // 90) % 4
+    pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    return to_array(to_square(picture, size, 1 / aspect if turns % 2 else aspect), name, channels)
 
 
 def write_video(frames: np.ndarray, path: Path, seconds: float) -> None:
@@ -171,26 +197,6 @@ def write_video(frames: np.ndarray, path: Path, seconds: float) -> None:
         raise InputError(f"{path} cannot be written as a video ({error}): choose another folder.") from error
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        stat = path.stat()
-        return _hash(path, stat.st_size, stat.st_mtime_ns)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}).") from error
-
-
-@functools.cache
-def _hash(path: Path, size: int, changed: int) -> str:
-    """Once for each state of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def import_av() -> Any:
     """PyAV.
 
@@ -200,5 +206,5 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise InputError("reading and writing videos needs PyAV: pip install 'energy-based-transformers[video]'.") from error
+        raise InputError(f"reading and writing videos needs PyAV. {INSTALL}") from error
     return av

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ebt.errors import InputError
 from ebt.problems.images.data import split_images
+from ebt.problems.images.sources import OnError, check_on_error
 from ebt.problems.language.corpora import check_fractions
 from ebt.problems.video.clips import Clips, open_videos
 from ebt.problems.video.encoders import Encoder, open_encoder
@@ -102,6 +103,7 @@ class VideoDataModule(ResumableData):
         seed: of the split, the order and the stretches.
         fractions: shares of the videos for training, validation and test, where no sources of their own are given.
         num_workers: processes that prepare batches.
+        on_error: videos that cannot be used are left out with one warning ("skip"), or end the run ("refuse").
 
     Raises:
         InputError: by ``__init__`` for settings out of range; by ``prepare`` for sources without videos that can be used.
@@ -132,6 +134,7 @@ class VideoDataModule(ResumableData):
         fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
         num_workers: int = 0,
         train_examples: int | None = None,
+        on_error: OnError = "skip",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -147,11 +150,12 @@ class VideoDataModule(ResumableData):
         if train_examples is not None and train_examples < 1:
             raise InputError(f"train_examples={train_examples}: give at least 1.")
         check_fractions(fractions)
-        self.train_examples = train_examples
+        check_on_error(on_error)
+        self.on_error: OnError = on_error
         self.sources = {"train": source, "validation": validation_source, "test": test_source}
         self.encoder_name, self.size, self.channels, self.seconds = encoder, size, channels, seconds
         self.context_length, self.windows, self.evaluation_windows = context_length, windows, evaluation_windows
-        self.clips, self.evaluation_clips = clips, evaluation_clips
+        self.clips, self.evaluation_clips, self.train_examples = clips, evaluation_clips, train_examples
         self.batch_size, self.seed, self.fractions, self.num_workers = batch_size, seed, tuple(fractions), num_workers
         self.cache = FeatureCache(cache)
         self.digits: dict[str, MovingDigits] = self._digits(digits, tuple(speeds), arrival, shifted) if source == DIGITS else {}
@@ -168,14 +172,9 @@ class VideoDataModule(ResumableData):
             raise InputError(f"shifted has {', '.join(extra)}: it may hold digits, speeds, arrival and size.")
         if other.get("size", self.size) != self.size:
             raise InputError("shifted has another size: frames must be as large as those of training.")
-        test = MovingDigits("test", **plain)
-        other["speeds"] = tuple(other["speeds"])
-        return {
-            "train": MovingDigits("train", **plain, seed=self.seed),
-            "validation": MovingDigits("validation", **plain),
-            "digits": test,
-            "shifted": MovingDigits("test", **{**plain, **other}),
-        }
+        shifted_digits = MovingDigits("test", **{**plain, **other, "speeds": tuple(other["speeds"])})
+        held_out = {"validation": MovingDigits("validation", **plain), DIGITS: MovingDigits("test", **plain)}
+        return {"train": MovingDigits("train", **plain, seed=self.seed), **held_out, "shifted": shifted_digits}
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -207,29 +206,25 @@ class VideoDataModule(ResumableData):
         if self.sets or (self.digits and not self.encoder.learned):
             return
         if self.digits:
-            counts = {name: self.clips if name == "train" else self.evaluation_clips for name in self.digits}
-            self.sets = {
-                name: self._encode(digit_clips(digits, counts[name], self.length)) for name, digits in self.digits.items()
-            }
-            return
-        clips = {split: self._open(source) for split, source in self.sources.items() if source is not None}
-        check_apart(clips)
-        found = {split: self._encode(videos) for split, videos in clips.items()}
-        self.sets = split_images(found, self.fractions, self.seed, "video")
+            clips = {name: digit_clips(digits, self._count(name), self.length) for name, digits in self.digits.items()}
+        else:
+            named = {split: source for split, source in self.sources.items() if source is not None}
+            clips = {split: open_videos(name, self.size, self.channels, self.seconds) for split, name in named.items()}
+            check_apart(clips)
+        found = {name: encode_clips(part, self.encoder, self.cache, self.length, self.on_error) for name, part in clips.items()}
+        self.sets = found if self.digits else split_images(found, self.fractions, self.seed, "video")
 
-    def _open(self, source: str) -> Clips:
-        return open_videos(source, self.size, self.channels, self.seconds)
-
-    def _encode(self, clips: Clips) -> Encoded:
-        return encode_clips(clips, self.encoder, self.cache, self.length)
+    def _count(self, name: str) -> int:
+        """Moving digits of a set, in one epoch."""
+        return self.clips if name == "train" else self.evaluation_clips
 
     def statistics(self) -> dict[str, Any]:
         """What the data are: source, encoder, size, numbers of videos and frames, what was skipped."""
         self.prepare()
         told = {"source": self.sources["train"], **self.encoding, "frame_dim": self.frame_dim}
         if self.digits:
-            counts = {name: self.clips if name == "train" else self.evaluation_clips for name in self.digits}
-            return {**told, "clips": counts, "sets": {name: asdict(digits) for name, digits in self.digits.items()}}
+            told["clips"] = {name: self._count(name) for name in self.digits}
+            return {**told, "sets": {name: asdict(digits) for name, digits in self.digits.items()}}
         frames = {name: sum(map(len, videos.features)) for name, videos in self.sets.items()}
         skipped = {name: reason for videos in self.sets.values() for name, reason in videos.skipped.items()}
         return {**told, "videos": {name: len(v) for name, v in self.sets.items()}, "frames": frames, "skipped": skipped}
@@ -242,25 +237,21 @@ class VideoDataModule(ResumableData):
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """The same stretches every time; an empty list, which skips validation, without such a split."""
         self.prepare()
-        return self._held_out("validation") if self.digits or "validation" in self.sets else []
+        return self.evaluation_loader(self._dataset("validation")) if self.digits or "validation" in self.sets else []
 
     def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """One loader for each of ``test_names``, or for the test videos."""
         self.prepare()
         if not self.digits and "test" not in self.sets:
             raise InputError("There are no test videos. Give a test_source, or a share above 0 in fractions.")
-        return [self._held_out(name) for name in self.test_names or ["test"]]
-
-    def _held_out(self, name: str) -> DataLoader[dict[str, Tensor]]:
-        return self.evaluation_loader(self._dataset(name))
+        return [self.evaluation_loader(self._dataset(name)) for name in self.test_names or ["test"]]
 
     def _dataset(self, name: str) -> Windows | DigitWindows:
         self.prepare()
-        training = name == "train"
         if not self.sets:
-            return DigitWindows(self.digits[name], self.encoder, self.length, self.clips if training else self.evaluation_clips)
-        each = 1 if self.digits else self.windows if training else self.evaluation_windows
-        return Windows(self.sets[name], self.length, each, self.seed if training else None)
+            return DigitWindows(self.digits[name], self.encoder, self.length, self._count(name))
+        each = 1 if self.digits else self.windows if name == "train" else self.evaluation_windows
+        return Windows(self.sets[name], self.length, each, self.seed if name == "train" else None)
 
 
 def check_apart(clips: Mapping[str, Clips]) -> None:
@@ -285,7 +276,11 @@ def digit_clips(digits: MovingDigits, count: int, length: int) -> Clips:
     """The first moving digits, as videos."""
     about = f"moving digits {digits} {length}"
     names = [f"{digits.split} clip {i}" for i in range(count)]
-    return Clips(DIGITS, names, lambda i: digits.clip(i, length).frames, lambda i: f"{about} {i}")
+    return Clips(DIGITS, names, partial(_frames, digits, length), partial("{} {}".format, about))
+
+
+def _frames(digits: MovingDigits, length: int, index: int) -> np.ndarray:
+    return digits.clip(index, length).frames
 
 
 def held_out_frames(data: VideoDataModule, name: str, length: int, count: int) -> Tensor:
@@ -297,8 +292,8 @@ def held_out_frames(data: VideoDataModule, name: str, length: int, count: int) -
     if data.digits:
         if name not in data.digits:
             raise InputError(f"there is no set {name!r}: choose one of {', '.join(data.digits)}.")
-        clips = [data.digits[name].clip(i, length).frames for i in range(count)]
-        return torch.stack([torch.from_numpy(encode_frames(clip, data.encoder)) for clip in clips])
+        digits = DigitWindows(data.digits[name], data.encoder, length, count)
+        return torch.stack([digits[i]["frames"] for i in range(count)])
     data.prepare()
     if name not in data.sets:
         held_out = [other for other in data.sets if other != "train"]

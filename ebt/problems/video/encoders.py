@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -126,28 +127,34 @@ class Patches(Encoder):
 
 
 class Network(Encoder):
-    """A pretrained network on the accelerator, if there is one. Grey frames are shown to it in its own channels."""
+    """A pretrained network on the accelerator, if there is one. Grey frames are shown to it in its own channels.
+
+    Raises:
+        InputError: frames whose size or channels it does not take.
+    """
 
     learned = True
-    colours = 3
 
-    def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
+    def __init__(self, name: str, size: int, channels: int, model: Any, colours: int, pixels: str, fits: bool) -> None:
         super().__init__(name, size, channels)
+        if not fits or channels not in (1, colours):
+            raise InputError(
+                f"encoder {name} takes frames of {colours} channels and {pixels} pixels, not {channels} and {size}: change "
+                "channels or size."
+            )
+        self.colours = colours
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.model = model.float().eval().requires_grad_(False).to(device or "cpu")
-        self._key: str | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
-        if self._key is None:
-            config = self.model.config if isinstance(self.model.config, dict) else self.model.config.to_dict()
-            told = {name: value for name, value in config.items() if not name.startswith("_") and name not in NOT_CONTENT}
-            digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-            for name, weight in sorted(self.model.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-            self._key = f"{type(self).__name__} {digest.hexdigest()} {self.size} {self.channels}"
-        return self._key
+        config = self.model.config if isinstance(self.model.config, dict) else self.model.config.to_dict()
+        told = {name: value for name, value in config.items() if not name.startswith("_") and name not in NOT_CONTENT}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
+        for name, weight in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return f"{type(self).__name__} {digest.hexdigest()} {self.size} {self.channels}"
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
@@ -160,20 +167,12 @@ class Network(Encoder):
 
 
 class Latents(Network):
-    """Latents of a ``diffusers`` ``AutoencoderKL``: the mean, less ``shift_factor``, times ``scaling_factor``.
-
-    Raises:
-        InputError: frames whose size or channels it does not take.
-    """
+    """Latents of a ``diffusers`` ``AutoencoderKL``: the mean, less ``shift_factor``, times ``scaling_factor``."""
 
     def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
-        super().__init__(name, size, channels, model)
-        self.colours, stride = model.config.in_channels, 2 ** (len(model.config.block_out_channels) - 1)
-        if size % stride or channels not in (1, self.colours):
-            raise InputError(
-                f"encoder {name} takes frames of {self.colours} channels and a multiple of {stride} pixels, not {channels} and "
-                f"{size}: change channels or size."
-            )
+        stride = 2 ** (len(model.config.block_out_channels) - 1)
+        fits = size % stride == 0
+        super().__init__(name, size, channels, model, model.config.in_channels, f"a multiple of {stride}", fits)
         self.shape = (model.config.latent_channels, size // stride, size // stride)
         self.shift, self.scale = model.config.get("shift_factor") or 0.0, model.config.scaling_factor
 
@@ -188,26 +187,16 @@ class Latents(Network):
     @torch.no_grad()
     def decode(self, vectors: Tensor) -> Tensor:
         latents = vectors.float().unflatten(1, self.shape) / self.scale + self.shift
-        parts = [self.model.decode(part.to(self.model.device)).sample.cpu() for part in latents.split(AT_ONCE)]
-        frames = torch.cat(parts)
+        frames = torch.cat([self.model.decode(part.to(self.model.device)).sample.cpu() for part in latents.split(AT_ONCE)])
         return frames.mean(1, keepdim=True) if self.channels == 1 else frames
 
 
 class Features(Network):
-    """The class token of a ``transformers`` DINOv2; cannot be turned back into pictures.
-
-    Raises:
-        InputError: frames smaller than its patches.
-    """
+    """The class token of a ``transformers`` DINOv2; cannot be turned back into pictures."""
 
     def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
-        super().__init__(name, size, channels, model)
-        self.colours, patch = model.config.num_channels, model.config.patch_size
-        if size < patch or channels not in (1, self.colours):
-            raise InputError(
-                f"encoder {name} takes frames of {self.colours} channels and at least {patch} pixels, not {channels} and "
-                f"{size}: change channels or size."
-            )
+        patch = model.config.patch_size
+        super().__init__(name, size, channels, model, model.config.num_channels, f"at least {patch}", size >= patch)
 
     @property
     def dim(self) -> int:
@@ -269,23 +258,18 @@ def _network(name: str, size: int, channels: int) -> Network:
 def _config(name: str) -> dict[str, Any]:
     """The config.json of a folder or of an id of the hub."""
     folder = Path(name).expanduser()
-    file = folder / "config.json"
     if not name or not folder.is_dir():
         if close := difflib.get_close_matches(name, ("pixels", "patches"), 1, 0.8):
             raise InputError(f"there is no encoder {name!r}: did you mean {close[0]}?")
         if not name or name[0] in "/.~" or folder.exists() or name.count("/") > 1:  # no id of the hub
             raise InputError(f"encoder {name!r}: there is no such folder. Give pixels, patches, or a folder or id of a model.")
     try:
-        if not folder.is_dir():
-            from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download
 
-            file = Path(hf_hub_download(name, "config.json"))
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise TypeError("its config.json holds no fields")
+        file = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(name, "config.json"))
+        return dict(json.loads(file.read_text(encoding="utf-8")).items())
     except Exception as error:  # the hub's client raises many kinds
         raise InputError(
             f"encoder {name} is neither pixels nor patches, nor a folder or id of a model with config.json "
             f"({' '.join(str(error).split())[:200]}): check the name."
         ) from error
-    return config

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ebt.errors import InputError
-from ebt.problems.images.sources import to_tensor
+from ebt.problems.images.sources import OnError, tell_faults, to_tensor
 from ebt.problems.video.clips import Clips
 from ebt.problems.video.encoders import Encoder
-
-NAMED = 10
-"""So many skipped videos are named in a warning."""
-Progress = Callable[[int, int], None]
-"""Called with the videos done, and all of them."""
 
 
 def default_cache() -> Path:
@@ -51,10 +45,9 @@ class FeatureCache:
 
     def get(self, key: str) -> np.ndarray | None:
         """The array of a key, memory-mapped; None if there is none, or its file is damaged."""
-        path = self.path(key)
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
-        except (OSError, ValueError, EOFError):  # cut short by copying, or no array at all
+            return _mapped(self.path(key))
+        except (OSError, ValueError, EOFError):  # absent, cut short by copying, or no array at all
             return None
 
     def put(self, key: str, array: np.ndarray) -> np.ndarray:
@@ -67,21 +60,22 @@ class FeatureCache:
         fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with fresh.open("wb") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-        except OSError as error:
-            raise CacheError(
-                f"the cache {self.folder} cannot be written ({error}): free some space, or name another folder."
-            ) from error
-        finally:
-            with suppress(OSError):
+            try:
+                with fresh.open("wb") as file:
+                    np.save(file, array, allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())
+                fresh.replace(path)
+            finally:
                 fresh.unlink(missing_ok=True)
-        found = self.get(key)
-        assert found is not None
-        return found
+            return _mapped(path)
+        except OSError as error:
+            raise CacheError(f"the cache {self.folder} cannot be written ({error}): make room, or name another.") from error
+
+
+def _mapped(path: Path) -> np.ndarray:
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 @dataclass(frozen=True)
@@ -102,52 +96,51 @@ class Encoded:
         """Some of them."""
         return Encoded(self.source, [self.names[i] for i in indices], [self.features[i] for i in indices], self.skipped)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes are sent the names of files, not what is in them."""
+        return {**self.__dict__, "features": [getattr(array, "filename", array) for array in self.features]}
 
-def encode_clips(clips: Clips, encoder: Encoder, cache: FeatureCache, length: int, progress: Progress | None = None) -> Encoded:
-    """Encode videos, or take their encodings from the cache. Those that cannot be used are skipped with one warning.
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        features = [array if isinstance(array, np.ndarray) else _mapped(array) for array in state["features"]]
+        self.__dict__.update(state, features=features)
+
+
+def encode_clips(clips: Clips, encoder: Encoder, cache: FeatureCache, length: int, on_error: OnError = "skip") -> Encoded:
+    """Encode videos, or take their encodings from the cache.
 
     Args:
         clips: the videos.
         encoder: the frozen encoder.
         cache: where encodings are kept.
         length: the fewest frames that are of use.
-        progress: called after each video.
+        on_error: those that cannot be used are skipped with one warning ("skip"), or an error ("refuse").
 
     Raises:
-        InputError: no video can be used.
+        InputError: no video can be used; with "refuse", one cannot.
     """
-    names, features, skipped, seen = list[str](), list[np.ndarray](), dict[str, str](), dict[str, str]()
+    found, faults, seen = dict[str, np.ndarray](), dict[str, str](), dict[str, str]()
     for i, name in enumerate(clips.names):
         try:
             if (first := seen.setdefault(clips.content(i), name)) != name:
                 raise InputError(f"{name} is a copy of {first}.")
-            found = _encoded(clips, i, encoder, cache)
-            if len(found) < length:
-                raise InputError(f"{name} has {len(found)} frames, {length} are needed.")
-            names.append(name)
-            features.append(found)
+            features = _encoded(clips, i, encoder, cache)
+            if len(features) < length:
+                raise InputError(f"{name} has {len(features)} frames, {length} are needed.")
+            found[name] = features
         except CacheError:
             raise
         except InputError as error:
-            skipped[name] = str(error)
-        if progress:
-            progress(i + 1, len(clips))
-    told = " ".join(list(skipped.values())[:NAMED]) + (" ..." if len(skipped) > NAMED else "")
-    if not names:
-        raise InputError(
-            f"none of the {len(clips)} video(s) of {clips.source} can be used: {told} Give others, or ask for fewer frames."
-        )
-    if skipped:
-        warnings.warn(f"{len(skipped)} of {len(clips)} videos of {clips.source} are skipped: {told}", stacklevel=2)
-    return Encoded(clips.source, names, features, skipped)
+            faults[name] = str(error)
+            if on_error == "refuse":
+                break
+    tell_faults(faults, len(clips), "video", clips.source, on_error)
+    return Encoded(clips.source, list(found), list(found.values()), faults)
 
 
 def _encoded(clips: Clips, index: int, encoder: Encoder, cache: FeatureCache) -> np.ndarray:
     key = f"{encoder.key} {clips.content(index)}"
     found = cache.get(key)
-    if found is None:
-        found = cache.put(key, encode_frames(clips.read(index), encoder))
-    return found
+    return cache.put(key, encode_frames(clips.read(index), encoder)) if found is None else found
 
 
 def encode_frames(frames: np.ndarray, encoder: Encoder) -> np.ndarray:

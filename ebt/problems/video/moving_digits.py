@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ebt.errors import InputError
+from ebt.problems.images.sources import embedded_digits
 from ebt.problems.language.corpora import SPLITS
 
 DIGITS = "digits"
@@ -55,19 +55,10 @@ def digit_images() -> dict[str, DigitImages]:
     Raises:
         InputError: scikit-learn is not installed.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InputError(
-            "the moving digits are made of those of scikit-learn: pip install 'energy-based-transformers[video]', or name a "
-            "folder of videos."
-        ) from error
-    digits: Any = load_digits()
-    grey = (digits.images * (255 / 16)).round().astype(np.uint8)
+    grey, labels = embedded_digits()
     order = np.random.default_rng(0).permutation(len(grey))
-    ends = np.cumsum([round(share * len(grey)) for share in SHARES[:-1]])
-    parts = np.split(order, ends)
-    return {split: DigitImages(grey[part], digits.target[part]) for split, part in zip(SPLITS, parts, strict=True)}
+    parts = np.split(order, np.cumsum([round(share * len(grey)) for share in SHARES[:-1]]))
+    return {split: DigitImages(grey[part], labels[part]) for split, part in zip(SPLITS, parts, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +111,32 @@ def test_own_sources_for_validation_and_test(folder: str) -> None:
         ({"channels": 2}, "channels is 2"),
         ({"levels": (0.1, 1.5)}, "levels has 1.5"),
         ({"fractions": (0.5, 0.1, 0.1)}, "cannot split"),
+        ({"on_error": "ignore"}, "on_error is 'ignore'"),
     ],
 )
 def test_bad_settings_are_named(folder: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         module(folder, **settings)
+
+
+@pytest.mark.parametrize("spoil", [lambda whole: b"", lambda whole: b"no image", lambda whole: whole[: len(whole) // 2]])
+def test_images_that_cannot_be_read_are_skipped_or_refused(folder: str, spoil: Any, tmp_path: Path) -> None:
+    whole = module(folder)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    for name in ("10.png", "11.png"):
+        (copy / name).write_bytes(spoil((copy / "0.png").read_bytes()))
+    Image.fromarray(np.zeros((20, 20), np.float32)).save(copy / "float.tif")
+    data = module(str(copy))
+    with pytest.warns(UserWarning, match=rf"3 of 13 images of {copy} are skipped\. The first: {copy}/10\.png cannot") as told:
+        data.prepare()
+    assert len(told) == 1
+    assert [Path(name).name for name in data.statistics()["skipped"]] == ["10.png", "11.png", "float.tif"]
+    for one, other in zip(data.train_dataloader(), whole.train_dataloader(), strict=True):
+        assert torch.equal(one["image"], other["image"])
+    with pytest.raises(InputError, match=r"10\.png cannot be read"):
+        module(str(copy), on_error="refuse").prepare()
+    with pytest.raises(InputError, match=r"none of the 1 image\(s\).*10\.png cannot be read"):
+        module(str(copy / "10.png")).prepare()
 
 
 def test_too_few_images_are_refused(folder: str) -> None:

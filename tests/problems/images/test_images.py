@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ebt.errors import InputError
-from ebt.problems.images.sources import EMBEDDED, image_files, open_image, open_images, to_array, to_picture, to_tensor
+from ebt.problems.images.sources import PHOTOS, open_images, to_picture, to_tensor
 
 HEIGHT, WIDTH = 6, 4
 PIXELS = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -23,7 +24,7 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
 
 
 def read(path: Path, channels: int = 3) -> np.ndarray:
-    return to_array(open_image(path), str(path), channels)
+    return open_images(str(path))["train"].read(0, channels)
 
 
 def test_colour_and_grey(tmp_path: Path) -> None:
@@ -50,11 +51,41 @@ def test_palettes_are_resolved_and_transparent_parts_are_white(tmp_path: Path) -
     assert np.array_equal(found[:, 1:], PIXELS.transpose(2, 0, 1)[:, 1:])
 
 
-def test_photos_are_turned_as_their_exif_data_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_photos_are_turned_as_their_exif_data_say(orientation: int, suffix: str, tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise
-    path = save(tmp_path / "turned.png", Image.fromarray(PIXELS), exif=exif)
-    assert np.array_equal(read(path), np.rot90(PIXELS, -1).transpose(2, 0, 1))
+    exif[0x0112] = orientation
+    path = save(tmp_path / f"turned.{suffix}", Image.fromarray(PIXELS), exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(path))
+    assert np.array_equal(read(path), np.array(upright).transpose(2, 0, 1))
+    assert np.array_equal(read(path), PIXELS.transpose(2, 0, 1)) == (orientation == 1)
+
+
+def tiff_entry(tag: int, kind: int, value: bytes) -> bytes:
+    """One value of EXIF data; eight bytes are found behind the two entries."""
+    return struct.pack("<HHL", tag, kind, 1) + (struct.pack("<L", 38) if len(value) > 4 else value.ljust(4, b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "rational", "turned"),
+    [
+        ((3, struct.pack("<H", 6)), (10, struct.pack("<ll", -1, 0)), True),  # a signed rational where none belongs
+        ((3, struct.pack("<H", 6)), (5, struct.pack("<LL", 1, 0)), True),
+        ((3, struct.pack("<H", 6)), (99, bytes(8)), True),  # of no known kind
+        ((10, struct.pack("<ll", -1, 0)), (5, struct.pack("<LL", 1, 1)), False),
+        ((2, b"ab"), (5, struct.pack("<LL", 1, 1)), False),
+    ],
+)
+def test_broken_exif_data_are_no_reason_to_lose_the_pixels(
+    orientation: tuple[int, bytes], rational: tuple[int, bytes], turned: bool, tmp_path: Path
+) -> None:
+    entries = tiff_entry(0x0112, *orientation) + tiff_entry(0x011A, *rational)
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + entries + bytes(4) + (rational + orientation)[1]
+    grey = Image.fromarray(np.full((HEIGHT, WIDTH), 90, np.uint8))
+    found = read(save(tmp_path / "a.jpg", grey, exif=exif), 1)
+    assert found.shape == ((1, WIDTH, HEIGHT) if turned else (1, HEIGHT, WIDTH))
+    assert np.abs(found.astype(int) - 90).max() < 3
 
 
 def test_pixels_without_a_known_range_are_refused(tmp_path: Path) -> None:
@@ -78,8 +109,8 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/1.JPG", "a.png", ".hidden/x.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         save(tmp_path / name, Image.fromarray(PIXELS), format="png")
-    assert [path.name for path in image_files(tmp_path)] == ["a.png", "1.JPG", "2.png"]
     images = open_images(str(tmp_path))["train"]
+    assert [Path(name).name for name in images.names] == ["a.png", "1.JPG", "2.png"]
     assert len(images) == 3
     assert np.array_equal(images.part([2]).read(0), PIXELS.transpose(2, 0, 1))
 
@@ -103,14 +134,15 @@ def test_datasets_have_images_in_a_field(tmp_path: Path) -> None:
 
 def test_unknown_sources_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="is no folder of images and cannot be loaded as a dataset"):
-        open_images("/nowhere/at/all")
+    for source in ("/nowhere/at/all", "no/such/folder", "photo.png", "owner/name"):
+        with pytest.raises(InputError, match=f"no such file or folder: {source}"):
+            open_images(source)
 
 
 def test_embedded_photos_are_split_by_photo() -> None:
-    found = open_images("photos")
-    assert {split: len(images) for split, images in found.items()} == {split: len(names) for split, names in EMBEDDED.items()}
-    assert len({name for names in EMBEDDED.values() for name in names}) == sum(map(len, EMBEDDED.values()))
+    found = open_images(PHOTOS)
+    assert {split: len(images) for split, images in found.items()} == {"train": 9, "validation": 2, "test": 3}
+    assert len({name for images in found.values() for name in images.names}) == 14
     for images in found.values():
         assert min(images.read(0).shape[1:]) >= 64
 

@@ -43,5 +43,5 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_sources_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(InputError, match="is no folder and cannot be loaded"):
+    with pytest.raises(InputError, match="no such file or folder: /nowhere/at/all"):
         labelled_images("/nowhere/at/all", 8, 3)

@@ -41,7 +41,11 @@ def test_features_are_means_over_patches() -> None:
 
 def test_too_little_is_refused() -> None:
     train, labels = clusters(20)
-    with pytest.raises(InputError, match="a probe needs 2 classes"):
+    with pytest.raises(InputError, match="a probe needs 10 of 2 classes"):
         linear_probe(train, torch.zeros_like(labels), train, labels)
-    with pytest.raises(InputError, match="a probe needs 2 classes"):
+    alone = torch.zeros_like(labels)
+    alone[1] = 1
+    with pytest.raises(InputError, match="give more of each"):  # the only example of a class is held out
+        linear_probe(train[:10], alone[:10], train, labels, seed=2)
+    with pytest.raises(InputError, match="a probe needs 10 of 2 classes"):
         linear_probe(train[:6], labels[:6], train, labels)

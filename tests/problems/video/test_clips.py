@@ -21,6 +21,20 @@ def greys(frames: np.ndarray) -> list[int]:
     return frames.mean((1, 2, 3)).round(-1).astype(int).tolist()
 
 
+def encode(
+    frames: np.ndarray, path: Path, options: dict[str, str] | None = None, aspect: Fraction | None = None, codec: str = "mpeg4"
+) -> None:
+    """A video of four frames a second."""
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=4)
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = *frames.shape[1:3], "yuv420p", 1_000_000
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".mov", ".gif"])
 def test_any_container_is_read(suffix: str, tmp_path: Path) -> None:
     if suffix == ".gif":
@@ -84,6 +98,42 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     for index, message in enumerate(("a.mp4 cannot be read as a video", "changes its size from 16 x 16 to 32 x 32", "c.mp4")):
         with pytest.raises(InputError, match=message):
             clips.read(index)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "options"),
+    [
+        ("mp4", "mpeg4", {}),
+        ("mp4", "mpeg4", {"movflags": "faststart"}),
+        ("mkv", "mpeg4", {}),
+        ("webm", "libvpx-vp9", {}),
+        ("avi", "mpeg4", {}),
+        ("flv", "flv", {}),
+    ],
+)
+def test_videos_cut_short_are_told(suffix: str, codec: str, options: dict[str, str], tmp_path: Path) -> None:
+    whole = tmp_path / f"whole.{suffix}"
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    encode(frames, whole, options=options, codec=codec)
+    assert len(open_videos(str(whole), 8).read(0)) == 40
+    for share in (0.3, 0.5, 0.8):
+        cut = tmp_path / f"cut.{suffix}"
+        cut.write_bytes(whole.read_bytes()[: round(share * whole.stat().st_size)])
+        with pytest.raises(InputError, match=rf"cut\.{suffix} .*cut short"):
+            open_videos(str(cut), 8).read(0)
+
+
+@pytest.mark.parametrize(("aspect", "height", "width"), [("2", 32, 32), ("1/2", 32, 32), ("4/3", 48, 64), ("1", 32, 32)])
+def test_pixels_that_are_not_square_give_the_shown_picture(aspect: str, height: int, width: int, tmp_path: Path) -> None:
+    """A disc is round on the screen, and so it is in the frames."""
+    wide = float(Fraction(aspect))
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    far = np.hypot(rows - height / 2, (columns - width / 2) * wide)
+    frame = np.where(far < min(height, width * wide) / 4, 220, 20)[..., None].repeat(3, -1).astype(np.uint8)
+    encode(np.stack([frame] * 2), tmp_path / "a.mp4", aspect=Fraction(aspect))
+    seen = open_videos(str(tmp_path / "a.mp4"), 32, 1).read(0)[0, 0] > 120
+    assert seen.any(1).sum() == pytest.approx(16, abs=1.5)
+    assert seen.any(0).sum() == pytest.approx(16, abs=1.5)
 
 
 def test_videos_that_were_joined_go_on_after_each_other(tmp_path: Path) -> None:

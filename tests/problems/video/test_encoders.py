@@ -166,7 +166,7 @@ def _words_for_numbers(folder: Path) -> None:
     [
         (_more_layers, "cannot be loaded .*of its weights are missing"),
         (_cut, "cannot be loaded"),
-        (_other_config, "config.json holds no fields"),
+        (_other_config, "nor a folder or id of a model with config.json"),
         (_words_for_numbers, "cannot be loaded"),
     ],
 )

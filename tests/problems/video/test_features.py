@@ -31,11 +31,9 @@ def counted(clips: Clips) -> tuple[Clips, list[int]]:
 
 def test_a_video_is_encoded_once(folder: str, tmp_path: Path) -> None:
     cache, (clips, read) = FeatureCache(tmp_path / "cache"), counted(open_videos(folder, 8))
-    done: list[tuple[int, int]] = []
-    first = encode_clips(clips, PATCHES, cache, 2, lambda i, n: done.append((i, n)))
+    first = encode_clips(clips, PATCHES, cache, 2)
     again = encode_clips(clips, PATCHES, FeatureCache(tmp_path / "cache"), 2)
     assert read == [0, 1, 2]
-    assert done == [(1, 3), (2, 3), (3, 3)]
     for index, (one, other) in enumerate(zip(first.features, again.features, strict=True)):
         assert isinstance(other, np.memmap)
         assert np.array_equal(one, other)
@@ -81,7 +79,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
         cache.put("a", np.zeros(10_000))
     assert list((tmp_path / "cache").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(CacheError, match="name another folder"):
+    with pytest.raises(CacheError, match="name another"):
         FeatureCache(tmp_path / "file").put("a", np.zeros(1))
 
 
@@ -89,11 +87,12 @@ def test_videos_that_cannot_be_used_are_skipped_and_told(folder: str, tmp_path: 
     mixed = Path(shutil.copytree(folder, tmp_path / "mixed"))
     (mixed / "1.mp4").write_bytes(b"broken")
     clip_folder(mixed / "short", 1, frames=3)
-    with pytest.warns(UserWarning, match=r"2 of 4 videos .* are skipped: .*1\.mp4 cannot be read.*has 3 frames, 5 are needed"):
+    with pytest.warns(UserWarning, match=r"2 of 4 videos .* are skipped. The first: .*1\.mp4 cannot be read"):
         encoded = encode_clips(open_videos(str(mixed), 8), PATCHES, FeatureCache(tmp_path / "cache"), 5)
     assert [Path(name).name for name in encoded.names] == ["0.mp4", "2.mp4"]
-    assert len(encoded.skipped) == 2
-    with pytest.raises(InputError, match=r"none of the 4 video\(s\) .* can be used: .*9 are needed\. Give others"):
+    assert [Path(name).name for name in encoded.skipped] == ["1.mp4", "0.mp4"]
+    assert list(encoded.skipped.values())[1].endswith("has 3 frames, 5 are needed.")
+    with pytest.raises(InputError, match=r"none of the 4 video\(s\) .* can be used"):
         encode_clips(open_videos(str(mixed), 8), PATCHES, FeatureCache(tmp_path / "cache"), 9)
 
 

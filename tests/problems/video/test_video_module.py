@@ -161,11 +161,23 @@ def test_held_out_stretches_of_any_length(folder: str, tmp_path: Path) -> None:
         ({"shifted": {"size": 32}}, "another size"),
         ({"speeds": (9,)}, "Give speeds from 1"),
         ({"fractions": (0.5, 0.1, 0.1)}, "cannot split"),
+        ({"on_error": "ignore"}, "on_error is 'ignore'"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         VideoDataModule(**settings)
+
+
+def test_videos_that_cannot_be_used_are_skipped_or_refused(folder: str, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "3.mp4").write_bytes((copy / "3.mp4").read_bytes()[:700])
+    data = module(str(copy), tmp_path)
+    with pytest.warns(UserWarning, match=rf"1 of 10 videos of {copy} are skipped\. The first: {copy}/3\.mp4 .*cut short"):
+        data.prepare()
+    assert list(data.statistics()["skipped"]) == [str(copy / "3.mp4")]
+    with pytest.raises(InputError, match=r"3\.mp4 .*cut short"):
+        module(str(copy), tmp_path, on_error="refuse").prepare()
 
 
 def test_too_few_videos_are_refused(folder: str, tmp_path: Path) -> None:
