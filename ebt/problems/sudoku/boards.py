@@ -1,22 +1,27 @@
-"""Sudoku puzzles as text, as CSV files and as a torch data set; checks of boards.
+"""Sudoku boards: text, puzzle files, checks by the rules, and a torch data set.
 
 A board is a row-major int8 array (cells,), a set of boards (n, cells); 0 is an empty cell, digits are 1..size (4, 6 or
-9). The solver and the generator are in `sudoku_generator`; their public names can be imported from here too.
+9). The public names of the generator can be imported from here too.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
+import re
 import zlib
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
+import rich.progress
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -33,10 +38,12 @@ from ebt.problems.sudoku.generator import (
     make_splits,
     size_of,
     solutions,
+    units,
 )
 from ebt.problems.sudoku.variety import draw, line_orders, reveal, split_collection
 
 __all__ = [
+    "Check",
     "SudokuDataset",
     "SudokuSet",
     "board_errors",
@@ -53,36 +60,23 @@ __all__ = [
     "write_csv",
 ]
 
+Check = Literal["unique", "rules", "none"]
+
 EMPTY = "0._*"
-SEPARATORS = " \t\r|-+,"
-
-
-@cache
-def _units(size: int) -> npt.NDArray[np.int64]:
-    """Cells of every row, column and box, in this order: (3 * size, size)."""
-    rows, columns = BOXES[size]
-    board = np.arange(size * size).reshape(size, size)
-    boxes = board.reshape(size // rows, rows, size // columns, columns).swapaxes(1, 2).reshape(size, size)
-    return np.concatenate([board, board.T, boxes])
-
-
-@cache
-def _peers(size: int) -> npt.NDArray[np.float32]:
-    """1 where two different cells share a row, column or box: (cells, cells)."""
-    peers = np.zeros((size * size, size * size), dtype=np.float32)
-    for unit in _units(size):
-        peers[np.ix_(unit, unit)] = 1
-    np.fill_diagonal(peers, 0)
-    return peers
+LARGE = 10_000  # puzzles of a file beyond which uniqueness is proven on request only; also how many are read at a time
+BOARD_FILES = (".sdk", ".ss")  # files of one board as a grid, of SudoCue and Simple Sudoku
+SKIPPED = re.compile(r"#.*|^\s*\[[a-z]+\]\s*$|^[ \t*|+-]*--[ \t*|+-]*$", re.M | re.I)  # comments, titles, lines of a frame
+NAMES = ("puzzle", "puzzles", "quiz", "quizzes", "question"), ("solution", "solutions", "answer", "answers")
+OWNER = "boards here are"
 
 
 def board_errors(boards: npt.ArrayLike, size: int) -> npt.NDArray[np.bool_]:
     """Which filled cells repeat a digit of their row, column or box: bool, of the shape (..., cells) of `boards`."""
     array = check_boards(boards, size)
     wrong: npt.NDArray[np.bool_] = np.zeros(array.shape, dtype=bool)
-    for digit in range(1, size + 1):
-        here = array == digit
-        wrong |= here & (here.astype(np.float32) @ _peers(size) > 0)
+    for unit in units(size):
+        digits = array[..., unit]
+        wrong[..., unit] |= ((digits[..., None] == digits[..., None, :]).sum(-1) > 1) & (digits > 0)
     return wrong
 
 
@@ -91,9 +85,11 @@ def is_solved(boards: npt.ArrayLike, puzzles: npt.ArrayLike, size: int) -> npt.N
     array, given = check_boards(boards, size), check_boards(puzzles, size, "puzzles")
     if array.shape != given.shape:
         raise InputError(f"boards has shape {array.shape} but puzzles {given.shape}: give one puzzle per board.")
-    seen = np.bitwise_or.reduce((1 << array.astype(np.int16))[..., _units(size)], axis=-1)
-    kept = (given == 0) | (given == array)
-    solved: npt.NDArray[np.bool_] = (seen == 2 ** (size + 1) - 2).all(axis=-1) & kept.all(axis=-1)
+    high, wide = BOXES[size]
+    bits = (1 << array.astype(np.int16)).reshape(*array.shape[:-1], size // high, high, size // wide, wide)
+    solved: npt.NDArray[np.bool_] = ((given == 0) | (given == array)).all(axis=-1)
+    for axes in ((-2, -1), (-4, -3), (-3, -1)):  # the cells of a row, a column, a box
+        solved &= (np.bitwise_or.reduce(bits, axis=axes) == 2 ** (size + 1) - 2).all(axis=(-2, -1))
     return solved
 
 
@@ -103,72 +99,77 @@ def _cell(cell: int | np.integer, size: int) -> str:
 
 def _conflict(board: Boards, size: int) -> str:
     """Words for the first repeated digit of a board that has one."""
-    for index, unit in enumerate(_units(size)):
-        for digit in range(1, size + 1):
-            cells = unit[board[unit] == digit]
-            if len(cells) > 1:
-                name = ("row", "column", "box")[index // size]
-                places = " and ".join(_cell(cell, size) for cell in cells)
-                return f"digit {digit} stands {len(cells)} times in {name} {index % size + 1}, at {places}"
+    for index, unit in enumerate(units(size)):
+        for digit in np.flatnonzero(np.bincount(board[unit])[1:] > 1) + 1:
+            places = [_cell(cell, size) for cell in unit[board[unit] == digit]]
+            name = f"{('row', 'column', 'box')[index // size]} {index % size + 1}"
+            return f"digit {digit} stands {len(places)} times in {name}, at {' and '.join(places)}"
     raise AssertionError("the board has no conflict")
 
 
-def parse_board(text: str, size: int | None = None, check_unique: bool = False) -> Boards:
-    """A puzzle from text, int8 (cells,): one line of 16, 36 or 81 cells, or a grid with one line per row.
-
-    A cell is a digit, or one of `0 . _ *` if empty; spaces, commas and `| - +` separate. The size follows from the
-    number of cells unless given. InputError for any other character, a wrong number of cells, givens that contradict
-    each other, a puzzle without solution and, under `check_unique`, one with several.
-    """
-    lines: list[tuple[int, str]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        for place, character in enumerate(line, 1):
-            if character not in SEPARATORS + EMPTY + "123456789":
-                raise InputError(
-                    f"The board has {character!r} at line {number}, character {place}: use digits, 0 . _ or * for an"
-                    " empty cell, and spaces, commas, | - or + between cells."
-                )
-        if cells := "".join(character for character in line if character not in SEPARATORS):
-            lines.append((number, cells))
-    digits = [0 if c in EMPTY else int(c) for _, cells in lines for c in cells]
-    size = size_of(len(digits)) if size is None else check_size(size)
-    board = np.array(digits, dtype=np.int8)
-    _check_layout(lines, board, size)
-    _check_givens("The board", board[None], size)
-    _solve("The board", board, size, limit=2 if check_unique else 1)
-    return board
-
-
-def _check_layout(lines: list[tuple[int, str]], board: Boards, size: int) -> None:
-    if len(board) != size * size:
-        raise InputError(
-            f"The board has {len(board)} cells, not those of size {size}: give 16 (size 4), 36 (6) or 81 (9) cells."
-        )
-    for number, cells in lines:
-        if len(lines) > 1 and len(cells) != size:
-            raise InputError(f"Line {number} of the board has {len(cells)} cells: give {size} a line, or all on one line.")
-    for cell in np.flatnonzero(board > size):
-        raise InputError(
-            f"The board has {board[cell]} at {_cell(cell, size)}: digits of a {size}x{size} board are 1 to {size}."
-        )
-
-
-def _check_givens(where: str, boards: Boards, size: int, lines: list[int] | None = None) -> None:
-    """InputError for the first of `boards` (n, cells) whose givens contradict each other."""
-    for i in np.flatnonzero(board_errors(boards, size).any(axis=1)):
-        at = f"{where}, line {lines[i]}" if lines else where
-        raise InputError(f"{at}: the givens contradict each other, {_conflict(boards[i], size)}. Correct or empty one cell.")
+def _fault(puzzle: Boards, solution: Boards, size: int) -> str:
+    """Words for the first fault of a puzzle, or of a solution that does not solve it."""
+    if board_errors(puzzle, size).any():
+        return f"the givens contradict each other, {_conflict(puzzle, size)}"
+    for cell in np.flatnonzero((puzzle > 0) & (puzzle != solution)):
+        return f"the solution has {solution[cell]} at {_cell(cell, size)} where the puzzle has {puzzle[cell]}"
+    for cell in np.flatnonzero(solution == 0):
+        return f"the solution is empty at {_cell(cell, size)}"
+    return f"the solution is invalid, {_conflict(solution, size)}"
 
 
 def _solve(where: str, board: Boards, size: int, limit: int = 2) -> Boards:
     """The solution of one board; InputError if there is none or, with limit 2, another."""
+    if board_errors(board, size).any():
+        raise InputError(f"{where}: {_fault(board, board, size)}. Correct or empty one cell.")
     found = solutions(board, size, limit)
     if len(found) == 0:
         raise InputError(f"{where}: the puzzle has no solution. Check its givens against the source.")
     if len(found) > 1:
         raise InputError(f"{where}: the puzzle has several solutions. Add givens until only one is left.")
-    solution: Boards = found[0]
-    return solution
+    return cast(Boards, found[0])
+
+
+def parse_board(
+    text: str, size: int | None = None, check_unique: bool = False, where: str = "The board", owner: str = OWNER
+) -> Boards:
+    """A puzzle from text, int8 (cells,): one line of 16, 36 or 81 cells, or a grid with one line per row.
+
+    A cell is a digit, or one of `0 . _ *` if empty; spaces, commas and `| - +` separate. Comments from `#` on, lines of a
+    frame (`*---*`) and titles (`[Puzzle]`) are skipped; what follows `[State]` is no part of the puzzle.
+
+    Args:
+        text: the board.
+        size: 4, 6 or 9; that with this number of cells by default.
+        check_unique: refuse a puzzle with several solutions.
+        where, owner: how errors name the text, and whose size it is.
+
+    Raises:
+        InputError: any other character, a wrong number of cells, givens that contradict each other, no solution, or several.
+    """
+    lines: list[tuple[int, str]] = []
+    for number, line in enumerate(SKIPPED.sub("", re.split(r"(?im)^\s*\[state\]", text)[0]).splitlines(), 1):
+        if foreign := re.search(r"[^\d._* \t\r|+,-]", line, re.ASCII):
+            raise InputError(
+                f"{where} has {foreign[0]!r} at line {number}, character {foreign.start() + 1}: use digits, 0 . _ or * for an"
+                " empty cell, and spaces, commas, | - or + between cells."
+            )
+        if cells := re.sub(r"[ \t\r|+,-]", "", line):
+            lines.append((number, cells))
+    digits = [0 if c in EMPTY else int(c) for _, cells in lines for c in cells]
+    size = size_of(len(digits)) if size is None else check_size(size)
+    board = np.array(digits, dtype=np.int8)
+    if len(board) != size * size:
+        raise InputError(f"{where} has {len(board)} cells, and {owner} {size}x{size}: give {size * size} cells.")
+    for number, cells in lines:
+        if len(lines) > 1 and len(cells) != size:
+            raise InputError(f"{where}: line {number} has {len(cells)} cells. Give {size} a line, or all on one line.")
+    for cell in np.flatnonzero(board > size):
+        raise InputError(
+            f"{where} has {board[cell]} at {_cell(cell, size)}, and {owner} {size}x{size}: give digits 1 to {size}."
+        )
+    _solve(where, board, size, limit=2 if check_unique else 1)
+    return board
 
 
 def format_board(board: npt.ArrayLike, size: int, puzzle: npt.ArrayLike | None = None) -> str:
@@ -193,86 +194,124 @@ def format_board(board: npt.ArrayLike, size: int, puzzle: npt.ArrayLike | None =
     return "\n".join(text for i, line in enumerate(lines) for text in ([rule] if i and i % rows == 0 else []) + [line])
 
 
-def read_csv(path: str | Path, size: int | None = None, check: Literal["unique", "rules"] = "unique") -> SudokuSet:
-    """Puzzles and solutions of a `.csv` or `.csv.gz` file, one puzzle a line, `0` or `.` for an empty cell.
+def read_csv(path: str | Path, size: int | None = None, check: Check | None = None, owner: str = OWNER) -> SudokuSet:
+    """Puzzles and solutions of a file, one puzzle a line; missing solutions are computed.
 
-    Columns `puzzle` and, optionally, `solution` are found by the header; without a header they are the first two.
-    Missing solutions are computed. Every line is checked against the rules; `check="unique"` also proves that no puzzle
-    has a second solution (some 0.3 ms a puzzle with 17 givens), which `check="rules"` takes on trust where the file has
-    solutions.
+    The columns are found by a header (`puzzle,solution`, `quizzes,solutions`, `source,question,answer,rating`, in any
+    order, among others); without one they are the first two. `0 . _ *` are empty cells, `#` begins a comment (in a line
+    without quotes). A `.gz` file is decompressed; a `.sdk` or `.ss` file has one board, as for `parse_board`. A bar shows
+    the progress in a terminal.
 
-    InputError, naming file and line, for a wrong length, a foreign character, contradictory givens, a solution that is
-    invalid or does not belong to its puzzle, no solution, or several.
+    Args:
+        path: the file.
+        size: 4, 6 or 9; that of the first puzzle by default.
+        check: `"rules"`: every solution is valid and belongs to its puzzle; `"unique"`: and there is no other one (some 0.3 ms
+            a puzzle with 17 givens); `"none"`: only lengths and characters. By default `"unique"`, beyond 10,000 puzzles
+            `"rules"`. Computed solutions are always unique.
+        owner: whose size it is, in errors.
+
+    Raises:
+        InputError: naming file and line, for a wrong length, a foreign character, or what `check` finds.
     """
-    if check not in ("unique", "rules"):
-        raise InputError(f"check = {check!r} is unknown: give 'unique' or 'rules'.")
+    if check not in (None, "unique", "rules", "none"):
+        raise InputError(f"check = {check!r} is unknown: give 'unique', 'rules' or 'none'.")
     path = Path(path)
-    lines, columns = _read_columns(path)
-    size = _size_of_file(path, lines[0], columns[0][0]) if size is None else check_size(size)
-    puzzles = _to_boards(path, lines, columns[0], size, "puzzle")
-    _check_givens(str(path), puzzles, size, lines)
-    if len(columns) == 2:
-        solved = _to_boards(path, lines, columns[1], size, "solution")
-        for i in np.flatnonzero(~is_solved(solved, puzzles, size)):
-            problem = _what_is_wrong(solved[i], puzzles[i], size)
-            raise InputError(f"{path}, line {lines[i]}: {problem}. Correct it, or leave out the solution column.")
-    if len(columns) == 1 or check == "unique":
-        solved = np.stack([_solve(f"{path}, line {line}", p, size) for line, p in zip(lines, puzzles, strict=True)])
-    return SudokuSet(puzzles, solved)
+    with _open(path) as file:
+        if path.suffix in BOARD_FILES:
+            puzzles = parse_board(file.read(), size, where=str(path), owner=owner)[None]
+            lines, given = np.ones(1, dtype=np.int32), None
+        else:
+            lines, puzzles, given = _read_lines(path, file, size, check, owner)
+    if given is not None and (check in ("rules", "none") or (check is None and len(lines) > LARGE)):
+        return SudokuSet(puzzles, given)
+    proven, size = np.empty_like(puzzles), size_of(puzzles.shape[1])
+    for i in rich.progress.track(range(len(lines)), f"checking {path.name}", **_bar()):
+        proven[i] = _solve(f"{path}, line {lines[i]}", puzzles[i], size)
+    return SudokuSet(puzzles, proven)
 
 
-def _read_columns(path: Path) -> tuple[list[int], list[tuple[str, ...]]]:
-    """Line numbers; the puzzle column and, if there is one, the solution column."""
+def _bar() -> dict[str, Any]:
+    """Settings of a progress bar on the error stream, while a terminal looks on."""
+    console = Console(stderr=True)
+    return {"console": console, "transient": True, "disable": not console.is_terminal}
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[TextIO]:
+    """The text of a file, compressed or not; InputError, also from within, for what cannot be read."""
     try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            rows = [(reader.line_num, [field.strip() for field in row]) for row in reader if row]
+        with rich.progress.open(path, "rb", description=f"reading {path.name}", **_bar()) as raw:
+            data = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            yield TextIOWrapper(cast(Any, data), "utf-8-sig", newline="")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}): give an existing .csv or .csv.gz text file.") from error
-    names = ["puzzle", "solution"][: len(rows[0][1])] if rows else []
-    if rows and rows[0][1][0].isidentifier():
-        names = [name.lower() for name in rows.pop(0)[1]]
-    if not rows or "puzzle" not in names:
-        raise InputError(f"{path} has no puzzles: give a file with the header `puzzle,solution` and a puzzle on every line.")
-    for line, row in rows:
-        if len(row) != len(names):
-            raise InputError(f"{path}, line {line}: {len(row)} fields where {len(names)} are due. Correct this line.")
-    wanted = [names.index(name) for name in ("puzzle", "solution") if name in names]
-    return [line for line, _ in rows], [tuple(row[i] for _, row in rows) for i in wanted]
+        raise InputError(f"{path} cannot be read ({error}): give an existing text file of puzzles, or one in .gz.") from error
 
 
-def _size_of_file(path: Path, line: int, text: str) -> int:
+def _read_lines(
+    path: Path, file: TextIO, size: int | None, check: Check | None, owner: str
+) -> tuple[npt.NDArray[np.int32], Boards, Boards | None]:
+    """Line numbers, puzzles and, if the file has them, solutions, as arrays; the text is never held as a whole."""
+    reader = csv.reader(line if '"' in line else line.partition("#")[0] for line in file)
+    rows: Iterator[tuple[int, list[str]]]
+    rows = ((reader.line_num, row) for fields in reader if any(row := [field.strip() for field in fields]))
+    first = next(rows, (0, []))
+    header = not any(re.fullmatch(r"[\d._*]+", field) for field in first[1])
+    places, width = _columns(path, first[1]) if header else [0, 1][: len(first[1])], len(first[1])
+    rows = rows if header else chain([first], rows)
+    parts: list[tuple[npt.NDArray[Any], ...]] = []
+    while part := list(islice(rows, LARGE)):
+        for line, row in part:
+            if len(row) != width:
+                raise InputError(f"{path}, line {line}: {len(row)} fields where {width} are due. Correct this line.")
+        lines = [line for line, _ in part]
+        size = _size_of_line(path, lines[0], part[0][1][places[0]]) if size is None else check_size(size)
+        texts = [[row[place] for _, row in part] for place in places]
+        names = zip(texts, ("puzzle", "solution"), strict=False)
+        columns = [_to_boards(path, lines, column, size, name, owner) for column, name in names]
+        if len(columns) == 2 and check != "none":
+            for i in np.flatnonzero(~is_solved(columns[1], columns[0], size)):
+                raise InputError(f"{path}, line {lines[i]}: {_fault(columns[0][i], columns[1][i], size)}. Correct this line.")
+        parts.append((np.array(lines, dtype=np.int32), *columns))
+    if not parts:
+        raise InputError(f"{path} has no puzzles: give a puzzle on every line.")
+    numbers, puzzles, *solved = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return numbers, puzzles, solved[0] if solved else None
+
+
+def _columns(path: Path, header: list[str]) -> list[int]:
+    """Where a line has its puzzle and, perhaps, its solution."""
+    places = [next((i for i, field in enumerate(header) if field.lower() in names), None) for names in NAMES]
+    if header and places[0] is None:
+        raise InputError(
+            f"{path} has no puzzles under the header `{','.join(header)}`: name a column `puzzle`, and perhaps one `solution`."
+        )
+    return [place for place in places if place is not None]
+
+
+def _size_of_line(path: Path, line: int, text: str) -> int:
     try:
         return size_of(len(text))
     except InputError as error:
         raise InputError(f"{path}, line {line}: {error}") from error
 
 
-def _to_boards(path: Path, lines: list[int], texts: tuple[str, ...], size: int, name: str) -> Boards:
+def _to_boards(path: Path, lines: Sequence[int], texts: Sequence[str], size: int, name: str, owner: str) -> Boards:
     """Texts as boards (n, cells), all at once; InputError for a wrong length or a foreign character."""
     for line, text in zip(lines, texts, strict=True):
         if len(text) != size * size:
-            raise InputError(f"{path}, line {line}: the {name} has {len(text)} characters. Give {size * size} (size {size}).")
+            raise InputError(
+                f"{path}, line {line}: the {name} has {len(text)} cells, and {owner} {size}x{size}: give {size * size} cells."
+            )
     digits = np.full(256, -1, dtype=np.int8)
-    digits[[ord("."), *range(ord("0"), ord("0") + size + 1)]] = [0, *range(size + 1)]
+    digits[[*map(ord, EMPTY), *range(ord("1"), ord("1") + size)]] = [*[0] * len(EMPTY), *range(1, size + 1)]
     codes = np.frombuffer("".join(texts).encode("ascii", "replace"), dtype=np.uint8)
     boards = digits[codes].reshape(-1, size * size)
     for i, cell in np.argwhere(boards < 0):
         raise InputError(
             f"{path}, line {lines[i]}: the {name} has {texts[i][cell]!r} as character {cell + 1}."
-            f" Use 1 to {size}, and 0 or . if empty."
+            f" Use 1 to {size}, and one of {' '.join(EMPTY)} if empty ({owner} {size}x{size})."
         )
     return boards
-
-
-def _what_is_wrong(solution: Boards, puzzle: Boards, size: int) -> str:
-    """Words for the first fault of a solution that is not one."""
-    for cell in np.flatnonzero((puzzle > 0) & (puzzle != solution)):
-        return f"the solution has {solution[cell]} at {_cell(cell, size)} where the puzzle has {puzzle[cell]}"
-    for cell in np.flatnonzero(solution == 0):
-        return f"the solution is empty at {_cell(cell, size)}"
-    return f"the solution is invalid, {_conflict(solution, size)}"
 
 
 def write_csv(path: str | Path, puzzles: npt.ArrayLike, solutions: npt.ArrayLike) -> None:
@@ -280,8 +319,7 @@ def write_csv(path: str | Path, puzzles: npt.ArrayLike, solutions: npt.ArrayLike
 
     InputError if a solution does not solve its puzzle, or if the file cannot be written.
     """
-    columns = _checked_pair(puzzles, solutions)
-    texts = [(column + ord("0")).astype(np.uint8).view(f"S{column.shape[1]}")[:, 0].tolist() for column in columns]
+    texts = [(column + ord("0")).astype(np.uint8).view(f"S{column.shape[1]}")[:, 0] for column in _pair(puzzles, solutions)]
     data = b"puzzle,solution\n" + b"".join(b"%s,%s\n" % pair for pair in zip(*texts, strict=True))
     try:
         Path(path).write_bytes(gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
@@ -289,15 +327,15 @@ def write_csv(path: str | Path, puzzles: npt.ArrayLike, solutions: npt.ArrayLike
         raise InputError(f"{path} cannot be written ({error}): choose a path in an existing, writable folder.") from error
 
 
-def _checked_pair(puzzles: npt.ArrayLike, solutions: npt.ArrayLike, size: int | None = None) -> SudokuSet:
-    """Both as int8 (n, cells); InputError unless every solution solves its puzzle."""
+def _pair(puzzles: npt.ArrayLike, solutions: npt.ArrayLike, size: int | None = None, check: bool = True) -> SudokuSet:
+    """Both as int8 (n, cells); InputError unless every solution solves its puzzle, if that is to be checked."""
     shape = np.shape(puzzles)
     if len(shape) != 2:
         raise InputError(f"puzzles has shape {shape}: give boards of shape (n, cells).")
     size = size_of(shape[1]) if size is None else size
     pair = SudokuSet(check_boards(puzzles, size, "puzzles"), check_boards(solutions, size, "solutions"))
-    for i in np.flatnonzero(~is_solved(pair.solutions, pair.puzzles, size)):
-        problem = _what_is_wrong(pair.solutions[i], pair.puzzles[i], size)
+    for i in np.flatnonzero(~is_solved(pair.solutions, pair.puzzles, size)) if check else ():
+        problem = _fault(pair.puzzles[i], pair.solutions[i], size)
         raise InputError(f"Puzzle {i} (counted from 0): {problem}. Give solutions in the order of their puzzles.")
     return pair
 
@@ -323,7 +361,7 @@ class SudokuDataset(Dataset[dict[str, Tensor]]):
     With `permute_digits` the digits of an item are relabelled, with `permute_lines` rows, columns and their bands change
     places, and with `givens` further cells are revealed, up to a number drawn from that range. All depend on (seed, epoch,
     index) alone, whatever the worker or the order: training can be repeated and resumed. Call `set_epoch` before each epoch.
-    InputError if a solution does not solve its puzzle or seed < 0.
+    InputError if a solution does not solve its puzzle, unless `check` is off, or seed < 0.
     """
 
     def __init__(
@@ -335,10 +373,11 @@ class SudokuDataset(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         permute_lines: bool = False,
         givens: tuple[int, int] | None = None,
+        check: bool = True,
     ) -> None:
         if seed < 0:
             raise InputError(f"seed = {seed} is negative: give 0 or more.")
-        pair = _checked_pair(puzzles, solutions, size)
+        pair = _pair(puzzles, solutions, size, check)
         self.puzzles, self.solutions = torch.from_numpy(pair.puzzles), torch.from_numpy(pair.solutions)
         self.size, self.permute_digits, self.seed = size, permute_digits, seed
         self.permute_lines, self.givens = permute_lines, givens

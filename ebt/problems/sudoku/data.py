@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
-from ebt.problems.sudoku.boards import SudokuDataset, SudokuSet, canonical, check_size, make_splits, read_csv, split_collection
+from ebt.problems.sudoku.boards import Check, SudokuDataset, SudokuSet, check_size, make_splits, read_csv
+from ebt.problems.sudoku.variety import shared_grids, split_collection
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
 
 
@@ -18,24 +19,26 @@ class SudokuDataModule(ResumableData):
     """Batches of boards: dict(`puzzle` (B, C), `solution` (B, C)), int64 digits, 0 where a cell of a puzzle is empty.
 
     Puzzles are generated, training, validation and test sets without a common solution grid; taken from a collection, likewise;
-    or read from CSV files, one for each set. The
-    order of training batches and the permutations of digits depend on the seed and the epoch alone, and a checkpoint
-    written in the middle of an epoch resumes with the next batch.
+    or read from files, one for each set. The order of training batches and the permutations depend on the seed and the epoch
+    alone, and a checkpoint written in the middle of an epoch resumes with the next batch.
 
     Args:
         size: 4, 6 or 9.
         train_count, train_givens: number of training puzzles, and the fewest and most givens that one has.
         validation_count, validation_givens: the same for validation; as many givens as in training by default.
         test_count, test_givens: puzzles in each test set; one set, `givens_N`, for each number of givens.
-        collection: a CSV file of puzzles with few givens; training puzzles are drawn from it, and all sets get as many givens
-            as they should have by revealing further cells, in training anew in each epoch.
-        train_file, validation_file, test_files: CSV files (`ebt.problems.sudoku.boards.read_csv`) instead of all generated sets;
+        collection: a file of puzzles with few givens; training puzzles are drawn from it, and all sets get as many givens
+            as they should have by revealing further cells, in training anew in each epoch. No two sets share a grid, up to
+            everything that training permutes.
+        train_file, validation_file, test_files: files (`ebt.problems.sudoku.boards.read_csv`) instead of all generated sets;
             test files by the name of the set.
         batch_size, evaluation_batch_size: B, per process; evaluation takes `batch_size` by default.
         seed: of the puzzles, the order and the permutations.
         permute_digits: relabel the digits of each training puzzle at random in each epoch.
         permute_lines: let rows, columns and bands of each training puzzle change places at random in each epoch.
         num_workers: processes that prepare batches.
+        check: how puzzles of files are checked, `unique`, `rules` or `none` (see `read_csv`); by default `unique`, beyond
+            10,000 puzzles and in a collection `rules`.
 
     Raises:
         InputError: by `__init__` for settings that contradict each other; by `prepare` for files that cannot be read and
@@ -61,6 +64,7 @@ class SudokuDataModule(ResumableData):
         permute_digits: bool = True,
         permute_lines: bool = False,
         num_workers: int = 0,
+        check: Check | None = None,
     ) -> None:
         super().__init__()
         self.size, self.batch_size, self.seed, self.num_workers = check_size(size), batch_size, seed, num_workers
@@ -73,7 +77,10 @@ class SudokuDataModule(ResumableData):
             raise InputError("Files replace all generated puzzles: give train_file and validation_file together, or no file.")
         if collection is not None and train_file is not None:
             raise InputError("collection and train_file both say which puzzles to train on: give one of them.")
-        self.collection, self.permute_lines = collection, permute_lines
+        if check is not None and collection is None and train_file is None:
+            raise InputError("check says how files are checked, and puzzles are generated: leave it out.")
+        self.collection, self.check = collection, check
+        self.permute_digits, self.permute_lines = permute_digits, permute_lines
         self.counts = {
             "train": (train_count, tuple(train_givens)),
             "validation": (validation_count, tuple(validation_givens or train_givens)),
@@ -82,8 +89,8 @@ class SudokuDataModule(ResumableData):
         self.files: dict[str, str] = dict(test_files or {})
         if train_file is not None and validation_file is not None:
             self.files = {"train": train_file, "validation": validation_file, **self.files}
-        self.permute_digits = permute_digits
         self.sets: dict[str, SudokuSet] = {}
+        self.shared = 0
 
     @property
     def test_names(self) -> list[str]:
@@ -91,26 +98,27 @@ class SudokuDataModule(ResumableData):
         return [name for name in (self.files or self.counts) if name not in ("train", "validation")]
 
     def prepare(self) -> None:
-        """Generate or read all puzzles, once; any later call returns at once."""
+        """Generate or read all puzzles, once; any later call returns at once. Warns of grids that are not held out."""
         if self.sets:
             return
+        counts: dict[str, Any] = dict(self.counts)
+        train, validation = counts.pop("train"), counts["validation"]
         if self.files:
-            self.sets = {name: read_csv(path, self.size) for name, path in self.files.items()}
-            if shared := self._shared():
-                warnings.warn(
-                    f"{shared} solution grid(s) of the training file occur in evaluation, too, up to relabelling of the "
-                    "digits: results there are not on unseen grids.",
-                    stacklevel=2,
-                )
-            return
-        if self.collection is not None:
-            boards = read_csv(self.collection, self.size, check="rules")
-            others: dict[str, Any] = {name: count for name, count in self.counts.items() if name != "train"}
-            self.sets = split_collection(boards, self.size, self.counts["train"][0], others, self.seed)
-            return
-        tests: dict[str, Any] = {name: self.counts[name] for name in self.test_names}
-        train, validation = (self.counts[name] for name in ("train", "validation"))
-        self.sets = make_splits(self.size, train, tests, self.seed, validation)  # type: ignore[arg-type]
+            self.sets = {name: read_csv(path, self.size, self.check) for name, path in self.files.items()}
+        elif self.collection is not None:
+            boards = read_csv(self.collection, self.size, self.check or "rules")
+            self.sets = split_collection(boards, self.size, train[0], counts, self.seed, self.permute_lines)
+        else:
+            tests = {name: counts[name] for name in self.test_names}
+            self.sets = make_splits(self.size, train, tests, self.seed, validation)
+        self.shared = shared_grids(self.sets, self.size, self.permute_lines)
+        if self.shared:
+            order = " and another order of lines, which permute_lines trains on" if self.permute_lines else ""
+            warnings.warn(
+                f"{self.shared} solution grid(s) of the training set occur in evaluation, too, up to relabelling of the digits"
+                f"{order}: results there are not on unseen grids.",
+                stacklevel=2,
+            )
 
     def prepare_data(self) -> None:
         """Nothing to download."""
@@ -123,14 +131,16 @@ class SudokuDataModule(ResumableData):
             "size": self.size,
             "puzzles": {name: len(count) for name, count in givens.items()},
             "givens": {name: [int(count.min()), int(count.max())] for name, count in givens.items()},
-            "shared_grids": self._shared(),
+            "shared_grids": self.shared,
         }
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
         self.prepare()
         givens: Any = self.counts["train"][1] if self.collection is not None else None
-        dataset = SudokuDataset(*self.sets["train"], self.size, self.permute_digits, self.seed, self.permute_lines, givens)
+        dataset = SudokuDataset(
+            *self.sets["train"], self.size, self.permute_digits, self.seed, self.permute_lines, givens, check=False
+        )
         return self.training_loader(dataset, EpochSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -145,10 +155,4 @@ class SudokuDataModule(ResumableData):
 
     def _held_out(self, name: str) -> DataLoader[dict[str, Tensor]]:
         self.prepare()
-        return self.evaluation_loader(SudokuDataset(*self.sets[name], self.size))
-
-    def _shared(self) -> int:
-        """Training grids that occur in another set, up to relabelling."""
-        keys = {name: {grid.tobytes() for grid in canonical(boards.solutions, self.size)} for name, boards in self.sets.items()}
-        others: set[bytes] = set().union(*(grids for name, grids in keys.items() if name != "train"))
-        return len(keys["train"] & others)
+        return self.evaluation_loader(SudokuDataset(*self.sets[name], self.size, check=False))

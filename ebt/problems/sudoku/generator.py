@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ebt.errors import InputError
+from ebt.problems.sudoku.configuration import BOXES
 
 Boards = npt.NDArray[np.int8]
 Givens = int | tuple[int, int]
 Progress = Callable[[int, int], None]
 
-BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # rows and columns of a box
 FEWEST_GIVENS = {4: 4, 6: 8, 9: 24}  # 4 and 8 are the fewest that can be unique; 9x9 below 24 takes too long to find
 GRID_CLASSES = {4: 12, 6: 39_168, 9: 18_383_222_420_692_992}  # full grids up to relabelling of the digits
 ORDERS_PER_GRID = 50  # orders of emptying cells tried before a grid is passed over
@@ -37,6 +37,15 @@ class SudokuSet(NamedTuple):
     def size(self) -> int:
         """4, 6 or 9."""
         return size_of(self.puzzles.shape[-1])
+
+
+@cache
+def units(size: int) -> npt.NDArray[np.int64]:
+    """Cells of every row, column and box, in this order: (3 * size, size)."""
+    high, wide = BOXES[size]
+    board = np.arange(size * size).reshape(size, size)
+    boxes = board.reshape(size // high, high, size // wide, wide).swapaxes(1, 2).reshape(size, size)
+    return np.concatenate([board, board.T, boxes])
 
 
 def size_of(cells: int) -> int:
@@ -62,7 +71,7 @@ def check_boards(boards: npt.ArrayLike, size: int, name: str = "boards") -> Boar
         raise InputError(f"{name} has shape {array.shape}: the last axis of a {size}x{size} board must be {size * size}.")
     if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > size):
         raise InputError(f"{name} must hold integers from 0 (empty) to {size}: correct the entries outside.")
-    return array.astype(np.int8)
+    return np.array(array, dtype=np.int8, order="C")
 
 
 def check_board(board: npt.ArrayLike, size: int, name: str = "board") -> Boards:
@@ -82,37 +91,26 @@ class _Solver:
     """
 
     def __init__(self, size: int) -> None:
-        rows, columns = BOXES[size]
+        high, wide = BOXES[size]
         self.size, self.cells = size, size * size
         self.all = (1 << size**3) - 1
-        self.kinds = [
-            self._kind(columns, self.cells, rows, self.cells * columns),  # digits of a cell
-            self._kind(columns, 1, rows, columns),  # places in a row
-            self._kind(rows, size, columns, size * rows),  # places in a column
-            self._kind(columns, 1, rows, size),  # places in a box
+        bits = np.arange(size**3).reshape(size, -1)  # of a digit and a cell
+        kinds = [bits.T, *(bits[:, unit].reshape(-1, size) for unit in np.split(units(size), 3))]
+        self.groups = [sum(1 << bit for bit in group.tolist()) for kind in kinds for group in kind]  # those of cells first
+        shifts = [(wide, self.cells, high, self.cells * wide), (wide, 1, high, wide), (high, size, wide, size * high)]
+        self.kinds = [  # the shifts to the members of a group, in two levels; the first members of all groups; the members
+            (
+                [near_stride * i for i in range(1, near)],
+                [far_stride * i for i in range(1, far)],
+                sum(1 << first for first in kind.min(axis=1).tolist()),
+                sum(1 << bit for bit in kind[0].tolist()),
+            )
+            for kind, (near, near_stride, far, far_stride) in zip(kinds, [*shifts, (wide, 1, high, size)], strict=True)
         ]
-        self.groups = [members << bit for *_, first, members in self.kinds for bit in _bits(first)]  # those of cells first
-        self.keep = [self._keep(bit) for bit in range(size**3)]
-
-    def _kind(self, near: int, near_stride: int, far: int, far_stride: int) -> tuple[list[int], list[int], int, int]:
-        """Shifts to the members of a group (in two levels), first members of all groups, and the members as a mask."""
-        near_shifts = [near_stride * i for i in range(1, near)]
-        far_shifts = [far_stride * i for i in range(1, far)]
-        members = sum(1 << a + b for a in [0, *near_shifts] for b in [0, *far_shifts])
-        first, rest = 0, self.all
-        while rest:  # the lowest candidate not yet in a group opens the next one
-            low = rest & -rest
-            first, rest = first | low, rest & ~(low * members)
-        return near_shifts, far_shifts, first, members
-
-    def _keep(self, bit: int) -> int:
-        """What remains possible beside candidate `bit`: all but the other members of its four groups."""
-        one = 1 << bit
-        lost = 0
-        for near_shifts, far_shifts, first, members in self.kinds:
-            start = next(s for a in [0, *near_shifts] for b in [0, *far_shifts] if (s := one >> a + b) & first)
-            lost |= start * members
-        return self.all & ~lost | one
+        self.keep = [self.all] * size**3  # what is left beside a candidate: all but the other members of its four groups
+        for mask in self.groups:
+            for bit in _bits(mask):
+                self.keep[bit] &= ~mask | 1 << bit
 
     def propagate(self, x: int, placed: int) -> tuple[int, int]:
         """`x` after all naked and hidden singles (0 on a contradiction), and the singles applied so far."""

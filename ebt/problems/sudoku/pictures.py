@@ -10,9 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from ebt.evaluation.style import GIVEN, GREY, RIGHT, WRONG, picture
+from ebt.problems.sudoku.configuration import BOXES
 
-BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
-"""Rows and columns of a box, by board size."""
 PER_ROW = 4
 
 
@@ -44,7 +43,8 @@ def board_strip(
         for panel, step in zip(panels.flat, shown, strict=False):
             _board(panel, result["puzzle"], result["boards"][step], result["confidence"][step], solution)
             name = "start" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
-            panel.set_title(f"{name}\nenergy {result['energies'][step]:.3g}", fontsize=12)
+            energy = f"\nenergy {result['energies'][step]:.3g}" if result["energies"] else ""  # rivals have none
+            panel.set_title(name + energy, fontsize=12)
         if title:
             figure.suptitle(title, fontsize=13)
         figure.supxlabel(_legend(solution is not None), fontsize=10, color=GREY)
@@ -68,6 +68,6 @@ def _board(
         given = puzzle[cell] > 0
         colour = GIVEN if given else RIGHT if solution is None or digit == solution[cell] else WRONG
         axes.text(
-            cell % size + 0.5, cell // size + 0.55, str(digit), color=colour, ha="center", va="center",
+            cell % size + 0.5, cell // size + 0.55, str(digit or ""), color=colour, ha="center", va="center",
             fontsize=78 / size, weight="bold" if given else "normal", alpha=1.0 if given else max(0.12, confidence[cell]),
         )  # fmt: skip

@@ -273,7 +273,7 @@ def test_format_board() -> None:
         ("0" * 16, 5, "size 5"),
         ("12\n3x", None, "'x' at line 2, character 2"),
         ("0050" + "0" * 12, None, "5 at row 1 column 3"),
-        ("00000000\n00000000", None, "Line 1 .* 8 cells"),
+        ("00000000\n00000000", None, "line 1 has 8 cells"),
         ("1010" + "0" * 12, None, "digit 1 .* row 1, at row 1 column 1 and row 1 column 3"),
         ("1000000010000000", None, "digit 1 .* column 1"),
         ("1000010000000000", None, "digit 1 .* box 1"),
@@ -284,6 +284,11 @@ def test_format_board() -> None:
 def test_bad_text_is_refused(text: str, size: int | None, words: str) -> None:
     with pytest.raises(InputError, match=words):
         parse_board(text, size, check_unique=True)
+
+
+def test_comments_of_text() -> None:
+    text = "# mine\n1*.. # first\n\n..__#second\n0000\n0 0 0 0"
+    assert parse_board(text).tolist() == parse_board("1" + "0" * 15 + " # the same").tolist() == [1] + [0] * 15
 
 
 def test_several_solutions_pass_unless_asked() -> None:
@@ -316,6 +321,11 @@ def test_csv_round_trip(tmp_path: Path, name: str, size: int) -> None:
         f"\ufeffid,Solution,Puzzle\n\n7,{SOLUTION_17},{PUZZLE_17.replace('0', '.')}",
         f"puzzle\n{PUZZLE_17}\n",
         PUZZLE_17,
+        f"quizzes,solutions\n{PUZZLE_17},{SOLUTION_17}\n",
+        f'source,question,answer,rating\n"a, b #1",{PUZZLE_17.replace("0", ".")},{SOLUTION_17},3\n',
+        f"# two comments\n\nQuestion\n{PUZZLE_17.replace('0', '_')}  # the second, with a comma\n",
+        f"{PUZZLE_17.replace('0', '*')},{SOLUTION_17},further,columns\n",
+        f"{PUZZLE_17.replace('0', '_')},{SOLUTION_17}",
     ],
 )
 def test_csv_forms(tmp_path: Path, text: str) -> None:
@@ -328,8 +338,8 @@ def test_csv_forms(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("123,123", "the puzzle has 3 characters. Give 16"),
-        (f"{SOLVED_4},123", "the solution has 3 characters"),
+        ("123,123", "the puzzle has 3 cells, .* 4x4: give 16"),
+        (f"{SOLVED_4},123", "the solution has 3 cells"),
         (f"123x{SOLVED_4[4:]},{SOLVED_4}", "'x' as character 4"),
         (f"123é{SOLVED_4[4:]},{SOLVED_4}", "'é' as character 4"),
         (f"1235{SOLVED_4[4:]},{SOLVED_4}", "'5' as character 4"),
@@ -353,7 +363,7 @@ def test_bad_csv_lines_are_refused(tmp_path: Path, line: str, words: str) -> Non
     [
         (b"", "no puzzles"),
         (b"puzzle,solution\n", "no puzzles"),
-        (b"board,answer\n1,2\n", "header .puzzle,solution."),
+        (b"board,answer\n1,2\n", "header .board,answer."),
         (b"12,12\n", "line 1: A board of 2 cells"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"puzzle\n1230000400000000\n", "line 2: the puzzle has no solution"),
@@ -379,12 +389,57 @@ def test_csv_faults_outside_the_lines(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Puzzle 0"):
         write_csv(tmp_path / "a.csv", made.puzzles, made.puzzles)
     write_csv(tmp_path / "a.csv", *made)
-    with pytest.raises(InputError, match="Give 36"):
+    with pytest.raises(InputError, match="6x6: give 36"):
         read_csv(tmp_path / "a.csv", size=6)
     with pytest.raises(InputError, match="size 5"):
         read_csv(tmp_path / "a.csv", size=5)
-    with pytest.raises(InputError, match="'none'"):
-        read_csv(tmp_path / "a.csv", check="none")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="'all'"):
+        read_csv(tmp_path / "a.csv", check="all")  # type: ignore[arg-type]
+
+
+def test_none_checks_lengths_and_characters_only(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"11{'0' * 14},{'2' * 16}\n")
+    assert read_csv(tmp_path / "a.csv", check="none").solutions.tolist() == [[2] * 16]
+    with pytest.raises(InputError, match="line 1: the givens contradict"):
+        read_csv(tmp_path / "a.csv", check="rules")
+    (tmp_path / "b.csv").write_text(f"11{'0' * 14},{'5' * 16}\n")
+    with pytest.raises(InputError, match=r"line 1: the solution has '5'"):
+        read_csv(tmp_path / "b.csv", check="none")
+
+
+def test_large_files_are_read_in_parts_and_checked_by_the_rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ebt.problems.sudoku.boards.LARGE", 3)
+    made = generate(4, 6, 8, seed=0)
+    write_csv(tmp_path / "large.csv.gz", *made)
+    read = read_csv(tmp_path / "large.csv.gz")
+    assert (read.puzzles == made.puzzles).all()
+    assert (read.solutions == made.solutions).all()
+    many = f"1{'0' * 15},{SOLVED_4}\n"  # of many solutions
+    (tmp_path / "many.csv").write_text(many * 4)
+    assert len(read_csv(tmp_path / "many.csv").puzzles) == 4
+    for text, check in ((many * 3, None), (many * 4, "unique")):
+        (tmp_path / "many.csv").write_text(text)
+        with pytest.raises(InputError, match="line 1: the puzzle has several"):
+            read_csv(tmp_path / "many.csv", check=check)  # type: ignore[arg-type]
+    (tmp_path / "bad.csv").write_text(many * 5 + f"2{'0' * 15},{SOLVED_4}\n")
+    with pytest.raises(InputError, match="line 6: the solution has 1"):
+        read_csv(tmp_path / "bad.csv")
+
+
+SDK = "#A someone\n[Puzzle]\n1..4\n....\n...1\n4.2.\n[State]\n1234\n3412\n2341\n4123\n"
+SS = "*-----*\n|1.|.4|\n|..|..|\n|--+--|\n|..|.1|\n|4.|2.|\n*-----*\n"
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.sdk", SDK), ("a.ss", SS), ("b.ss", SS.replace("|", "").replace(".", "*"))])
+def test_files_of_one_board(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    puzzle = [1, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 1, 4, 0, 2, 0]
+    puzzles, solved = read_csv(tmp_path / name)
+    assert puzzles.tolist() == [puzzle]
+    assert solved.tolist() == brute_force(puzzle, 4)
+    assert parse_board(text, 4, check_unique=True).tolist() == puzzle
+    with pytest.raises(InputError, match=rf"{name} has 16 cells.* 9x9: give 81"):
+        read_csv(tmp_path / name, size=9)
 
 
 def test_rules_check_takes_uniqueness_on_trust(tmp_path: Path) -> None:
@@ -511,7 +566,7 @@ def test_batch_permutations_are_even_and_differ_between_boards() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda p, s: SudokuDataset(p, p, 4), "Puzzle 0"),
+        (lambda p, s: SudokuDataset(p, p, 4), "Puzzle 0 .* the solution is empty"),
         (lambda p, s: SudokuDataset(p, s[:1], 4), "one puzzle per board"),
         (lambda p, s: SudokuDataset(p, s, 9), "must be 81"),
         (lambda p, s: SudokuDataset(p[0], s[0], 4), "shape .16,."),

@@ -88,11 +88,22 @@ def test_files_replace_generated_puzzles(tmp_path: Path) -> None:
         {"train_file": "a.csv"},
         {"validation_file": "a.csv"},
         {"test_files": {"hard": "a.csv"}},
+        {"check": "rules"},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         SudokuDataModule(**settings)
+
+
+def test_files_are_checked_as_asked(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.csv")
+    Path(path).write_text("1000000000000000,1234341221434321\n")
+    files: dict[str, Any] = {"size": 4, "train_file": path, "validation_file": path}
+    with pytest.warns(UserWarning, match="1 solution grid"):
+        assert len(SudokuDataModule(**files, check="rules").train_dataloader().dataset) == 1  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="several"):
+        SudokuDataModule(**files).prepare()
 
 
 def test_impossible_puzzles_and_missing_files_are_refused() -> None:

@@ -12,9 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebt.errors import InputError
-from ebt.problems.sudoku.boards import SudokuDataset, canonical, generate, is_solved, split_collection, write_csv
+from ebt.problems.sudoku.boards import (
+    SudokuDataset,
+    SudokuSet,
+    canonical,
+    generate,
+    is_solved,
+    solutions,
+    split_collection,
+    write_csv,
+)
 from ebt.problems.sudoku.data import SudokuDataModule
-from ebt.problems.sudoku.variety import line_orders, reveal
+from ebt.problems.sudoku.variety import grid_keys, line_orders, reveal, shared_grids
 
 SIZES = (4, 6, 9)
 BOARDS = {size: generate(size, givens, 12, seed=1) for size, givens in ((4, 6), (6, 12), (9, 30))}
@@ -52,6 +61,62 @@ def test_items_depend_on_seed_epoch_and_index_alone() -> None:
     assert not all(torch.equal(made[0][i]["puzzle"], first[i]["puzzle"]) for i in range(12))
 
 
+@given(st.sampled_from(SIZES), st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_keys_of_grids_do_not_depend_on_labels_and_order(size: int, seed: int) -> None:
+    generator, grids = torch.Generator().manual_seed(seed), BOARDS[size].solutions
+    order = line_orders(size, generator).numpy()
+    labels = np.array([0, *(torch.randperm(size, generator=generator) + 1).tolist()], dtype=np.int8)
+    assert (grid_keys(labels[grids], size) == grid_keys(grids, size)).all()
+    assert (grid_keys(labels[grids[:, order]], size, lines=True) == grid_keys(grids, size, lines=True)).all()
+
+
+@pytest.mark.parametrize(("size", "classes"), [(4, 2), (6, 49)])
+def test_keys_tell_all_classes_of_grids_apart(size: int, classes: int) -> None:
+    """Their numbers are known: two grids of 4x4 (Taalman 2007), 49 of 6x6 (Jarvis and Russell 2006)."""
+    every = solutions([*range(1, size + 1)] + [0] * (size * size - size), size, limit=None)
+    few = every if size == 4 else every[:: len(every) // 3000]
+    assert len(np.unique(grid_keys(few, size, lines=True))) == classes
+    assert len(np.unique(grid_keys(few, size))) == len(few)
+
+
+def test_a_turned_board_is_another_grid_of_6x6_and_the_same_of_9x9() -> None:
+    nine = BOARDS[9].solutions
+    turned = nine.reshape(-1, 9, 9).swapaxes(1, 2).reshape(-1, 81)
+    assert (grid_keys(turned, 9, lines=True) == grid_keys(nine, 9, lines=True)).all()
+    assert len(np.unique(grid_keys(nine, 9, lines=True))) == len(nine)
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_shared_grids_are_counted_under_the_augmentations_in_use(tmp_path: Path, lines: bool) -> None:
+    """The training puzzles with two rows exchanged and other labels, as a validation set."""
+    rows, labels = (
+        np.arange(81).reshape(9, 9)[[1, 0, *range(2, 9)]].flatten(),
+        np.array([0, 2, 1, *range(3, 10)], dtype=np.int8),
+    )
+    swapped = SudokuSet(*(labels[part[:, rows]] for part in BOARDS[9]))
+    assert shared_grids({"train": BOARDS[9], "validation": swapped}, 9, lines) == (12 if lines else 0)
+    write_csv(tmp_path / "train.csv", *BOARDS[9])
+    write_csv(tmp_path / "validation.csv", *swapped)
+    files = {"train_file": str(tmp_path / "train.csv"), "validation_file": str(tmp_path / "validation.csv")}
+    data = SudokuDataModule(9, **files, permute_lines=lines)  # type: ignore[arg-type]
+    if lines:
+        with pytest.warns(UserWarning, match="12 solution grid.*permute_lines"):
+            data.prepare()
+    assert data.statistics()["shared_grids"] == (12 if lines else 0)
+
+
+def test_a_collection_is_split_by_the_order_of_lines_if_training_permutes_it() -> None:
+    rows = np.arange(81).reshape(9, 9)[[2, 1, 0, *range(3, 9)]].flatten()
+    twice = SudokuSet(*(np.concatenate((part, part[:, rows])) for part in BOARDS[9]))
+    sets = split_collection(twice, 9, 99, {"validation": (4, 40)}, seed=1, lines=True)
+    assert [len(sets[name].puzzles) for name in ("validation", "train")] == [4, 16]
+    assert shared_grids(sets, 9, lines=True) == 0
+    apart = split_collection(twice, 9, 99, {"validation": (4, 40)}, seed=1)
+    assert [len(apart[name].puzzles) for name in ("validation", "train")] == [4, 20]
+    assert shared_grids(apart, 9, lines=True) > 0
+
+
 def test_a_collection_is_split_without_a_common_grid(tmp_path: Path) -> None:
     boards = generate(6, 10, 40, seed=3)
     twice = [np.concatenate((part, part)) for part in boards]  # each grid comes twice
@@ -65,7 +130,6 @@ def test_a_collection_is_split_without_a_common_grid(tmp_path: Path) -> None:
         test_count=4,
         test_givens=(10, 25),
         batch_size=8,
-        permute_lines=True,
     )
     found = data.statistics()
     assert found["puzzles"] == {"validation": 5, "givens_10": 4, "givens_25": 4, "train": 54}
