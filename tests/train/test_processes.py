@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left that were started as torchrun starts them."""
     folder = tmp_path_factory.mktemp("processes")
     trainings.write_text(folder)
-    trainings.launch(folder, "ddp")
+    trainings.launch(folder, trainings.ddp)
     return folder
 
 

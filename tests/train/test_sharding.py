@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images").mkdir()
     for i in range(8):
         Image.effect_noise((8, 8), 10 * i + 10).convert("RGB").save(folder / "images" / f"{i}.png")
-    trainings.launch(folder, "sharded")
+    trainings.launch(folder, trainings.sharded)
     return folder
 
 
