@@ -50,7 +50,11 @@ def build(run: PlannedRun, vocabulary: int, dim: int | None = None) -> torch.opt
 def main(arguments: list[str], vocabulary: int) -> None:
     """Print what weights, gradients and states take, and an update beside them, as JSON."""
     allocator = ctypes.CDLL(None)
-    for parameter, value in ((-3, 16384), (-1, 0), (-2, 0)):  # threshold of mmap, of trimming, padding: what is free is given back
+    for parameter, value in (
+        (-3, 16384),
+        (-1, 0),
+        (-2, 0),
+    ):  # threshold of mmap, of trimming, padding: what is free is given back
         assert allocator.mallopt(parameter, value)
     run = planned_run(arguments, vocabulary)
     optimiser = build(run, 8, dim=8)  # whatever libraries take at their first call

@@ -1,5 +1,6 @@
-"""Short trainings whose draws do not depend on the number of processes;
-two processes, as torchrun starts them, do them all, by ``ddp`` or with sharded weights, and leave what they saw in a folder."""
+"""Short trainings whose draws do not depend on the number of processes, and two processes, as torchrun starts them, that do
+them all, by ``ddp`` or with sharded weights, and leave what they saw in a folder.
+"""
 
 from __future__ import annotations
 

@@ -87,6 +87,7 @@ def test_sharded_weights_are_shared_out_and_gathered() -> None:
     assert sharded.peak(2) == memory.total < whole.total == plain.peak(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "vocabulary"), [("ebt", 257), ("s2", 8000), ("transformer_pp", 8000)])
 def test_memory_is_what_is_measured(kind: str, vocabulary: int, tmp_path: Path) -> None:
     """Within 15 %, the weights with their gradients and states, and all that an update takes beside them."""

@@ -14,7 +14,7 @@ from ebt.problems.language.configuration import EBTConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.train.sampling import ResumableSampler
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

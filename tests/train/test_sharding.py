@@ -15,7 +15,7 @@ from PIL import Image
 from ebt.errors import InputError
 from ebt.train.sharding import Sharded, refuse_sharding, supported
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

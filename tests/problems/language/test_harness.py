@@ -67,6 +67,7 @@ def write_tasks(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.slow
 def test_the_harness_scores_and_generates(tmp_path: Path) -> None:
     """One run of both tasks: its loglikelihoods and texts are those of the model called directly."""
     model = make_ebt(257).float()
