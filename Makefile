@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 THREADS ?= 2
 
-.PHONY: demo test lint format bench clean help
+.PHONY: demo test check lint format bench clean help
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -24,8 +24,13 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+SUITE = $(BIN)/python -m pytest -q -n $(THREADS) --dist loadscope --no-loadscope-reorder $(PYTEST)
+
 test: lint  ## style, types and the whole test suite
-	$(BIN)/python -m pytest -q -n $(THREADS) --dist loadscope --no-loadscope-reorder $(PYTEST)
+	$(SUITE)
+
+check: lint  ## style, types and the fast half of the test suite: a minute
+	$(SUITE) -m "not slow"
 
 format: $(INSTALLED)  ## mend the style
 	$(BIN)/ruff check --fix .
@@ -39,4 +44,4 @@ bench: $(INSTALLED)  ## all benchmarks, small (in full, hours: make bench BENCH=
 		$(BIN)/python benchmarks/$$name.py $(BENCH) --json runs/bench/$$name.json || exit 1; done
 
 clean:  ## remove the environment and caches; results in runs/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .versions .pytest_cache .mypy_cache .ruff_cache

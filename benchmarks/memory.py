@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --quick --json memory.json
 
-Peak resident memory above what weights, gradients and the optimiser's state take, of batches of 8 x 256 tokens (candidates: of
-thinking about them, without gradients), each measured in a process of its own.
+Peak resident memory above what weights, gradients and the optimiser's state take, of batches of 8 x 256 tokens (quick: 2 x 256;
+candidates: of thinking about them, without gradients), each measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
 from race import Contestant, Turn, options, race, write
-from train import BATCH, CONTEXT, ROWS, Row, ebt, turns
+from train import CONTEXT, ROWS, Row, ebt, turns
 
 from ebt.cli.terminal import plain_table, print_table
 from ebt.problems.language.configuration import EBTConfig
@@ -38,7 +38,7 @@ def full(row: Row, steps: int) -> tuple[Turn, Turn]:
         start = geometry.start(tuple(ids.shape), recipe.start_std, generator)
         return supervise(model.landscape(ids), geometry, update, start, target, model.step_size, recipe, generator, steps).loss
 
-    return turns(model, row.words, loss)
+    return turns(model, row, loss)
 
 
 def thinking(row: Row, candidates: int) -> tuple[Turn, Turn]:
@@ -51,7 +51,7 @@ def thinking(row: Row, candidates: int) -> tuple[Turn, Turn]:
         ids = torch.randint(0, row.words, (rows, CONTEXT), generator=generator)
         model.think(ids, steps=2, candidates=candidates, keep_path=False)
 
-    return partial(think, 1), partial(think, BATCH)
+    return partial(think, 1), partial(think, row.batch)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; exit code 1 where a limit is missed."""
     parser = options(__doc__)
     args, console = parser.parse_args(argv), Console()
-    rows = tuple(Row(words, 64, 2, 1) for words in (512, 1024, 8192)) if args.quick else ROWS
+    rows = tuple(Row(words, 64, 2, layers=1, batch=2) for words in (512, 1024, 8192)) if args.quick else ROWS
     small, medium, large = rows
     contestants = [
         Contestant("s1, small", partial(ebt, small, "s1")),

@@ -21,6 +21,8 @@ import torch
 from rich.console import Console
 
 Turn = Callable[[], None]
+PRELOAD = ["ebt.problems.language.task"]
+"""What takes seconds to import: imported once, by the server that all contestants are forked from."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def race(contestants: Sequence[Contestant], rounds: int, threads: int) -> dict[s
         threads: of torch, in each process.
     """
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    context.set_forkserver_preload(["ebt.hub"])  # what takes seconds to import is imported once, and nothing runs there
+    context.set_forkserver_preload(PRELOAD)
     runners = []
     for contestant in contestants:
         here, there = context.Pipe()

@@ -49,6 +49,7 @@ class Row:
     dim: int
     heads: int
     layers: int = 6
+    batch: int = BATCH
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -66,25 +67,25 @@ def floors(row: Row, blocks: int) -> dict[str, float]:
     return {"transformer++": 1.0, **{name: total / floor(sizes, None, 1).total for name, total in least.items()}}
 
 
-def turns(model: torch.nn.Module, words: int, loss_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Turn, Turn]:
+def turns(model: torch.nn.Module, row: Row, loss_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Turn, Turn]:
     """A step with one row, and one with the whole batch."""
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator().manual_seed(0)
 
     def step(rows: int) -> None:
-        tokens = torch.randint(0, words, (rows, CONTEXT + 1), generator=generator)
+        tokens = torch.randint(0, row.words, (rows, CONTEXT + 1), generator=generator)
         optimiser.zero_grad()
         loss_of(tokens[:, :-1], tokens[:, 1:]).backward()
         optimiser.step()
 
-    return partial(step, 1), partial(step, BATCH)
+    return partial(step, 1), partial(step, row.batch)
 
 
 def twin(row: Row) -> tuple[Turn, Turn]:
     """Transformer++."""
     model = TransformerPPForCausalLM(TransformerPPConfig(row.words, CONTEXT, **row.sizes))
-    return turns(model, row.words, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
+    return turns(model, row, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
 
 def llama(row: Row) -> tuple[Turn, Turn]:
@@ -96,7 +97,7 @@ def llama(row: Row) -> tuple[Turn, Turn]:
         vocab_size=row.words, **sizes, intermediate_size=-(-8 * row.dim // 3 // 16) * 16, max_position_embeddings=CONTEXT
     )
     model = LlamaForCausalLM(config)
-    return turns(model, row.words, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
+    return turns(model, row, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
 
 def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False, compiled: bool = False) -> tuple[Turn, Turn]:
@@ -116,7 +117,7 @@ def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False
             model.landscape(ids), geometry, update, start, target, model.step_size, settings, generator, steps
         ).loss
 
-    return turns(model, row.words, loss)
+    return turns(model, row, loss)
 
 
 def contestants(row: Row, names: Sequence[str]) -> list[Contestant]:

@@ -42,6 +42,38 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MAY_SKIP = ("needs CUDA",) if DATA.exists() else ("needs CUDA", "needs the benchmark data")
 
 
+SLOW = ("benchmarks", "cli", "examples", "lab")
+"""Folders whose tests run programs or train for seconds; single modules elsewhere have the marker ``slow`` themselves."""
+LONGEST = (
+    "lab/studies/test_study_command.py",
+    "lab/test_demo.py",
+    "lab/studies/test_scaling_study.py",
+    "benchmarks/test_speed.py",
+    "train/test_sharding.py",
+    "train/test_plan.py",
+    "cli",
+    "lab",
+    "benchmarks",
+    "train",
+)
+"""What takes longest comes first, so that both processes end together: a module is never split between them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow, and begin with what takes longest."""
+    tests = Path(__file__).parent
+    missing = [name for name in (*SLOW, *LONGEST) if not (tests / name).exists()]
+    assert not missing, f"conftest.py names {missing}, which are not there"
+
+    def place(item: pytest.Item) -> int:
+        return next((i for i, name in enumerate(LONGEST) if item.path.is_relative_to(tests / name)), len(LONGEST))
+
+    for item in items:
+        if item.path.relative_to(tests).parts[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=place)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With EBT_NO_SKIPS set, a test that is skipped though it could run fails the suite."""

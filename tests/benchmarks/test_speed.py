@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import memory
 import pytest
 import second_order
+import train
 
-TRAIN = Path(__file__).parents[2] / "benchmarks" / "train.py"
 QUICK = ("--quick", "--rounds=1", "--threads=1", "--clock=cpu")
 
 
@@ -21,11 +19,8 @@ def read(file: Path) -> list[dict[str, Any]]:
     return results
 
 
-def test_training_is_measured_against_the_twin_and_the_floor(tmp_path: Path) -> None:
-    """As a program."""
-    command = [sys.executable, TRAIN, *QUICK, f"--json={tmp_path / 'found.json'}", "--only=s1; s1, plain"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+def test_training_is_measured_against_the_twin_and_the_floor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*QUICK, f"--json={tmp_path / 'found.json'}", "--only=s1; s1, plain"]) == 0
     results = read(tmp_path / "found.json")
     assert [one["name"] for one in results] == ["transformer++", "s1", "s1, plain"]
     twin, fast, plain = results
@@ -36,7 +31,7 @@ def test_training_is_measured_against_the_twin_and_the_floor(tmp_path: Path) -> 
         assert one["measured"]["memory"] > 0
     assert 1 < fast["times_twin"] < plain["times_twin"]
     assert fast["measured"]["memory"] < plain["measured"]["memory"]
-    assert "floor" in done.stdout
+    assert "floor" in capsys.readouterr().out
 
 
 def test_memory_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
-import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
-from ebt.errors import InputError
-from ebt.lab.demo.command import main
+from ebt.cli.main import main
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a quick demo, and what it printed."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    command = [sys.executable, "-m", "ebt.cli.main", "demo", "--quick", "--out", str(out), "--seed", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    with redirect_stdout(io.StringIO()) as printed:
+        assert main(["demo", "--quick", "--processes", "1", "--out", str(out), "--seed", "3"]) == 0
+    return out, printed.getvalue()
 
 
 def test_results_have_every_number(demo: tuple[Path, str]) -> None:
@@ -58,7 +56,7 @@ def test_terminal_shows_tables_and_what_comes_next(demo: tuple[Path, str]) -> No
         assert words in demo[1]
 
 
-def test_out_must_not_be_a_file(tmp_path: Path) -> None:
+def test_out_must_not_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="name a folder"):
-        main(["--quick", "--out", str(tmp_path / "taken")])
+    assert main(["demo", "--quick", "--out", str(tmp_path / "taken")]) == 2
+    assert "name a folder" in capsys.readouterr().err

@@ -1,11 +1,11 @@
-"""As a program: what the updates of a planned run really take on this machine, in bytes, as JSON."""
+"""What the updates of a planned run really take on this machine, in bytes; for a process of its own."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,14 @@ def build(run: PlannedRun, vocabulary: int, dim: int | None = None) -> torch.opt
 
 
 def main(arguments: list[str], vocabulary: int) -> None:
-    torch.set_num_threads(1)
+    """Print what weights, gradients and states take, and an update beside them, as JSON."""
+    allocator = ctypes.CDLL(None)
+    for parameter, value in (
+        (-3, 16384),
+        (-1, 0),
+        (-2, 0),
+    ):  # threshold of mmap, of trimming, padding: what is free is given back
+        assert allocator.mallopt(parameter, value)
     run = planned_run(arguments, vocabulary)
     optimiser = build(run, 8, dim=8)  # whatever libraries take at their first call
     update(run, optimiser, 1)
@@ -58,7 +65,3 @@ def main(arguments: list[str], vocabulary: int) -> None:
     steady = resident()
     update(run, optimiser, run.batch)
     print(json.dumps({"steady": steady - before, "update": largest() - steady}))
-
-
-if __name__ == "__main__":
-    main(sys.argv[2:], int(sys.argv[1]))

@@ -1,19 +1,18 @@
-"""Short trainings whose draws do not depend on the number of processes. As a program: one of two processes, as torchrun starts
-them, that does them all, by ``ddp`` or with sharded weights, and leaves what it saw in a folder."""
+"""Short trainings whose draws do not depend on the number of processes, and two processes, as torchrun starts them, that do
+them all, by ``ddp`` or with sharded weights, and leave what they saw in a folder.
+"""
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from forked import finish, start
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -147,8 +146,8 @@ def write_text(folder: Path) -> None:
     (folder / "text.txt").write_text("\n\n".join(f"{i} foxes jump over {i * i} dogs." for i in range(60)))
 
 
-def launch(folder: Path, what: str) -> None:
-    """Run this program in two processes, as torchrun starts them.
+def launch(folder: Path, what: Callable[[Path], None]) -> None:
+    """Call a function in two processes that have the environment that torchrun gives.
 
     Raises:
         AssertionError: one of them failed.
@@ -157,22 +156,18 @@ def launch(folder: Path, what: str) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
-    environment = {
-        **os.environ,
-        **shared,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "TORCHELASTIC_RUN_ID": "test",
-    }
-    command = [sys.executable, __file__, str(folder), what]
-    processes = [
-        subprocess.Popen(
-            command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, error = process.communicate(timeout=240)
-        assert process.returncode == 0, error
+    processes = []
+    for rank in range(2):
+        environment = {**shared, "TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        output = folder / f"printed-{rank}.txt"
+        processes.append((start(quietly, what, folder, output=output, env=environment), output))
+    for process, output in processes:
+        finish(process, output)
+
+
+def quietly(what: Callable[[Path], None], folder: Path) -> None:
+    warnings.simplefilter("ignore")
+    what(folder)
 
 
 def ddp(folder: Path) -> None:
@@ -251,9 +246,3 @@ def sharded(folder: Path) -> None:
         )
         found[name] = {"weights": task.state_dict(), "average": average.weights}
     torch.save(found, folder / f"found-{task.global_rank}.pt")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    {"ddp": ddp, "sharded": sharded}[sys.argv[2]](Path(sys.argv[1]))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import measured
 import pytest
+from forked import finish, start
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,30 +87,23 @@ def test_sharded_weights_are_shared_out_and_gathered() -> None:
     assert sharded.peak(2) == memory.total < whole.total == plain.peak(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "vocabulary"), [("ebt", 257), ("s2", 8000), ("transformer_pp", 8000)])
-def test_memory_is_what_is_measured(kind: str, vocabulary: int) -> None:
+def test_memory_is_what_is_measured(kind: str, vocabulary: int, tmp_path: Path) -> None:
     """Within 15 %, the weights with their gradients and states, and all that an update takes beside them."""
     settings = [
         "--model.network.dim=256",
         "--model.network.heads=4",
         "--data.context_length=128",
         "--model.network.layers=3",
-        "--data.batch_size=12",
+        "--data.batch_size=6",
         "--trainer.accelerator=cpu",
     ]
     planned = rehearsals(kind, vocabulary, *settings)
     memory = planned.memory(planned.run.batch)
-    command = [sys.executable, measured.__file__, str(vocabulary), f"--config={CONFIGS / KINDS[kind]}", *settings]
-    exact = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_TOP_PAD_": "0"}
-    done = subprocess.run(
-        command,
-        env={**os.environ, **exact, "PYTHONPATH": str(CONFIGS.parents[3])},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+    output = tmp_path / "printed.txt"
+    arguments = [f"--config={CONFIGS / KINDS[kind]}", *settings]
+    found = json.loads(finish(start(measured.main, arguments, vocabulary, output=output), output).splitlines()[-1])
     assert memory.weights + memory.gradients + memory.optimiser == pytest.approx(found["steady"], rel=0.15)
     assert memory.activations + memory.vocabulary == pytest.approx(found["update"], rel=0.15)
 

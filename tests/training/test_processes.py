@@ -14,7 +14,7 @@ from ebt.problems.language.configuration import EBTConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.training.sampling import ResumableSampler
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left that were started as torchrun starts them."""
     folder = tmp_path_factory.mktemp("processes")
     trainings.write_text(folder)
-    trainings.launch(folder, "ddp")
+    trainings.launch(folder, trainings.ddp)
     return folder
 
 

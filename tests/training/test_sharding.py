@@ -15,7 +15,7 @@ from PIL import Image
 from ebt.errors import InputError
 from ebt.training.sharding import Sharded, refuse_sharding, supported
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images").mkdir()
     for i in range(8):
         Image.effect_noise((8, 8), 10 * i + 10).convert("RGB").save(folder / "images" / f"{i}.png")
-    trainings.launch(folder, "sharded")
+    trainings.launch(folder, trainings.sharded)
     return folder
 
 
