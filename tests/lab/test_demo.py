@@ -18,7 +18,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a quick demo, and what it printed."""
     out = tmp_path_factory.mktemp("demo") / "out"
     command = [sys.executable, "-m", "ebt.cli.main", "demo", "--quick", "--out", str(out), "--seed", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 

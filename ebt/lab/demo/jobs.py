@@ -31,8 +31,6 @@ TEXT_STEPS = (1, 2, 3, 4, 8, 12)
 CANDIDATES = 8
 TOLERANCE = {1: 1e-3, CANDIDATES: 5e-2}
 """Boards whose probabilities change by less have converged, and leave the batch; candidates are moved by noise, too."""
-EBT_OF_BOARDS = Recipe(min_steps=2, max_steps=4, gradients="truncated", loss="last")
-"""Truncated gradients halve the price of an update."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Settings:
     """How much the demo does. The EBTs and their rivals get the same batches and optimiser."""
 
     seed: int = 0
-    sudoku_updates: int = 900
+    sudoku_updates: int = 930
     sudoku_puzzles: int = 4000
     sudoku_tests: int = 500
     sudoku_verified: int = 200
@@ -89,15 +87,16 @@ class Settings:
             validation_count=1,
             test_count=self.sudoku_tests,
             test_givens=GIVENS,
-            batch_size=64,
+            batch_size=32,
             seed=self.seed,
         )
 
     def text(self) -> TextDataModule:
-        return TextDataModule(context_length=64, batch_size=16, evaluation_batch_size=32, seed=self.seed)
+        at_once = min(32, self.text_contexts)
+        return TextDataModule(context_length=64, batch_size=16, evaluation_batch_size=at_once, seed=self.seed)
 
     def sudoku_task(self, kind: Any) -> SudokuTask:
-        recipe = {"ebt": EBT_OF_BOARDS, "feed_forward": Recipe()}.get(kind, Recipe(min_steps=2, max_steps=4))
+        recipe = Recipe(min_steps=2, max_steps=4) if kind != "feed_forward" else Recipe()
         optimisation = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
         thinking: dict[str, Any] = {"step_size_scale": 0.35, "candidate_noise": 0.3} if kind == "ebt" else {}
         return SudokuTask(SudokuNetwork("nano", layers=4, kind=kind, **thinking), recipe, optimisation, seed=self.seed)
@@ -198,7 +197,7 @@ def best_steps(curve: dict[str, Any]) -> int:
 
 def _read(settings: Settings, model: Any, loader: Any, split: str, report: Report) -> dict[str, Any]:
     """The curve of a language model on the first contexts of a split."""
-    batches = [batch for batch, _ in zip(loader, range(-(-settings.text_contexts // 32)), strict=False)]
+    batches = [batch for batch, _ in zip(loader, range(-(-settings.text_contexts // loader.batch_size)), strict=False)]
     total = sum(len(batch["input_ids"]) for batch in batches)
 
     def progress(done: int, _: int | None) -> None:
