@@ -24,23 +24,52 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_results_have_every_number(demo: tuple[Path, str]) -> None:
     results = json.loads((demo[0] / "results.json").read_text())
     steps = {"1", "2", "3", "4", "8", "16", "32"}
-    for name in ("sudoku", "sudoku_verified", "sudoku_looped"):
+    for name in ("sudoku", "sudoku_verified", "sudoku_looped", "sudoku_looped_equal_time"):
         assert results[name].keys() == {"17", "12", "10"}
         for by_steps in results[name].values():
             assert by_steps.keys() == steps
             assert all(0 <= point[key] <= 1 for point in by_steps.values() for key in ("exact", "cell"))
-    assert all(0 <= results["sudoku_feedforward"][g][key] <= 1 for g in ("17", "12", "10") for key in ("exact", "cell"))
-    assert results["text"]["ebt"].keys() == {"1", "2", "3", "4", "8", "12"}
-    assert all(0 < nats < 10 for nats in (*results["text"]["ebt"].values(), results["text"]["transformer_pp"]))
+    for name in ("sudoku_feedforward", "sudoku_feedforward_equal_time"):
+        assert all(0 <= results[name][givens][key] <= 1 for givens in ("17", "12", "10") for key in ("exact", "cell"))
+    text = results["text"]
+    assert text["ebt"].keys() == {"1", "2", "3", "4", "8", "12"}
+    rivals = text["transformer_pp"], text["transformer_pp_equal_time"]
+    assert all(0 < nats < 10 for nats in (*text["ebt"].values(), *rivals))
     assert results["seeds"] == [3]
     assert results["versions"].keys() >= {"python", "torch", "lightning", "transformers"}
 
 
+TWINS = {
+    "sudoku-ebt": ("sudoku-feed-forward", "sudoku-looped"),
+    "text-ebt": ("text-transformer-pp",),
+}
+
+
 def test_twins_are_as_large_as_the_ebts(demo: tuple[Path, str]) -> None:
     sizes = json.loads((demo[0] / "results.json").read_text())["parameters"]
-    for ebt, *twins in (("sudoku-ebt", "sudoku-feed-forward", "sudoku-looped"), ("text-ebt", "text-transformer-pp")):
-        for twin in twins:
+    for ebt, twins in TWINS.items():
+        for twin in (name + how for name in twins for how in ("", "-equal-time")):
             assert abs(sizes[twin] / sizes[ebt] - 1) < 0.02
+
+
+def test_each_twin_has_the_updates_of_its_ebt_and_its_time(demo: tuple[Path, str]) -> None:
+    results = json.loads((demo[0] / "results.json").read_text())
+    updates, seconds = results["updates"], results["train_seconds"]
+    for ebt, twins in TWINS.items():
+        for twin in twins:
+            assert updates[twin] == updates[ebt]
+            last = (
+                2 * seconds[f"{twin}-equal-time"] / updates[f"{twin}-equal-time"]
+            )  # the update that ends it, and what is around
+            assert abs(seconds[f"{twin}-equal-time"] - seconds[ebt]) < 1 + last
+
+
+def test_models_carry_how_they_think_best(demo: tuple[Path, str]) -> None:
+    results = json.loads((demo[0] / "results.json").read_text())
+    boards, text = (json.loads((demo[0] / "models" / name / "config.json").read_text()) for name in ("sudoku-ebt", "text-ebt"))
+    assert (boards["steps"], boards["candidates"]) == (32, 8)
+    assert (boards["step_size_scale"], boards["candidate_noise"]) == (0.35, 0.3)
+    assert text["steps"] == results["text"]["best_steps"]
 
 
 def test_report_holds_its_pictures(demo: tuple[Path, str]) -> None:
@@ -50,9 +79,17 @@ def test_report_holds_its_pictures(demo: tuple[Path, str]) -> None:
     assert "http" not in page.replace("data:image", "")  # nothing is loaded from elsewhere
 
 
+def test_report_fits_a_narrow_page(demo: tuple[Path, str]) -> None:
+    page = (demo[0] / "report.html").read_text()
+    assert page.count('<div class="scroll"><table>') == page.count("<table>") == 5
+    assert ".scroll { overflow-x: auto" in page
+    assert "img { max-width: 100%" in page
+
+
 def test_terminal_shows_tables_and_what_comes_next(demo: tuple[Path, str]) -> None:
-    rows = ("Energy-Based Transformer", "looped transformer", "feed-forward twin", "Transformer++")
-    for words in (*rows, "report.html", "ebt solve"):
+    rivals = (f"{name}, equal {what}" for name in ("looped transformer", "feed-forward twin") for what in ("updates", "time"))
+    rows = ("Energy-Based Transformer", *rivals, "Transformer++, equal updates", "Transformer++, equal time")
+    for words in (*rows, "sudoku-feed-forward-equal-time", "report.html", "ebt solve"):
         assert words in demo[1]
 
 

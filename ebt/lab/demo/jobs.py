@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -33,13 +34,40 @@ TOLERANCE = {1: 1e-3, CANDIDATES: 5e-2}
 
 
 @dataclass(frozen=True)
+class Contender:
+    """A model of the demo.
+
+    With ``time_of`` it trains for the processor time that the model of that name took; otherwise for as many updates as all
+    models of its problem.
+    """
+
+    problem: Literal["sudoku", "text"]
+    kind: Any
+    label: str
+    time_of: str | None = None
+
+
+MODELS = {
+    "sudoku-ebt": Contender("sudoku", "ebt", "Energy-Based Transformer"),
+    "text-ebt": Contender("text", "ebt", "Energy-Based Transformer"),
+    "sudoku-looped": Contender("sudoku", "looped_hidden", "looped transformer, equal updates"),
+    "sudoku-feed-forward": Contender("sudoku", "feed_forward", "feed-forward twin, equal updates"),
+    "text-transformer-pp": Contender("text", "transformer_pp", "Transformer++, equal updates"),
+    "sudoku-looped-equal-time": Contender("sudoku", "looped_hidden", "looped transformer, equal time", "sudoku-ebt"),
+    "sudoku-feed-forward-equal-time": Contender("sudoku", "feed_forward", "feed-forward twin, equal time", "sudoku-ebt"),
+    "text-transformer-pp-equal-time": Contender("text", "transformer_pp", "Transformer++, equal time", "text-ebt"),
+}
+"""By the name of the model's folder, in the order of their trainings: longest first, so that the processes end together."""
+
+
+@dataclass(frozen=True)
 class Settings:
-    """How much the demo does. The EBTs and their rivals get the same batches, updates and optimiser."""
+    """How much the demo does. The EBTs and their rivals get the same batches and optimiser."""
 
     seed: int = 0
-    sudoku_updates: int = 1000
+    sudoku_updates: int = 930
     sudoku_puzzles: int = 4000
-    sudoku_tests: int = 1000
+    sudoku_tests: int = 500
     sudoku_verified: int = 200
     """Of these so many, the first, with several candidates each."""
     text_updates: int = 400
@@ -59,12 +87,13 @@ class Settings:
             validation_count=1,
             test_count=self.sudoku_tests,
             test_givens=GIVENS,
-            batch_size=64,
+            batch_size=32,
             seed=self.seed,
         )
 
     def text(self) -> TextDataModule:
-        return TextDataModule(context_length=64, batch_size=16, evaluation_batch_size=32, seed=self.seed)
+        at_once = min(32, self.text_contexts)
+        return TextDataModule(context_length=64, batch_size=16, evaluation_batch_size=at_once, seed=self.seed)
 
     def sudoku_task(self, kind: Any) -> SudokuTask:
         recipe = Recipe(min_steps=2, max_steps=4) if kind != "feed_forward" else Recipe()
@@ -80,20 +109,48 @@ class Settings:
 
 
 def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report, *callbacks: L.Callback) -> dict[str, Any]:
-    """Train, save the model, and tell its size and time."""
-    seconds = training.train(task, data, updates, report, *callbacks)
+    """Train for so many updates, save the model, and tell its size and processor time."""
+    data.prepare()
+    began = time.process_time()
+    training.train(task, data, updates, report, *callbacks)
+    return _save(task, data, folder, updates, time.process_time() - began)
+
+
+def train_for(task: ModelTask, data: Any, seconds: float, folder: Path, report: Report, average: float = 0.0) -> dict[str, Any]:
+    """The same for so many seconds of processor time; the learning rate goes its whole way within them."""
+    data.prepare()
+    made = training.train_for(task, data, seconds / 60, report, average)
+    return _save(task, data, folder, made["updates"], made["seconds"])
+
+
+def _save(task: ModelTask, data: Any, folder: Path, updates: int, seconds: float) -> dict[str, Any]:
     save_folder(task.model, folder, getattr(data, "tokenizer", None))
-    return {"parameters": sum(p.numel() for p in task.model.parameters()), "train_seconds": seconds}
+    size = sum(parameter.numel() for parameter in task.model.parameters())
+    return {"parameters": size, "updates": updates, "train_seconds": seconds}
 
 
-def train_sudoku(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
-    """A model of boards, its weights averaged over the last updates: size, time, and a rival's curves by givens."""
-    updates = settings.sudoku_updates
-    average = EMAWeightAveraging(decay=max(0.0, 1 - 5 / updates), update_starting_at_step=updates // 2)
-    made = train(settings.sudoku_task(kind), settings.boards(), updates, folder, report, average)
-    if kind == "ebt":  # its curves take longer: each is a job of its own
-        return made
-    return {**made, "curves": {givens: solve(settings, folder, givens, 1, report) for givens in GIVENS}}
+def train_sudoku(settings: Settings, folder: Path, kind: str, seconds: float | None, report: Report) -> dict[str, Any]:
+    """A model of boards, its weights averaged over the last updates: size, time, and a rival's curves by givens.
+
+    Args:
+        settings: how much the demo does.
+        folder: of the model.
+        kind: of the network.
+        seconds: processor time of the training, instead of a number of updates.
+        report: called as the training goes on.
+    """
+    task, data, updates = settings.sudoku_task(kind), settings.boards(), settings.sudoku_updates
+    decay = max(0.0, 1 - 5 / updates)
+    if seconds is None:
+        average = EMAWeightAveraging(decay=decay, update_starting_at_step=updates // 2)
+        made = train(task, data, updates, folder, report, average)
+    else:
+        made = train_for(task, data, seconds, folder, report, decay)
+    if kind != "ebt":
+        return {**made, "curves": {givens: solve(settings, folder, givens, 1, report) for givens in GIVENS}}
+    task.model.config.steps, task.model.config.candidates = max(SUDOKU_STEPS), CANDIDATES
+    save_folder(task.model, folder)
+    return made  # its curves take longer: each is a job of its own
 
 
 def solve(settings: Settings, folder: Path, givens: int, candidates: int, report: Report) -> dict[str, Any]:
@@ -116,19 +173,31 @@ def solve(settings: Settings, folder: Path, givens: int, candidates: int, report
     return to_json(curve)
 
 
-def train_text(settings: Settings, folder: Path, kind: str, report: Report) -> dict[str, Any]:
-    """A language model: its size, time, and curves on validation and test text."""
-    data = settings.text()
-    made = train(settings.text_task(kind), data, settings.text_updates, folder, report)
+def train_text(settings: Settings, folder: Path, kind: str, seconds: float | None, report: Report) -> dict[str, Any]:
+    """A language model: its size, time, and curves on validation and test text. See ``train_sudoku``."""
+    task, data = settings.text_task(kind), settings.text()
+    if seconds is None:
+        made = train(task, data, settings.text_updates, folder, report)
+    else:
+        made = train_for(task, data, seconds, folder, report)
     model = load_folder(folder)
     loaders = {"validation": data.val_dataloader(), "test": data.test_dataloader()}
     curves = {split: _read(settings, model, loader, split, report) for split, loader in loaders.items()}
+    if kind == "ebt":
+        model.config.steps = best_steps(curves["validation"])
+        save_folder(model, folder, data.tokenizer)
     return {**made, "curves": curves, "data": data.statistics()}
+
+
+def best_steps(curve: dict[str, Any]) -> int:
+    """The number of thinking steps with the lowest cross entropy."""
+    steps: int = min(curve["points"], key=lambda point: point["nats"])["steps"]
+    return steps
 
 
 def _read(settings: Settings, model: Any, loader: Any, split: str, report: Report) -> dict[str, Any]:
     """The curve of a language model on the first contexts of a split."""
-    batches = [batch for batch, _ in zip(loader, range(-(-settings.text_contexts // 32)), strict=False)]
+    batches = [batch for batch, _ in zip(loader, range(-(-settings.text_contexts // loader.batch_size)), strict=False)]
     total = sum(len(batch["input_ids"]) for batch in batches)
 
     def progress(done: int, _: int | None) -> None:
