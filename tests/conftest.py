@@ -49,12 +49,12 @@ LONGEST = (
     "lab/test_demo.py",
     "lab/studies/test_scaling_study.py",
     "benchmarks/test_speed.py",
-    "train/test_sharding.py",
-    "train/test_plan.py",
+    "training/test_sharding.py",
+    "training/test_plan.py",
     "cli",
     "lab",
     "benchmarks",
-    "train",
+    "training",
 )
 """What takes longest comes first, so that both processes end together: a module is never split between them."""
 
