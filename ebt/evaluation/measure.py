@@ -101,8 +101,8 @@ def measure(
 ) -> Curve[P]:
     """Quality for every number of steps and candidates, on the same predictions.
 
-    One descent a batch, of the largest numbers, serves all: a smaller number of candidates are the first ones. Winners are chosen
-    per prediction, by their energy after that number of steps. All states are kept, so batches should be small.
+    One descent a batch, of the largest numbers, serves all: a smaller number of candidates are the first ones. Winners are
+    chosen per prediction, by their energy after that number of steps. All states are kept, so batches should be small.
 
     Args:
         model: one that thinks, or a rival.

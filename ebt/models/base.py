@@ -85,8 +85,8 @@ class HubModel(PreTrainedModel):
 class ThinkingModel(HubModel):
     """A model that thinks: it has a learned step size, and a configuration that says how it thinks after training.
 
-    A subclass implements ``landscape``, ``geometry``, ``parts`` and ``answer``; ``CONTEXT`` names the arguments of ``landscape`` and
-    ``parts`` beside the context itself.
+    A subclass implements ``landscape``, ``geometry``, ``parts`` and ``answer``; ``CONTEXT`` names the arguments of
+    ``landscape`` and ``parts`` beside the context itself.
     """
 
     step_size: StepSize
@@ -166,12 +166,12 @@ class ThinkingModel(HubModel):
             thinking: how; the model's own by default.
             generator: draws starts and noise; by default they are a function of the seed, the candidate and the position alone.
             keep_path, final_energy, backend: see ``ebt.thinking.descend``.
-            options: fields of ``Thinking`` for this call, such as ``steps=16, candidates=8``, and what else belongs to the context
-                (``CONTEXT``).
+            options: fields of ``Thinking`` for this call, such as ``steps=16, candidates=8``, and what else belongs to the
+                context (``CONTEXT``).
 
         Returns:
-            the winners: ``answer``, ``energy`` at each step, ``path``; ``candidates`` is the record of all. Works under ``no_grad``
-            and ``inference_mode``.
+            the winners: ``answer``, ``energy`` at each step, ``path``; ``candidates`` is the record of all. Works under
+            ``no_grad`` and ``inference_mode``.
 
         Raises:
             InputError: an option that there is not, or outside its range.
@@ -205,7 +205,8 @@ class ThinkingModel(HubModel):
         thinking: Thinking | None = None,
         **options: Any,
     ) -> Explored:
-        """Think about a context once, for all these numbers of steps and candidates (ascending); other arguments as ``think``."""
+        """Think about a context once, for all these numbers of steps and candidates (ascending); other arguments as
+        ``think``."""
         more = {name: options.pop(name) for name in self.CONTEXT if name in options}
         how = self.how(thinking, **{**options, "steps": max(steps), "candidates": max(candidates)})
         with leave_inference_mode():

@@ -49,8 +49,8 @@ class EBTForImages(ThinkingModel):
                 nn.init.ones_(ffn_gate)
 
     def landscape(self, pixel_values: Tensor, free: Tensor | None = None) -> ImageLandscape:
-        """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, the network sees the given pixels (B, C, H, W)
-        whatever the candidate is."""
+        """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, the network sees the given pixels (B, C, H,
+        W) whatever the candidate is."""
         return ImageLandscape(self, None if free is None else pixel_values.to(self.patches.positions), free)
 
     def geometry(self) -> Geometry:

@@ -37,8 +37,8 @@ class Sudoku(Problem):
         return f"{100 * point.exact:.1f} % of boards solved"
 
     def held_out(self, request: Request) -> HeldOut:
-        """Up to ``limit`` boards (200): of a file; of the run's validation set; of its test set with so many givens, or with the
-        fewest; or new ones."""
+        """Up to ``limit`` boards (200): of a file; of the run's validation set; of its test set with so many givens, or with
+        the fewest; or new ones."""
         same("the size of boards", [model.config.board for model in request.models.values()])
         size, limit, givens = request.model.config.board, request.limit or 200, request.givens
         given = {"--data": request.data, "--givens": givens, f"--split {request.split}": request.split != "test" or None}

@@ -65,7 +65,8 @@ def video_curve(
     Args:
         model: an ``EBTForVideo``, or a ``VideoTransformer``, which gives a single point.
         frames: encoded clips (B, S + 1, E), of which the last S frames are predicted.
-        steps, candidates, thinking, progress, options: see ``ebt.evaluation.measure.measure``; winners are chosen frame by frame.
+        steps, candidates, thinking, progress, options: see ``ebt.evaluation.measure.measure``; winners are chosen frame by
+        frame.
         batch_size: clips at once.
 
     Raises:
