@@ -58,17 +58,17 @@ def test_each_twin_has_the_updates_of_its_ebt_and_its_time(demo: tuple[Path, str
     for ebt, twins in TWINS.items():
         for twin in twins:
             assert updates[twin] == updates[ebt]
-            last = (
-                2 * seconds[f"{twin}-equal-time"] / updates[f"{twin}-equal-time"]
-            )  # the update that ends it, and what is around
-            assert abs(seconds[f"{twin}-equal-time"] - seconds[ebt]) < 1 + last
+            last = seconds[f"{twin}-equal-time"] / updates[f"{twin}-equal-time"]  # of the update that ends it
+            spent = seconds[f"{twin}-equal-time"]
+            assert 0.9 * seconds[ebt] <= spent < seconds[ebt] + 5 + 2 * last  # and what is around the updates
 
 
 def test_models_carry_how_they_think_best(demo: tuple[Path, str]) -> None:
     results = json.loads((demo[0] / "results.json").read_text())
     boards, text = (json.loads((demo[0] / "models" / name / "config.json").read_text()) for name in ("sudoku-ebt", "text-ebt"))
+    boards, text = boards["thinking"], text["thinking"]
     assert (boards["steps"], boards["candidates"]) == (32, 8)
-    assert (boards["step_size_scale"], boards["candidate_noise"]) == (0.35, 0.3)
+    assert (boards["step_size_scale"], boards["noise"]) == (0.35, 0.3)
     assert text["steps"] == results["text"]["best_steps"]
 
 
