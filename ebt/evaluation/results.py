@@ -24,7 +24,7 @@ class Point:
     energy: float | None
     """Mean energy of the winners, per token or per board; None for models without an energy."""
     objective: float | None
-    """Mean of the function that the updates descend (``CandidateSpace.objective``), per token or per board."""
+    """Mean of the function that the updates descend (``Update.objective``), per token or per board."""
     forward: float
     """Forward passes of the network that the answer took, all candidates together."""
     backward: float

@@ -280,7 +280,7 @@ class EBTDecoder(nn.Module):
 
 
 class DecoderLandscape:
-    """The energy of candidates for the next elements of an encoded context; see ``ebt.thinking.Landscape``."""
+    """The energy of candidates for the next elements of an encoded context; see ``ebt.thinking.Energy``."""
 
     def __init__(
         self, network: EBTDecoder, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, predictions: int

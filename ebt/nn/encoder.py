@@ -88,7 +88,7 @@ class EBTEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class EncoderLandscape:
-    """The energy of candidates for the free parts of a context; see ``ebt.thinking.Landscape``."""
+    """The energy of candidates for the free parts of a context; see ``ebt.thinking.Energy``."""
 
     network: EBTEncoder
     x: Tensor

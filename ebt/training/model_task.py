@@ -116,7 +116,7 @@ def _named(what: str, name: str, known: dict[str, Any]) -> None:
 
 
 class ModelTask(ThinkingTask):
-    """A task around a model of ``ebt.hub``, built from its settings when the data are known, or given to ``around``.
+    """A task around a model of ``ebt.problems``, built from its settings when the data are known, or given to ``around``.
 
     Twins train with the same optimiser on the same batches. The initial weights depend on the seed alone.
     """

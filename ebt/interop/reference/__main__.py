@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ebt.errors import InputError
+from ebt.files import write_json
 from ebt.interop.reference.compare import Row, check, find_cases
 
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = {name: runs for name, runs in cases.items() if args.case in (None, name)}
     rows = [row for case, runs in chosen.items() for run in runs for row in check(Path(args.cases), case, run)]
     if args.json:
-        Path(args.json).write_text(json.dumps([row.to_json() for row in rows], indent=1) + "\n", encoding="utf-8")
+        write_json([row.to_json() for row in rows], args.json)
     _print(rows)
     return 0 if rows and all(row.ok for row in rows) else 1
 

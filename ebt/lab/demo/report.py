@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from ebt.evaluation.curves import energy_curve, thinking_curve
 from ebt.evaluation.results import to_json
+from ebt.files import write_json, write_text
 from ebt.lab.demo import jobs
 from ebt.problems.folder import load_folder, load_tokenizer_of
 from ebt.problems.language.energies import token_energies
@@ -58,9 +58,9 @@ def show(results: dict[str, Any], console: Console) -> None:
 
 def write(results: dict[str, Any], made: dict[str, Any], out: Path, seed: int) -> None:
     """``results.json``, the pictures and ``report.html`` in the folder ``out``."""
-    (out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(results, out / "results.json")
     pictures = [*_sudoku_pictures(made, out, seed), *_text_pictures(made, out, seed)]
-    (out / "report.html").write_text(_page(results, pictures, out), encoding="utf-8")
+    write_text(_page(results, pictures, out), out / "report.html")
 
 
 Table_ = tuple[str, list[str], list[list[str]]]

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ebt.errors import InputError
+from ebt.files import write_whole
 from ebt.problems.sudoku.generator import (
     BOXES,
     Boards,
@@ -322,7 +323,8 @@ def write_csv(path: str | Path, puzzles: npt.ArrayLike, solutions: npt.ArrayLike
     texts = [(column + ord("0")).astype(np.uint8).view(f"S{column.shape[1]}")[:, 0] for column in _pair(puzzles, solutions)]
     data = b"puzzle,solution\n" + b"".join(b"%s,%s\n" % pair for pair in zip(*texts, strict=True))
     try:
-        Path(path).write_bytes(gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
+        with write_whole(path) as file:
+            file.write(gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}): choose a path in an existing, writable folder.") from error
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ebt.errors import InputError
+from ebt.files import write_whole
 from ebt.problems.images.sources import OnError, tell_faults, to_tensor
 from ebt.problems.video.clips import Clips
 from ebt.problems.video.encoders import Encoder
@@ -57,17 +58,10 @@ class FeatureCache:
             CacheError: it cannot be written.
         """
         path = self.path(key)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with fresh.open("wb") as file:
-                    np.save(file, array, allow_pickle=False)
-                    file.flush()
-                    os.fsync(file.fileno())
-                fresh.replace(path)
-            finally:
-                fresh.unlink(missing_ok=True)
+            with write_whole(path) as file:
+                np.save(file, array, allow_pickle=False)
             return _mapped(path)
         except OSError as error:
             raise CacheError(f"the cache {self.folder} cannot be written ({error}): make room, or name another.") from error
