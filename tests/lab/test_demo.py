@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import json
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ebt.cli.main import main
+from ebt.lab.demo.jobs import Settings
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a quick demo, and what it printed."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    with redirect_stdout(io.StringIO()) as printed:
-        assert main(["demo", "--quick", "--processes", "1", "--out", str(out), "--seed", "3"]) == 0
+    few = Settings(3, sudoku_updates=2, sudoku_puzzles=8, sudoku_tests=3, sudoku_verified=3, text_updates=2, text_contexts=2)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(Settings, "quick", lambda seed: replace(few, seed=seed))
+        assert main(["demo", "--quick", "--processes", "2", "--out", str(out), "--seed", "3"]) == 0
     return out, printed.getvalue()
 
 

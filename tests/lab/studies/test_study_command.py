@@ -75,17 +75,19 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def made(folder: Path) -> dict[str, str]:
-    """What each study printed: the first as a process of its own with a pool, as users call it, the others here."""
-    command = [sys.executable, "-m", "ebt.cli.main", "study", "ablation", *options(folder, "ablation")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr
-    printed = {"ablation": done.stdout}
+    """What each study printed: the first with a pool, as users have it, the others in this process."""
+    printed: dict[str, str] = {}
+
+    def make(name: str) -> None:
+        with redirect_stdout(io.StringIO()) as out:
+            assert main(["study", name, *options(folder, name)]) == 0
+        printed[name] = out.getvalue()
+
+    make("ablation")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ebt.lab.studies.runs.pool", no_pool)
         for name in ("ood", "uncertainty", "verifiers", "stability"):
-            with redirect_stdout(io.StringIO()) as out:
-                assert main(["study", name, *options(folder, name)]) == 0
-            printed[name] = out.getvalue()
+            make(name)
     return printed
 
 
