@@ -22,9 +22,9 @@ def test_the_plain_way_is_the_same_function(recipe: str) -> None:
     tokens = torch.randint(0, 11, (2, 7))
     ids, target = tokens[:, :-1], tokens[:, 1:]
     settings = Recipe(**{**vars(RECIPES[recipe]), "start_std": 0.0})
-    space, schedule = model.space(), (0, 1)
-    start = space.start(tuple(ids.shape), 0.0)
-    own = supervise(model.landscape(ids), space, start, target, model.step_size, settings, None, schedule)
+    geometry = model.geometry()
+    start = geometry.start(tuple(ids.shape), 0.0)
+    own = supervise(model.landscape(ids), geometry, model.update(), start, target, model.step_size, settings, None, 2)
     plainly = plain.supervise_plainly(model, ids, target, settings, 2, torch.Generator())
     torch.testing.assert_close(own.losses, plainly.losses)
     if recipe == "full":  # detached logits depend on the table where detached states of D numbers do not

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ebt.evaluation.results import Curve, LanguagePoint, to_json, write_json
+from ebt.evaluation.results import Curve, to_json, write_json
+from ebt.problems.language.metrics import MEASURE, LanguagePoint
 
 
 def point(steps: int, nats: float, forward: float = 1.0, perplexity: float = 2.0) -> LanguagePoint:
@@ -14,7 +15,7 @@ def point(steps: int, nats: float, forward: float = 1.0, perplexity: float = 2.0
 
 
 def curve(*points: LanguagePoint) -> Curve[LanguagePoint]:
-    return Curve("language", "ebt", list(points), rows=2, scored=8, alarms=("too hot",))
+    return Curve("language", MEASURE, "ebt", list(points), rows=2, scored=8, alarms=("too hot",))
 
 
 def test_json_is_standard_and_holds_everything(tmp_path: Path) -> None:

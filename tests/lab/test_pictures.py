@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from matplotlib.image import imread
 
 from ebt.evaluation.curves import energy_curve, thinking_curve
 from ebt.evaluation.style import COLOURS, RIGHT, WRONG
+from ebt.problems.language.metrics import MEASURE as language_measure
 from ebt.problems.language.pictures import token_heat_map, visible
+from ebt.problems.sudoku.metrics import MEASURE as sudoku_measure
 from ebt.problems.sudoku.pictures import board_strip
 from ebt.problems.video.pictures import film_strip, frame_energy_map, save_gif, side_by_side_frames
 
@@ -45,7 +48,8 @@ def curve(
         for s in steps
         for m in candidates
     ]  # fmt: skip
-    return {"task": task, "kind": kind, "points": points, "start_energy": 0.5}
+    measure = {"language": language_measure, "sudoku": sudoku_measure}[task]
+    return {"task": task, "measure": asdict(measure), "kind": kind, "points": points, "start_energy": 0.5}
 
 
 def board(wrong: bool = False, confidence: float = 1.0, size: int = 4) -> dict[str, Any]:

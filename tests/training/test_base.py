@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
+from ebt.evaluation.alarms import ThinkingWarning
 from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
-from ebt.thinking import IGNORED, CandidateSpace, Euclidean, NonFiniteError, Recipe, ReplayBuffer, StepSize, ThinkingWarning
+from ebt.thinking import IGNORED, Euclidean, Geometry, NonFiniteError, Recipe, StepSize
 from ebt.training.optimisation import Optimisation
+from ebt.training.replay import ReplayBuffer
 from ebt.training.task import ThinkingTask
 
 TINY: dict[str, Any] = {"layers": 1, "dim": 8, "heads": 2}
@@ -41,7 +43,7 @@ class Bowl(ThinkingTask):
     def landscape(self, batch: dict[str, Tensor]) -> Callable[[Tensor, int], Tensor]:
         return lambda y, step: (self.weight * (y - batch["x"]).square()).sum(-1) / 2
 
-    def space(self) -> CandidateSpace:
+    def geometry(self) -> Geometry:
         return Euclidean(1, (2,))
 
     def target(self, batch: dict[str, Tensor]) -> Tensor:
@@ -94,7 +96,7 @@ def test_validation_does_not_depend_on_the_training_generator() -> None:
     assert trainer.validate(task, Points(), verbose=False) == first
 
 
-@pytest.mark.filterwarnings("ignore::ebt.thinking.ThinkingWarning")
+@pytest.mark.filterwarnings("ignore::ebt.evaluation.alarms.ThinkingWarning")
 def test_means_weigh_parts_and_not_batches() -> None:
     """Perplexity is the exponential of nats per scored token: rows with few tokens count little."""
     model = EBTForCausalLM(EBTConfig(11, 6, **TINY))
@@ -114,10 +116,8 @@ def test_means_weigh_parts_and_not_batches() -> None:
         assert metrics["val/perplexity_at_8"] == pytest.approx(math.exp(metrics["val/loss_at_8"]), rel=1e-5)
     assert found[0]["val/energy_first"] == pytest.approx(found[2]["val/energy_first"], rel=1e-4)
     with torch.no_grad():
-        task.on_validation_epoch_start()
-        batch = {"input_ids": ids, "targets": targets}
-        states, _ = task.explore(batch, 3, task._evaluation_generator)
-        nats = task.space().loss(states[-1], targets)
+        thought = model.think(ids, steps=3)
+        nats = thought.geometry.loss(thought.state, targets)
     assert found[2]["val/loss"] == pytest.approx(nats.sum().item() / int((targets != IGNORED).sum()), rel=1e-5)
 
 

@@ -13,7 +13,7 @@ from ebt.problems.language.configuration import EBTConfig
 from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
-from ebt.thinking import SIMPLEX_SPACES, Recipe
+from ebt.thinking import SPACES, Recipe
 from ebt.training.task import Outcome
 
 RECIPES = {"own": Recipe(), "s1": Recipe.s1(), "s2": Recipe.s2(replay_size=16)}
@@ -66,7 +66,7 @@ def test_sixteen_bits_follow_float32(name: str, tmp_path: Path) -> None:
         assert (found - single).abs().max() < bound, precision
 
 
-@pytest.mark.parametrize("space", SIMPLEX_SPACES)
+@pytest.mark.parametrize("space", SPACES)
 def test_a_model_in_sixteen_bits_thinks_with_precise_states_and_energies(space: str) -> None:
     model = EBTForCausalLM(EBTConfig(11, 6, layers=1, dim=8, heads=2, space=space)).to(torch.bfloat16)
     thought = model.think(torch.zeros(2, 6, dtype=torch.long), steps=2, candidates=2)

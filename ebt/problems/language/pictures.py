@@ -56,7 +56,9 @@ def visible(token: str) -> str:
 
 def _heat(axes: Axes, energies: Numbers, scale: Numbers) -> AxesImage:
     """The colours span ``scale``, the energies after the first step: the random start lies far above."""
-    image = axes.imshow(energies, aspect="auto", cmap=HEAT, vmin=scale.min(), vmax=scale.max(), interpolation="nearest")
+    image = axes.imshow(
+        energies, aspect="auto", cmap=HEAT, vmin=scale.min(), vmax=scale.max(), interpolation="nearest", origin="lower"
+    )
     axes.set_ylabel("step")
     axes.set_yticks(range(0, len(energies), -(-len(energies) // 9)))
     axes.set_xticks([])

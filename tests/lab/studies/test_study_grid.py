@@ -15,6 +15,7 @@ from ebt.lab.studies import stability
 from ebt.lab.studies.grid import Cell, Trained, judge, spreads
 from ebt.problems.language.configuration import EBTConfig
 from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.thinking import Published, Simplex
 
 
 def trained(step_size: float = 1.0, losses: tuple[float, ...] = (5.0, 4.0), seed: int = 0, **other: Any) -> Trained:
@@ -77,7 +78,7 @@ def test_the_published_parameterisation_is_what_it_says() -> None:
     sizes: dict[str, Any] = {"vocab_size": 20, "context_length": 8, "layers": 1, "dim": 16, "heads": 2}
     torch.manual_seed(0)
     model = EBTForCausalLM(EBTConfig(**sizes, **stability.PARAMETERISATIONS["reference"], step_size=500.0))
-    assert type(model.space()).__name__ == "ReferenceSimplex"
+    assert (type(model.geometry()), type(model.update())) == (Simplex, Published)
     assert model.network.head.scale == 1  # not divided by the step size
     wide = EBTConfig(**{**sizes, "dim": 512}, head="linear", head_init="xavier")
     weights = torch.cat([EBTForCausalLM(wide).network.head.projection.weight for _ in range(8)])

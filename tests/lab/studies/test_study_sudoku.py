@@ -28,7 +28,7 @@ SMALL = ["--quick", "--jobs", "1", "--seeds", "1", "--size", "4", "--layers", "1
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sudoku")
-    write_csv(folder / "few.csv", *generate(4, 5, 12, seed=1))
+    write_csv(folder / "few.csv", *generate(4, 5, 120, seed=1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ebt.lab.studies.runs.pool", no_pool)
         assert main(["study", "sudoku", *SMALL, *FEW, "--collection", str(folder / "few.csv"), "--out", str(folder)]) == 0

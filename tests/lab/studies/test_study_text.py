@@ -192,7 +192,7 @@ def test_what_is_seen_of_predictions() -> None:
     model, twin = language_ebt(), language_twin()
     seen = uncertainty.look(model, tokens, own=2, most=4)
     thought = model.think(tokens[:, :-1], steps=2, candidates=1)
-    logits = model.space().logits(thought.state)
+    logits = model.geometry().logits(thought.state)
     nats = F.cross_entropy(logits.mT.float(), tokens[:, 1:], reduction="none")
     torch.testing.assert_close(seen.nats, nats)
     torch.testing.assert_close(seen.scores["energy"], thought.energies[-1])
