@@ -70,4 +70,4 @@ def test_sixteen_bits_follow_float32(name: str, tmp_path: Path) -> None:
 def test_a_model_in_sixteen_bits_thinks_with_precise_states_and_energies(space: str) -> None:
     model = EBTForCausalLM(EBTConfig(11, 6, layers=1, dim=8, heads=2, space=space)).to(torch.bfloat16)
     thought = model.think(torch.zeros(2, 6, dtype=torch.long), steps=2, candidates=2)
-    assert thought.states[-1].dtype == thought.energies.dtype == model.alpha().dtype == torch.float32
+    assert thought.states[-1].dtype == thought.energies.dtype == model.step_size().dtype == torch.float32

@@ -21,7 +21,7 @@ from ebt.training.loop import train_for
 from ebt.training.optimisation import Optimisation
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-FEW = ["--symmetries", "--givens", "5,8", "--test-givens", "6", "--boards", "3"]
+FEW = ["--givens", "5,8", "--test-givens", "6", "--boards", "3"]
 SMALL = ["--quick", "--jobs", "1", "--seeds", "1", "--size", "4", "--layers", "1", "--dim", "8", "--minutes", "0.002"]
 
 
