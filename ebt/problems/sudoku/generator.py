@@ -5,6 +5,7 @@ A board is a row-major int8 array (cells,), a set of boards (n, cells); 0 is an 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -50,9 +51,8 @@ def units(size: int) -> npt.NDArray[np.int64]:
 
 def size_of(cells: int) -> int:
     """The board size with that number of cells; InputError if there is none."""
-    for size in BOXES:
-        if size * size == cells:
-            return size
+    if (size := math.isqrt(cells)) in BOXES and size * size == cells:
+        return size
     raise InputError(f"A board of {cells} cells is not supported: give one of 16 (4x4), 36 (6x6) or 81 (9x9) cells.")
 
 
@@ -76,10 +76,9 @@ def check_boards(boards: npt.ArrayLike, size: int, name: str = "boards") -> Boar
 
 def check_board(board: npt.ArrayLike, size: int, name: str = "board") -> Boards:
     """`check_boards` for one board (cells,)."""
-    array = check_boards(board, size, name)
-    if array.ndim != 1:
-        raise InputError(f"{name} has shape {array.shape}: give one board, of shape ({size * size},).")
-    return array
+    if np.ndim(board) > 1:
+        raise InputError(f"{name} has shape {np.shape(board)}: give one board, of shape ({size * size},).")
+    return check_boards(board, size, name)
 
 
 class _Solver:
@@ -300,18 +299,16 @@ def generate(
     grid.
     """
     low, high = _check_order(size, givens, count)
-    excluded = set() if exclude is None else _keys(exclude, size)
+    barred = np.empty(0) if exclude is None else canonical(exclude, size).reshape(-1, size * size)
+    excluded = {grid.tobytes() for grid in barred}
     rng = random.Random(f"{seed}/{size}")
     grids = _classes(size, rng, excluded)
-    puzzles: list[list[int]] = []
-    solved: list[list[int]] = []
-    while len(puzzles) < count:
-        puzzle, solution = _puzzle(grids, rng.randint(low, high), size, rng)
-        puzzles.append(puzzle)
-        solved.append(solution)
+    made = np.empty((2, count, size * size), dtype=np.int8)
+    for i in range(count):
+        made[:, i] = _puzzle(grids, rng.randint(low, high), size, rng)
         if progress:
-            progress(len(puzzles), count)
-    return SudokuSet(np.array(puzzles, dtype=np.int8), np.array(solved, dtype=np.int8))
+            progress(i + 1, count)
+    return SudokuSet(*made)
 
 
 def _puzzle(grids: Iterator[list[int]], givens: int, size: int, rng: random.Random) -> tuple[list[int], list[int]]:
@@ -325,10 +322,6 @@ def _puzzle(grids: Iterator[list[int]], givens: int, size: int, rng: random.Rand
         f"No {size}x{size} puzzle with {givens} givens found in the grids that are not excluded:"
         " exclude fewer grids or ask for more givens."
     )
-
-
-def _keys(grids: npt.ArrayLike, size: int) -> set[bytes]:
-    return {grid.tobytes() for grid in canonical(grids, size).reshape(-1, size * size)}
 
 
 def make_splits(
