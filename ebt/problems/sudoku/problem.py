@@ -46,7 +46,7 @@ class Sudoku(Problem):
         if len(named) > 1:
             raise InputError(f"{' and '.join(named[:2])} both say which boards: give one of them.")
         if request.data is not None:
-            return _boards(Path(request.data).name, read_csv(request.data, size), limit)
+            return _boards(Path(request.data).name, read_csv(request.data, size, owner="this model solves"), limit)
         settings = run_data(request.checkpoint, SudokuDataModule)
         if settings is not None:
             return _boards_of_run(settings, size, givens, request.split, limit, request.seed)

@@ -77,7 +77,7 @@ def test_a_page_of_some_kinds(out: Path) -> None:
 
 
 def test_models_that_are_not_told_the_rules_are_others(tmp_path: Path) -> None:
-    few = [*FEW[1:], "--kinds", "feed_forward", "--no-rules"]
+    few = [*FEW, "--kinds", "feed_forward", "--no-rules"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ebt.lab.studies.runs.pool", no_pool)
         assert main(["study", "sudoku", *SMALL, *few, "--out", str(tmp_path)]) == 0
