@@ -57,7 +57,8 @@ class HubModel(PreTrainedModel):
             raise InputError(f"the checkpoint lacks {'.'.join((where, missing[0]))}: load a complete one of this configuration")
 
     def save_pretrained(self, save_directory: str | PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
-        """Save configuration, weights and the module that finds the classes. ``ebt.problems.save_folder`` does it atomically."""
+        """Save configuration, weights and the module that finds the classes. ``ebt.problems.save_folder`` does it
+        atomically."""
         config_class, model_class = type(self.config).__name__, type(self).__name__
         self.config.auto_map = {"AutoConfig": f"{MODULE}.{config_class}", self.auto_class: f"{MODULE}.{model_class}"}
         super().save_pretrained(save_directory, is_main_process, **kwargs)

@@ -18,12 +18,12 @@ from ebt.thinking.thought import Thought
 from ebt.thinking.update import Gradient, Update
 
 Gradients = Literal["none", "detached", "truncated", "full"]
-"""How gradients pass through a descent. none: inference; detached (S1): a candidate is a constant at the beginning of each step;
-truncated (S2): the energies' gradients of all steps but the last are constants; full: nothing is cut."""
+"""How gradients pass through a descent. none: inference; detached (S1): a candidate is a constant at the beginning of each
+step; truncated (S2): the energies' gradients of all steps but the last are constants; full: nothing is cut."""
 Energy = Callable[..., Tensor]
 """Energies per part (N, *P) of what the network sees of candidates, (N, *P, D); where it takes a second argument, also of the
-step index. A *landscape* is such a function for one encoded context. It may offer ``select(rows)``, or ``select(rows, positions)``
-where each position is a prediction of its own: then predictions that have stopped are not evaluated any more."""
+step index. A *landscape* is such a function for one encoded context. It may offer ``select(rows)``, or ``select(rows,
+positions)`` where each position is a prediction of its own: then predictions that have stopped are not evaluated any more."""
 
 
 class NonFiniteError(ArithmeticError):

@@ -1,8 +1,10 @@
 """Geometries: where candidates live, what the network sees of them, and what a gradient at the view is in their coordinates.
 
-Letters: N rows (candidates x contexts), P parts of a row (tokens, cells, frames), V words, D width, K numbers of one part's state.
-A state is (N, *P, K). On a vocabulary, ``W`` (V, D) embeds the words; logits ``l`` are seen as ``e = W^T p`` with ``p = softmax(l)``,
-and a gradient ``g = dE/de`` is ``W g = dE/dp``. With an update (``ebt.thinking.update``) a geometry makes a candidate space:
+Letters: N rows (candidates x contexts), P parts of a row (tokens, cells, frames), V words, D width, K numbers of one part's
+state.
+A state is (N, *P, K). On a vocabulary, ``W`` (V, D) embeds the words; logits ``l`` are seen as ``e = W^T p`` with ``p =
+softmax(l)``, and a gradient ``g = dE/de`` is ``W g = dE/dp``. With an update (``ebt.thinking.update``) a geometry makes a
+candidate space:
 
 ================  ====================  ===========  =====================================================
 space             geometry              update       next state
@@ -47,8 +49,8 @@ def chunks(rows: int, words: int) -> Iterator[slice]:
 class Geometry(ABC):
     """A space of candidates.
 
-    ``prediction_dims`` leading dimensions of a state index independent predictions: 2 for text (row, position), 1 for a board or
-    an image (row). Parts beyond them share one prediction and one energy, the sum over the parts.
+    ``prediction_dims`` leading dimensions of a state index independent predictions: 2 for text (row, position), 1 for a board
+    or an image (row). Parts beyond them share one prediction and one energy, the sum over the parts.
     """
 
     prediction_dims: int
@@ -74,7 +76,8 @@ class Geometry(ABC):
         """How far two states' predictions lie apart, per prediction."""
 
     def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
-        """What ``pull_back`` gives, as the derivative with respect to the state itself (the same, unless a geometry is curved)."""
+        """What ``pull_back`` gives, as the derivative with respect to the state itself (the same, unless a geometry is
+        curved)."""
         return dual
 
     def potential(self, state: Tensor) -> Tensor:

@@ -73,8 +73,9 @@ class Rows:
 class Places:
     """Draws of inference: a pure function of (seed, step, candidate, position).
 
-    A position draws alike whether it is computed alone with a cache or together with its prefix, in any row, behind any padding,
-    on any device; M candidates are the first M of any larger number. A row is a candidate of a context, candidate-major.
+    A position draws alike whether it is computed alone with a cache or together with its prefix, in any row, behind any
+    padding, on any device; M candidates are the first M of any larger number. A row is a candidate of a context,
+    candidate-major.
     """
 
     seed: int

@@ -75,8 +75,8 @@ class Thought:
 
     @cached_property
     def energy(self) -> Tensor:
-        """Energies of the winner before each update and of the final state, per prediction: (T + 1, B, ...) of a model's thought,
-        (T + 1, ...) of the ``best`` of a descent."""
+        """Energies of the winner before each update and of the final state, per prediction: (T + 1, B, ...) of a model's
+        thought, (T + 1, ...) of the ``best`` of a descent."""
         thought = self if self.winner is not None else self._verified
         energies = torch.stack([self.geometry.per_prediction(each) for each in thought.energies])
         return energies if self.winner is not None else energies[:, 0]

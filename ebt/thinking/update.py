@@ -16,7 +16,8 @@ Moved = tuple[Tensor, Tensor | None]
 class Update(ABC):
     """One step of a candidate, ``(state, direction, alpha, memory) -> (state, memory)``.
 
-    ``memory`` is what the update carries from step to step beside the state, shaped as the state; None where it carries nothing.
+    ``memory`` is what the update carries from step to step beside the state, shaped as the state; None where it carries
+    nothing.
     """
 
     def begin(self, state: Tensor) -> Tensor | None:
@@ -37,7 +38,8 @@ class Update(ABC):
 
 
 class Mirror(Update):
-    """``y' = y - alpha g`` with ``g`` in the geometry's dual: on a vocabulary entropic mirror descent (Nemirovski & Yudin 1983)."""
+    """``y' = y - alpha g`` with ``g`` in the geometry's dual: on a vocabulary entropic mirror descent (Nemirovski & Yudin
+    1983)."""
 
     def move(self, state: Tensor, direction: Tensor, alpha: Tensor, memory: Tensor | None) -> Moved:
         return state - alpha * direction, memory

@@ -14,9 +14,9 @@ from ebt.thinking.noise import precise
 from ebt.thinking.thought import Thought
 
 Rule = Literal["lowest", "highest", "largest_drop", "majority", "mean"]
-"""Which candidate wins: lowest final energy (the default), or for comparison the highest, the one whose energy fell most, or the
-most frequent answer (among equals the one of lowest energy). With ``mean`` the answer of text is the mean of all that was thought
-(``mean``), and the record that of the lowest."""
+"""Which candidate wins: lowest final energy (the default), or for comparison the highest, the one whose energy fell most, or
+the most frequent answer (among equals the one of lowest energy). With ``mean`` the answer of text is the mean of all that was
+thought (``mean``), and the record that of the lowest."""
 
 
 def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
@@ -81,8 +81,8 @@ def _winner(thought: Thought, candidates: int, rule: str) -> Tensor:
 def mean(thought: Thought, candidates: int = 1, first: int = 1) -> Tensor:
     """The mean of the probabilities of all candidates after step ``first`` and every later one.
 
-    Averaged iterates, for which mirror descent has its guarantee (Nemirovski & Yudin 1983). By Jensen's inequality its loss is at
-    most the mean of their losses.
+    Averaged iterates, for which mirror descent has its guarantee (Nemirovski & Yudin 1983). By Jensen's inequality its loss is
+    at most the mean of their losses.
 
     Args:
         thought: a record of M x B rows, candidate-major, with all states, on a vocabulary.

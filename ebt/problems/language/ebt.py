@@ -38,8 +38,9 @@ class EBTOutput(ModelOutput):
 class EBTForCausalLM(LanguageModel, ThinkingModel):
     """Predicts each next token by descending its energy.
 
-    Thinking starts from random candidates. Unless a ``generator`` is given, these are a pure function of the seed, the token's position and the candidate's number, so that results are reproducible and do not depend
-    on the cache, the batch or the padding.
+    Thinking starts from random candidates. Unless a ``generator`` is given, these are a pure function of the seed, the token's
+    position and the candidate's number, so that results are reproducible and do not depend on the cache, the batch or the
+    padding.
     """
 
     config_class = EBTConfig

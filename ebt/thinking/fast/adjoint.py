@@ -126,8 +126,8 @@ def train(
     Args:
         landscape, geometry, update, start, target: as for ``supervise``.
         alpha: the step size, one or one per prediction.
-        recipe: how to think. By default, groups of equal size with about ``NUMBERS_AT_ONCE`` numbers in an activation have their
-            graphs at once on CPUs, else all rows; ``rows_at_once`` says otherwise.
+        recipe: how to think. By default, groups of equal size with about ``NUMBERS_AT_ONCE`` numbers in an activation have
+            their graphs at once on CPUs, else all rows; ``rows_at_once`` says otherwise.
         schedule: the step index of each step.
         noise: what draws the Langevin noise.
     """

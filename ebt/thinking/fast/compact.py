@@ -1,4 +1,5 @@
-"""The simplex of a vocabulary with states of D numbers ``u`` that stand for the logits ``W u``: V of them exist in chunks only."""
+"""The simplex of a vocabulary with states of D numbers ``u`` that stand for the logits ``W u``: V of them exist in chunks
+only."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from ebt.thinking.noise import precise
 
 @dataclass(frozen=True, eq=False)
 class CompactSimplex(Simplex):
-    """A candidate over a vocabulary is D numbers, whatever V: equal to ``Simplex`` with ``l = W u`` under mirror and restart."""
+    """A candidate over a vocabulary is D numbers, whatever V: equal to ``Simplex`` with ``l = W u`` under mirror and
+    restart."""
 
     def logits(self, state: Tensor) -> Tensor:
         return state.to(self.table.dtype) @ self.table.T
