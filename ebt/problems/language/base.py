@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
@@ -61,9 +61,7 @@ class LanguageModel(HubModel, GenerationMixin):
         """
         network: Any = self.network
         if network.config.context_per_step:
-            raise InputError(
-                f"output_hidden_states: with conditioning {network.config.conditioning!r} each step has hidden states of its own"
-            )
+            raise InputError(f"output_hidden_states: with conditioning {network.config.conditioning!r} each step has its own")
         x = self.embed(given) * getattr(network, "scale", 1.0)
         positions = Positions.of(x.shape[1], cached(cache), mask, x.device)
         layers = observe(network.blocks, network.config, x, positions, None if cache is None else _Behind(cache))
@@ -117,6 +115,13 @@ class LanguageModel(HubModel, GenerationMixin):
                 stacklevel=2,
             )
 
+    def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> Any:
+        criteria = super()._get_stopping_criteria(*args, **kwargs)
+        for each in criteria:
+            if isinstance(each, MaxLengthCriteria):
+                each.max_position_embeddings = None  # its reminder is not true of a sliding window
+        return criteria
+
     def _assisted_decoding(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         if kwargs["generation_config"].max_length > self.config.context_length:
             raise InputError(
@@ -128,7 +133,7 @@ class LanguageModel(HubModel, GenerationMixin):
     def _prepare_generation_config(self, *args: Any, **kwargs: Any) -> tuple[GenerationConfig, dict[str, Any]]:
         config, model_kwargs = super()._prepare_generation_config(*args, **kwargs)
         if config.assistant_early_exit is not None:
-            raise InputError("assistant_early_exit needs the layers of a feed-forward model's hub: leave it out")
+            raise InputError("assistant_early_exit is not served: leave it out")
         return config, model_kwargs
 
     def _prepare_cache_for_generation(
@@ -155,6 +160,20 @@ class LanguageModel(HubModel, GenerationMixin):
             InputError: always.
         """
         raise InputError("gradient_checkpointing is not served: use a smaller batch with gradient_accumulation_steps")
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """A paged cache has other masks.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("continuous batching and cache_implementation='paged' are not served: give generate() a batch")
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        """Contexts use PyTorch's fused attention wherever it may; nothing is to choose."""
+        if attn_implementation not in (None, "eager", "sdpa"):
+            raise InputError(f"attn_implementation {attn_implementation!r} is not served: leave it out, or give sdpa")
+        return attn_implementation or "sdpa"
 
 
 @dataclass

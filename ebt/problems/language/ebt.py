@@ -61,6 +61,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         self.generation_config._from_model_config = False  # else thinking options saved in it would be lost on loading
         self.post_init()
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The energy head, which adapters and quantisation leave alone."""
+        return self.network.head.projection
+
     def landscape(
         self,
         input_ids: Tensor,
@@ -144,17 +148,17 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 has its own context (conditioning 'prefix' or 'modulation'), it needs a ``DynamicCache()`` without a
                 configuration, which grows to as many contexts.
             logits_to_keep: how many of the last positions to think about; 0 is all.
-            thinking, generator, and the fields of ``Thinking``: how to think, see ``think``. With ``rule="mean"`` the logits are those of the mean of what all
-                candidates thought from step ``mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
+            thinking, generator, and the fields of ``Thinking``: how to think, see ``think``. With ``rule="mean"``
+                the logits are those of the mean of what all candidates thought from step ``mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
             final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.
             inputs_embeds: embeddings (B, S, D) in the place of ``input_ids``.
             output_hidden_states: return ``hidden_states``, for one more pass over the context.
-            differentiable: logits, and a loss from them, carry full gradients through the thinking; by default in training mode
-                without labels. It costs the memory of all steps.
-            others: what other models take; refused unless it is None or False. ``position_ids`` may be those that follow from the
-                mask.
+            differentiable: logits, and a loss from them, carry full gradients through the thinking; by default in training
+                mode without labels. It costs the memory of all steps.
+            others: what other models take; refused unless it is None or False. ``position_ids`` may be those that follow from
+                the mask.
 
         Raises:
             InputError: an option that there is not or outside its range, or a mask that does not fit.
@@ -171,15 +175,16 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             options = locals()
             how = self.how(thinking, **{name: options[name] for name in THINKING})
             learns = torch.is_grad_enabled() and (self.training if differentiable is None else differentiable)
-            thought = (self._differentiable if learns else self.think)(
-                given,
-                how,
-                attention_mask=attention_mask,
-                cache=cache,
-                predictions=(logits_to_keep if labels is None else 0) or None,
-                generator=generator,
-                **({} if learns else {"keep_path": False, "final_energy": final_energy}),
-            )
+            context: dict[str, Any] = {
+                "attention_mask": attention_mask,
+                "cache": cache,
+                "predictions": (logits_to_keep if labels is None else 0) or None,
+            }
+            if learns:
+                thought = self._differentiable(given, how, generator, **context)
+            else:
+                context |= {"keep_path": False, "final_energy": final_energy}
+                thought = self.think(given, how, generator=generator, **context)
             with torch.set_grad_enabled(learns):
                 logits = self.logits(thought, how)
                 loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
@@ -195,9 +200,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         draws = Places(how.seed, how.candidates, self.positions(given, **context))
         noise = torch.full((how.candidates, rows), float(how.noise), device=given.device)
         noise[0] = 0
-        start = geometry.start(
-            (how.candidates * rows, *rest), how.start_std, draws.at(-1) if generator is None else generator
-        )
+        start = geometry.start((how.candidates * rows, *rest), how.start_std, draws.at(-1) if generator is None else generator)
         thought = descend(
             self.landscape(given, **context),
             start,
@@ -255,14 +258,28 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 model_kwargs.setdefault(name, getattr(generation_config, name))
         return generation_config, model_kwargs
 
+    def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        """An assistant thinks as its own configuration says, if it thinks at all."""
+        own = {name: value for name, value in model_kwargs.items() if name not in ("record", *THINKING_OPTIONS)}
+        return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
+
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
         super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name != "record"})
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, record: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        record: Any = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """What ``forward`` gets; the record of energies stays outside, and without one nobody sees the last energies."""
-        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, next_sequence_length, past_key_values, attention_mask, inputs_embeds, **kwargs
+        )
         return inputs | {"final_energy": record is not None}
 
     def _update_model_kwargs_for_generation(

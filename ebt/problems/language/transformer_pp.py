@@ -27,6 +27,9 @@ class TransformerPPForCausalLM(LanguageModel):
             nn.init.normal_(table.weight, std=config.dim**-0.5)
         self.post_init()
 
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
     def forward(
         self,
         input_ids: Tensor | None = None,
