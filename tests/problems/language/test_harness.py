@@ -19,8 +19,17 @@ from ebt.problems.language.tokenizers import byte_tokenizer
 pytest.importorskip("lm_eval")
 
 OPTIONS: dict[str, Any] = {
-    **{"steps": 3, "candidates": 2, "rule": "mean", "noise": 0.1, "step_size_scale": 0.5, "clamp": 2.0, "tolerance": 0.001},
-    **{"stop": "energy(1e-9)", "start_std": 0.5, "seed": 3, "mean_from": 2},
+    "steps": 3,
+    "candidates": 2,
+    "rule": "mean",
+    "noise": 0.1,
+    "step_size_scale": 0.5,
+    "clamp": 2.0,
+    "tolerance": 0.001,
+    "stop": "energy(1e-9)",
+    "start_std": 0.5,
+    "seed": 3,
+    "mean_from": 2,
 }
 """Every field of ``Thinking``."""
 ARGS = ",".join(f"{name}={value}" for name, value in OPTIONS.items())
