@@ -149,7 +149,8 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 configuration, which grows to as many contexts.
             logits_to_keep: how many of the last positions to think about; 0 is all.
             thinking, generator, and the fields of ``Thinking``: how to think, see ``think``. With ``rule="mean"``
-                the logits are those of the mean of what all candidates thought from step ``mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
+                the logits are those of the mean of what all candidates thought from step ``mean_from`` on
+                (``ebt.thinking.mean``), and the energies those of the lowest.
             final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.
