@@ -38,11 +38,22 @@ READ = {
     "_prepare_generation_config": "language models: generation",
     "_prepare_cache_for_generation": "language models: generation",
     "_update_model_kwargs_for_generation": "language models: generation",
+    "_validate_generated_length": "language models: generation past the context",
+    "_get_stopping_criteria": "language models: generation past the context",
+    "_assisted_decoding": "language models: generation",
+    "_get_candidate_generator": "language models: an assistant's settings of thinking",
+    "_validate_model_kwargs": "language models: generation that records its thoughts",
     "_apply": "step size: stays in single precision when a model is converted",
 }
 """Modules that are imported, and attributes of other packages' objects, with what they serve."""
 OVERRIDDEN = {
     "_apply": "step size",
+    "_check_and_adjust_attn_implementation": "language models: other attentions are refused by name",
+    "_validate_generated_length": "language models: generation past the context",
+    "_get_stopping_criteria": "language models: generation past the context",
+    "_assisted_decoding": "language models: not past the context",
+    "_get_candidate_generator": "language models: an assistant's settings of thinking",
+    "_validate_model_kwargs": "language models: generation that records its thoughts",
     "_init_weights": "transformers' own way to initial weights",
     "_input_embed_layer": "transformers' own way to name the table of words",
     "_keep_in_fp32_modules_strict": "transformers' own way to keep a module in single precision",

@@ -19,7 +19,8 @@ SAMPLING = ("temperature", "top_k", "top_p")
 def _options() -> Options:
     options = Options(
         "generate",
-        "Continue a prompt. The text streams to the terminal; one line of statistics follows on the error stream.",
+        "Continue a prompt. The text streams to the terminal; one line of statistics follows on the error stream. Past "
+        "the model's context, it sees the last tokens that fit.",
         'ebt generate --checkpoint runs/text --prompt "The function returns" --steps 4 --candidates 2 --seed 1',
     )
     options.checkpoint()
@@ -54,15 +55,18 @@ def main(argv: list[str]) -> int:
     if args.greedy and (given := [f"--{name.replace('_', '-')}" for name in SAMPLING if getattr(args, name) is not None]):
         raise InputError(f"--greedy contradicts {', '.join(given)}: leave one out.")
     text = args.prompt if args.prompt is not None else read_text(args.prompt_file)
+    if not text:
+        raise InputError("The prompt is empty: give at least one character to continue.")
     import torch
     from transformers import TextStreamer
 
     from ebt.problems.folder import load_folder, load_tokenizer_of
+    from ebt.problems.language.tokenizers import encode
 
     model, tokenizer = load_folder(args.checkpoint, ("ebt", "ebt_transformer_pp")), load_tokenizer_of(args.checkpoint)
     thinking = _thinking(args, model)
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.long()
-    new = _new_tokens(args.max_new_tokens, ids.shape[1], model.config.context_length)
+    ids = torch.tensor([encode(tokenizer, [text])[0]])
+    room = model.config.context_length - ids.shape[1]
     torch.manual_seed(args.seed)
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -70,7 +74,7 @@ def main(argv: list[str]) -> int:
     output = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        max_new_tokens=new,
+        max_new_tokens=args.max_new_tokens or (min(NEW_TOKENS, room) if room > 0 else NEW_TOKENS),
         streamer=TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True),
         return_dict_in_generate=True,
         pad_token_id=tokenizer.eos_token_id,
@@ -91,22 +95,6 @@ def _thinking(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     if given:
         raise InputError(f"{args.checkpoint} is a feed-forward model, which does not think: leave out --{', --'.join(given)}.")
     return {}
-
-
-def _new_tokens(wanted: int | None, prompt: int, context: int) -> int:
-    room = context - prompt
-    if prompt < 1:
-        raise InputError("The prompt is empty: give at least one character to continue.")
-    if room < 1:
-        raise InputError(
-            f"The prompt has {prompt} tokens and the model's context {context}: shorten it to {context - 1} tokens."
-        )
-    if wanted is not None and wanted > room:
-        raise InputError(
-            f"--max-new-tokens {wanted} does not fit: the model's context has {context} tokens and the prompt {prompt}. "
-            f"Give at most {room}, or shorten the prompt."
-        )
-    return min(NEW_TOKENS, room) if wanted is None else wanted
 
 
 def _temperature(text: str) -> float:

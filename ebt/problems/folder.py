@@ -6,6 +6,7 @@ A folder holds ``config.json``, ``model.safetensors``, ``generation_config.json`
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import uuid
@@ -55,7 +56,7 @@ def save_folder(
         with _no_progress_bars():
             model.save_pretrained(fresh)
         if tokenizer is not None:
-            tokenizer.save_pretrained(fresh)
+            _bound(copy.deepcopy(tokenizer), model.config.to_dict()).save_pretrained(fresh)
         for name, text in (extra or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
         _replace(target, fresh)
@@ -110,8 +111,9 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the Rust side raises plain Exception on a malformed file
         raise InputError(f"the tokenizer of {folder} cannot be read ({error}): save it again") from error
-    _check_vocabulary(tokenizer, _read_config(folder), str(folder))
-    return tokenizer
+    config = _read_config(folder)
+    _check_vocabulary(tokenizer, config, str(folder))
+    return _bound(tokenizer, config)
 
 
 def find_folder(directory: str | PathLike[str]) -> Path:
@@ -220,6 +222,12 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]
             f"{where}: the tokenizer has {len(tokenizer)} words, the model {config.get('vocab_size')}. "
             "Use the tokenizer that the model was trained with"
         )
+
+
+def _bound(tokenizer: Any, config: dict[str, Any]) -> Any:
+    """The tokenizer, with the model's context as its longest text unless it is shorter already."""
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.get("context_length") or tokenizer.model_max_length)
+    return tokenizer
 
 
 def _set_special_tokens(model: HubModel, tokenizer: PreTrainedTokenizerBase) -> None:

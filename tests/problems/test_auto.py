@@ -14,7 +14,7 @@ import transformers
 from hub_toys import make_all, make_ebt, make_ids, make_twin
 
 from ebt.problems.auto import models
-from ebt.problems.folder import save_folder
+from ebt.problems.folder import load_tokenizer_of, save_folder
 from ebt.problems.language.tokenizers import byte_tokenizer
 
 LOAD = """
@@ -109,3 +109,12 @@ def test_saved_folders_carry_no_copy_of_the_source(index: int, tmp_path: Path) -
     type(model.config).register_for_auto_class()
     model.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.glob("*.py")] == ["modeling_ebt.py"]
+
+
+def test_tokenizers_know_the_context_of_their_model(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    folder = save_folder(make_ebt(257), tmp_path / "model", tokenizer)
+    assert tokenizer.model_max_length > 10**9
+    assert transformers.AutoTokenizer.from_pretrained(folder).model_max_length == 32
+    tokenizer.save_pretrained(folder)  # as earlier versions did
+    assert load_tokenizer_of(folder).model_max_length == 32

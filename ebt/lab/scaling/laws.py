@@ -274,7 +274,7 @@ def crossing(one: Law, other: Law, ends: tuple[float, float]) -> float | None:
         return np.log(one.at(np.exp(t))) - np.log(other.at(np.exp(t)))
 
     values = difference(at)
-    changes = np.flatnonzero(np.sign(values[:-1]) * np.sign(values[1:]) < 0)
+    changes = np.flatnonzero(np.diff(np.sign(values)))  # a point of the grid may itself be the crossing
     if not len(changes):
         return None
     nearest = min(changes, key=lambda i: max(low - at[i + 1], at[i] - high, 0.0))

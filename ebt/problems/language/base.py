@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
+from ebt.nn.decoder import KeyValueCache, Positions, observe
 from ebt.problems.language.cache import GrowingCache
 from ebt.thinking import IGNORED
 
@@ -22,6 +25,116 @@ class LanguageModel(HubModel, GenerationMixin):
     _input_embed_layer = "embedding"
     accepts_loss_kwargs = True
     """``Trainer`` gives ``forward`` the number of scored tokens in all the batches of one update."""
+
+    def observed(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        mask: Tensor | None,
+        cache: Any,
+        others: dict[str, Any],
+    ) -> Tensor:
+        """What ``forward`` is given: tokens (B, S), or their embeddings (B, S, D).
+
+        Raises:
+            InputError: neither or both, a mask that does not fit, or an argument of other models that asks for something.
+        """
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or (input_ids is not None and inputs_embeds is not None):
+            raise InputError("forward() takes either input_ids or inputs_embeds: give one of them")
+        check_context(given, mask, cache)
+        check_positions(others.pop("position_ids", None), given, mask, cache)
+        if asked := [name for name, value in others.items() if value is not None and value is not False]:
+            raise InputError(f"forward() does not serve {', '.join(asked)}: leave it out")
+        return given
+
+    def embed(self, given: Tensor) -> Tensor:
+        """Embeddings (B, S, D) of tokens (B, S), or of what is embedded already."""
+        embedded: Tensor = given if given.is_floating_point() else self.embedding(given)
+        return embedded
+
+    def stream(self, given: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, ...]:
+        """Hidden states (B, S, D): the embeddings, and the observed stream after each block; before the cache takes them in.
+
+        Raises:
+            InputError: each step has a context of its own.
+        """
+        network: Any = self.network
+        if network.config.context_per_step:
+            raise InputError(f"output_hidden_states: with conditioning {network.config.conditioning!r} each step has its own")
+        x = self.embed(given) * getattr(network, "scale", 1.0)
+        positions = Positions.of(x.shape[1], cached(cache), mask, x.device)
+        layers = observe(network.blocks, network.config, x, positions, None if cache is None else _Behind(cache))
+        return x, *(hidden for hidden, _, _ in layers)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What ``forward`` gets: all tokens or those behind the cache; past the trained context, the last ``context_length``.
+
+        Raises:
+            InputError: tokens past the context that are not at hand any more.
+        """
+        limit, length = self.config.context_length, input_ids.shape[1]
+        for name in ("tokenizer", "assistant_tokenizer"):  # of stop strings, which ``transformers`` hands on
+            kwargs.pop(name, None)
+        if length > limit:  # positions of the window begin at 0 again, and what is cached has seen other tokens
+            input_ids, past_key_values, next_sequence_length = input_ids[:, -limit:], None, None
+            attention_mask = None if attention_mask is None else attention_mask[:, -limit:]
+            kwargs |= {"use_cache": False, "position_ids": None}
+        elif cached(past_key_values) + (next_sequence_length or length) > limit:
+            raise InputError(
+                f"inputs_embeds and prefill_chunk_size serve up to the context of {limit} tokens: shorten the prompt, or give "
+                "input_ids at once"
+            )
+        return dict(
+            super().prepare_inputs_for_generation(
+                input_ids,
+                next_sequence_length=next_sequence_length,
+                past_key_values=past_key_values,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                **kwargs,
+            )
+        )
+
+    def _validate_generated_length(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> None:
+        """Warn that the context will not hold all tokens."""
+        super()._validate_generated_length(generation_config, *args, **kwargs)
+        limit = self.config.context_length
+        if generation_config.max_length > limit:
+            warnings.warn(
+                f"The model was trained on contexts of {limit} tokens: beyond them it sees the last {limit} only, a sliding "
+                "window without a cache.",
+                stacklevel=2,
+            )
+
+    def _get_stopping_criteria(self, *args: Any, **kwargs: Any) -> Any:
+        criteria = super()._get_stopping_criteria(*args, **kwargs)
+        for each in criteria:
+            if isinstance(each, MaxLengthCriteria):
+                each.max_position_embeddings = None  # its reminder is not true of a sliding window
+        return criteria
+
+    def _assisted_decoding(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if kwargs["generation_config"].max_length > self.config.context_length:
+            raise InputError(
+                f"assistant_model and prompt_lookup_num_tokens serve up to the context of {self.config.context_length} tokens, "
+                f"of which the prompt has {input_ids.shape[1]}: give a smaller max_new_tokens"
+            )
+        return super()._assisted_decoding(input_ids, *args, **kwargs)
+
+    def _prepare_generation_config(self, *args: Any, **kwargs: Any) -> tuple[GenerationConfig, dict[str, Any]]:
+        config, model_kwargs = super()._prepare_generation_config(*args, **kwargs)
+        if config.assistant_early_exit is not None:
+            raise InputError("assistant_early_exit is not served: leave it out")
+        return config, model_kwargs
 
     def _prepare_cache_for_generation(
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
@@ -40,27 +153,78 @@ class LanguageModel(HubModel, GenerationMixin):
         """
         raise InputError("the vocabulary of this model is fixed: train one with the vocabulary you need")
 
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Activations cannot be computed twice where gradients are differentiated.
 
-def check_context(input_ids: Tensor, mask: Tensor | None, cache: Any) -> None:
+        Raises:
+            InputError: always.
+        """
+        raise InputError("gradient_checkpointing is not served: use a smaller batch with gradient_accumulation_steps")
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """A paged cache has other masks.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("continuous batching and cache_implementation='paged' are not served: give generate() a batch")
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        """Contexts use PyTorch's fused attention wherever it may; nothing is to choose."""
+        if attn_implementation not in (None, "eager", "sdpa"):
+            raise InputError(f"attn_implementation {attn_implementation!r} is not served: leave it out, or give sdpa")
+        return attn_implementation or "sdpa"
+
+
+@dataclass
+class _Behind:
+    """Keys and values behind those of a cache, which stays as it is."""
+
+    cache: Any
+
+    def get_seq_length(self, layer_idx: int = 0, /) -> int:
+        return cached(self.cache)
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, /) -> tuple[Tensor, Tensor]:
+        if not cached(self.cache):
+            return key_states, value_states
+        layer = self.cache.layers[layer_idx]
+        return torch.cat((layer.keys, key_states), -2), torch.cat((layer.values, value_states), -2)
+
+
+def cached(cache: KeyValueCache | None) -> int:
+    """How many tokens a cache holds."""
+    return 0 if cache is None else cache.get_seq_length()
+
+
+def positions_of(given: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+    """Positions (B, S) of observed tokens, padding not counted; before the cache takes them in."""
+    rows, length, past = *given.shape[:2], cached(cache)
+    if mask is not None:
+        return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+    return torch.arange(past, past + length, device=given.device).expand(rows, -1)
+
+
+def check_positions(positions: Tensor | None, given: Tensor, mask: Tensor | None, cache: Any) -> None:
+    """Raises InputError unless positions are those that follow from mask and cache."""
+    if positions is None:
+        return
+    counted = torch.ones_like(given[..., 0] if given.dim() > 2 else given) if mask is None else mask[:, -given.shape[1] :]
+    expected = positions_of(given, mask, cache)
+    if positions.shape[-1] != given.shape[1] or ((positions != expected) & counted.bool()).any():
+        raise InputError("position_ids other than those that follow from attention_mask and cache are not served: leave it out")
+
+
+def check_context(given: Tensor, mask: Tensor | None, cache: Any) -> None:
     """Raises InputError unless the attention mask covers cached and new tokens, and the cache grows with them."""
     if getattr(cache, "is_compileable", False):
         raise InputError("a static cache has slots for tokens yet to come: use a DynamicCache (the default of generate())")
-    rows, length = input_ids.shape[0], input_ids.shape[1] + (cache.get_seq_length() if cache is not None else 0)
+    rows, length = given.shape[0], given.shape[1] + cached(cache)
     if mask is not None and tuple(mask.shape) != (rows, length):
         raise InputError(
             f"attention_mask has the shape {tuple(mask.shape)}, the tokens with those in the cache have {(rows, length)}: "
             "give a 0 or 1 for each of them"
         )
-
-
-def refuse_others(others: dict[str, Any]) -> None:
-    """Arguments of other models that ask for nothing are let pass.
-
-    Raises:
-        InputError: one that asks for something.
-    """
-    if asked := [name for name, value in others.items() if value is not None and value is not False]:
-        raise InputError(f"forward() does not serve {', '.join(asked)}: leave it out, and give input_ids")
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationConfig
 from transformers.modeling_outputs import ModelOutput
 
+from ebt.errors import InputError
 from ebt.models.base import ThinkingModel
 from ebt.models.configuration import THINKING
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
-from ebt.problems.language.base import LanguageModel, check_context, next_token_loss, refuse_others, rescale
+from ebt.problems.language.base import LanguageModel, next_token_loss, positions_of, rescale
 from ebt.problems.language.configuration import EBTConfig
-from ebt.thinking import Geometry, Simplex, StepSize, Thinking, Thought, mean, supervise
+from ebt.thinking import Geometry, Places, Simplex, StepSize, Thinking, Thought, choose, descend, mean, supervise
 
 THINKING_OPTIONS = (*THINKING, "thinking", "generator")
 """Arguments of ``forward`` that ``generate()`` and ``generation_config`` take, too."""
@@ -27,12 +28,14 @@ class EBTOutput(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    """(B, S, V) of the winning candidates, or of the mean of all; constants."""
+    """(B, S, V) of the winning candidates, or of the mean of all; constants, unless ``differentiable``."""
     energies: Tensor | None = None
     """(T + 1, B, S) of the winning candidates: before each step, and of the final state, unless it was left out."""
     steps: Tensor | None = None
     """(B, S) steps really taken."""
     past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    """On request: the embeddings, and the observed stream after each block, (B, S, D) each; no candidate is in them."""
 
 
 class EBTForCausalLM(LanguageModel, ThinkingModel):
@@ -58,6 +61,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         self.generation_config._from_model_config = False  # else thinking options saved in it would be lost on loading
         self.post_init()
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The energy head, which adapters and quantisation leave alone."""
+        return self.network.head.projection
+
     def landscape(
         self,
         input_ids: Tensor,
@@ -66,7 +73,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         predictions: int | None = None,
     ) -> DecoderLandscape:
         """The energy of candidates for the tokens that follow each of the last ``predictions`` tokens of (B, S)."""
-        return self.network.encode(self.embedding(input_ids), attention_mask, cache, predictions)
+        return self.network.encode(self.embed(input_ids), attention_mask, cache, predictions)
 
     def geometry(self) -> Geometry:
         """One part a token, each a prediction."""
@@ -84,12 +91,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         predictions: int | None = None,
     ) -> Tensor:
         """Positions (B, S) of the last observed tokens, padding not counted; before the cache takes them in."""
-        check_context(input_ids, attention_mask, cache)
-        first = -(predictions or input_ids.shape[1])
-        if attention_mask is not None:
-            return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, first:]
-        past = cache.get_seq_length() if cache is not None else 0
-        return torch.arange(past, past + input_ids.shape[1])[first:].expand(len(input_ids), -1)
+        return positions_of(input_ids, attention_mask, cache)[:, -(predictions or input_ids.shape[1]) :]
 
     def answer(self, input_ids: Tensor, thought: Thought, how: Thinking) -> Tensor:
         """The most probable next tokens (B, S)."""
@@ -107,7 +109,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -129,6 +131,9 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         final_energy: bool = True,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        differentiable: bool | None = None,
         **others: Any,
     ) -> EBTOutput | tuple[Any, ...]:
         """Think about the token after each position; in training mode with labels, the differentiable loss of the recipe.
@@ -149,48 +154,79 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.
-            others: what other models take; refused unless it is None or False.
+            inputs_embeds: embeddings (B, S, D) in the place of ``input_ids``.
+            output_hidden_states: return ``hidden_states``, for one more pass over the context.
+            differentiable: logits, and a loss from them, carry full gradients through the thinking; by default in training
+                mode without labels. It costs the memory of all steps.
+            others: what other models take; refused unless it is None or False. ``position_ids`` may be those that follow from
+                the mask.
 
         Raises:
             InputError: an option that there is not or outside its range, or a mask that does not fit.
         """
-        refuse_others(others)
-        if self.training and labels is not None:
-            output = self._train(input_ids, attention_mask, labels, num_items_in_batch, generator)
-            return output if return_dict is not False else output.to_tuple()
         cache = past_key_values
-        if cache is None and use_cache:
-            cache = DynamicCache()
-        given = locals()
-        how = self.how(thinking, **{name: given[name] for name in THINKING})
-        thought = self.think(
-            input_ids,
-            how,
-            attention_mask=attention_mask,
-            cache=cache,
-            predictions=(logits_to_keep if labels is None else 0) or None,
-            generator=generator,
-            keep_path=False,
-            final_energy=final_energy,
-        )
-        with torch.no_grad():
-            logits = self.logits(thought, how)
-        loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
-        output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
+        given = self.observed(input_ids, inputs_embeds, attention_mask, cache, others)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states = self.stream(given, attention_mask, cache) if wanted else None
+        if self.training and labels is not None and not differentiable:
+            output = self._train(given, attention_mask, labels, num_items_in_batch, generator)
+        else:
+            if cache is None and use_cache:
+                cache = DynamicCache()
+            options = locals()
+            how = self.how(thinking, **{name: options[name] for name in THINKING})
+            learns = torch.is_grad_enabled() and (self.training if differentiable is None else differentiable)
+            context: dict[str, Any] = {
+                "attention_mask": attention_mask,
+                "cache": cache,
+                "predictions": (logits_to_keep if labels is None else 0) or None,
+            }
+            if learns:
+                thought = self._differentiable(given, how, generator, **context)
+            else:
+                context |= {"keep_path": False, "final_energy": final_energy}
+                thought = self.think(given, how, generator=generator, **context)
+            with torch.set_grad_enabled(learns):
+                logits = self.logits(thought, how)
+                loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
+            output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
+        output.hidden_states = states
         return output if return_dict is not False else output.to_tuple()
+
+    def _differentiable(self, given: Tensor, how: Thinking, generator: torch.Generator | None, **context: Any) -> Thought:
+        """What ``think`` does, with gradients through all steps."""
+        if how.stops() is not None:
+            raise InputError("tolerance and stop serve inference only: set differentiable=False, or think without them")
+        geometry, (rows, *rest) = self.geometry(), self.parts(given, **context)
+        draws = Places(how.seed, how.candidates, self.positions(given, **context))
+        noise = torch.full((how.candidates, rows), float(how.noise), device=given.device)
+        noise[0] = 0
+        start = geometry.start((how.candidates * rows, *rest), how.start_std, draws.at(-1) if generator is None else generator)
+        thought = descend(
+            self.landscape(given, **context),
+            start,
+            steps=how.steps,
+            step_size=self.step_size() * how.step_size_scale,
+            geometry=geometry,
+            update=self.update(),
+            noise=noise.flatten(),
+            clamp=how.clamp,
+            gradients="full",
+            generator=draws if generator is None else generator,
+        )
+        return choose(thought, how.candidates, how.rule)
 
     def _train(
         self,
-        input_ids: Tensor,
+        given: Tensor,
         attention_mask: Tensor | None,
         labels: Tensor,
         num_items: Tensor | int | None,
         generator: torch.Generator | None,
     ) -> EBTOutput:
         """The last token predicts nothing that is known: S - 1 positions are thought about."""
-        check_context(input_ids, attention_mask, None)
         recipe, geometry, target = self.config.training_recipe(), self.geometry(), labels[:, 1:]
-        landscape = self.landscape(input_ids[:, :-1], None if attention_mask is None else attention_mask[:, :-1])
+        landscape = self.landscape(given[:, :-1], None if attention_mask is None else attention_mask[:, :-1])
         start = geometry.start(tuple(target.shape), recipe.start_std, generator)
         outcome = supervise(landscape, geometry, self.update(), start, target, self.step_size, recipe, generator)
         with torch.no_grad():
@@ -223,11 +259,29 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 model_kwargs.setdefault(name, getattr(generation_config, name))
         return generation_config, model_kwargs
 
+    def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        """An assistant thinks as its own configuration says, if it thinks at all."""
+        own = {name: value for name, value in model_kwargs.items() if name not in ("record", *THINKING_OPTIONS)}
+        return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
+
+    def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
+        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name != "record"})
+
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, record: list[tuple[Tensor, Tensor]] | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Any = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        record: Any = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """What ``forward`` gets; the record of energies stays outside, and without one nobody sees the last energies."""
-        return super().prepare_inputs_for_generation(input_ids, **kwargs) | {"final_energy": record is not None}
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, next_sequence_length, past_key_values, attention_mask, inputs_embeds, **kwargs
+        )
+        return inputs | {"final_energy": record is not None}
 
     def _update_model_kwargs_for_generation(
         self, outputs: EBTOutput, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1

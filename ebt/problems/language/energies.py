@@ -10,6 +10,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ebt.errors import InputError
 from ebt.evaluation.alarms import alarms
+from ebt.problems.language.tokenizers import encode
 
 BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
 """The letters in which byte-level tokenisers write bytes."""
@@ -37,31 +38,31 @@ class TokenEnergies:
 def token_energies(model: Any, tokenizer: Any, text: str, steps: int, seed: int = 0) -> TokenEnergies:
     """Think about every token of a text at once.
 
-    The first token is predicted from the end-of-text token, which comes before every document in training.
+    As in training, the end-of-text token comes first, and then the special tokens with which the tokeniser begins a text.
 
     Args:
         model: an ``EBTForCausalLM``.
         tokenizer: its Hugging Face tokeniser.
-        text: at most ``model.config.context_length`` tokens.
+        text: at most ``model.config.context_length`` tokens, with those that begin it.
         steps: T.
         seed: of the random starts.
 
     Raises:
         InputError: an empty or too long text, or less than one step.
     """
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    limit = model.config.context_length
+    begin, ids = encode(tokenizer, [""])[0], encode(tokenizer, [text], begin=False)[0]
+    limit = model.config.context_length - len(begin)
     if not ids or len(ids) > limit:
-        raise InputError(f"The text has {len(ids)} tokens: give 1 to {limit}, the model's context length.")
+        raise InputError(f"The text has {len(ids)} tokens: give 1 to {limit}, what the model's context holds.")
     if steps < 1:
         raise InputError(f"steps is {steps}: thinking needs at least 1.")
-    inputs = torch.tensor([[tokenizer.eos_token_id, *ids[:-1]]], device=model.device)
-    thought = model.think(inputs, steps=steps, candidates=1, seed=seed)
+    inputs = torch.tensor([[tokenizer.eos_token_id, *begin, *ids][:-1]], device=model.device)
+    thought = model.think(inputs, predictions=len(ids), steps=steps, candidates=1, seed=seed)
     geometry = thought.geometry
     nats = geometry.loss(thought.state, torch.tensor([ids], device=model.device))[0]
     return TokenEnergies(
         tokens=[_as_text(tokenizer, i) for i in ids],
-        ids=list(ids),
+        ids=ids,
         energies=thought.energies[:, 0].tolist(),
         probability=(-nats).exp().tolist(),
         nats=nats.tolist(),

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from ebt.problems.language.tokenizers import encode
 from ebt.training.sharding import gathered
 
 
@@ -42,9 +43,8 @@ class TextSamples(L.Callback):
 
     def sample(self, task: Any, tokenizer: Any) -> str:
         """One continuation, drawn from a fixed seed."""
-        ids = tokenizer(self.prompt, return_tensors="pt", add_special_tokens=False).input_ids if self.prompt else None
-        ids = torch.tensor([[tokenizer.eos_token_id]]) if ids is None else ids
-        ids = ids.long().to(task.device)
+        begin = [] if self.prompt else [tokenizer.eos_token_id]
+        ids = torch.tensor([[*begin, *encode(tokenizer, [self.prompt])[0]]], device=task.device)
         with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
             torch.manual_seed(0)
             tokens = min(self.tokens, task.model.config.context_length - ids.shape[1])

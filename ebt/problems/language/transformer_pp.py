@@ -9,7 +9,7 @@ from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ebt.nn import CausalTransformer
-from ebt.problems.language.base import LanguageModel, check_context, next_token_loss
+from ebt.problems.language.base import LanguageModel, next_token_loss
 from ebt.problems.language.configuration import TransformerPPConfig
 
 
@@ -27,9 +27,12 @@ class TransformerPPForCausalLM(LanguageModel):
             nn.init.normal_(table.weight, std=config.dim**-0.5)
         self.post_init()
 
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -37,18 +40,23 @@ class TransformerPPForCausalLM(LanguageModel):
         logits_to_keep: int = 0,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **others: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits (B, S, V) of the token after each position; arguments as for ``EBTForCausalLM.forward``.
 
         Raises:
-            InputError: a mask that does not fit.
+            InputError: a mask that does not fit, or an argument that is not served.
         """
-        check_context(input_ids, attention_mask, past_key_values)
         cache = past_key_values
+        given = self.observed(input_ids, inputs_embeds, attention_mask, cache, others)
         if cache is None and use_cache:
             cache = DynamicCache(config=self.config)
-        hidden = self.network(self.embedding(input_ids), attention_mask, cache)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states = self.stream(given, attention_mask, cache) if wanted else None
+        hidden = self.network(self.embed(given), attention_mask, cache)
         logits = self.head(hidden if labels is not None else hidden[:, -logits_to_keep:])
         loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
-        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache)
+        output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache, hidden_states=states)
         return output if return_dict is not False else output.to_tuple()

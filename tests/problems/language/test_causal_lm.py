@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hub_toys import ANCHORS, CONDITIONINGS, FORMS, WORDS, make_ebt, make_ids, make_twin, pad_left
+from torch import Tensor, nn
 from transformers import StaticCache
 
 from ebt.errors import InputError
@@ -193,3 +194,134 @@ def test_embeddings_are_found_and_not_tied() -> None:
         model.tie_weights()
         storages = [parameter.data_ptr() for parameter in model.parameters()]
         assert len(set(storages)) == len(storages)
+
+
+MAKERS = [make_ebt, make_twin]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_arguments_of_other_models_that_ask_for_nothing_are_let_pass(make: Any) -> None:
+    """The call that adapters of PEFT make."""
+    model, ids = make(), make_ids()
+    nothing = dict.fromkeys(("inputs_embeds", "output_attentions", "output_hidden_states", "return_dict", "position_ids"))
+    output = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, **nothing)
+    torch.testing.assert_close(output.loss, model(ids, labels=ids).loss)
+
+
+class Adapted(nn.Module):
+    """A linear layer with a low-rank update, as PEFT puts it in the place of the layer."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Linear(base.in_features, 2, bias=False, dtype=base.weight.dtype)
+        self.up = nn.Linear(2, base.out_features, bias=False, dtype=base.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+@pytest.mark.parametrize("make", [*MAKERS, lambda: make_ebt(conditioning="modulation", head="linear")])
+def test_every_linear_layer_but_the_output_takes_an_adapter(make: Any) -> None:
+    """``target_modules="all-linear"`` leaves out the output embeddings."""
+    model, ids = make(), make_ids()
+    output = model.get_output_embeddings()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and child is not output and not isinstance(module, Adapted):
+                setattr(module, name, Adapted(child))
+    adapted = [module for module in model.modules() if isinstance(module, Adapted)]
+    model.train()(ids, labels=ids).loss.backward()
+    assert len(adapted) >= 12
+    assert all(layer.up.weight.grad.any() for layer in adapted)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_embeddings_may_be_given(make: Any) -> None:
+    model, ids = make(), make_ids()
+    torch.testing.assert_close(model(inputs_embeds=model.embedding(ids)).logits, model(ids).logits)
+    for given in ({}, {"input_ids": ids, "inputs_embeds": model.embedding(ids)}):
+        with pytest.raises(InputError, match="input_ids or inputs_embeds"):
+            model(**given)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_position_ids_are_those_of_the_mask(make: Any) -> None:
+    model, (ids, mask) = make(), pad_left([make_ids(1)[0], make_ids(1, 4, seed=1)[0]])
+    positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
+    torch.testing.assert_close(model(ids, mask, position_ids=positions).logits, model(ids, mask).logits)
+    with pytest.raises(InputError, match="position_ids"):
+        model(ids, mask, position_ids=positions + 1)
+
+
+@pytest.mark.parametrize("make", [*MAKERS, lambda: make_ebt(**CONDITIONINGS["candidate"])])
+def test_hidden_states_are_the_observed_stream(make: Any) -> None:
+    model, ids = make(), make_ids()
+    assert model(ids).hidden_states is None
+    states = model(ids, output_hidden_states=True).hidden_states
+    assert [state.shape for state in states] == [(2, 7, 16)] * 3
+    torch.testing.assert_close(states[0], model.embedding(ids) * getattr(model.network, "scale", 1.0))
+    if hasattr(model, "head"):
+        torch.testing.assert_close(model.head(model.network.norm(states[-1])), model(ids).logits)
+    else:
+        anchor = model.landscape(ids)._context(0).anchor
+        torch.testing.assert_close(F.rms_norm(states[-1], (16,), eps=model.config.norm_eps), anchor)
+    begun = model(ids[:, :4], use_cache=True).past_key_values
+    later = model(ids[:, 4:], past_key_values=begun, output_hidden_states=True).hidden_states
+    for one, other in zip(later, states, strict=True):
+        torch.testing.assert_close(one, other[:, 4:])
+    assert begun.get_seq_length() == 7
+    with pytest.raises(InputError, match="output_hidden_states"):
+        make_ebt(**CONDITIONINGS["prefix"])(ids, output_hidden_states=True)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_what_cannot_be_served_is_one_clear_line(make: Any) -> None:
+    model = make()
+    with pytest.raises(InputError, match="gradient_checkpointing"):
+        model.gradient_checkpointing_enable()
+    with pytest.raises(InputError, match="output_attentions"):
+        model(make_ids(), output_attentions=True)
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(InputError, match="flash_attention_2"):
+        type(model)._from_config(model.config, attn_implementation="flash_attention_2")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"candidates": 3}, {"rule": "mean", "candidates": 2}, {"noise": 0.1, "candidates": 2}], ids=str
+)
+@pytest.mark.parametrize("space", ["compact-restart", "mirror", "restart"])
+def test_logits_are_differentiable_on_request(space: str, options: dict[str, Any]) -> None:
+    """Full gradients through the thinking, against finite differences."""
+    std = 0.0 if space.startswith("compact") else 1.0  # compact starts are drawn to the table's scale, and are constants
+    model, ids = make_ebt(space=space, start_std=std), make_ids()
+    weights = torch.randn(2, 3, WORDS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def value(**more: Any) -> Tensor:
+        return (model(ids, logits_to_keep=3, steps=3, **options, **more).logits.softmax(-1) * weights).sum()
+
+    torch.testing.assert_close(value(differentiable=True), value())
+    value(differentiable=True).backward()
+    along = {name: torch.randn_like(p) for name, p in model.named_parameters() if p.grad is not None}
+    expected = sum((p.grad * along[name]).sum() for name, p in model.named_parameters() if name in along)
+    values = []
+    for sign in (1, -2):
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p += sign * 1e-6 * along.get(name, torch.zeros(()))
+        values.append(value().item())
+    assert len(along) > 10
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_training_mode_without_labels_is_differentiable() -> None:
+    model, ids = make_ebt(), make_ids()
+    assert not model(ids, labels=ids).loss.requires_grad
+    assert model(ids, labels=ids, differentiable=True).loss.requires_grad
+    model.train()
+    assert model(ids).logits.requires_grad
+    assert not model(ids, differentiable=False).logits.requires_grad
+    with torch.no_grad():
+        assert not model(ids).logits.requires_grad
+    with pytest.raises(InputError, match="tolerance"):
+        model(ids, tolerance=0.1)

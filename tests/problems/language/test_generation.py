@@ -8,11 +8,13 @@ import pytest
 import torch
 from hub_toys import ANCHORS, CONDITIONINGS, PAD, make_ebt, make_ids, make_twin, pad_left
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import CompileConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
+from ebt.errors import InputError
 from ebt.problems.language.base import LanguageModel
 from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.problems.language.tokenizers import byte_tokenizer
 
 NEW = 5
 METHODS: dict[str, dict[str, Any]] = {
@@ -200,3 +202,152 @@ def test_beams_in_inference_mode() -> None:
     expected = generate(model, ids, num_beams=3)
     with torch.inference_mode():
         assert_same(expected, generate(model, ids, num_beams=3))
+
+
+SAMPLE = {"do_sample": True}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "stop_strings": {"stop_strings": ["e"], "tokenizer": byte_tokenizer()},
+    "token_healing": {"token_healing": True, "tokenizer": byte_tokenizer()},
+    "early_stopping": {"num_beams": 2, "early_stopping": True},
+    "length_penalty": {"num_beams": 2, "length_penalty": 0.5},
+    "beam sampling": {"num_beams": 2, **SAMPLE},
+    "guidance_scale": {"guidance_scale": 1.5},
+    "no_repeat_ngram_size": {"no_repeat_ngram_size": 2},
+    "repetition_penalty": {"repetition_penalty": 1.2},
+    "encoder_repetition_penalty": {"encoder_repetition_penalty": 1.2},
+    "min_length": {"min_length": 9},
+    "min_new_tokens": {"min_new_tokens": 3},
+    "max_time": {"max_time": 60.0},
+    "bad_words_ids": {"bad_words_ids": [[3]]},
+    "sequence_bias": {"sequence_bias": [[[3], 1.0]]},
+    "forced_bos_token_id": {"forced_bos_token_id": 3},
+    "forced_eos_token_id": {"forced_eos_token_id": 3},
+    "suppress_tokens": {"suppress_tokens": [3]},
+    "begin_suppress_tokens": {"begin_suppress_tokens": [3]},
+    "remove_invalid_values": {"remove_invalid_values": True},
+    "renormalize_logits": {"renormalize_logits": True},
+    "exponential_decay_length_penalty": {"exponential_decay_length_penalty": (2, 1.1), "eos_token_id": 3},
+    "watermarking_config": {"watermarking_config": {"bias": 2.5, "seeding_scheme": "selfhash"}},
+    **{
+        name: {**SAMPLE, name: value}
+        for name, value in (
+            *(("temperature", 0.5), ("top_k", 3), ("top_p", 0.5), ("min_p", 0.1), ("typical_p", 0.9)),
+            *(("epsilon_cutoff", 1e-3), ("eta_cutoff", 1e-3), ("top_h", 0.5)),
+        )
+    },
+    "cache_implementation": {"cache_implementation": "dynamic"},
+    "output_scores": {"output_scores": True},
+    "output_hidden_states": {"output_hidden_states": True},
+    "compile_config": {"compile_config": CompileConfig(), "disable_compile": True},
+    "position_ids": {"position_ids": torch.arange(7)[None]},
+    "prefix_allowed_tokens_fn": {"prefix_allowed_tokens_fn": lambda row, ids: [3, 4]},
+    "logits_processor": {"logits_processor": [lambda ids, scores: scores.flip(-1)]},
+    "stopping_criteria": {"stopping_criteria": [lambda ids, scores, **_: torch.ones(len(ids), dtype=torch.bool)]},
+}
+
+
+SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+
+
+class Scripted(LlamaForCausalLM):
+    """A Llama that says what another model says: what ``generate`` makes of the same logits."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__(LlamaConfig(vocab_size=len(model.embedding.weight), eos_token_id=None, **SMALL))
+        self.script = [model]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Any:
+        return type(self.script[0](input_ids))(logits=self.script[0](input_ids, attention_mask).logits)
+
+
+@pytest.mark.parametrize("make", [make_ebt, make_twin])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_standard_options_do_what_they_do_to_a_llama(option: str, make: Any) -> None:
+    model, ids = make(257), make_ids(1) + 96
+    found = generate(model, ids, **OPTIONS[option])
+    expected = generate(Scripted(model), ids, use_cache=False, **OPTIONS[option])
+    assert torch.equal(found.sequences, expected.sequences)
+    if option == "output_hidden_states":
+        assert [states[-1].shape for states in found.hidden_states] == [(1, 7, 16)] + [(1, 1, 16)] * (NEW - 1)
+
+
+@pytest.mark.parametrize("make", [make_ebt, make_twin])
+@pytest.mark.parametrize(
+    ("named", "options"),
+    [
+        ("output_attentions", {"output_attentions": True}),
+        ("static cache", {"cache_implementation": "static"}),
+        ("paged", {"cache_implementation": "paged"}),
+        ("assistant_early_exit", {"assistant_early_exit": 1}),
+        ("position_ids", {"position_ids": torch.arange(3, 10)[None]}),
+        ("prompt_lookup_num_tokens", {"prompt_lookup_num_tokens": 2, "max_new_tokens": 40}),
+        ("prefill_chunk_size", {"prefill_chunk_size": 8, "input_ids": make_ids(1, 40)}),
+    ],
+)
+def test_other_options_are_refused_by_name(named: str, options: dict[str, Any], make: Any) -> None:
+    with pytest.raises(InputError, match=named):
+        make().generate(**{"input_ids": make_ids(1), "max_new_tokens": 3, "pad_token_id": PAD, **options})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("rule", "foo"), ("steps", 2.5), ("steps", "3"), ("candidates", 0), ("noise", -1.0), ("seed", None)]
+)
+def test_thinking_options_are_checked(option: str, value: Any) -> None:
+    model, ids = make_ebt(), make_ids()
+    if value is None:  # as the model's
+        assert torch.equal(model.generate(ids, max_new_tokens=2, **{option: value}), model.generate(ids, max_new_tokens=2))
+        return
+    with pytest.raises(InputError, match=option):
+        model.generate(ids, max_new_tokens=2, **{option: value})
+
+
+@pytest.mark.parametrize("make", [make_ebt, make_twin])
+def test_assistants_may_be_of_any_kind(make: Any) -> None:
+    """Speculation changes nothing, and a Llama hands its position_ids to its assistant."""
+    model, ids = make(), make_ids(1)
+    greedy = generate(model, ids)
+    for assistant in (make_ebt(seed=1), make_twin()):
+        assert_same(greedy, generate(model, ids, assistant_model=assistant))
+        if make is make_ebt:
+            assert_same(generate(model, ids, steps=1), generate(model, ids, steps=1, assistant_model=assistant))
+    llama = LlamaForCausalLM(LlamaConfig(vocab_size=23, **SMALL)).double().eval()
+    assert torch.equal(generate(llama, ids).sequences, generate(llama, ids, assistant_model=model).sequences)
+
+
+@pytest.mark.parametrize("make", [make_ebt, make_twin])
+def test_embeddings_may_stand_for_the_prompt(make: Any) -> None:
+    model, ids = make(), make_ids()
+    embedded = generate(model, None, inputs_embeds=model.embedding(ids))
+    assert torch.equal(embedded.sequences, generate(model, ids).sequences[:, 7:])
+    with pytest.raises(InputError, match="inputs_embeds"):
+        generate(model, None, inputs_embeds=model.embedding(ids), max_new_tokens=40)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}, {"num_beams": 1, **SAMPLE, "top_k": 1}], ids=str)
+@pytest.mark.parametrize("make", [make_ebt, make_twin])
+def test_past_the_context_a_window_slides(make: Any, options: dict[str, Any]) -> None:
+    model, limit = make(), 32
+    prompts, mask = pad_left([make_ids(1, 20)[0], make_ids(1, 9, seed=1)[0]])
+    with pytest.warns(UserWarning, match=f"contexts of {limit} tokens"):
+        output = generate(model, prompts, attention_mask=mask, max_new_tokens=20, **options)
+    whole = torch.nn.functional.pad(mask, (0, 20), value=1)
+    for end in range(20, 40):
+        seen = slice(max(0, end - limit), end)
+        logits = model(output.sequences[:, seen], whole[:, seen], logits_to_keep=1).logits[:, -1]
+        assert torch.equal(output.sequences[:, end], logits.argmax(-1))
+
+
+@pytest.mark.filterwarnings("ignore:The model was trained on contexts")
+def test_beams_slide_too_and_long_prompts_are_cut() -> None:
+    model, ids = make_ebt(), make_ids(1, 45)
+    assert generate(model, ids, num_beams=2).sequences.shape == (1, 45 + NEW)
+    cut = generate(model, ids).sequences
+    assert torch.equal(cut[:, 45], model(ids[:, -32:], logits_to_keep=1).logits[:, -1].argmax(-1))
+
+
+def test_generate_works_behind_a_wrapper_that_prepares_inputs() -> None:
+    """Adapters put their own ``prepare_inputs_for_generation``, of another signature, in the place of the model's."""
+    model, ids = make_ebt(), make_ids()
+    expected, own = generate(model, ids, steps=2), model.prepare_inputs_for_generation
+    model.prepare_inputs_for_generation = lambda *args, **kwargs: own(*args, **kwargs)
+    assert_same(expected, generate(model, ids, steps=2))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,21 @@ from ebt.problems.language.tokenizers import byte_tokenizer
 
 pytest.importorskip("lm_eval")
 
+OPTIONS: dict[str, Any] = {
+    "steps": 3,
+    "candidates": 2,
+    "rule": "mean",
+    "noise": 0.1,
+    "step_size_scale": 0.5,
+    "clamp": 2.0,
+    "tolerance": 0.001,
+    "stop": "energy(1e-9)",
+    "start_std": 0.5,
+    "seed": 3,
+    "mean_from": 2,
+}
+"""Every field of ``Thinking``."""
+ARGS = ",".join(f"{name}={value}" for name, value in OPTIONS.items())
 CHOICE = """
 task: toy_choice
 dataset_path: json
@@ -74,7 +90,7 @@ def test_the_harness_scores_and_generates(tmp_path: Path) -> None:
     save_folder(model, tmp_path / "model", byte_tokenizer())
     rows = write_tasks(tmp_path / "tasks")
     command = [sys.executable, "-c", COMMAND, "--model", "hf", "--tasks", "toy_choice,toy_generate"]
-    command += ["--model_args", f"pretrained={tmp_path / 'model'},trust_remote_code=True,steps=2,candidates=2"]
+    command += ["--model_args", f"pretrained={tmp_path / 'model'},trust_remote_code=True,{ARGS}"]
     command += ["--include_path", str(tmp_path / "tasks"), "--device", "cpu", "--batch_size", "2"]
     command += ["--output_path", str(tmp_path / "out"), "--log_samples"]
     home = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HF_DATASETS_CACHE": str(tmp_path / "data")}
@@ -91,12 +107,12 @@ def test_the_harness_scores_and_generates(tmp_path: Path) -> None:
         assert found == pytest.approx([loglikelihood(model, row["question"], f" {word}") for word in ("yes", "no")], abs=1e-3)
     for sample, row in zip(samples["toy_generate"], rows, strict=True):
         ids = torch.tensor([list(row["question"].encode())])
-        tokens = model.generate(ids, max_new_tokens=5, steps=2, candidates=2, pad_token_id=256)[0, ids.shape[1] :].tolist()
+        tokens = model.generate(ids, max_new_tokens=5, pad_token_id=256, **OPTIONS)[0, ids.shape[1] :].tolist()
         text = byte_tokenizer().decode([token for token in tokens if token != 256])
         assert sample["resps"][0][0] == text.split("Q")[0]
 
 
 def loglikelihood(model: torch.nn.Module, question: str, answer: str) -> float:
     ids = list((question + answer).encode())
-    logits = model(torch.tensor([ids[:-1]]), steps=2, candidates=2).logits[0].log_softmax(-1)
+    logits = model(torch.tensor([ids[:-1]]), **OPTIONS).logits[0].log_softmax(-1)
     return sum(logits[i - 1, ids[i]].item() for i in range(len(question), len(ids)))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from small_models import CONTEXT, language_ebt
+from tokenizers.processors import TemplateProcessing
 
 from ebt.errors import InputError
 from ebt.problems.language.energies import token_energies
@@ -26,6 +27,19 @@ def test_energies_and_probabilities_are_those_of_thinking() -> None:
     assert result.tokens == ["n", "a", "<C3>", "<AF>", "v", "e", "\n", "f", "o", "x"]
     best = int(p[0].argmax())
     assert result.predicted[0] == (chr(best) if best < 128 else f"<{best:02X}>" if best < 256 else "<|endoftext|>")
+
+
+def test_texts_begin_as_training_documents_do() -> None:
+    """With the end-of-text token, and then what the tokeniser puts in front of a text."""
+    model, tokenizer = language_ebt(), byte_tokenizer()
+    template = TemplateProcessing(single="z $A", special_tokens=[("z", ord("z"))])
+    tokenizer.backend_tokenizer.post_processor = template
+    result, ids = token_energies(model, tokenizer, "fox", steps=2), list(b"fox")
+    thought = model.think(torch.tensor([[256, ord("z"), *ids[:-1]]]), steps=2, candidates=1)
+    assert result.ids == ids
+    assert result.energies[-1] == pytest.approx(thought.energies[-1, 0, 1:].tolist(), abs=1e-9)
+    with pytest.raises(InputError, match=f"1 to {CONTEXT - 1}"):
+        token_energies(model, tokenizer, "x" * CONTEXT, steps=2)
 
 
 def test_a_token_does_not_see_itself_or_what_follows() -> None:
