@@ -79,11 +79,12 @@ def descend(
     check(steps, noise, clamp, gradients, stop, schedule, backend)
     geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:])) if geometry is None else geometry
     update, index = Gradient() if update is None else update, range(first, first + steps) if schedule is None else schedule
-    alpha, std = per_prediction(step_size, start), per_prediction(noise, start)
-    rows = everyone(backend)(with_step(energy), geometry, start, stop)
-    state, memory = start, update.begin(start)
-    states, energies = list[Tensor](), list[Tensor]()
     with outside_inference_mode(gradients != "none"):
+        start = start.clone() if start.is_inference() else start
+        alpha, std = per_prediction(step_size, start), per_prediction(noise, start)
+        rows = everyone(backend)(with_step(energy), geometry, start, stop)
+        state, memory = start, update.begin(start)
+        states, energies = list[Tensor](), list[Tensor]()
         for i in range(steps):
             y, kept = rows.part(state), rows.part(memory)
             if gradients in ("none", "detached"):
@@ -96,7 +97,8 @@ def descend(
             direction = direction if clamp is None else direction.clamp(-clamp, clamp)
             y, kept = update.move(y, direction, rows.part(alpha), kept)  # y[i+1] = y[i] - alpha dE/dy
             energies.append(rows.put(energies[-1] if energies else None, e.detach()))
-            state, memory = rows.advance(state, finite(y, "candidate", first + i), e.detach()), rows.put(memory, kept)
+            memory = rows.put(memory, kept)
+            state = rows.advance(state, finite(y, "candidate", first + i), e.detach())
             states = [*states, state] if keep_path else [state]
             if rows.done:
                 break
@@ -104,8 +106,8 @@ def descend(
             with torch.no_grad():
                 last = with_step(energy)(geometry.view(state), index[len(energies) - 1])
                 energies.append(finite(last, "energy", first + len(energies)))
-    passes = rows.count(final_energy)
-    return Thought(geometry, update, start, tuple(states), torch.stack(energies), rows.steps, alpha, passes, final_energy)
+        passes = rows.count(final_energy)
+        return Thought(geometry, update, start, tuple(states), torch.stack(energies), rows.steps, alpha, passes, final_energy)
 
 
 def slope(energy: Energy, view: Tensor, step: int, second_order: bool, told: int | None = None) -> tuple[Tensor, Tensor]:
@@ -120,12 +122,21 @@ def slope(energy: Energy, view: Tensor, step: int, second_order: bool, told: int
 
     Raises:
         NonFiniteError: an energy or a gradient is not finite.
-        ValueError: energies that do not depend on the candidates, or of other rows than theirs.
+        ValueError: energies that do not depend on the candidates, or of other rows than theirs; a context made under
+            ``torch.inference_mode``.
     """
     with torch.enable_grad():
         if not (second_order and view.requires_grad):
             view = view.detach().requires_grad_()
-        energies = energy(view, step if told is None else told)
+        try:
+            energies = energy(view, step if told is None else told)
+        except RuntimeError as error:
+            if "Inference tensors cannot be saved" not in str(error):
+                raise
+            raise ValueError(
+                "the energy uses tensors that were made under torch.inference_mode, through which no gradient passes:"
+                " make them outside of it, or under torch.no_grad"
+            ) from error
         if energies.shape[:1] != view.shape[:1]:
             raise ValueError(
                 f"energies have the shape {tuple(energies.shape)}, candidates {tuple(view.shape)}: give one a part"

@@ -55,6 +55,10 @@ class EnergyChange:
 
     tolerance: float
 
+    def __post_init__(self) -> None:
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance is {self.tolerance}: give a number of at least 0")
+
     def __call__(self, step: Step, /) -> Tensor | bool:
         if step.previous is None:
             return False
@@ -69,6 +73,13 @@ class Budget:
     seconds: float | None = None
     began: float = field(default_factory=time.monotonic, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        if self.evaluations is None and self.seconds is None:
+            raise ValueError("a budget needs a bound: give evaluations, seconds or both")
+        for name in ("evaluations", "seconds"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0")
+
     def __call__(self, step: Step, /) -> bool:
         spent = self.evaluations is not None and step.evaluations >= self.evaluations
         return spent or (self.seconds is not None and time.monotonic() - self.began >= self.seconds)
@@ -79,6 +90,10 @@ class Either:
     """Stops what any of several stops would stop."""
 
     stops: tuple[Stop, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stops:
+            raise ValueError("there is no stop in an empty tuple: give at least one")
 
     def __call__(self, step: Step, /) -> Tensor | bool:
         found: Tensor | bool = False
