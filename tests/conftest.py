@@ -42,8 +42,8 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MAY_SKIP = ("needs CUDA",) if DATA.exists() else ("needs CUDA", "needs the benchmark data")
 
 
-SLOW = ("benchmarks", "cli", "examples", "lab")
-"""Folders whose tests run programs or train for seconds; single modules elsewhere have the marker ``slow`` themselves."""
+SLOW = ("benchmarks", "cli", "examples", "lab", "problems/test_auto.py", "test_learning.py", "train/test_precision.py")
+"""Where tests run programs or train for seconds; single tests elsewhere have the marker ``slow`` themselves."""
 LONGEST = (
     "lab/studies/test_study_command.py",
     "lab/test_demo.py",
@@ -69,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, name in enumerate(LONGEST) if item.path.is_relative_to(tests / name)), len(LONGEST))
 
     for item in items:
-        if item.path.relative_to(tests).parts[0] in SLOW:
+        if any(item.path.is_relative_to(tests / name) for name in SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=place)
 

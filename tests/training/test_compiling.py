@@ -18,6 +18,7 @@ from ebt.training.compiling import CompileWarning, compile_parts
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.mark.slow
 def test_a_compiled_context_encoder_gives_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainings.write_text(tmp_path)
     _, plain = trainings.train("text", tmp_path)

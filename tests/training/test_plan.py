@@ -40,6 +40,7 @@ def test_two_steps_cost_what_the_arithmetic_demands(vocabulary: int, dim: int, r
     assert (half.network, half.vocabulary) == (21 * sizes.network, 9 * sizes.words)
 
 
+@pytest.mark.slow
 def test_many_layers_follow_from_two_and_three() -> None:
     planned = rehearsals("s1", 300, "--data.context_length=16")
     two, three, five = (planned.rehearsed(layers, 2, 2, 300, 2, count=True) for layers in (2, 3, 5))
@@ -59,6 +60,7 @@ def test_parameters_are_counted_at_any_size(kind: str, size: str) -> None:
     assert planned.parameters == planned.non_embedding + 2 * 1000 * config.dim + (kind == "ebt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_operations_against_the_counter(kind: str) -> None:
     """Operations grow with the vocabulary by as much for each word, so two vocabularies tell those of the network."""
@@ -75,6 +77,7 @@ def test_operations_against_the_counter(kind: str) -> None:
         assert words == pytest.approx(least[0].vocabulary)
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_shared_out_and_gathered() -> None:
     small = ["--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2", "--data.context_length=16"]
     run = planned_run([f"--config={CONFIGS / KINDS['ebt']}", *small, "--trainer.strategy=fsdp"], 300)
