@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -58,3 +59,9 @@ def finite(value: Any) -> Any:
 def write_json(value: Any, path: str | Path) -> None:
     """Write a JSON file, whole or not at all; numbers that are not finite become null."""
     write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", path)
+
+
+def digest(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

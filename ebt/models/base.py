@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +16,15 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ebt.errors import INSTALL, InputError
+from ebt.files import digest, write_json
 from ebt.models.exploration import Explored, explore
 from ebt.thinking import Geometry, StepSize, Thinking, Thought, Update, think
 
 MODULE = "modeling_ebt"
 """The module that a saved folder carries: it imports this library, so that the folder itself holds no copy of the code."""
+
+CHECKSUMS = "checksums.json"
+"""The SHA-256 of each file of weights in a saved folder."""
 
 _SHIM = '''"""Finds the model for ``transformers`` (``trust_remote_code=True``): its code is that of an installed package."""
 
@@ -57,13 +62,25 @@ class HubModel(PreTrainedModel):
             raise InputError(f"the checkpoint lacks {'.'.join((where, missing[0]))}: load a complete one of this configuration")
 
     def save_pretrained(self, save_directory: str | PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
-        """Save configuration, weights and the module that finds the classes. ``ebt.problems.save_folder`` does it
-        atomically."""
+        """Save configuration, weights, their checksums, and the module that finds the classes. ``ebt.problems.save_folder``
+        does it atomically."""
         config_class, model_class = type(self.config).__name__, type(self).__name__
         self.config.auto_map = {"AutoConfig": f"{MODULE}.{config_class}", self.auto_class: f"{MODULE}.{model_class}"}
         super().save_pretrained(save_directory, is_main_process, **kwargs)
         if is_main_process:
-            (Path(save_directory) / f"{MODULE}.py").write_text(self._shim(), encoding="utf-8")
+            folder = Path(save_directory)
+            (folder / f"{MODULE}.py").write_text(self._shim(), encoding="utf-8")
+            write_json({file.name: digest(file) for file in sorted(folder.glob("*.safetensors"))}, folder / CHECKSUMS)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in ``transformers``; the weights of a folder are compared with their checksums first, if it has any.
+
+        Raises:
+            InputError: weights are not those that were saved.
+        """
+        check_weights(Path(str(pretrained_model_name_or_path)) / kwargs.get("subfolder", ""))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def _shim(cls) -> str:
@@ -81,6 +98,28 @@ class HubModel(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Nothing to do: a saved folder imports this library instead of carrying a copy of its source."""
+
+
+def check_weights(folder: Path) -> None:
+    """Compare the weights of a folder with the checksums in it; without any, nothing is compared.
+
+    Raises:
+        InputError: a file of weights is missing or not as it was saved, or the checksums cannot be read.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return
+    try:
+        sums = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): copy the folder again, or save the model again") from error
+    for name, known in sums.items():
+        file = folder / name
+        if not file.is_file():
+            raise InputError(f"{file} is missing, which {path} lists: copy the whole folder, or save the model again")
+        if digest(file) != known:
+            remedy = f"copy it again, or save the model again; if it was changed on purpose, remove {path}"
+            raise InputError(f"{file} is damaged, its checksum is not the one in {CHECKSUMS}: {remedy}")
 
 
 class ThinkingModel(HubModel):

@@ -1,7 +1,7 @@
 """Model folders: saved atomically, loaded with errors that name what is wrong.
 
-A folder holds ``config.json``, ``model.safetensors``, ``generation_config.json`` (language models), the module that lets
-``transformers`` find the classes, and the tokenizer's files if there is one.
+A folder holds ``config.json``, ``model.safetensors`` and its checksum, ``generation_config.json`` (language models), the module
+that lets ``transformers`` find the classes, and the tokenizer's files if there is one.
 """
 
 from __future__ import annotations

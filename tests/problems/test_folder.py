@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from hub_toys import CONDITIONINGS, make_all, make_ebt, make_ids, make_twin
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from ebt.errors import InputError
@@ -20,7 +22,7 @@ from ebt.problems.language.tokenizers import byte_tokenizer
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.problems.sudoku.models import EBTForSudoku
 
-FILES = {"config.json", "model.safetensors", "modeling_ebt.py"}
+FILES = {"checksums.json", "config.json", "model.safetensors", "modeling_ebt.py"}
 
 
 def assert_same_weights(one: HubModel, other: HubModel) -> None:
@@ -68,6 +70,44 @@ def test_sharded_weights_load(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, max_shard_size="8KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert_same_weights(load_folder(tmp_path), model)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), auto=st.booleans())
+def test_every_flipped_bit_of_the_weights_is_noticed(place: float, bit: int, auto: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    file = folder / "model.safetensors"
+    if not folder.exists():
+        save_folder(make_twin(), folder)
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[int(place * len(whole))] ^= 1 << bit
+    file.write_bytes(flipped)
+    try:
+        with pytest.raises(InputError, match=r"model\.safetensors|weights in"):
+            _ = TransformerPPForCausalLM.from_pretrained(folder) if auto else load_folder(folder)
+    finally:
+        file.write_bytes(whole)
+    load_folder(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\0"])
+def test_checksums_that_cannot_be_read_are_named(text: str, tmp_path: Path) -> None:
+    folder = save_folder(make_twin(), tmp_path / "model")
+    (folder / "checksums.json").write_text(text)
+    with pytest.raises(InputError, match=r"checksums\.json cannot be read"):
+        load_folder(folder)
+    (folder / "checksums.json").unlink()  # as in folders of earlier versions
+    load_folder(folder)
+
+
+def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
+    model = make_ebt()
+    model.save_pretrained(tmp_path, max_shard_size="8KB")
+    gone = sorted(tmp_path.glob("*.safetensors"))[1]
+    gone.unlink()
+    with pytest.raises(InputError, match=f"{gone.name} is missing"):
+        EBTForCausalLM.from_pretrained(tmp_path)
 
 
 def break_writing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +174,7 @@ def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -
     tensors = load_file(folder / "model.safetensors")
     edit(tensors)
     save_file(tensors, folder / "model.safetensors")
+    (folder / "checksums.json").unlink()
 
 
 def cut(folder: Path, share: float) -> None:
