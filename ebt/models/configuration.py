@@ -25,6 +25,8 @@ OTHERS = (
     *("experts_implementation", "_experts_implementation_internal", "add_cross_attention", "cross_attention_hidden_size"),
 )
 """Further fields of files, beside those of ``transformers``."""
+FLOATS = ("float32", "float64", "bfloat16", "float16")
+"""What weights may be saved in."""
 
 
 def _typed(init: Callable[..., None]) -> Callable[..., None]:
@@ -81,6 +83,9 @@ class NetworkFields(PretrainedConfig):
             close = difflib.get_close_matches(unknown[0], [*vars(self), *vars(NetworkConfig()), *THINKING], 1)
             hint = f"did you mean {close[0]}?" if close else f"{type(self).__name__} has no such field."
             raise ValueError(f"there is no field {unknown[0]!r}: {hint}")
+        for name in {"dtype", "torch_dtype"} & left.keys():
+            if left[name] is not None and str(left[name]).removeprefix("torch.") not in FLOATS:
+                raise ValueError(f"{name} is {left[name]!r}: choose one of {', '.join(FLOATS)}")
 
     def network(self) -> NetworkConfig:
         """The configuration of the blocks."""

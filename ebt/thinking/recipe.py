@@ -169,8 +169,8 @@ def loss(
         energy: see ``descend``.
         target: what the candidates should become: vectors (N, *P, K), or words (N, *P) with a ``geometry`` of a vocabulary.
         recipe: how candidates are thought; ``Recipe()`` by default.
-        start: where they start; normal draws with ``recipe.start_std``, by default. Who keeps a ``ReplayBuffer`` gives its
-        states.
+        start: where they start; normal draws with ``recipe.start_std``, by default. A replay buffer is the caller's: without
+            the states of a ``ReplayBuffer`` here, all candidates are fresh, whatever ``recipe.replay_fraction`` is.
         step_size: alpha, a learning ``StepSize`` or a number.
         geometry, update: see ``descend``.
         generator: of every random draw.

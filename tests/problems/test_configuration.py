@@ -99,6 +99,9 @@ def test_thinking_options_stand_beside_the_others_and_in_files_of_earlier_versio
         ({"rule": "foo"}, "rule is 'foo'"),
         ({"update": "sideways"}, "update is 'sideways'"),
         ({"stop": "never"}, "stop is 'never'"),
+        ({"dtype": 3}, "dtype is 3"),
+        ({"dtype": float("inf")}, "dtype is inf"),
+        ({"torch_dtype": "int8"}, "dtype is .int8."),
     ],
 )
 def test_every_field_is_checked(fields: dict[str, Any], named: str) -> None:

@@ -86,5 +86,5 @@ def test_more_processes_than_examples_are_refused() -> None:
 
 
 def test_activation_checkpointing_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not support activation checkpointing"):
+    with pytest.raises(InputError, match="gradient_checkpointing is not served"):
         EBTForCausalLM(EBTConfig(11, 6, **trainings.SIZES)).gradient_checkpointing_enable()
