@@ -99,7 +99,8 @@ def evaluate(
         model: a model, or the name of one (see ``load``).
         data: batches of ``input_ids`` and ``targets`` (language), puzzles and solutions (Sudoku), clean and noisy images, or
             frames (B, S + 1, E); what the run held out, by default, where ``model`` names a run.
-        steps, candidates: which numbers to measure.
+        steps: numbers of steps to measure.
+        candidates: numbers of candidates to measure.
         progress: called with the rows done, and all rows where that is known.
         options: fields of ``Thinking``.
 

@@ -108,10 +108,13 @@ def measure(
         model: one that thinks, or a rival.
         scorer: the problem's.
         batches: what to measure on.
-        steps, candidates: which numbers.
-        thinking, options: how to think beside these; as the model's configuration says, by default.
+        steps: numbers of steps to measure.
+        candidates: numbers of candidates to measure.
+        thinking: how to think beside these; as the model's configuration says, by default.
         progress: called with the rows done, and ``total``, after each batch.
+        total: rows in all, where that is known.
         kind: of a model that does not think.
+        **options: fields of ``Thinking`` that replace those of ``thinking``.
 
     Raises:
         InputError: numbers below 1, or nothing that is scored.

@@ -205,7 +205,9 @@ class ThinkingModel(HubModel):
             context: what the model is given: tokens (B, S), puzzles (B, C), images (B, C, H, W), frames (B, S, E).
             thinking: how; the model's own by default.
             generator: draws starts and noise; by default they are a function of the seed, the candidate and the position alone.
-            keep_path, final_energy, backend: see ``ebt.thinking.descend``.
+            keep_path: record the state after every step, not the last alone.
+            final_energy: evaluate the energies of the final states, too, by which winners are chosen.
+            backend: ``plain`` or ``auto``, see ``ebt.thinking.descend``.
             options: fields of ``Thinking`` for this call, such as ``steps=16, candidates=8``, and what else belongs to the
                 context (``CONTEXT``).
 

@@ -89,8 +89,11 @@ def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, value
     """Each candidate attends to the context positions it may see and to itself only, in one softmax; twice differentiable.
 
     Args:
-        q, k, v: (N, H, S, d) of the candidates, N = M x B.
-        keys, values: (B, H, K, d) of the context, shared by the M candidates.
+        q: queries (N, H, S, d) of the candidates, N = M x B.
+        k: their keys (N, H, S, d).
+        v: their values (N, H, S, d).
+        keys: (B, H, K, d) of the context, shared by the M candidates.
+        values: (B, H, K, d) of the context, likewise.
         visible: (S, K) or (B, 1, S, K), which context positions each candidate sees; None is all of them.
     """
     n, heads, length, width = q.shape

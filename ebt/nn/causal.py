@@ -29,8 +29,11 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tenso
     """Each of S candidates attends to the first ``horizon + i`` observed positions and to itself; twice differentiable.
 
     Args:
-        q, k, v: (N, H, S, d) of the candidates.
-        keys, values: (N, H, K, d) of the observed positions.
+        q: queries (N, H, S, d) of the candidates.
+        k: their keys (N, H, S, d).
+        v: their values (N, H, S, d).
+        keys: (N, H, K, d) of the observed positions.
+        values: (N, H, K, d) of the observed positions.
         horizon: how many of them the first candidate sees.
 
     Scores, and what is made of them, have 32 bits at least.

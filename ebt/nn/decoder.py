@@ -105,9 +105,12 @@ def observe(
     """The observed stream, plain causal.
 
     Args:
-        blocks, config: the network.
-        x: embeddings (B, S, D) at ``positions``.
-        cache: appended to, from its layer ``first_layer`` on.
+        blocks: the network's.
+        config: the network's.
+        x: embeddings (B, S, D).
+        positions: of the embeddings.
+        cache: appended to.
+        first_layer: of the cache that belongs to the first block.
         condition: of the adaptive norms.
         front: the layers of a token in front, which is no part of the cache.
     """

@@ -196,7 +196,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     """Attention (B, H, S, d) of everything to everything, which fused kernels cannot differentiate twice.
 
     Args:
-        q, k, v: (B, H, S, d).
+        q: queries (B, H, S, d).
+        k: keys (B, H, S, d).
+        v: values (B, H, S, d).
         bias: (H, S, S), added to the scores.
 
     Scores, and what is made of them, have 32 bits at least.

@@ -172,7 +172,8 @@ def loss(
         start: where they start; normal draws with ``recipe.start_std``, by default. A replay buffer is the caller's: without
             the states of a ``ReplayBuffer`` here, all candidates are fresh, whatever ``recipe.replay_fraction`` is.
         step_size: alpha, a learning ``StepSize`` or a number.
-        geometry, update: see ``descend``.
+        geometry: see ``descend``.
+        update: see ``descend``.
         generator: of every random draw.
         backend: see ``supervise``.
 
@@ -212,7 +213,10 @@ def supervise(
     """Think by a recipe and compare the candidates with the target.
 
     Args:
-        energy, geometry, update, start: as for ``descend``.
+        energy: as for ``descend``.
+        geometry: as for ``descend``.
+        update: as for ``descend``.
+        start: as for ``descend``.
         target: one target per part, (N, *P) words or (N, *P, ...) vectors.
         step_size: alpha.
         recipe: the training recipe.

@@ -145,14 +145,18 @@ def think(
     """Think about B contexts with M candidates each, and keep the winners.
 
     Args:
-        energy, geometry, update: as for ``descend``.
+        energy: as for ``descend``.
+        geometry: as for ``descend``.
+        update: as for ``descend``.
         step_size: the learned alpha.
         how: how to think.
         parts: (B, *P), the predictions of the contexts.
         start: where candidates start, (B, *P, K); drawn by default.
         positions: where the predictions stand, (B, *P), for draws that do not depend on what is computed together.
         generator: draws starts and noise instead, each row its own.
-        keep_path, final_energy, backend: as for ``descend``; several candidates need the final energy.
+        keep_path: as for ``descend``.
+        final_energy: as for ``descend``; several candidates need it.
+        backend: as for ``descend``.
 
     Returns:
         the winners' record; ``candidates`` in it is that of all M x B rows.

@@ -94,6 +94,9 @@ class NoiseSchedule:
         Args:
             output: predicted noise and variance (B, 2C, H, W) at ``noised(image, noise, t)``; the variance is a place
                 between the least (-1) and the largest one (1) on the logarithmic scale.
+            image: clean images (B, C, H, W).
+            noise: standard normal draws (B, C, H, W).
+            t: levels (B,).
         """
         predicted, place = output.chunk(2, 1)
         noisy, share = self.noised(image, noise, t), (place + 1) / 2

@@ -42,7 +42,8 @@ def labelled_images(
 
     Args:
         source: ``digits``; a folder with a folder for each class; or a dataset with the fields ``image`` and ``label``.
-        size, channels: of the images that are returned.
+        size: pixels of an edge of the images that are returned.
+        channels: of the images that are returned: 1 or 3.
         limit: at most so many images, drawn at random.
         seed: of the split and the draw.
         on_error: images that cannot be read are left out with one warning ("skip"), or an error ("refuse").

@@ -78,10 +78,14 @@ def image_curve(
 
     Args:
         model: an ``EBTForImages`` or ``DiTForImages``.
-        images, noisy: clean and noisy images (B, C, H, W).
-        steps, thinking, progress, options: see ``ebt.evaluation.measure.measure``.
+        images: clean images (B, C, H, W).
+        noisy: the same with noise (B, C, H, W).
+        steps: numbers of steps to measure.
         level: the noise, as a share of the schedule, which a Diffusion Transformer must be told.
+        thinking: see ``ebt.evaluation.measure.measure``.
         batch_size: images at once.
+        progress: see ``ebt.evaluation.measure.measure``.
+        **options: fields of ``Thinking``.
 
     Raises:
         InputError: no images, or numbers of steps below 1.

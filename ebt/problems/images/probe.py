@@ -47,8 +47,10 @@ def linear_probe(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tenso
     """scikit-learn's logistic regression on features (n, D) with labels (n,).
 
     Args:
-        train, labels: features and labels to learn from.
-        test, test_labels: what the accuracy is measured on.
+        train: features to learn from.
+        labels: their classes.
+        test: features that the accuracy is measured on.
+        test_labels: their classes.
         seed: of the choice of training data that choose the regularisation.
 
     Raises:

@@ -144,13 +144,25 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             labels: (B, S), the observed tokens themselves with -100 where they are not scored; shifted here, as in all
                 Hugging Face models. In training mode the loss follows ``config.training_recipe()``; otherwise it is the cross
                 entropy of the thought's final logits.
-            past_key_values, use_cache: keys and values of the observed tokens; no candidate is ever cached. Where each step
-                has its own context (conditioning 'prefix' or 'modulation'), it needs a ``DynamicCache()`` without a
-                configuration, which grows to as many contexts.
+            past_key_values: keys and values of the observed tokens; no candidate is ever cached. Where each step has its own
+                context (conditioning 'prefix' or 'modulation'), it needs a ``DynamicCache()`` without a configuration, which
+                grows to as many contexts.
+            use_cache: return ``past_key_values``.
             logits_to_keep: how many of the last positions to think about; 0 is all.
-            thinking, generator, and the fields of ``Thinking``: how to think, see ``think``. With ``rule="mean"`` the logits
-                are those of the mean of what all candidates thought from step ``mean_from`` on (``ebt.thinking.mean``), and
-                the energies those of the lowest.
+            thinking: how to think, see ``think``; the arguments from ``steps`` to ``mean_from`` replace its fields.
+            steps: updates of each candidate.
+            candidates: thought about for each token.
+            rule: how they become one answer. With ``"mean"`` the logits are those of the mean of what all candidates thought
+                from step ``mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
+            noise: standard deviation of the Langevin noise.
+            step_size_scale: factor on the learned step size.
+            clamp: largest absolute entry of a direction.
+            tolerance: stops a prediction that changes by less in one step.
+            stop: another rule to stop by, by name (``ebt.thinking.STOPS``).
+            start_std: standard deviation of the starts.
+            seed: of starts and noise.
+            mean_from: see ``rule``.
+            generator: draws starts and noise instead.
             final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.

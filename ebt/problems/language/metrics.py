@@ -53,9 +53,12 @@ def language_curve(
     Args:
         model: an ``EBTForCausalLM``, or its feed-forward twin, which gives a single point.
         batches: dicts of ``input_ids`` (B, S) and ``targets`` (B, S), the next tokens, -100 where none is scored.
-        steps, candidates, thinking, progress, options: see ``ebt.evaluation.measure.measure``. With ``rule="mean"`` nobody
-            wins, and the answer is the mean of what all candidates thought from step ``mean_from`` on; the energies are those
-            of the lowest.
+        steps: numbers of steps to measure.
+        candidates: numbers of candidates to measure.
+        thinking: see ``ebt.evaluation.measure.measure``. With ``rule="mean"`` nobody wins, and the answer is the mean of what
+            all candidates thought from step ``mean_from`` on; the energies are those of the lowest.
+        progress: see ``ebt.evaluation.measure.measure``.
+        **options: fields of ``Thinking``.
 
     Raises:
         InputError: numbers below 1, or batches without a scored token.

@@ -70,7 +70,8 @@ def held_out_text(checkpoint: str, context: int, source: str | None, split: str,
         context: tokens.
         source: text; what the run held out, by default.
         split: validation or test.
-        limit, batch_size: contexts in all, and at once.
+        limit: contexts in all.
+        batch_size: contexts at once.
 
     Raises:
         InputError: no source is known, or it cannot be read.

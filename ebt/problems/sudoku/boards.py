@@ -143,7 +143,8 @@ def parse_board(
         text: the board.
         size: 4, 6 or 9; that with this number of cells by default.
         check_unique: refuse a puzzle with several solutions.
-        where, owner: how errors name the text, and whose size it is.
+        where: how errors name the text.
+        owner: how errors name what has this size.
 
     Raises:
         InputError: any other character, a wrong number of cells, givens that contradict each other, no solution, or several.

@@ -61,9 +61,14 @@ def sudoku_curve(
     Args:
         model: an ``EBTForSudoku``, or a ``SudokuTransformer``, whose steps are iterations (a single point without a loop), of
             one forward pass or several.
-        puzzles, solutions: (n, C).
-        steps, candidates, thinking, progress, options: see ``ebt.evaluation.measure.measure``.
+        puzzles: (n, C), 0 where a cell is empty.
+        solutions: (n, C).
+        steps: numbers of steps to measure.
+        candidates: numbers of candidates to measure.
+        thinking: see ``ebt.evaluation.measure.measure``.
         batch_size: boards times candidates that are thought about at once; bounds the memory.
+        progress: see ``ebt.evaluation.measure.measure``.
+        **options: fields of ``Thinking``.
 
     Raises:
         InputError: numbers below 1, no boards, or puzzles and solutions that differ in shape.

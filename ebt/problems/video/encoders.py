@@ -214,7 +214,8 @@ def open_encoder(name: str, size: int, channels: int) -> Encoder:
 
     Args:
         name: see the module.
-        size, channels: of the frames.
+        size: pixels of an edge of the frames.
+        channels: of the frames: 1 or 3.
 
     Raises:
         InputError: no such encoder, one of another kind, or one that does not take such frames.

@@ -65,9 +65,12 @@ def video_curve(
     Args:
         model: an ``EBTForVideo``, or a ``VideoTransformer``, which gives a single point.
         frames: encoded clips (B, S + 1, E), of which the last S frames are predicted.
-        steps, candidates, thinking, progress, options: see ``ebt.evaluation.measure.measure``; winners are chosen frame by
-        frame.
+        steps: numbers of steps to measure.
+        candidates: numbers of candidates to measure; winners are chosen frame by frame.
+        thinking: see ``ebt.evaluation.measure.measure``.
         batch_size: clips at once.
+        progress: see ``ebt.evaluation.measure.measure``.
+        **options: fields of ``Thinking``.
 
     Raises:
         InputError: numbers below 1, clips of fewer than two frames, or frames of another width than the model's.
@@ -134,8 +137,9 @@ def rollout(
         model: an ``EBTForVideo`` or ``VideoTransformer``.
         context: the frames that are given.
         ahead: how many to predict.
-        thinking, options: how an EBT thinks; as the model's configuration says by default.
+        thinking: how an EBT thinks; as the model's configuration says by default.
         progress: called after each frame.
+        **options: fields of ``Thinking`` that replace those of ``thinking``.
 
     Raises:
         InputError: no frame given or asked for, or frames of another width than the model's.

@@ -124,7 +124,11 @@ def train(
     """Think, and take the gradients of the mean loss on the way; equal to those of plain back-propagation.
 
     Args:
-        landscape, geometry, update, start, target: as for ``supervise``.
+        landscape: the energy, as for ``supervise``.
+        geometry: as for ``supervise``.
+        update: as for ``supervise``.
+        start: as for ``supervise``.
+        target: as for ``supervise``.
         alpha: the step size, one or one per prediction.
         recipe: how to think. By default, groups of equal size with about ``NUMBERS_AT_ONCE`` numbers in an activation have
             their graphs at once on CPUs, else all rows; ``rows_at_once`` says otherwise.

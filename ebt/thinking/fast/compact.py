@@ -55,7 +55,8 @@ class CompactSimplex(Simplex):
         """Losses of states, the slope of their weighted sum, and the views, in one pass over the vocabulary.
 
         Args:
-            state, target: as for ``loss``.
+            state: as for ``loss``.
+            target: as for ``loss``.
             weight: of each part's loss in the sum, broadcastable to the losses.
             into: to which the gradient of the sum with respect to the table is added, if it is wanted.
         """

@@ -70,6 +70,7 @@ def assess(u: Tensor, table: Tensor, target: Tensor, weight: Tensor, into: Tenso
 
     Args:
         u: states (N, D).
+        table: embeddings of the words (V, D).
         target: words (N,).
         weight: (N,), of each loss in the sum.
         into: (V, D), to which the sum's gradient with respect to the table is added, if it is wanted.
@@ -97,7 +98,9 @@ def pull_back(
     """From the gradient (N, D) with respect to views to that with respect to states: ``W^T (diag p - p p^T) W`` times it.
 
     Args:
-        u, view: states and what is seen of them, (N, D).
+        u: states (N, D).
+        table: embeddings of the words (V, D).
+        view: what is seen of the states, (N, D).
         gradient: (N, D).
         into: (V, D), to which the gradient with respect to the table is added, if it is wanted.
         wanted: whether that with respect to the states is.
