@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +16,24 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ebt.errors import INSTALL, InputError
+from ebt.files import write_json
 from ebt.models.exploration import Explored, explore
 from ebt.thinking import Geometry, StepSize, Thinking, Thought, Update, think
 
 MODULE = "modeling_ebt"
 """The module that a saved folder carries: it imports this library, so that the folder itself holds no copy of the code."""
+CHECKSUMS = "checksums.json"
+"""The SHA-256 of each file of weights in a saved folder, by its name."""
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of weights in a folder, by its name."""
+    found = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
 
 _SHIM = '''"""Finds the model for ``transformers`` (``trust_remote_code=True``): its code is that of an installed package."""
 
@@ -57,12 +71,14 @@ class HubModel(PreTrainedModel):
             raise InputError(f"the checkpoint lacks {'.'.join((where, missing[0]))}: load a complete one of this configuration")
 
     def save_pretrained(self, save_directory: str | PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
-        """Save configuration, weights and the module that finds the classes. ``ebt.hub.save_folder`` does it atomically."""
+        """Save configuration, weights with checksums, and the module that finds the classes; ``save_folder`` does it atomically."""
         config_class, model_class = type(self.config).__name__, type(self).__name__
         self.config.auto_map = {"AutoConfig": f"{MODULE}.{config_class}", self.auto_class: f"{MODULE}.{model_class}"}
         super().save_pretrained(save_directory, is_main_process, **kwargs)
         if is_main_process:
-            (Path(save_directory) / f"{MODULE}.py").write_text(self._shim(), encoding="utf-8")
+            folder = Path(save_directory)
+            (folder / f"{MODULE}.py").write_text(self._shim(), encoding="utf-8")
+            write_json(checksums(folder), folder / CHECKSUMS)
 
     @classmethod
     def _shim(cls) -> str:
@@ -110,9 +126,11 @@ class ThinkingModel(HubModel):
             InputError: an unknown option, a value of the wrong type or outside its range.
         """
         try:
-            return (self.thinking if thinking is None else thinking).but(**options)
+            how = (self.thinking if thinking is None else thinking).but(**options)
         except ValueError as error:
             raise InputError(str(error)) from error
+        self.config.check_thinking(how)
+        return how
 
     def landscape(self, *context: Any, **more: Any) -> Any:
         """The energy of candidates in a context."""

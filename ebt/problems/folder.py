@@ -1,7 +1,7 @@
 """Model folders: saved atomically, loaded with errors that name what is wrong.
 
-A folder holds ``config.json``, ``model.safetensors``, ``generation_config.json`` (language models), the module that lets
-``transformers`` find the classes, and the tokenizer's files if there is one.
+A folder holds ``config.json``, ``model.safetensors`` with ``checksums.json``, ``generation_config.json`` (language models), the
+module that lets ``transformers`` find the classes, and the tokenizer's files if there is one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ebt.errors import InputError
-from ebt.models.base import HubModel
+from ebt.models.base import CHECKSUMS, HubModel, checksums
 from ebt.problems.auto import MODELS
 
 SHOWN = 3
@@ -75,8 +75,9 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
         expect: model type or types (``"ebt"``) or model classes that the caller can use; any, by default.
 
     Raises:
-        InputError: no such folder, no or broken configuration, another model type, or weights that are missing, cut short, or
-            of other names or shapes than the configuration asks for.
+        InputError: no such folder, no or broken configuration, another model type, or weights that are missing, cut short, of
+            other names or shapes than the configuration asks for, or other than those that were saved, where the folder has
+            their checksums.
     """
     folder = find_folder(directory)
     config = _read_config(folder)
@@ -88,8 +89,12 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
     _compare(folder, wanted, _stored_shapes(folder))
-    with _no_progress_bars():
-        return model_class.from_pretrained(folder, local_files_only=True)
+    _check_sums(folder)
+    try:
+        with _no_progress_bars():
+            return model_class.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # of a malformed further file, which may raise anything
+        raise InputError(f"{folder} cannot be loaded ({error}): save the model again") from error
 
 
 def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
@@ -152,15 +157,27 @@ def _replace(target: Path, fresh: Path) -> None:
     shutil.rmtree(old)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def _read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    path = folder / name
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): save the model again") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is no JSON object: save the model again")
     return config
+
+
+def _check_sums(folder: Path) -> None:
+    """Files of weights are those that were saved; folders of earlier versions have no checksums."""
+    if not (folder / CHECKSUMS).exists():
+        return
+    saved, found = _read_config(folder, CHECKSUMS), checksums(folder)
+    if wrong := [name for name in found if found[name] != saved.get(name)]:
+        raise InputError(
+            f"{folder / wrong[0]} is not the file that was saved (see {CHECKSUMS}): copy it again; or, if you have changed it "
+            f"yourself, delete {CHECKSUMS}"
+        )
 
 
 def _model_class(

@@ -20,7 +20,7 @@ from ebt.problems.language.tokenizers import byte_tokenizer
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.problems.sudoku.models import EBTForSudoku
 
-FILES = {"config.json", "model.safetensors", "modeling_ebt.py"}
+FILES = {"config.json", "model.safetensors", "checksums.json", "modeling_ebt.py"}
 
 
 def assert_same_weights(one: HubModel, other: HubModel) -> None:
