@@ -22,7 +22,6 @@ from ebt.thinking import Geometry, StepSize, Thinking, Thought, Update, think
 
 MODULE = "modeling_ebt"
 """The module that a saved folder carries: it imports this library, so that the folder itself holds no copy of the code."""
-
 CHECKSUMS = "checksums.json"
 """The SHA-256 of each file of weights in a saved folder."""
 
@@ -110,8 +109,10 @@ def check_weights(folder: Path) -> None:
     if not path.is_file():
         return
     try:
-        sums = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        sums = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(sums, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): copy the folder again, or save the model again") from error
     for name, known in sums.items():
         file = folder / name
@@ -150,9 +151,11 @@ class ThinkingModel(HubModel):
             InputError: an unknown option, a value of the wrong type or outside its range.
         """
         try:
-            return (self.thinking if thinking is None else thinking).but(**options)
+            how = (self.thinking if thinking is None else thinking).but(**options)
         except ValueError as error:
             raise InputError(str(error)) from error
+        self.config.check_thinking(how)
+        return how
 
     def landscape(self, *context: Any, **more: Any) -> Any:
         """The energy of candidates in a context."""

@@ -4,55 +4,98 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
 from functools import wraps
 from typing import Any, ClassVar, get_type_hints
 
+import torch
 from transformers import PretrainedConfig
 
 from ebt.errors import InputError
 from ebt.nn import NetworkConfig, network_config
-from ebt.thinking import SPACES, UPDATES, Geometry, Gradient, Thinking, Update, named
-from ebt.thinking.checks import check_type
+from ebt.thinking import SPACES, UPDATES, Geometry, Gradient, Recipe, Thinking, Update, named
+from ebt.thinking.checks import check_range, check_type
 
 THINKING = tuple(field.name for field in fields(Thinking))
-OTHERS = (
-    *("auto_map", "torch_dtype", "tokenizer_reference", "trust_remote_code", "code_revision", "name_or_path", "_commit_hash"),
-    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "output_attentions", "return_dict"),
-    *("tokenizer_class", "prefix", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "task_specific_params"),
-    *("torchscript", "pruned_heads", "use_bfloat16", "tie_word_embeddings", "is_decoder", "use_cache", "use_return_dict"),
-    *("experts_implementation", "_experts_implementation_internal", "add_cross_attention", "cross_attention_hidden_size"),
-)
-"""Further fields of files, beside those of ``transformers``."""
-FLOATS = ("float32", "float64", "bfloat16", "float16")
-"""What weights may be saved in."""
+FOREIGN: dict[str, Any] = {
+    **dict.fromkeys(("dtype", "torch_dtype"), str | torch.dtype | None),
+    **dict.fromkeys(("auto_map", "id2label", "label2id", "task_specific_params", "pruned_heads"), dict[str, Any] | None),
+    **dict.fromkeys(("architectures",), list[Any] | None),
+    **dict.fromkeys(("transformers_version", "tokenizer_reference", "tokenizer_class", "prefix", "problem_type"), str | None),
+    **dict.fromkeys(("name_or_path", "_name_or_path"), Any),
+    **dict.fromkeys(("_commit_hash", "code_revision", "attn_implementation"), str | None),
+    **dict.fromkeys(("_attn_implementation", "_attn_implementation_internal", "experts_implementation"), str | None),
+    **dict.fromkeys(("_experts_implementation", "_experts_implementation_internal"), str | None),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "num_labels"), int | None),
+    **dict.fromkeys(("cross_attention_hidden_size", "chunk_size_feed_forward"), int | None),
+    **dict.fromkeys(
+        ("trust_remote_code", "output_attentions", "output_hidden_states", "return_dict", "torchscript"), bool | None
+    ),
+    **dict.fromkeys(("use_bfloat16", "tie_word_embeddings", "is_decoder", "is_encoder_decoder", "use_cache"), bool | None),
+    **dict.fromkeys(("use_return_dict", "_output_attentions", "add_cross_attention"), bool | None),
+    "model_type": str,
+}
+"""Types of the fields that ``transformers`` puts into files, of this and earlier versions."""
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("vocab_size", "context_length", "frame_dim"), (1, 2**31 - 1)),
+    **dict.fromkeys(("image_size", "patch_size"), (1, 2**14)),
+    **dict.fromkeys(("step_size", "energy_scale", "step_size_scale"), (1e-12, 1e12)),
+    **dict.fromkeys(("start_std", "noise"), (0, 1e6)),
+    **dict.fromkeys(("steps", "candidates", "mean_from"), (1, 100_000)),
+    "seed": (0, 2**63 - 1),
+    "num_labels": (0, 1000),
+    "inner": (1, 1000),
+    "noise_level": (1e-6, 1),
+    "noise_levels": (21, 1_000_000),
+}
+"""The least and the largest value of each number; those of ``NetworkConfig`` are its own."""
+TWINS = ("conditioning", "conditioned_steps", "anchor", "head", "head_init", "scale_inputs")
+"""Fields that a model without an energy has no use for."""
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Whether a field's value has its type and lies in its limits.
+
+    Raises:
+        ValueError: naming it.
+    """
+    check_type(name, value, hint)
+    if name in LIMITS:
+        check_range(name, value, *LIMITS[name])
 
 
 def _typed(init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor, whose arguments must have the types of its hints before it looks at them."""
+    """The constructor, whose arguments must have the types of its hints, and lie in their limits, before it looks at them."""
 
     @wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
         hints = get_type_hints(init)
-        for name, value in inspect.signature(init).bind(self, *args, **kwargs).arguments.items():
-            try:
-                check_type(name, value, hints.get(name, Any))
-            except ValueError as error:
-                raise InputError(str(error)) from error
+        try:
+            for name, value in inspect.signature(init).bind(self, *args, **kwargs).arguments.items():
+                check_value(name, value, hints.get(name, Any))
+        except ValueError as error:
+            raise InputError(str(error)) from error
         init(self, *args, **kwargs)
 
     return checked
 
 
 class NetworkFields(PretrainedConfig):
-    """The fields of ``NetworkConfig``; ``size`` names a preset, any other field overrides it."""
+    """The fields of ``NetworkConfig``; ``size`` names a preset, any other field overrides it.
+
+    Raises:
+        InputError: a value of the wrong type or outside its range, an unknown field, or one without a use in this model.
+    """
 
     attribute_map: ClassVar[dict[str, str]] = {
         "num_hidden_layers": "layers",
         "hidden_size": "dim",
         "num_attention_heads": "heads",
     }
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Fields that all models have and this one has no use for: they keep their defaults."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -70,22 +113,40 @@ class NetworkFields(PretrainedConfig):
         self.size = size
         for field in fields(NetworkConfig):
             setattr(self, field.name, network.hidden if field.name == "ffn_dim" else getattr(network, field.name))
-        super().__init__(**kwargs)
+        if network.conditioning == "none":
+            self.refuse({"conditioned_steps": network.conditioned_steps}, asdict(NetworkConfig()), ("conditioned_steps",))
+        self.refuse(asdict(network), asdict(NetworkConfig()), self.unused)
+        try:
+            super().__init__(**kwargs)
+        except (AttributeError, ImportError, TypeError, ValueError) as error:
+            raise InputError(f"{', '.join(kwargs)}: {error}") from error
+
+    def refuse(self, given: Mapping[str, Any], default: Mapping[str, Any], unused: Collection[str]) -> None:
+        """Fields without a use keep their defaults.
+
+        Raises:
+            InputError: naming one that does not.
+        """
+        for name in given:
+            if name in unused and given[name] != default[name]:
+                raise InputError(
+                    f"{name} is {given[name]!r}: {type(self).__name__} with these settings has no use for it. Leave it out"
+                )
 
     def _check(self, left: dict[str, Any]) -> None:
-        """There are no further fields but those of ``transformers``.
+        """There are no further fields but those of ``transformers``, of their types.
 
         Raises:
             ValueError: naming the one.
         """
-        known = {*vars(PretrainedConfig()), *PretrainedConfig().to_dict(), *OTHERS}
-        if unknown := [name for name in left if name not in known]:
+        if unknown := [name for name in left if name not in FOREIGN]:
             close = difflib.get_close_matches(unknown[0], [*vars(self), *vars(NetworkConfig()), *THINKING], 1)
             hint = f"did you mean {close[0]}?" if close else f"{type(self).__name__} has no such field."
             raise ValueError(f"there is no field {unknown[0]!r}: {hint}")
-        for name in {"dtype", "torch_dtype"} & left.keys():
-            if left[name] is not None and str(left[name]).removeprefix("torch.") not in FLOATS:
-                raise ValueError(f"{name} is {left[name]!r}: choose one of {', '.join(FLOATS)}")
+        for name, value in left.items():
+            check_value(name, value, FOREIGN[name])
+            if name in ("dtype", "torch_dtype") and value and str(value).removeprefix("torch.") not in DTYPES:
+                raise ValueError(f"{name} is {value!r}: choose one of {', '.join(DTYPES)}")
 
     def network(self) -> NetworkConfig:
         """The configuration of the blocks."""
@@ -113,9 +174,6 @@ class ThinkingFields(NetworkFields):
         input_gradient: whether the candidates' table learns from what the network sees of candidates, too.
         thinking: how the model thinks unless a call says otherwise, fields of ``ebt.thinking.Thinking``; they may also be given
             beside the others.
-
-    Raises:
-        InputError: a value of the wrong type or outside its range, or an unknown field.
     """
 
     spaces: ClassVar[dict[str, tuple[type[Geometry], Update]]] = SPACES
@@ -132,21 +190,56 @@ class ThinkingFields(NetworkFields):
         **kwargs: Any,
     ) -> None:
         options = {_FORMER.get(name, name): kwargs.pop(name) for name in (*THINKING, *_FORMER) if name in kwargs}
+        self.thinking = self.think_with({**(thinking or {}), **options})
         try:
-            self.thinking = asdict(Thinking(**{**(thinking or {}), **options}))
             if space not in self.spaces:
                 named(space, {name: name for name in self.spaces}, "space", make=False)
             if update is not None:
                 named(update, UPDATES, "update")
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise InputError(str(error)) from error
-        for name, value in (("step_size", step_size), ("energy_scale", step_size if energy_scale is None else energy_scale)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise InputError(f"{name} is {value!r}: give a positive number")
         self.space, self.update, self.step_size, self.learn_step_size = space, update, step_size, learn_step_size
         self.energy_scale = step_size if energy_scale is None else energy_scale
         self.input_gradient = input_gradient
+        unused = ("input_gradient",) if space == "free" else self.unused
+        self.refuse({"input_gradient": input_gradient}, {"input_gradient": True}, unused)
         super().__init__(**kwargs)
+
+    def think_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All thinking options, from those that are given.
+
+        Raises:
+            InputError: an unknown option, a value of the wrong type or outside its range, or an option without a use.
+        """
+        try:
+            how = Thinking(**options)
+            for name, value in asdict(how).items():
+                check_value(name, value, Any)
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from error
+        self.check_thinking(how)
+        return asdict(how)
+
+    def check_thinking(self, how: Thinking) -> None:
+        """Whether this model has a use for all thinking options.
+
+        Raises:
+            InputError: naming one without a use.
+        """
+        self.refuse(asdict(how), asdict(Thinking()), self.unused)
+        if how.rule == "mean" and "mean_from" in self.unused:
+            raise InputError("rule is 'mean', which is for language models: choose another one")
+
+    def check_rows(self, recipe: Recipe) -> None:
+        """Rows are taken apart where an update carries nothing from step to step.
+
+        Raises:
+            InputError: ``recipe.rows_at_once`` with another update.
+        """
+        if recipe.rows_at_once is not None and self.make_update().begin(torch.zeros(1)) is not None:
+            raise InputError(
+                f"recipe.rows_at_once is {recipe.rows_at_once}, and update {self.update} has a memory of all rows: leave it out"
+            )
 
     def make_geometry(self, *args: Any, **kwargs: Any) -> Geometry:
         """The geometry of the candidate space; arguments as its class has them."""
@@ -169,10 +262,7 @@ def _option(name: str) -> property:
         return self.thinking[name]
 
     def put(self: ThinkingFields, value: Any) -> None:
-        try:
-            self.thinking = asdict(Thinking(**{**self.thinking, name: value}))
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        self.thinking = self.think_with({**self.thinking, name: value})
 
     return property(get, put)
 

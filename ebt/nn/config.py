@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ebt.thinking.checks import check_fields
+from ebt.thinking.checks import check_fields, check_range
 
 Conditioning = Literal["none", "candidate", "prefix", "modulation"]
 """How the network learns the step index: not at all (one landscape); added to the candidate stream, which leaves the context
@@ -31,6 +31,15 @@ HeadInit = Literal["zero", "xavier", "unit"]
 """The first weights of the energy head: zero, so that training starts flat; Xavier's, as in the published code; or, for heads
 that are a product with the candidate, that product itself: what the blocks make of a context is then read as by the head of the
 feed-forward twin, and the candidates' table stays as small as the twin's."""
+
+CHOICES = {"block": BlockStyle, "conditioning": Conditioning, "anchor": Anchor, "head": Head, "head_init": HeadInit}
+LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("dim", "heads", "ffn_dim", "conditioned_steps"), (1, 2**17)),
+    "layers": (1, 1024),
+    "norm_eps": (1e-20, 1),
+    "rope_theta": (1e-3, 1e12),
+}
+"""The least and the largest value of each number."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +71,15 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not (0 < self.norm_eps < 1 and self.rope_theta > 0):
-            raise ValueError(f"norm_eps {self.norm_eps}, rope_theta {self.rope_theta}: give positive numbers, norm_eps below 1")
-        if min(self.layers, self.dim, self.heads) < 1:
-            raise ValueError(f"layers {self.layers}, dim {self.dim}, heads {self.heads}: all must be positive")
+        for name, (least, most) in LIMITS.items():
+            check_range(name, getattr(self, name), least, most)
         if self.dim % (2 * self.heads):
             raise ValueError(f"dim {self.dim} must be a multiple of 2 x heads ({2 * self.heads}): rotary embeddings need pairs")
-        if self.ffn_dim is not None and self.ffn_dim < 1:
-            raise ValueError(f"ffn_dim is {self.ffn_dim}: give a positive width, or null for 8/3 of dim")
-        kinds = (
-            ("block", BlockStyle),
-            ("conditioning", Conditioning),
-            ("anchor", Anchor),
-            ("head", Head),
-            ("head_init", HeadInit),
-        )
-        for name, choices in kinds:
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
         if self.head_init == "unit" and self.head == "linear":
             raise ValueError("head_init is 'unit', and a linear head is no product with the candidate: choose head bilinear")
-        if self.conditioned_steps < 1:
-            raise ValueError(f"conditioned_steps is {self.conditioned_steps}: at least 1")
 
     @property
     def hidden(self) -> int:

@@ -75,8 +75,9 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
         expect: model type or types (``"ebt"``) or model classes that the caller can use; any, by default.
 
     Raises:
-        InputError: no such folder, no or broken configuration, another model type, or weights that are missing, cut short, or
-            of other names or shapes than the configuration asks for.
+        InputError: no such folder, no or broken configuration, another model type, or weights that are missing, cut short, of
+            other names or shapes than the configuration asks for, or other than those that were saved, where the folder has
+            their checksums.
     """
     folder = find_folder(directory)
     config = _read_config(folder)
@@ -88,8 +89,13 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
     _compare(folder, wanted, _stored_shapes(folder))
-    with _no_progress_bars():
-        return model_class.from_pretrained(folder, local_files_only=True)
+    try:
+        with _no_progress_bars():
+            return model_class.from_pretrained(folder, local_files_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # of a malformed further file, which may raise anything
+        raise InputError(f"{folder} cannot be loaded ({error}): save the model again") from error
 
 
 def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
@@ -156,11 +162,11 @@ def _replace(target: Path, fresh: Path) -> None:
     shutil.rmtree(old)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def _read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    path = folder / name
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): save the model again") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is no JSON object: save the model again")

@@ -1,8 +1,8 @@
-"""Types of settings, checked where they come in: files and command lines hand over anything."""
+"""Types and ranges of settings, checked where they come in: files and command lines hand over anything."""
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -17,6 +17,16 @@ def check_type(name: str, value: Any, hint: Any) -> None:
     if not _fits(value, hint):
         shown = str(hint).replace("typing.", "").removeprefix("<class '").removesuffix("'>").replace("None", "null")
         raise ValueError(f"{name} is {value!r}: give a value of type {shown}")
+
+
+def check_range(name: str, value: Any, least: float, most: float) -> None:
+    """Whether a number lies between two others, both included; None always does.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if value is not None and not least <= value <= most:
+        raise ValueError(f"{name} is {value}: give a number of at least {least} and at most {most}")
 
 
 def check_fields(settings: Any) -> None:
@@ -35,9 +45,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in get_args(hint))
     if origin is Literal:
-        return True  # whoever has choices names them
+        return isinstance(value, str)  # whoever has choices names them
     if hint in (int, float):
-        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+        number = isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+        return number and abs(value) <= sys.float_info.max  # finite, and no integer beyond all floats
     if hint in (bool, str, NoneType):
         return isinstance(value, hint)
-    return origin is not dict or isinstance(value, dict)
+    return origin not in (dict, list) or isinstance(value, origin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -17,21 +17,7 @@ from ebt.thinking import SPACES, UPDATES, Energy, Geometry, Recipe, Simplex, Ste
 from ebt.training.compiling import compile_parts
 from ebt.training.task import RECIPE, Batch, Outcome, ThinkingTask
 
-_THINKING = (
-    "space",
-    "update",
-    "step_size",
-    "learn_step_size",
-    "candidates",
-    "step_size_scale",
-    "candidate_noise",
-    "input_gradient",
-    "conditioning",
-    "conditioned_steps",
-    "anchor",
-    "head",
-    "head_init",
-)
+_SIZES = ("size", "layers", "dim", "heads", "ffn_dim")
 _LOOPING = ("min_steps", "max_steps", "loss")
 
 
@@ -72,8 +58,19 @@ class Network:
     """The first weights of the head."""
 
     spaces: ClassVar[Collection[str]] = tuple(SPACES)
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Fields that an EBT of this problem has no use for."""
+    recipe: ClassVar[Recipe] = RECIPE
+    """The recipe that nobody has set."""
+    unused_recipe: ClassVar[tuple[str, ...]] = ()
+    """Fields of a recipe that an EBT of this problem has no use for."""
+    looping: ClassVar[tuple[str, ...]] = ()
+    """Kinds of models that run in a loop, for the recipe's number of iterations."""
 
     def __post_init__(self) -> None:
+        for name in self.unused:
+            if getattr(self, name) is not None:
+                raise InputError(f"network.{name}: {type(self).__name__} has no use for it. Leave it out.")
         network_config(self.size, layers=self.layers, dim=self.dim, heads=self.heads, ffn_dim=self.ffn_dim)
         if self.space is not None and self.space not in self.spaces:
             _named("network.space", self.space, dict.fromkeys(self.spaces))
@@ -84,28 +81,46 @@ class Network:
 
     def sizes(self) -> dict[str, Any]:
         """The fields of a model configuration that say how large it is."""
-        return {name: getattr(self, name) for name in ("size", "layers", "dim", "heads", "ffn_dim")}
+        return {name: getattr(self, name) for name in _SIZES}
 
     def thinking(self, recipe: Recipe, steps: int) -> dict[str, Any]:
         """The fields of an EBT's configuration that say how it thinks."""
-        fields = {name: getattr(self, name) for name in _THINKING if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in _thinking() if getattr(self, name) is not None}
         if self.conditioning not in (None, "none"):
-            fields.setdefault("conditioned_steps", recipe.told_steps)
-        return {**fields, "start_std": recipe.start_std, "clamp": recipe.clamp, "steps": steps}
+            given.setdefault("conditioned_steps", recipe.told_steps)
+        starts = {} if "start_std" in self.unused_recipe else {"start_std": recipe.start_std}
+        return {**given, **starts, "clamp": recipe.clamp, "steps": steps}
 
-    def refuse_thinking(self, kind: str, recipe: Recipe, loops: bool, plain: Recipe = RECIPE) -> None:
-        """Settings of thinking contradict a model that does not think. ``plain`` is the recipe that nobody has set.
+    def check(self, recipe: Recipe, kind: str | None = None) -> None:
+        """Whether a model of this kind has a use for every setting of thinking and of a recipe.
+
+        Args:
+            recipe: how it is trained.
+            kind: of the model, where that is not ``self.kind``.
 
         Raises:
-            InputError: naming them.
+            InputError: naming those without a use.
         """
-        own, default = asdict(recipe), asdict(plain)
-        given = [f"network.{name}" for name in _THINKING if getattr(self, name) is not None]
-        given += [f"recipe.{name}" for name in own if own[name] != default[name] and not (loops and name in _LOOPING)]
-        if given:
+        kind = kind or getattr(self, "kind", "ebt")
+        own, default = asdict(recipe), asdict(self.recipe)
+        given = [name for name in own if own[name] != default[name]]
+        if kind == "ebt":
+            if wrong := [f"recipe.{name}" for name in given if name in self.unused_recipe]:
+                raise InputError(f"{', '.join(wrong)}: {type(self).__name__} has no use for it. Leave it out.")
+            if recipe.rows_at_once and self.update and named(self.update, UPDATES, "update").begin(torch.zeros(1)) is not None:
+                raise InputError(f"recipe.rows_at_once is for updates without a memory, which {self.update} has: leave it out.")
+            return
+        wrong = [f"network.{name}" for name in _thinking() if getattr(self, name) is not None]
+        wrong += [f"recipe.{name}" for name in given if not (kind in self.looping and name in _LOOPING)]
+        if wrong:
             raise InputError(
-                f"{', '.join(given)}: a model of kind {kind} does not think. Drop these settings, or choose kind ebt."
+                f"{', '.join(wrong)}: a model of kind {kind} does not think. Drop these settings, or choose kind ebt."
             )
+
+
+def _thinking() -> list[str]:
+    """Fields that say how an EBT thinks."""
+    return [field.name for field in fields(Network) if field.name not in _SIZES]
 
 
 def _named(what: str, name: str, known: dict[str, Any]) -> None:

@@ -12,9 +12,9 @@ from ebt.nn import SIZES, CausalTransformer, EBTDecoder, EBTEncoder, NetworkConf
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"layers": 0}, "layers 0"),
-        ({"dim": -8}, "dim -8"),
-        ({"heads": 0}, "heads 0"),
+        ({"layers": 0}, "layers is 0"),
+        ({"dim": -8}, "dim is -8"),
+        ({"heads": 0}, "heads is 0"),
         ({"dim": 12, "heads": 4}, "dim 12 must be a multiple of 2 x heads"),
         ({"ffn_dim": 0}, "ffn_dim is 0"),
         ({"conditioning": "time"}, "conditioning is 'time': choose one of none, candidate, prefix"),

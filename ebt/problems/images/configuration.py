@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from transformers import PretrainedConfig
-
 from ebt.errors import InputError
-from ebt.models.configuration import NetworkFields, ThinkingFields
+from ebt.models.configuration import TWINS, NetworkFields, ThinkingFields
 from ebt.thinking import Euclidean, Gradient
 
 
-class _ImageFields(PretrainedConfig):
+class _ImageFields(NetworkFields):
     """Fields of a model of square images, cut into patches, with the blocks of Diffusion Transformers."""
 
     def __init__(
@@ -24,7 +22,7 @@ class _ImageFields(PretrainedConfig):
         norm_eps: float = 1e-6,
         **kwargs: Any,
     ) -> None:
-        if num_channels not in (1, 3) or patch_size < 1 or image_size < patch_size or image_size % patch_size:
+        if num_channels not in (1, 3) or image_size % patch_size:
             raise InputError(
                 f"num_channels {num_channels}, image_size {image_size}, patch_size {patch_size}: "
                 "images have 1 or 3 channels and a size that patches divide"
@@ -47,30 +45,25 @@ class EBTImagesConfig(_ImageFields, ThinkingFields):
     """
 
     model_type = "ebt_images"
+    unused = ("anchor", "scale_inputs", "rope_theta", "input_gradient", "start_std", "mean_from")
     spaces: ClassVar = {"euclidean": (Euclidean, Gradient())}
 
     def __init__(self, noise_level: float = 0.1, space: str = "euclidean", **kwargs: Any) -> None:
-        _check_noise_level(noise_level)
         self.noise_level = noise_level
         super().__init__(space=space, **kwargs)
 
 
-class DiTImagesConfig(_ImageFields, NetworkFields):
+class DiTImagesConfig(_ImageFields):
     """Diffusion Transformer, the rival of ``EBTImagesConfig``, over ``noise_levels`` levels of a linear schedule.
 
     ``noise_level``: it was trained on the levels up to this share of the schedule.
     """
 
     model_type = "ebt_dit_images"
+    unused = (*(name for name in TWINS if name != "conditioning"), "rope_theta")
 
     def __init__(self, noise_level: float = 0.1, noise_levels: int = 1000, **kwargs: Any) -> None:
-        _check_noise_level(noise_level)
-        if noise_levels < 21:
-            raise InputError(f"noise_levels {noise_levels}: the linear schedule needs at least 21")
         self.noise_level, self.noise_levels = noise_level, noise_levels
         super().__init__(**kwargs)
-
-
-def _check_noise_level(noise_level: float) -> None:
-    if not 0 < noise_level <= 1:
-        raise InputError(f"noise_level is {noise_level}: give a share of the noise schedule, above 0 and at most 1")
+        if self.conditioning not in ("none", "modulation"):
+            raise InputError(f"conditioning is {self.conditioning!r}: the noise level is told by modulation, or not at all")

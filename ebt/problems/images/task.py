@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -35,8 +35,12 @@ class DenoisingNetwork(Network):
 
     kind: Literal["ebt", "dit"] = "ebt"
     patch_size: int = 8
+    spaces: ClassVar = EBTImagesConfig.spaces
+    unused: ClassVar = ("anchor", "input_gradient")
+    recipe: ClassVar = RECIPE
+    unused_recipe: ClassVar = ("start_std", "rows_at_once")
 
-    def build(self, size: int, channels: int, level: float, steps: int) -> HubModel:
+    def build(self, size: int, channels: int, level: float, steps: int, recipe: Recipe = RECIPE) -> HubModel:
         """The model with fresh weights."""
         shape: dict[str, Any] = {
             "image_size": size,
@@ -46,9 +50,8 @@ class DenoisingNetwork(Network):
         }
         if self.kind == "dit":
             return DiTForImages(DiTImagesConfig(**shape, **self.sizes()))
-        names = ("step_size", "learn_step_size", "candidates", "step_size_scale", "candidate_noise", "conditioning", "head")
-        fields = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return EBTForImages(EBTImagesConfig(**shape, **self.sizes(), **{"head": "quadratic", **fields}, steps=steps))
+        fields = {"head": "quadratic", **self.thinking(recipe, steps)}
+        return EBTForImages(EBTImagesConfig(**shape, **self.sizes(), **fields))
 
 
 NETWORK = DenoisingNetwork()
@@ -80,8 +83,7 @@ class DenoisingTask(ModelTask):
         picture_every: int = 1,
         **settings: Any,
     ) -> None:
-        if network.kind != "ebt":
-            network.refuse_thinking(network.kind, recipe, loops=False, plain=RECIPE)
+        network.check(recipe)
         if not 0 < level <= 1:
             raise InputError(f"level is {level}: give a share of the noise schedule, above 0 and at most 1")
         super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
@@ -93,7 +95,7 @@ class DenoisingTask(ModelTask):
 
     def build(self) -> HubModel:
         size, channels = self.of_data("image_size", "channels")
-        return self.network.build(size, channels, self.level, self.steps)
+        return self.network.build(size, channels, self.level, self.steps, self.recipe)
 
     @cached_property
     def schedule(self) -> NoiseSchedule:

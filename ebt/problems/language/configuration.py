@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 from ebt.errors import InputError
-from ebt.models.configuration import NetworkFields, ThinkingFields
+from ebt.models.configuration import TWINS, NetworkFields, ThinkingFields, check_value
 from ebt.thinking import Recipe
 
 
@@ -32,7 +32,6 @@ class EBTConfig(ThinkingFields):
         scale_inputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        _check_text_sizes(vocab_size, context_length)
         self.vocab_size, self.context_length, self.recipe = vocab_size, context_length, recipe
         self.tied_candidates = tied_candidates
         super().__init__(anchor=anchor, head=head, scale_inputs=scale_inputs, **kwargs)
@@ -44,7 +43,10 @@ class EBTConfig(ThinkingFields):
         Raises:
             InputError: fields that a recipe does not have, or that contradict each other, or a replay buffer or a warm start.
         """
+        hints = get_type_hints(Recipe)
         try:
+            for name, value in (self.recipe or {}).items():
+                check_value(name, value, hints.get(name, Any))
             recipe = Recipe(**{"start_std": self.thinking["start_std"], **(self.recipe or {})})
         except (TypeError, ValueError) as error:
             raise InputError(f"recipe {self.recipe}: {error}") from error
@@ -58,6 +60,7 @@ class EBTConfig(ThinkingFields):
                 f"recipe has replay_size {recipe.replay_size}: a model alone keeps no replay buffer. Set replay_size and "
                 "replay_fraction to 0, or train with `ebt fit`."
             )
+        self.check_rows(recipe)
         return recipe
 
 
@@ -65,14 +68,9 @@ class TransformerPPConfig(NetworkFields):
     """Transformer++, the feed-forward twin of ``EBTConfig``."""
 
     model_type = "ebt_transformer_pp"
+    unused = TWINS
     attribute_map = EBTConfig.attribute_map
 
     def __init__(self, vocab_size: int = 257, context_length: int = 256, **kwargs: Any) -> None:
-        _check_text_sizes(vocab_size, context_length)
         self.vocab_size, self.context_length = vocab_size, context_length
         super().__init__(**kwargs)
-
-
-def _check_text_sizes(vocab_size: int, context_length: int) -> None:
-    if vocab_size < 1 or context_length < 1:
-        raise InputError(f"vocab_size {vocab_size}, context_length {context_length}: both must be at least 1")

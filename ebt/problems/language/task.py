@@ -56,7 +56,9 @@ class LanguageNetwork(Network):
                 f"network.pretrained {self.pretrained} has {config.vocab_size} words and contexts of {config.context_length}, "
                 f"the data {vocab_size} and {context_length}: use its tokenizer, and contexts no longer than its own"
             )
-        if isinstance(model, EBTForCausalLM) and recipe.start_std != model.thinking.start_std:
+        if not isinstance(model, EBTForCausalLM):
+            self.check(recipe, "transformer_pp")
+        elif recipe.start_std != model.thinking.start_std:
             raise InputError(
                 f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them one"
             )
@@ -95,8 +97,7 @@ class LanguageTask(ModelTask):
         sample_tokens: int = 60,
         **settings: Any,
     ) -> None:
-        if network.kind != "ebt":
-            network.refuse_thinking(network.kind, recipe, loops=False)
+        network.check(recipe)
         super().__init__(recipe=recipe, optimisation=optimisation, **settings)
         self.network = network
         self.samples = TextSamples(sample_every, sample_prompt, sample_tokens)

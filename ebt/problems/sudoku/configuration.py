@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ebt.errors import InputError
-from ebt.models.configuration import NetworkFields, ThinkingFields
+from ebt.models.configuration import TWINS, NetworkFields, ThinkingFields
 
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
 """Rows and columns of a box, by board size."""
@@ -18,11 +18,14 @@ class EBTSudokuConfig(ThinkingFields):
     """
 
     model_type = "ebt_sudoku"
+    unused = ("anchor", "scale_inputs", "rope_theta", "mean_from")
 
     def __init__(self, board: int = 6, space: str = "restart", rules: bool = False, **kwargs: Any) -> None:
         _check_board(board)
         self.board, self.rules = board, rules
         super().__init__(space=space, **kwargs)
+        if rules and self.conditioning == "prefix":
+            raise InputError("rules is True and conditioning 'prefix', whose token is in no row: choose another conditioning")
 
 
 class SudokuTransformerConfig(NetworkFields):
@@ -31,12 +34,13 @@ class SudokuTransformerConfig(NetworkFields):
     there."""
 
     model_type = "ebt_sudoku_transformer"
+    unused = (*TWINS, "rope_theta")
 
     def __init__(self, board: int = 6, loop: str = "none", inner: int = 6, rules: bool = False, **kwargs: Any) -> None:
         if loop not in ("none", "prediction", "hidden", "recursive"):
             raise InputError(f"loop is {loop!r}: choose one of none, prediction, hidden, recursive")
-        if inner < 1:
-            raise InputError(f"inner is {inner}: give at least 1 update of the latent state")
+        if loop != "recursive":
+            self.refuse({"inner": inner}, {"inner": 6}, ("inner",))
         _check_board(board)
         self.board, self.loop, self.inner, self.rules = board, loop, inner, rules
         super().__init__(**kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class SudokuNetwork(Network):
     """Attention knows which cells share a row, a column or a box."""
     inner: int | None = None
     """Updates of the latent state for each of the answer, of a recursive model (its default: 6)."""
+    unused: ClassVar = ("anchor",)
+    looping: ClassVar = tuple(_LOOPS)[1:]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,8 +75,7 @@ class SudokuTask(ModelTask):
         validation_steps: Sequence[int] = (1, 2, 4, 8, 16),
         **settings: Any,
     ) -> None:
-        if network.kind != "ebt":
-            network.refuse_thinking(network.kind, recipe, loops=network.kind != "feed_forward")
+        network.check(recipe)
         super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
         self.network = network
 

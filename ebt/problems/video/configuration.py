@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from ebt.errors import InputError
-from ebt.models.configuration import NetworkFields, ThinkingFields
+from ebt.models.configuration import TWINS, NetworkFields, ThinkingFields
 from ebt.thinking import VECTOR_SPACES
 
 
@@ -21,6 +21,7 @@ class EBTVideoConfig(ThinkingFields):
 
     model_type = "ebt_video"
     spaces: ClassVar = VECTOR_SPACES
+    unused = ("input_gradient", "mean_from")
 
     def __init__(
         self,
@@ -32,7 +33,6 @@ class EBTVideoConfig(ThinkingFields):
         encoding: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        _check_frames(frame_dim, context_length)
         if noise_in not in ("state", "view"):
             raise InputError(f"noise_in is {noise_in!r}: choose state or view")
         self.frame_dim, self.context_length, self.noise_in = frame_dim, context_length, noise_in
@@ -44,15 +44,10 @@ class VideoTransformerConfig(NetworkFields):
     """Transformer++ over frames, the feed-forward twin of ``EBTVideoConfig``."""
 
     model_type = "ebt_video_transformer"
+    unused = TWINS
 
     def __init__(
         self, frame_dim: int = 768, context_length: int = 16, encoding: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
-        _check_frames(frame_dim, context_length)
         self.frame_dim, self.context_length, self.encoding = frame_dim, context_length, encoding
         super().__init__(**kwargs)
-
-
-def _check_frames(frame_dim: int, context_length: int) -> None:
-    if frame_dim < 1 or context_length < 1:
-        raise InputError(f"frame_dim {frame_dim}, context_length {context_length}: both must be at least 1")

@@ -29,11 +29,11 @@ class VideoNetwork(Network):
     tied_candidates: bool = False
     """An EBT sees its candidates through the map of the observed frames, not through one of their own."""
     spaces: ClassVar[Collection[str]] = EBTVideoConfig.spaces
+    unused: ClassVar = ("input_gradient",)
+    recipe: ClassVar = RECIPE
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.input_gradient is not None:
-            raise InputError("network.input_gradient is for words: leave it out.")
         if self.tied_candidates and self.kind != "ebt":
             raise InputError(f"network.tied_candidates is for kind ebt, and kind is {self.kind}: leave it out.")
 
@@ -74,8 +74,7 @@ class VideoTask(ModelTask):
         validation_steps: Sequence[int] = (1, 2, 4, 8),
         **settings: Any,
     ) -> None:
-        if network.kind != "ebt":
-            network.refuse_thinking(network.kind, recipe, loops=False, plain=RECIPE)
+        network.check(recipe)
         super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
         self.network = network
 

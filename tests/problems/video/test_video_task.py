@@ -117,7 +117,7 @@ def test_settings_that_contradict_each_other_are_named() -> None:
         make_task("transformer_pp", recipe=Recipe(min_steps=1, max_steps=4, start_std=0.3))
     with pytest.raises(InputError, match=r"network\.head: a model of kind transformer_pp"):
         VideoTask(VideoNetwork(kind="transformer_pp", head="linear"))
-    with pytest.raises(InputError, match=r"network\.input_gradient is for words"):
+    with pytest.raises(InputError, match=r"network\.input_gradient: VideoNetwork has no use"):
         VideoNetwork(input_gradient=False)
     with pytest.raises(InputError, match=r"network\.tied_candidates is for kind ebt"):
         VideoNetwork(kind="transformer_pp", tied_candidates=True)
