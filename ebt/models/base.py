@@ -110,8 +110,10 @@ def check_weights(folder: Path) -> None:
     if not path.is_file():
         return
     try:
-        sums = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        sums = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(sums, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): copy the folder again, or save the model again") from error
     for name, known in sums.items():
         file = folder / name

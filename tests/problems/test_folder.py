@@ -91,7 +91,7 @@ def test_every_flipped_bit_of_the_weights_is_noticed(place: float, bit: int, aut
     load_folder(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\0"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "[1]", "null", "\0"])
 def test_checksums_that_cannot_be_read_are_named(text: str, tmp_path: Path) -> None:
     folder = save_folder(make_twin(), tmp_path / "model")
     (folder / "checksums.json").write_text(text)
