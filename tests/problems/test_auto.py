@@ -47,7 +47,7 @@ def run(script: str, *arguments: object, folder: Path, **environment: str) -> su
     )
 
 
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(8))
 def test_auto_classes_know_every_model(index: int, tmp_path: Path) -> None:
     model = make_all()[index]
     save_folder(model, tmp_path / "model")
@@ -55,6 +55,27 @@ def test_auto_classes_know_every_model(index: int, tmp_path: Path) -> None:
     loaded = getattr(transformers, model.auto_class).from_pretrained(tmp_path / "model")
     assert type(loaded) is models()[model.config.model_type] is type(model)
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+CONTEXTS = {
+    "ebt": make_ids(),
+    "ebt_sudoku": torch.zeros(2, 16, dtype=torch.long),
+    "ebt_images": torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+    "ebt_video": torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("index", range(0, 8, 2))
+def test_auto_classes_give_models_that_can_be_called(index: int, tmp_path: Path) -> None:
+    model = make_all()[index]
+    context = CONTEXTS[model.config.model_type]
+    loaded = getattr(transformers, model.auto_class).from_pretrained(save_folder(model, tmp_path / "model"))
+    answer = loaded.think(context, steps=3, candidates=2).answer
+    torch.testing.assert_close(answer, model.think(context, steps=3, candidates=2).answer)
+    torch.testing.assert_close(loaded.predict(context, steps=3, candidates=2), answer)
+    called = loaded(context, steps=3, candidates=2)
+    assert torch.isfinite(called[0]).all()
+    assert len(called[0]) == len(context)
 
 
 def test_fresh_process_loads_a_folder(tmp_path: Path) -> None:
@@ -101,7 +122,7 @@ def test_registered_classes_need_no_code_of_the_folder(tmp_path: Path) -> None:
     assert model(make_ids()).logits.shape == (2, 7, 23)
 
 
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(8))
 def test_saved_folders_carry_no_copy_of_the_source(index: int, tmp_path: Path) -> None:
     """Auto classes mark the classes that they find through a folder, whose source would then be copied into each new folder."""
     model = make_all()[index]

@@ -15,10 +15,13 @@ from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
 from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
+from ebt.problems.video.configuration import EBTVideoConfig, VideoTransformerConfig
+from ebt.problems.video.models import EBTForVideo, VideoTransformer
 
 WORDS = 23
 PAD = 0
 TINY = {"layers": 2, "dim": 16, "heads": 2}
+VIDEO: dict[str, Any] = {"frame_dim": 6, "context_length": 5, **TINY}
 CONDITIONINGS: dict[str, dict[str, Any]] = {
     "none": {},
     "candidate": {"conditioning": "candidate", "conditioned_steps": 3},
@@ -73,6 +76,8 @@ def make_all() -> list[HubModel]:
         randomise(SudokuTransformer(SudokuTransformerConfig(board=4, loop="prediction", **TINY))),
         make_image_ebt(),
         make_dit(),
+        randomise(EBTForVideo(EBTVideoConfig(**VIDEO))),
+        randomise(VideoTransformer(VideoTransformerConfig(**VIDEO))),
     ]
 
 
