@@ -145,7 +145,7 @@ class NetworkFields(PretrainedConfig):
             raise ValueError(f"there is no field {unknown[0]!r}: {hint}")
         for name, value in left.items():
             check_value(name, value, FOREIGN[name])
-            if name in ("dtype", "torch_dtype") and value and str(value).removeprefix("torch.") not in DTYPES:
+            if name in ("dtype", "torch_dtype") and value is not None and str(value).removeprefix("torch.") not in DTYPES:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(DTYPES)}")
 
     def network(self) -> NetworkConfig:
