@@ -389,6 +389,12 @@ def test_every_field_of_a_recipe_counts(network_class: type[Network], kind: str,
 NETWORKS = [(network, kind, field.name) for network in TWINS for kind in ("ebt", TWINS[network]) for field in fields(network)]
 
 
+def test_rows_at_once_needs_an_update_without_a_memory() -> None:
+    task = task_of(base(SudokuNetwork, update="momentum(0.3)"), Recipe(rows_at_once=1))
+    with pytest.raises(InputError, match="rows_at_once"):
+        task.configure_model()
+
+
 @pytest.mark.parametrize(("network_class", "kind", "name"), NETWORKS)
 def test_every_field_of_a_network_counts(network_class: type[Network], kind: str, name: str, tmp_path: Path) -> None:
     value, beside = OTHER.get(name, (None, {}))
