@@ -18,23 +18,24 @@ from ebt.thinking import SPACES, UPDATES, Geometry, Gradient, Recipe, Thinking, 
 from ebt.thinking.checks import check_range, check_type
 
 THINKING = tuple(field.name for field in fields(Thinking))
+_FLAGS = (
+    "trust_remote_code output_attentions output_hidden_states return_dict torchscript use_bfloat16 tie_word_embeddings "
+    "is_decoder is_encoder_decoder use_cache use_return_dict _output_attentions add_cross_attention"
+)
+_TEXTS = (
+    "transformers_version tokenizer_reference tokenizer_class prefix problem_type model_type _commit_hash code_revision "
+    "attn_implementation _attn_implementation _attn_implementation_internal experts_implementation _experts_implementation "
+    "_experts_implementation_internal"
+)
+_NUMBERS = "bos_token_id eos_token_id pad_token_id sep_token_id num_labels cross_attention_hidden_size chunk_size_feed_forward"
 FOREIGN: dict[str, Any] = {
-    **dict.fromkeys(("dtype", "torch_dtype"), str | torch.dtype | None),
-    **dict.fromkeys(("auto_map", "id2label", "label2id", "task_specific_params", "pruned_heads"), dict[str, Any] | None),
-    **dict.fromkeys(("architectures",), list[Any] | None),
-    **dict.fromkeys(("transformers_version", "tokenizer_reference", "tokenizer_class", "prefix", "problem_type"), str | None),
-    **dict.fromkeys(("name_or_path", "_name_or_path"), Any),
-    **dict.fromkeys(("_commit_hash", "code_revision", "attn_implementation"), str | None),
-    **dict.fromkeys(("_attn_implementation", "_attn_implementation_internal", "experts_implementation"), str | None),
-    **dict.fromkeys(("_experts_implementation", "_experts_implementation_internal"), str | None),
-    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "num_labels"), int | None),
-    **dict.fromkeys(("cross_attention_hidden_size", "chunk_size_feed_forward"), int | None),
-    **dict.fromkeys(
-        ("trust_remote_code", "output_attentions", "output_hidden_states", "return_dict", "torchscript"), bool | None
-    ),
-    **dict.fromkeys(("use_bfloat16", "tie_word_embeddings", "is_decoder", "is_encoder_decoder", "use_cache"), bool | None),
-    **dict.fromkeys(("use_return_dict", "_output_attentions", "add_cross_attention"), bool | None),
-    "model_type": str,
+    **dict.fromkeys(_FLAGS.split(), bool | None),
+    **dict.fromkeys(_TEXTS.split(), str | None),
+    **dict.fromkeys(_NUMBERS.split(), int | None),
+    **dict.fromkeys(["auto_map", "id2label", "label2id", "task_specific_params", "pruned_heads"], dict[str, Any] | None),
+    **dict.fromkeys(["dtype", "torch_dtype"], str | torch.dtype | None),
+    **dict.fromkeys(["name_or_path", "_name_or_path"], Any),
+    "architectures": list[Any] | None,
 }
 """Types of the fields that ``transformers`` puts into files, of this and earlier versions."""
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -145,7 +146,7 @@ class NetworkFields(PretrainedConfig):
             raise ValueError(f"there is no field {unknown[0]!r}: {hint}")
         for name, value in left.items():
             check_value(name, value, FOREIGN[name])
-            if name in ("dtype", "torch_dtype") and value and str(value).removeprefix("torch.") not in DTYPES:
+            if name in ("dtype", "torch_dtype") and value is not None and str(value).removeprefix("torch.") not in DTYPES:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(DTYPES)}")
 
     def network(self) -> NetworkConfig:
@@ -236,10 +237,8 @@ class ThinkingFields(NetworkFields):
         Raises:
             InputError: ``recipe.rows_at_once`` with another update.
         """
-        if recipe.rows_at_once is not None and self.make_update().begin(torch.zeros(1)) is not None:
-            raise InputError(
-                f"recipe.rows_at_once is {recipe.rows_at_once}, and update {self.update} has a memory of all rows: leave it out"
-            )
+        if recipe.rows_at_once and self.make_update().begin(torch.zeros(1)) is not None:
+            raise InputError(f"recipe.rows_at_once is for updates without a memory, which {self.update} has: leave it out")
 
     def make_geometry(self, *args: Any, **kwargs: Any) -> Geometry:
         """The geometry of the candidate space; arguments as its class has them."""

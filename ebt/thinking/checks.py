@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from dataclasses import fields
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
@@ -47,8 +47,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str)  # whoever has choices names them
     if hint in (int, float):
-        number = isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
-        return number and abs(value) <= sys.float_info.max  # finite, and no integer beyond all floats
-    if hint in (bool, str, NoneType):
+        if isinstance(value, int):
+            return not isinstance(value, bool) and abs(value) < (2**63 if hint is int else 2**53)
+        return hint is float and isinstance(value, float) and math.isfinite(value)
+    if isinstance(hint, type) and hint is not Any:
         return isinstance(value, hint)
     return origin not in (dict, list) or isinstance(value, origin)

@@ -107,8 +107,6 @@ class Network:
         if kind == "ebt":
             if wrong := [f"recipe.{name}" for name in given if name in self.unused_recipe]:
                 raise InputError(f"{', '.join(wrong)}: {type(self).__name__} has no use for it. Leave it out.")
-            if recipe.rows_at_once and self.update and named(self.update, UPDATES, "update").begin(torch.zeros(1)) is not None:
-                raise InputError(f"recipe.rows_at_once is for updates without a memory, which {self.update} has: leave it out.")
             return
         wrong = [f"network.{name}" for name in _thinking() if getattr(self, name) is not None]
         wrong += [f"recipe.{name}" for name in given if not (kind in self.looping and name in _LOOPING)]
@@ -204,6 +202,8 @@ class ModelTask(ThinkingTask):
                 f"recipe.warm_start is {self.recipe.warm_start}, and a linear energy head cannot judge candidates that the "
                 "network does not see: set network.head to bilinear, or recipe.warm_start to 0."
             )
+        if self.thinks:
+            self.model.config.check_rows(self.recipe)
         if self.compiles:
             compile_parts(self.model)
             self.compiles = False

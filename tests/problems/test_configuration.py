@@ -107,3 +107,22 @@ def test_thinking_options_stand_beside_the_others_and_in_files_of_earlier_versio
 def test_every_field_is_checked(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         EBTConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"tolerance": 10**30}, {"clamp": 10**400}, {"dtype": []}, {"dtype": "int8"}, {"dtype": float("nan")}),
+        *(
+            {"layers": 10**9},
+            {"id2label": 3},
+            {"architectures": "x"},
+            {"num_labels": -1},
+            {"steps": 10**9},
+            {"recipe": {"max_steps": "2"}},
+        ),
+    ],
+)
+def test_values_that_no_model_could_use_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(fields))):
+        EBTConfig(**fields)
