@@ -19,16 +19,16 @@ from ebt.errors import InputError
 from ebt.models.base import HubModel, ThinkingModel
 from ebt.models.configuration import THINKING, ThinkingFields
 from ebt.nn import NetworkConfig
-from ebt.problems.auto import MODELS
+from ebt.problems.auto import models
 from ebt.problems.folder import save_folder
 from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.problems.video.task import VideoNetwork, VideoTask
 from ebt.thinking import Euclidean, Recipe, Thinking, loss
-from ebt.train.model_task import Network
-from ebt.train.optimisation import Optimisation
-from ebt.train.task import ThinkingTask
+from ebt.training.model_task import Network
+from ebt.training.optimisation import Optimisation
+from ebt.training.task import ThinkingTask
 
 Settings = dict[str, Any]
 SIZES: Settings = {"layers": 1, "dim": 8, "heads": 2}
@@ -202,7 +202,7 @@ def names(config_class: type) -> list[str]:
     return sorted(set(found))
 
 
-FIELDS = [(kind, name) for kind, model in MODELS.items() for name in names(model.config_class)]
+FIELDS = [(kind, name) for kind, model in models().items() for name in names(model.config_class)]
 
 
 def another(kind: str, name: str) -> tuple[Any, Settings]:
@@ -217,7 +217,7 @@ def another(kind: str, name: str) -> tuple[Any, Settings]:
         beside = {}
     if name == "conditioning" and not beside:
         value = "modulation"
-    if name in MODELS[kind].config_class.unused:
+    if name in models()[kind].config_class.unused:
         beside = {}
         value = "bilinear" if name == "head" else value
     return value, given(SIZES, MODEL[kind], beside)
@@ -230,13 +230,13 @@ def plain(kind: str, settings: tuple[tuple[str, Any], ...]) -> Seen:
 
 def made(kind: str, settings: Settings) -> Seen:
     torch.manual_seed(0)
-    return behaviour(MODELS[kind](MODELS[kind].config_class(**settings)))
+    return behaviour(models()[kind](models()[kind].config_class(**settings)))
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
 def test_every_field_of_a_configuration_counts(kind: str, name: str) -> None:
     value, settings = another(kind, name)
-    config_class = MODELS[kind].config_class
+    config_class = models()[kind].config_class
     if name in config_class.unused:
         with pytest.raises(InputError, match=name):
             config_class(**{**settings, name: value})
@@ -250,7 +250,7 @@ def test_every_field_of_a_configuration_counts(kind: str, name: str) -> None:
 @pytest.mark.parametrize("kind", SPACE)
 def test_every_thinking_option_of_a_call_counts(kind: str, name: str) -> None:
     value, settings = another(kind, name)
-    model: Any = MODELS[kind](MODELS[kind].config_class(**settings))
+    model: Any = models()[kind](models()[kind].config_class(**settings))
     draw(model.eval())
     if name in model.config.unused:
         with pytest.raises(InputError, match=name):
@@ -280,7 +280,7 @@ def test_every_thinking_option_of_a_call_counts(kind: str, name: str) -> None:
 )
 def test_settings_that_do_nothing_together_are_refused(kind: str, settings: Settings, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        MODELS[kind].config_class(**given(SIZES, MODEL[kind], settings))
+        models()[kind].config_class(**given(SIZES, MODEL[kind], settings))
 
 
 # Tasks

@@ -60,6 +60,9 @@ def named(text: str, known: dict[str, Any], what: str, make: bool = True) -> Any
         if not dot:
             raise ValueError(f"choose one of {', '.join(known)}, or module.Class of your own")
         kind = getattr(importlib.import_module(module), attribute)
+        base = {"update": Update, "space": Geometry}.get(what.rpartition(".")[2])
+        if not isinstance(kind, type) or (not issubclass(kind, base) if base else "__call__" not in vars(kind)):
+            raise ValueError(f"it is no class of {'such a rule' if base is None else f'ebt.thinking.{base.__name__}'}")
         return kind(*arguments) if make else kind
     except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"{what} is {text!r}: {error}") from error
