@@ -49,6 +49,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ebt.front import evaluate, load, think, train
+    from ebt.models.thinking import Thinking
     from ebt.thinking import (
         Budget,
         Change,
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
         Simplex,
         StepSize,
         Stop,
-        Thinking,
         Thought,
         Update,
         choose,
@@ -78,7 +78,11 @@ if TYPE_CHECKING:
     )
     from ebt.training.replay import ReplayBuffer
 
-_FRONT = ("load", "think", "train", "evaluate")
+_HOMES = {
+    **dict.fromkeys(("load", "think", "train", "evaluate"), "ebt.front"),
+    "ReplayBuffer": "ebt.training.replay",
+    "Thinking": "ebt.models.thinking",
+}
 
 __all__ = [
     "Budget",
@@ -118,7 +122,7 @@ def __getattr__(name: str) -> Any:
     """Names of the front door, imported (and torch with them) when they are used."""
     if name not in __all__:
         raise AttributeError(f"module 'ebt' has no attribute {name!r}")
-    home = "ebt.front" if name in _FRONT else "ebt.training.replay" if name == "ReplayBuffer" else "ebt.thinking"
+    home = _HOMES.get(name, "ebt.thinking")
     return getattr(importlib.import_module(home), name)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
+from ebt.models.thinking import Thinking
 from ebt.problems.folder import load_folder
 from ebt.problems.registry import HeldOut, Request, problem_of
-from ebt.thinking import Thinking, Thought
+from ebt.thinking import Thought
 
 
 def load(name: str | PathLike[str], revision: str | None = None) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ebt.errors import InputError
 from ebt.models.base import HubModel, ThinkingModel
 from ebt.models.configuration import THINKING, ThinkingFields
+from ebt.models.thinking import Thinking
 from ebt.nn import NetworkConfig
 from ebt.problems.auto import models
 from ebt.problems.folder import save_folder
@@ -25,7 +26,7 @@ from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.problems.video.task import VideoNetwork, VideoTask
-from ebt.thinking import Euclidean, Recipe, Thinking, loss
+from ebt.thinking import Euclidean, Recipe, loss
 from ebt.training.model_task import Network
 from ebt.training.optimisation import Optimisation
 from ebt.training.task import ThinkingTask

@@ -14,7 +14,8 @@ from ebt.errors import InputError
 from ebt.evaluation.alarms import alarms
 from ebt.evaluation.results import Curve, Kind, Measure, P, Progress
 from ebt.models.exploration import Explored, check_counts, evaluations
-from ebt.thinking import Thinking, Thought
+from ebt.models.thinking import Thinking
+from ebt.thinking import Thought
 
 
 def thinks(model: Any) -> bool:

@@ -18,7 +18,8 @@ from transformers.utils import ModelOutput
 from ebt.errors import INSTALL, InputError
 from ebt.files import digest, write_json
 from ebt.models.exploration import Explored, explore
-from ebt.thinking import Geometry, StepSize, Thinking, Thought, Update, think
+from ebt.models.thinking import Thinking, think
+from ebt.thinking import Geometry, StepSize, Thought, Update
 
 MODULE = "modeling_ebt"
 """The module that a saved folder carries: it imports this library, so that the folder itself holds no copy of the code."""

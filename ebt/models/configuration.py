@@ -13,8 +13,9 @@ import torch
 from transformers import PretrainedConfig
 
 from ebt.errors import InputError
+from ebt.models.thinking import SPACES, UPDATES, Thinking, named
 from ebt.nn import NetworkConfig, network_config
-from ebt.thinking import SPACES, UPDATES, Geometry, Gradient, Recipe, Thinking, Update, named
+from ebt.thinking import Geometry, Gradient, Recipe, Update
 from ebt.thinking.checks import check_range, check_type
 
 THINKING = tuple(field.name for field in fields(Thinking))
@@ -166,15 +167,15 @@ class ThinkingFields(NetworkFields):
     """Fields of a model that thinks.
 
     Args:
-        space: candidate space by name (``ebt.thinking.SPACES``), or ``module.Class`` of a geometry of your own.
-        update: how candidates move, by name (``ebt.thinking.UPDATES``) or ``module.Class``; the space's own by default.
+        space: candidate space by name (``ebt.models.thinking.SPACES``), or ``module.Class`` of a geometry of your own.
+        update: how candidates move, by name (``ebt.models.thinking.UPDATES``) or ``module.Class``; the space's own by default.
         step_size: alpha at the start of training.
         learn_step_size: whether it learns.
         energy_scale: what energies are divided by, the initial step size by default, so that training does not depend on it; 1
             leaves imported energies as they are.
         input_gradient: whether the candidates' table learns from what the network sees of candidates, too.
-        thinking: how the model thinks unless a call says otherwise, fields of ``ebt.thinking.Thinking``; they may also be given
-            beside the others.
+        thinking: how the model thinks unless a call says otherwise, fields of ``Thinking``; they may also be given beside the
+            others.
     """
 
     spaces: ClassVar[dict[str, tuple[type[Geometry], Update]]] = SPACES

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.thinking import Geometry, Thinking, Thought, Update, choose, mean, think
+from ebt.models.thinking import Thinking, think
+from ebt.thinking import Geometry, Thought, Update, choose, mean
 
 
 def check_counts(name: str, counts: Sequence[int]) -> list[int]:
@@ -92,7 +93,7 @@ def explore(
         parts: the shape (B, *P) of the predictions.
         steps: the numbers of steps to record, ascending.
         conditioned: the landscape changes with the step, so that the energy before a step is not that of an answer.
-        more: start, positions and generator, see ``ebt.thinking.think``.
+        more: start, positions and generator, see ``ebt.models.thinking.think``.
     """
     moves = how.noise > 0 and how.candidates > 1  # before each step, noise moves the state that was the answer
     shared = not conditioned and how.stops() is None and not moves

@@ -2,60 +2,21 @@
 
 from ebt.thinking.descent import Energy, Gradients, NonFiniteError, descend, slope
 from ebt.thinking.fast.compact import CompactSimplex
-from ebt.thinking.geometry import IGNORED, Euclidean, FreeVector, Geometry, Projected, Simplex
-from ebt.thinking.noise import Places, Rows, draw_normal
-from ebt.thinking.recipe import Recipe, Supervised, loss, mean_loss, supervise
-from ebt.thinking.step_size import StepSize
+from ebt.thinking.fast.draws import Places, Rows
+from ebt.thinking.fast.published import FreeVector, Published
+from ebt.thinking.geometry import IGNORED, Euclidean, Geometry, Projected, Simplex
+from ebt.thinking.noise import draw_normal
+from ebt.thinking.recipe import Recipe, StepSize, Supervised, loss, mean_loss, supervise
 from ebt.thinking.stop import Budget, Change, Either, EnergyChange, Step, Stop
-from ebt.thinking.thinking import SPACES, STOPS, UPDATES, VECTOR_SPACES, Thinking, named, think
-from ebt.thinking.thought import Evaluations, Thought
-from ebt.thinking.update import Gradient, Mirror, Momentum, Published, Restart, Update
-from ebt.thinking.verify import Rule, choose, mean
+from ebt.thinking.thought import Evaluations, Rule, Thought, choose, mean
+from ebt.thinking.update import Gradient, Mirror, Momentum, Restart, Update
 
 __all__ = [
-    "Budget",
-    "Change",
-    "CompactSimplex",
-    "Either",
-    "Energy",
-    "EnergyChange",
-    "Euclidean",
-    "Evaluations",
-    "FreeVector",
-    "Geometry",
-    "Gradient",
-    "Gradients",
-    "IGNORED",
-    "Mirror",
-    "Momentum",
-    "NonFiniteError",
-    "Places",
-    "Projected",
-    "Published",
-    "Recipe",
-    "Restart",
-    "Rows",
-    "Rule",
-    "SPACES",
-    "STOPS",
-    "Simplex",
-    "Step",
-    "StepSize",
-    "Stop",
-    "Supervised",
-    "Thinking",
-    "Thought",
-    "UPDATES",
-    "Update",
-    "VECTOR_SPACES",
-    "choose",
-    "descend",
-    "draw_normal",
-    "loss",
-    "mean",
-    "mean_loss",
-    "named",
-    "slope",
-    "supervise",
-    "think",
-]
+    "Energy", "Gradients", "NonFiniteError", "descend", "slope",
+    "CompactSimplex", "Euclidean", "FreeVector", "Geometry", "IGNORED", "Projected", "Simplex",
+    "Gradient", "Mirror", "Momentum", "Published", "Restart", "Update",
+    "Budget", "Change", "Either", "EnergyChange", "Step", "Stop",
+    "Evaluations", "Rule", "Thought", "choose", "mean",
+    "Recipe", "StepSize", "Supervised", "loss", "mean_loss", "supervise",
+    "Places", "Rows", "draw_normal",
+]  # fmt: skip

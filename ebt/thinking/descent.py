@@ -1,10 +1,9 @@
-"""Thinking: the one descent, for training and inference, every modality, one candidate or many (paper, equations 2 and 5)."""
+"""The one descent, for training and inference, every modality, one candidate or many (paper, equations 2 and 5)."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor, nn
 
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws
-from ebt.thinking.rows import Everyone
-from ebt.thinking.stop import Stop
-from ebt.thinking.thought import Thought
+from ebt.thinking.stop import Everyone, Stop
+from ebt.thinking.thought import Evaluations, Thought
 from ebt.thinking.update import Gradient, Update
 
 Gradients = Literal["none", "detached", "truncated", "full"]
@@ -49,7 +47,7 @@ def descend(
     keep_path: bool = True,
     backend: str = "auto",
 ) -> Thought:
-    """Descend an energy: ``y[i+1] = y[i] - alpha dE(x, y[i])/dy + noise``.
+    """Descend an energy: ``y[i+1] = y[i] - alpha dE(x, y[i])/dy + noise`` (paper, equation 2; with noise, equation 5).
 
     Args:
         energy: see ``Energy``; the context x is bound in it.
@@ -79,19 +77,17 @@ def descend(
     check(steps, noise, clamp, gradients, stop, schedule, backend)
     geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:])) if geometry is None else geometry
     update, index = Gradient() if update is None else update, range(first, first + steps) if schedule is None else schedule
-    with outside_inference_mode(gradients != "none"):
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients != "none"):
         start = start.clone() if start.is_inference() else start
         alpha, std = per_prediction(step_size, start), per_prediction(noise, start)
         rows = everyone(backend)(with_step(energy), geometry, start, stop)
-        state, memory = start, update.begin(start)
-        states, energies = list[Tensor](), list[Tensor]()
+        state, memory, states, energies = start, update.begin(start), list[Tensor](), list[Tensor]()
         for i in range(steps):
             y, kept = rows.part(state), rows.part(memory)
-            if gradients in ("none", "detached"):
-                y = y.detach()
-            y, view = geometry.look(y, rows.part(std), rows.source(generator, first + i, start))
+            y = y.detach() if gradients in ("none", "detached") else y
+            y, view = geometry.look(y, rows.part(std), rows.source(generator, first + i))  # y[i] + noise
             second = gradients in ("detached", "full") or (gradients == "truncated" and i == steps - 1)
-            e, g = slope(rows.energy, view, first + i, second, index[i])  # dE(x, y[i]) / dy, as the network sees y
+            e, g = slope(rows.energy, view, first + i, second, index[i])  # E(x, y[i]) and dE/dy, as the network sees y
             direction = update.direction(geometry, y, g).to(y.dtype)
             direction = direction if second else direction.detach()  # earlier states depend on no weight but alpha
             direction = direction if clamp is None else direction.clamp(-clamp, clamp)
@@ -105,8 +101,8 @@ def descend(
         if final_energy:
             with torch.no_grad():
                 last = with_step(energy)(geometry.view(state), index[len(energies) - 1])
-                energies.append(finite(last, "energy", first + len(energies)))
-        passes = rows.count(final_energy)
+            energies.append(finite(last, "energy", first + len(energies)))
+        passes = Evaluations(rows.passes + final_energy, rows.passes)
         return Thought(geometry, update, start, tuple(states), torch.stack(energies), rows.steps, alpha, passes, final_energy)
 
 
@@ -122,12 +118,10 @@ def slope(energy: Energy, view: Tensor, step: int, second_order: bool, told: int
 
     Raises:
         NonFiniteError: an energy or a gradient is not finite.
-        ValueError: energies that do not depend on the candidates, or of other rows than theirs; a context made under
-            ``torch.inference_mode``.
+        ValueError: energies without a gradient, or of other rows than the candidates; a context of ``torch.inference_mode``.
     """
     with torch.enable_grad():
-        if not (second_order and view.requires_grad):
-            view = view.detach().requires_grad_()
+        view = view if second_order and view.requires_grad else view.detach().requires_grad_()
         try:
             energies = energy(view, step if told is None else told)
         except RuntimeError as error:
@@ -138,9 +132,7 @@ def slope(energy: Energy, view: Tensor, step: int, second_order: bool, told: int
                 " make them outside of it, or under torch.no_grad"
             ) from error
         if energies.shape[:1] != view.shape[:1]:
-            raise ValueError(
-                f"energies have the shape {tuple(energies.shape)}, candidates {tuple(view.shape)}: give one a part"
-            )
+            raise ValueError(f"energies of shape {tuple(energies.shape)}, candidates {tuple(view.shape)}: give one a part")
         if not energies.requires_grad:
             raise ValueError("the energy does not depend on the candidates: nothing can be descended")
         (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order)
@@ -148,19 +140,9 @@ def slope(energy: Energy, view: Tensor, step: int, second_order: bool, told: int
 
 
 def check(
-    steps: int,
-    noise: Tensor | float,
-    clamp: float | None,
-    gradients: str,
-    stop: Any = None,
-    schedule: tuple[int, ...] | None = None,
-    backend: str = "auto",
+    steps: int, noise: Any, clamp: Any, gradients: str, stop: Any = None, schedule: Any = None, backend: str = "auto"
 ) -> None:
-    """Whether these are settings of a descent.
-
-    Raises:
-        ValueError: naming the one that is not.
-    """
+    """Raise ``ValueError`` for the setting of a descent that is outside its range."""
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps}: thinking needs a whole number of at least 1")
     if schedule is not None and len(schedule) != steps:
@@ -178,7 +160,7 @@ def check(
 
 
 def everyone(backend: str) -> type[Everyone]:
-    """What keeps the account of rows that have stopped."""
+    """What keeps the account of predictions that have stopped."""
     if backend == "plain":
         return Everyone
     from ebt.thinking.fast.leaving import Leaving
@@ -198,11 +180,7 @@ def with_step(energy: Energy) -> Energy:
 
 
 def finite(tensor: Tensor, name: str, step: int) -> Tensor:
-    """The tensor.
-
-    Raises:
-        NonFiniteError: an entry of it is not finite.
-    """
+    """The tensor; ``NonFiniteError`` if an entry of it is not finite."""
     if not torch.isfinite(tensor).all():
         remedy = "lower the learning rate or the step size, or clamp the direction"
         raise NonFiniteError(f"{name} at thinking step {step + 1} is not finite: {remedy}")
@@ -213,10 +191,3 @@ def per_prediction(value: Tensor | float, state: Tensor) -> Tensor:
     """A number, or one per prediction, broadcastable to the states."""
     value = torch.as_tensor(value, dtype=state.dtype, device=state.device)
     return value.reshape(*value.shape, *([1] * (state.dim() - value.dim()))) if value.dim() else value
-
-
-@contextmanager
-def outside_inference_mode(gradients: bool) -> Iterator[None]:
-    """Inner gradients are forbidden in ``torch.inference_mode``: step out of it."""
-    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        yield

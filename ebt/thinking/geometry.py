@@ -1,10 +1,8 @@
-"""Geometries: where candidates live, what the network sees of them, and what a gradient at the view is in their coordinates.
+"""Geometries: where candidates live, what the network sees of them, and what a gradient there is in their coordinates.
 
-Letters: N rows (candidates x contexts), P parts of a row (tokens, cells, frames), V words, D width, K numbers of one part's
-state.
-A state is (N, *P, K). On a vocabulary, ``W`` (V, D) embeds the words; logits ``l`` are seen as ``e = W^T p`` with ``p =
-softmax(l)``, and a gradient ``g = dE/de`` is ``W g = dE/dp``. With an update (``ebt.thinking.update``) a geometry makes a
-candidate space:
+Letters: N rows (candidates x contexts), P parts of a row (tokens, cells, frames), V words, D width, K numbers a part's state.
+A state is (N, *P, K). ``W`` (V, D) embeds a vocabulary, whose logits ``l`` are seen as ``e = W^T p`` with ``p = softmax(l)``; a
+gradient ``g = dE/de`` is ``W g = dE/dp``. A geometry and an update (``ebt.thinking.update``) make a candidate space:
 
 ================  ====================  ===========  =====================================================
 space             geometry              update       next state
@@ -47,13 +45,10 @@ def chunks(rows: int, words: int) -> Iterator[slice]:
 
 @dataclass(frozen=True, eq=False)
 class Geometry(ABC):
-    """A space of candidates.
-
-    ``prediction_dims`` leading dimensions of a state index independent predictions: 2 for text (row, position), 1 for a board
-    or an image (row). Parts beyond them share one prediction and one energy, the sum over the parts.
-    """
+    """A space of candidates. Parts beyond the prediction share one prediction and one energy, the sum over the parts."""
 
     prediction_dims: int
+    """Leading dimensions that index independent predictions: 2 for text (row, position), 1 for a board or an image (row)."""
 
     @abstractmethod
     def start(self, parts: tuple[int, ...], std: float = 1.0, source: torch.Generator | Source | None = None) -> Tensor:
@@ -76,8 +71,7 @@ class Geometry(ABC):
         """How far two states' predictions lie apart, per prediction."""
 
     def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
-        """What ``pull_back`` gives, as the derivative with respect to the state itself (the same, unless a geometry is
-        curved)."""
+        """What ``pull_back`` gives, as the derivative with respect to the state itself (the same, unless space is curved)."""
         return dual
 
     def potential(self, state: Tensor) -> Tensor:
@@ -89,11 +83,7 @@ class Geometry(ABC):
         return []
 
     def decide(self, state: Tensor) -> Tensor:
-        """The discrete answer that a state stands for.
-
-        Raises:
-            ValueError: answers of this geometry cannot be counted.
-        """
+        """The discrete answer that a state stands for; ``ValueError`` where answers cannot be counted."""
         raise ValueError(f"{type(self).__name__} has no discrete answers to count: choose another rule than 'majority'")
 
     def scored(self, target: Tensor) -> Tensor:
@@ -243,14 +233,3 @@ class Simplex(Geometry):
         flat = [state.flatten(0, -2) for state in states]
         found = [function(*(one[part] for one in flat)) for part in chunks(len(flat[0]), self.table.shape[0])]
         return torch.cat(found).view(states[0].shape[:-1])
-
-
-@dataclass(frozen=True, eq=False)
-class FreeVector(Simplex):
-    """The network sees the logits themselves, ``e = W^T l`` (the published code without ``normalize_initial_condition``)."""
-
-    def view(self, state: Tensor) -> Tensor:
-        return state.to(self.table.dtype) @ self.table
-
-    def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
-        return dual

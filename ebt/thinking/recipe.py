@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ebt.thinking.descent import Energy, Gradients, check, descend
+from ebt.thinking.fast.draws import Rows
 from ebt.thinking.geometry import Euclidean, Geometry
-from ebt.thinking.noise import Draws, Rows
-from ebt.thinking.step_size import StepSize, draw
+from ebt.thinking.noise import Draws, precise
 from ebt.thinking.thought import Thought
 from ebt.thinking.update import Gradient, Update
+
+
+class StepSize(nn.Module):
+    """``alpha = initial * exp(log_scale)``, so that it stays positive and learns at one rate whatever its start.
+
+    It keeps float32 where a model is turned into 16 bits, which would round its updates away. ``initial`` must be positive, or
+    it raises ``ValueError``.
+    """
+
+    def __init__(self, initial: float, learnable: bool = True) -> None:
+        super().__init__()
+        if not initial > 0:
+            raise ValueError(f"step size is {initial}: give a positive number")
+        self.initial = initial
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learnable)
+
+    def forward(self) -> Tensor:
+        return self.initial * precise(self.log_scale).exp()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What ``to`` and its like do to all parameters."""
+
+        def convert(tensor: Tensor) -> Tensor:
+            changed = fn(tensor)
+            rounded = changed.is_floating_point() and changed.dtype.itemsize < 4
+            return tensor.to(changed.device, torch.float32) if rounded else changed
+
+        return super()._apply(convert, recurse)
 
 
 @dataclass(frozen=True)
@@ -21,7 +51,7 @@ class Recipe:
     """How candidates are thought during training.
 
     The defaults are plain: gradients through the whole descent and a loss at every step. ``Recipe.warm()`` is the library's own
-    recipe for language, ``Recipe.s1()`` and ``Recipe.s2()`` are the paper's.
+    recipe for language, ``Recipe.s1()`` and ``Recipe.s2()`` are the paper's. Contradictions raise ``ValueError``.
     """
 
     min_steps: int = 2
@@ -53,54 +83,49 @@ class Recipe:
     """Rows whose gradients are computed at once: fewer need less memory. By default a few on CPUs, else all of a batch."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_steps <= self.max_steps:
-            raise ValueError(f"min_steps {self.min_steps} and max_steps {self.max_steps}: need 1 <= min_steps <= max_steps")
-        if self.landscapes is not None and self.landscapes < 1:
-            raise ValueError(f"landscapes is {self.landscapes}: at least 1, or null for an index of its own for every step")
-        if self.repeated not in ("all", "last"):
-            raise ValueError(f"repeated is {self.repeated!r}: choose all or last")
-        if self.gradients == "none":
-            raise ValueError("gradients is 'none': training needs detached, truncated or full")
-        if self.loss not in ("every", "last"):
-            raise ValueError(f"loss is {self.loss!r}: choose every or last")
-        if self.step_size_spread < 1:
-            raise ValueError(f"step_size_spread is {self.step_size_spread}: give a factor >= 1 (1: no randomness)")
-        if self.start_std < 0:
-            raise ValueError(f"start_std is {self.start_std}: a standard deviation cannot be negative")
-        if (self.replay_size > 0) != (self.replay_fraction > 0) or self.replay_size < 0 or not 0 <= self.replay_fraction <= 1:
-            raise ValueError(
-                f"replay_size {self.replay_size} with replay_fraction {self.replay_fraction}: "
-                "set both (fraction in (0, 1]) or neither"
-            )
-        if not 0 <= self.warm_start < 1:
-            raise ValueError(f"warm_start is {self.warm_start}: give a share of the training, at least 0 and below 1")
-        if self.rows_at_once is not None and self.rows_at_once < 1:
-            raise ValueError(f"rows_at_once is {self.rows_at_once}: at least 1, or null to leave it to the library")
         regularised = self.noise > 0 or self.replay_size > 0 or self.step_size_spread > 1
-        if self.gradients == "detached" and regularised:
-            raise ValueError(
+        replay = (self.replay_size > 0) == (self.replay_fraction > 0) and self.replay_size >= 0 <= self.replay_fraction <= 1
+        for right, message in (
+            (
+                1 <= self.min_steps <= self.max_steps,
+                "min_steps {0.min_steps} and max_steps {0.max_steps}: need 1 <= min <= max",
+            ),
+            (
+                self.landscapes is None or self.landscapes >= 1,
+                "landscapes is {0.landscapes}: at least 1, or null for one a step",
+            ),
+            (self.repeated in ("all", "last"), "repeated is {0.repeated!r}: choose all or last"),
+            (self.gradients != "none", "gradients is 'none': training needs detached, truncated or full"),
+            (self.loss in ("every", "last"), "loss is {0.loss!r}: choose every or last"),
+            (self.step_size_spread >= 1, "step_size_spread is {0.step_size_spread}: give a factor >= 1 (1: no randomness)"),
+            (self.start_std >= 0, "start_std is {0.start_std}: a standard deviation cannot be negative"),
+            (
+                replay,
+                "replay_size {0.replay_size} with replay_fraction {0.replay_fraction}: set both (fraction up to 1) or none",
+            ),
+            (0 <= self.warm_start < 1, "warm_start is {0.warm_start}: give a share of the training, at least 0 and below 1"),
+            (self.rows_at_once is None or self.rows_at_once >= 1, "rows_at_once is {0.rows_at_once}: at least 1, or null"),
+            (
+                self.gradients != "detached" or not regularised,
                 "gradients: detached is the S1 recipe, which has no noise, replay buffer or random step size: "
-                "drop them, or set gradients to truncated (S2) or full"
-            )
+                "drop them, or set gradients to truncated (S2) or full",
+            ),
+        ):
+            if not right:
+                raise ValueError(message.format(self))
         check(1, self.noise, self.clamp, self.gradients)
 
     @classmethod
     def s1(cls, steps: int = 2, **overrides: Any) -> Recipe:
-        """The paper's System 1 recipe: a fixed number of steps, detached, loss at every step, no regularisers."""
+        """The paper's System 1 recipe (section 3.2): a fixed number of steps, detached, loss at every step, no regularisers."""
         return cls(**{"min_steps": steps, "max_steps": steps, "gradients": "detached", **overrides})
 
     @classmethod
     def s2(cls, **overrides: Any) -> Recipe:
-        """The paper's System 2 recipe: random steps and step sizes, Langevin noise, replay buffer, loss at the last step."""
-        settings = {
-            "gradients": "truncated",
-            "loss": "last",
-            "step_size_spread": 2.0,
-            "noise": 0.1,
-            "replay_size": 1000,
-            "replay_fraction": 0.25,
-        }
-        return cls(**{**settings, **overrides})
+        """The paper's System 2 recipe (section 3.3, table 2): random steps and step sizes, Langevin noise, replay buffer, loss
+        at the last step."""
+        regularised = {"step_size_spread": 2.0, "noise": 0.1, "replay_size": 1000, "replay_fraction": 0.25}
+        return cls(**{"gradients": "truncated", "loss": "last", **regularised, **overrides})
 
     @classmethod
     def warm(cls, **overrides: Any) -> Recipe:
@@ -130,14 +155,30 @@ class Recipe:
     def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
         """The steps of one batch, each with the index that the network is told."""
         if self.landscapes is None:
-            return tuple(range(self._draw_steps(generator)))
-        last = self.landscapes - 1
-        repeats = [self._draw_steps(generator) if self.repeated == "all" or i == last else 1 for i in range(self.landscapes)]
+            return tuple(range(_draw(self.min_steps, self.max_steps + 1, generator)))
+        repeats = [
+            _draw(self.min_steps, self.max_steps + 1, generator) if self.repeated == "all" or i == self.landscapes - 1 else 1
+            for i in range(self.landscapes)
+        ]
         return tuple(i for i, count in enumerate(repeats) for _ in range(count))
 
-    def _draw_steps(self, generator: torch.Generator | None) -> int:
-        device = "cpu" if generator is None else generator.device
-        return int(torch.randint(self.min_steps, self.max_steps + 1, (), generator=generator, device=device))
+    def draw_step_size(
+        self,
+        step_size: StepSize | Tensor | float,
+        predictions: tuple[int, ...],
+        generator: torch.Generator | None,
+        like: Tensor,
+    ) -> Tensor:
+        """One alpha per prediction, uniform in [alpha / spread, alpha * spread]; a spread of 1 gives alpha itself."""
+        if isinstance(step_size, StepSize):
+            alpha = step_size()
+        else:
+            alpha = torch.as_tensor(step_size, dtype=like.dtype, device=like.device)
+        if self.step_size_spread == 1:
+            return alpha
+        uniform = torch.rand(predictions, generator=generator, device=alpha.device, dtype=alpha.dtype)
+        spread = self.step_size_spread
+        return alpha / spread + uniform * (alpha * spread - alpha / spread)
 
 
 @dataclass(frozen=True)
@@ -163,14 +204,14 @@ def loss(
     generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """The loss of one batch by a recipe, for a training loop of your own; the energy itself is never supervised.
+    """The loss of one batch by a recipe (paper, section 3.2); the energy itself is never supervised.
 
     Args:
         energy: see ``descend``.
         target: what the candidates should become: vectors (N, *P, K), or words (N, *P) with a ``geometry`` of a vocabulary.
-        recipe: how candidates are thought; ``Recipe()`` by default.
-        start: where they start; normal draws with ``recipe.start_std``, by default. A replay buffer is the caller's: without
-            the states of a ``ReplayBuffer`` here, all candidates are fresh, whatever ``recipe.replay_fraction`` is.
+        recipe: how candidates are thought; ``Recipe()`` by default. What a training loop does, ``replay_size`` and
+            ``warm_start``, is the caller's: a ``UserWarning`` says so.
+        start: where they start, such as states of a ``ReplayBuffer``; normal draws with ``recipe.start_std``, by default.
         step_size: alpha, a learning ``StepSize`` or a number.
         geometry: see ``descend``.
         update: see ``descend``.
@@ -186,10 +227,14 @@ def loss(
     recipe = Recipe() if recipe is None else recipe
     if geometry is None:
         if not target.is_floating_point():
-            raise ValueError(
-                f"target has the dtype {target.dtype}: give the geometry of its vocabulary, such as Simplex(1, table)"
-            )
+            raise ValueError(f"target has dtype {target.dtype}: give its vocabulary's geometry, such as Simplex(1, table)")
         geometry = Euclidean(max(1, target.dim() - 1), tuple(target.shape[-1:]), like=target)
+    if recipe.replay_size and start is None:
+        remedy = "pass states of an ebt.ReplayBuffer as start, or set replay_size and replay_fraction to 0"
+        warnings.warn(f"recipe.replay_size is {recipe.replay_size}, and loss() keeps no replay buffer: {remedy}", stacklevel=2)
+    if recipe.warm_start:
+        remedy = "set it to 0, and pass landscape.unseen() for as long as you want"
+        warnings.warn(f"recipe.warm_start is {recipe.warm_start}, and loss() sees no training: {remedy}", stacklevel=2)
     if start is None:
         parts = target.shape[: -len(geometry.shape) or None] if isinstance(geometry, Euclidean) else target.shape
         start = geometry.start(tuple(parts), recipe.start_std, generator)
@@ -210,10 +255,10 @@ def supervise(
     noise: Draws | None = None,
     backend: str = "auto",
 ) -> Supervised:
-    """Think by a recipe and compare the candidates with the target.
+    """Think by a recipe and compare the candidates with the target (paper, section 3.2).
 
     Args:
-        energy: as for ``descend``.
+        energy: as for ``descend``, and so are ``geometry``, ``update`` and ``start``.
         geometry: as for ``descend``.
         update: as for ``descend``.
         start: as for ``descend``.
@@ -227,10 +272,9 @@ def supervise(
             the way (``ebt.thinking.fast.adjoint``).
     """
     schedule = recipe.draw_schedule(generator) if steps is None else tuple(range(steps)) if isinstance(steps, int) else steps
-    predictions = tuple(start.shape[: geometry.prediction_dims])
-    alpha = draw(step_size, predictions, recipe.step_size_spread, generator, start)
+    alpha = recipe.draw_step_size(step_size, tuple(start.shape[: geometry.prediction_dims]), generator, start)
     if noise is None and recipe.noise:
-        noise = Rows(_seed(generator))
+        noise = Rows(_draw(0, 2**62, generator))
     if backend == "auto" and torch.is_grad_enabled() and not start.requires_grad and update.begin(start) is None:
         from ebt.thinking.fast import adjoint
 
@@ -262,6 +306,5 @@ def mean_loss(geometry: Geometry, state: Tensor, target: Tensor) -> Tensor:
     return (loss * scored).sum() / scored.sum().clamp(min=1)
 
 
-def _seed(generator: torch.Generator | None) -> int:
-    device = "cpu" if generator is None else generator.device
-    return int(torch.randint(2**62, (), generator=generator, device=device))
+def _draw(low: int, high: int, generator: torch.Generator | None) -> int:
+    return int(torch.randint(low, high, (), generator=generator, device="cpu" if generator is None else generator.device))

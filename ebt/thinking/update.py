@@ -1,4 +1,4 @@
-"""Updates: how a gradient moves a candidate. Adding one is one class."""
+"""Updates: how a gradient moves a candidate (paper, equation 2). Adding one is one class."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebt.thinking.geometry import Geometry, Simplex
+from ebt.thinking.geometry import Geometry
 
 Moved = tuple[Tensor, Tensor | None]
 
 
 class Update(ABC):
-    """One step of a candidate, ``(state, direction, alpha, memory) -> (state, memory)``.
-
-    ``memory`` is what the update carries from step to step beside the state, shaped as the state; None where it carries
-    nothing.
-    """
+    """One step of a candidate; ``memory`` is what it carries on beside the state, shaped as the state, or None."""
 
     def begin(self, state: Tensor) -> Tensor | None:
         """The memory before the first step."""
@@ -38,8 +34,7 @@ class Update(ABC):
 
 
 class Mirror(Update):
-    """``y' = y - alpha g`` with ``g`` in the geometry's dual: on a vocabulary entropic mirror descent (Nemirovski & Yudin
-    1983)."""
+    """``y' = y - alpha g``, g in the geometry's dual: on a vocabulary entropic mirror descent (Nemirovski & Yudin 1983)."""
 
     def move(self, state: Tensor, direction: Tensor, alpha: Tensor, memory: Tensor | None) -> Moved:
         return state - alpha * direction, memory
@@ -62,30 +57,12 @@ class Restart(Update):
         return energies + geometry.potential(state) / alpha
 
 
-class Published(Update):
-    """``l' = p - alpha W g``, as the published code has it: the next logits start from the probabilities.
-
-    A fixed point is stationary for ``E - (H(p) + |p|^2 / 2) / alpha``.
-    """
-
-    def move(self, state: Tensor, direction: Tensor, alpha: Tensor, memory: Tensor | None) -> Moved:
-        return state.softmax(-1) - alpha * direction, memory
-
-    def objective(self, geometry: Geometry, energies: Tensor, state: Tensor, alpha: Tensor) -> Tensor:
-        assert isinstance(geometry, Simplex)
-        square = geometry.logits(state).softmax(-1).square().sum(-1)
-        return energies - (geometry.entropy(state) + square / 2) / alpha
-
-
 @dataclass(frozen=True)
 class Momentum(Update):
     """``m' = beta m - alpha g``: a memory of earlier gradients that fades.
 
-    With ``restart`` the next state is ``m'`` itself, so that ``beta`` lies between ``Restart`` (0) and ``Mirror`` (1); without,
-    it is ``y + m'``, heavy-ball momentum (Polyak 1964).
-
-    Raises:
-        ValueError: ``beta`` is not in [0, 1).
+    With ``restart`` the next state is ``m'``: ``Restart`` at ``beta`` 0, towards ``Mirror`` (from 0) as it nears 1. Without, it
+    is ``y + m'``, heavy-ball momentum (Polyak 1964). A ``beta`` outside [0, 1) raises ``ValueError``.
     """
 
     beta: float = 0.5

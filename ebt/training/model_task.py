@@ -12,8 +12,9 @@ from torch import Tensor
 from ebt.errors import InputError
 from ebt.models.base import HubModel, ThinkingModel
 from ebt.models.exploration import Explored
+from ebt.models.thinking import SPACES, UPDATES, Thinking, named
 from ebt.nn import Anchor, Conditioning, Head, HeadInit, network_config
-from ebt.thinking import SPACES, UPDATES, Energy, Geometry, Recipe, Simplex, StepSize, Thinking, Update, mean_loss, named
+from ebt.thinking import Energy, Geometry, Recipe, Simplex, StepSize, Update, mean_loss
 from ebt.training.compiling import compile_parts
 from ebt.training.task import RECIPE, Batch, Outcome, ThinkingTask
 
@@ -32,9 +33,9 @@ class Network:
     heads: int | None = None
     ffn_dim: int | None = None
     space: str | None = None
-    """Candidate space by name (of words, ``ebt.thinking.SPACES``), or the class of a geometry of your own."""
+    """Candidate space by name (of words, ``ebt.models.thinking.SPACES``), or the class of a geometry of your own."""
     update: str | None = None
-    """How candidates move (``ebt.thinking.UPDATES``, or a class of your own); the space's own update by default."""
+    """How candidates move (``ebt.models.thinking.UPDATES``, or a class of your own); the space's own update by default."""
     step_size: float | None = None
     """alpha at the start of training."""
     learn_step_size: bool | None = None

@@ -17,7 +17,8 @@ from torchmetrics import MeanMetric
 from ebt.errors import InputError
 from ebt.evaluation.alarms import ThinkingWarning, alarms
 from ebt.models.exploration import Explored, explore
-from ebt.thinking import Energy, Geometry, Gradient, NonFiniteError, Recipe, StepSize, Thinking, Thought, Update, supervise
+from ebt.models.thinking import Thinking
+from ebt.thinking import Energy, Geometry, Gradient, NonFiniteError, Recipe, StepSize, Thought, Update, supervise
 from ebt.training.optimisation import Optimisation
 from ebt.training.processes import share
 from ebt.training.replay import ReplayBuffer

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebt.models.thinking import SPACES as NAMED
 from ebt.nn import EBTDecoder, EBTEncoder, NetworkConfig
 from ebt.nn.blocks import Modulation
-from ebt.thinking import SPACES as NAMED
 from ebt.thinking import (
     Energy,
     Euclidean,

@@ -9,11 +9,12 @@ import lightning as L
 import pytest
 import torch
 
+from ebt.models.thinking import SPACES
 from ebt.problems.language.configuration import EBTConfig
 from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
-from ebt.thinking import SPACES, Recipe
+from ebt.thinking import Recipe
 from ebt.training.task import Outcome
 
 RECIPES = {"own": Recipe(), "s1": Recipe.s1(), "s2": Recipe.s2(replay_size=16)}

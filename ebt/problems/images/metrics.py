@@ -19,7 +19,8 @@ from ebt.errors import InputError
 from ebt.evaluation.measure import Scorer, Tally, measure
 from ebt.evaluation.results import Curve, Measure, Point, Progress
 from ebt.models.exploration import Explored
-from ebt.thinking import Thinking, Thought
+from ebt.models.thinking import Thinking
+from ebt.thinking import Thought
 
 MEASURE = Measure("psnr", "PSNR (dB)", "image", higher=True)
 

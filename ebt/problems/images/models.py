@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel, Prediction, ThinkingModel
+from ebt.models.thinking import Thinking
 from ebt.nn import EBTEncoder, PatchEmbedding, Transformer, unpatchify
 from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
-from ebt.thinking import Geometry, StepSize, Thinking, Thought
+from ebt.thinking import Geometry, StepSize, Thought
 
 FREQUENCIES = 256
 """Sines and cosines of a noise level."""

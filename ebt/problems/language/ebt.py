@@ -13,10 +13,11 @@ from transformers.modeling_outputs import ModelOutput
 from ebt.errors import InputError
 from ebt.models.base import ThinkingModel
 from ebt.models.configuration import THINKING
+from ebt.models.thinking import Thinking
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
 from ebt.problems.language.base import LanguageModel, next_token_loss, positions_of, rescale
 from ebt.problems.language.configuration import EBTConfig
-from ebt.thinking import Geometry, Places, Simplex, StepSize, Thinking, Thought, choose, descend, mean, supervise
+from ebt.thinking import Geometry, Places, Simplex, StepSize, Thought, choose, descend, mean, supervise
 
 THINKING_OPTIONS = (*THINKING, "thinking", "generator")
 """Arguments of ``forward`` that ``generate()`` and ``generation_config`` take, too."""
@@ -158,7 +159,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             step_size_scale: factor on the learned step size.
             clamp: largest absolute entry of a direction.
             tolerance: stops a prediction that changes by less in one step.
-            stop: another rule to stop by, by name (``ebt.thinking.STOPS``).
+            stop: another rule to stop by, by name (``ebt.models.thinking.STOPS``).
             start_std: standard deviation of the starts.
             seed: of starts and noise.
             mean_from: see ``rule``.

@@ -15,7 +15,8 @@ from ebt.evaluation.detection import auroc
 from ebt.evaluation.measure import Scorer, Tally, measure
 from ebt.evaluation.results import Curve, Measure, Point, Progress
 from ebt.models.exploration import Explored
-from ebt.thinking import IGNORED, Simplex, Thinking, Thought
+from ebt.models.thinking import Thinking
+from ebt.thinking import IGNORED, Simplex, Thought
 
 MEASURE = Measure("nats", "cross entropy (nats per token)", "token")
 

@@ -18,7 +18,8 @@ from ebt.evaluation.detection import auroc
 from ebt.evaluation.measure import Scorer, Tally, measure, thinks
 from ebt.evaluation.results import Curve, Measure, Point, Progress
 from ebt.models.exploration import Explored
-from ebt.thinking import Simplex, Thinking, Thought
+from ebt.models.thinking import Thinking
+from ebt.thinking import Simplex, Thought
 
 MEASURE = Measure("exact", "boards solved (%)", "board", higher=True, percent=True)
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel, Prediction, ThinkingModel
+from ebt.models.thinking import Thinking
 from ebt.nn import EBTEncoder, EncoderLandscape, Transformer
 from ebt.problems.sudoku.boards import parse_board
 from ebt.problems.sudoku.configuration import BOXES, EBTSudokuConfig, SudokuTransformerConfig
-from ebt.thinking import Geometry, StepSize, Thinking, Thought
+from ebt.thinking import Geometry, StepSize, Thought
 
 
 class BoardEmbedding(nn.Module):

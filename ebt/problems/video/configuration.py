@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from ebt.errors import InputError
 from ebt.models.configuration import TWINS, NetworkFields, ThinkingFields
-from ebt.thinking import VECTOR_SPACES
+from ebt.models.thinking import VECTOR_SPACES
 
 
 class EBTVideoConfig(ThinkingFields):

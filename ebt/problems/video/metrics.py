@@ -21,7 +21,8 @@ from ebt.evaluation.measure import Scorer, Tally, measure, thinks
 from ebt.evaluation.results import Curve, Measure, Point, Progress
 from ebt.evaluation.statistics import spearman
 from ebt.models.exploration import Explored
-from ebt.thinking import Thinking, Thought
+from ebt.models.thinking import Thinking
+from ebt.thinking import Thought
 
 MEASURE = Measure("loss", "smooth L1 per frame", "frame")
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ebt.models.base import HubModel, Prediction, ThinkingModel
+from ebt.models.thinking import Thinking
 from ebt.nn import CausalTransformer, DecoderLandscape, EBTDecoder
 from ebt.problems.video.configuration import EBTVideoConfig, VideoTransformerConfig
-from ebt.thinking import Geometry, StepSize, Thinking, Thought
+from ebt.thinking import Geometry, StepSize, Thought
 
 
 class EBTForVideo(ThinkingModel):

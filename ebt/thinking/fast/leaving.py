@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ebt.thinking.rows import Everyone
+from ebt.thinking.stop import Everyone
 
 
 class Leaving(Everyone):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import StaticCache
 
 from ebt.errors import InputError
+from ebt.models.thinking import SPACES
 from ebt.problems.language.ebt import EBTForCausalLM, EBTOutput
-from ebt.thinking import SPACES
 
 VARIANTS = [*CONDITIONINGS.values(), *ANCHORS.values(), *({"space": space} for space in SPACES)]
 

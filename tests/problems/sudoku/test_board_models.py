@@ -11,10 +11,10 @@ from hub_toys import CONDITIONINGS, TINY, randomise
 from torch import Tensor
 
 from ebt.errors import InputError
+from ebt.models.thinking import SPACES
 from ebt.problems.folder import load_folder, save_folder
 from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
 from ebt.problems.sudoku.models import BoardEmbedding, EBTForSudoku, SudokuTransformer
-from ebt.thinking import SPACES
 
 VARIANTS: list[dict[str, Any]] = [*CONDITIONINGS.values(), *({"space": space} for space in SPACES)]
 

@@ -10,15 +10,31 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from ebt.thinking import (
+    Budget,
+    Change,
+    CompactSimplex,
+    Either,
+    Energy,
+    EnergyChange,
+    FreeVector,
+    Geometry,
+    Gradient,
+    Mirror,
+    Momentum,
+    Places,
+    Projected,
+    Published,
+    Restart,
+    Rule,
+    Simplex,
+    Stop,
+    Thought,
+    Update,
+    choose,
+    descend,
+)
 from ebt.thinking.checks import check_fields
-from ebt.thinking.descent import Energy, descend
-from ebt.thinking.fast.compact import CompactSimplex
-from ebt.thinking.geometry import FreeVector, Geometry, Projected, Simplex
-from ebt.thinking.noise import Places
-from ebt.thinking.stop import Budget, Change, Either, EnergyChange, Stop
-from ebt.thinking.thought import Thought
-from ebt.thinking.update import Gradient, Mirror, Momentum, Published, Restart, Update
-from ebt.thinking.verify import Rule, choose
 
 SPACES: dict[str, tuple[type[Geometry], Update]] = {
     "reference": (Simplex, Published()),
