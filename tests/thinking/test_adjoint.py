@@ -20,7 +20,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "detached": {"gradients": "detached"},
     "detached, last": {"gradients": "detached", "loss": "last"},
     "truncated": {"gradients": "truncated", "step_size_spread": 2.0, "clamp": 0.5},
-    "truncated, last": {"gradients": "truncated", "loss": "last", "noise": 0.1},
+    "truncated, last": {"gradients": "truncated", "loss": "last", "noise": 0.1, "step_size_spread": 2.0},  # S2
     "full": {"gradients": "full", "step_size_spread": 2.0},
     "full, last": {"gradients": "full", "loss": "last", "noise": 0.1},
 }

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from toys import WIDTH, Bowl, Waves, make_simplex, make_table, normal, seeded
 
 from ebt.thinking import Change, descend, slope
@@ -28,6 +32,43 @@ pytestmark = pytest.mark.usefixtures("float64")
 def test_contradictions_are_refused_by_name(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         descend(Bowl(normal(2, 3)), normal(2, 3), step_size=0.1, **settings)
+
+
+def by_position(y: Tensor) -> Tensor:
+    return (y - 1).square().sum(-1)
+
+
+class OfOne(nn.Module):
+    def forward(self, y: Tensor) -> Tensor:
+        return by_position(y)
+
+
+class OfTwo(nn.Module):
+    def forward(self, y: Tensor, step: int) -> Tensor:
+        return (1 + step) * by_position(y)
+
+
+ENERGIES: dict[str, tuple[Callable[..., Tensor], bool]] = {
+    "function of one": (by_position, False),
+    "function of two": (lambda y, step: (1 + step) * by_position(y), True),
+    "function of any": (lambda *given: (1 + given[1]) * by_position(given[0]), True),
+    "function with an option": (lambda y, scale=1: scale * by_position(y), False),
+    "bound arguments": (partial(lambda x, y: by_position(y) + x, 3.0), False),
+    "module of one": (OfOne(), False),
+    "module of two": (OfTwo(), True),
+}
+
+
+@pytest.mark.parametrize("outside", [nullcontext, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("kind", ENERGIES)
+def test_energies_of_every_kind_are_descended(kind: str, outside: Callable[[], AbstractContextManager[None]]) -> None:
+    (energy, told), start, expected = ENERGIES[kind], normal(2, 3), normal(2, 3)
+    with outside():
+        thought = descend(energy, start, steps=3, step_size=0.1)
+    for i in range(3):
+        expected = expected - 0.1 * (1 + i * told) * 2 * (expected - 1)
+        torch.testing.assert_close(thought.states[i], expected)
+    assert not thought.state.requires_grad
 
 
 def test_slope_works_where_gradients_are_off() -> None:

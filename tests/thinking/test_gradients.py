@@ -13,6 +13,7 @@ from toys import (
     NETWORKS,
     SPACES,
     WIDTH,
+    Space,
     Waves,
     assert_slopes,
     conditioning,
@@ -28,7 +29,7 @@ from toys import (
     view_of,
 )
 
-from ebt.thinking import Energy, Recipe, StepSize
+from ebt.thinking import Energy, Momentum, Recipe, StepSize
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -45,9 +46,11 @@ class Case:
     prediction_dims: int = 2
     table: nn.Parameter = field(default_factory=make_table)
     step_size: StepSize = field(default_factory=lambda: StepSize(0.9))
+    momentum: Momentum | None = None
 
     def __post_init__(self) -> None:
         self.space = make_space(self.name, self.table, self.prediction_dims)
+        self.space = self.space if self.momentum is None else Space(self.space.geometry, self.momentum)
         self.start = self.space.start((ROWS, PARTS), source=seeded(3))
         self.target = make_target(self.name, ROWS, PARTS)
 
@@ -67,7 +70,7 @@ class Walk:
 
 def walk(case: Case, frozen_before: list[Tensor] | None = None, frozen_directions: list[Tensor] | None = None) -> Walk:
     """The descent as a plain loop; frozen states or directions are replayed instead of computed."""
-    landscape, state, seen = case.bind(), case.start, Walk()
+    landscape, state, seen, memory = case.bind(), case.start, Walk(), torch.zeros_like(case.start)
     alpha = case.step_size.initial * case.step_size.log_scale.exp()
     for step in range(STEPS):
         state = (frozen_before[step] if frozen_before else state).detach()
@@ -79,7 +82,11 @@ def walk(case: Case, frozen_before: list[Tensor] | None = None, frozen_direction
             direction = direction_of(case.name, state, case.table, gradient).detach()
         seen.before.append(state)
         seen.directions.append(direction)
-        state = next_of(case.name, state, direction, alpha).detach()
+        if case.momentum is None:
+            state = next_of(case.name, state, direction, alpha).detach()
+        else:
+            memory = (case.momentum.beta * memory - alpha * direction).detach()
+            state = memory if case.momentum.restart else state + memory
         seen.after.append(state)
     return seen
 
@@ -115,6 +122,14 @@ def check(case: Case, mode: Literal["detached", "truncated", "full"], which: Lit
 def test_gradients_in_every_space(name: str, mode: Any, which: Any) -> None:
     waves = Waves(ROWS, PARTS)
     check(Case(name, lambda: waves, waves), mode, which)
+
+
+@pytest.mark.parametrize("momentum", [Momentum(0.6), Momentum(0.4, restart=False)], ids=["restart", "heavy ball"])
+@pytest.mark.parametrize("mode", ["truncated", "full"])
+@pytest.mark.parametrize("name", ["mirror", "compact-mirror", "euclidean"])
+def test_gradients_through_a_memory(name: str, mode: Any, momentum: Momentum) -> None:
+    waves = Waves(ROWS, PARTS)
+    check(Case(name, lambda: waves, waves, momentum=momentum), mode, "every")
 
 
 @pytest.mark.parametrize("mode", ["detached", "truncated", "full"])
