@@ -17,7 +17,7 @@ from ebt.problems.language.task import LanguageTask
 from ebt.problems.language.tokenizers import load_tokenizer, vocabulary_size
 from ebt.thinking import Recipe
 from ebt.thinking.fast.adjoint import rows_together
-from ebt.thinking.geometry import CHUNK
+from ebt.thinking.fast.vocabulary import CHUNK
 from ebt.training.plan import Memory, Sizes, sizes_of
 from ebt.training.rehearsal import Rehearsal, Update, extended, rehearse
 from ebt.training.sharding import Sharded, supported

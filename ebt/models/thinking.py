@@ -45,7 +45,21 @@ SPACES: dict[str, tuple[type[Geometry], Update]] = {
     "compact-restart": (CompactSimplex, Restart()),
     "free": (FreeVector, Gradient()),
 }
-"""Candidate spaces of a vocabulary by name: a geometry with its customary update."""
+"""Candidate spaces of a vocabulary by name: a geometry with its customary update (letters as in ``ebt.thinking.geometry``).
+
+================  ====================  ===========  =====================================================
+space             geometry              update       next state
+================  ====================  ===========  =====================================================
+reference         Simplex               Published    l' = p - alpha W g           the published code
+listing           Simplex               Gradient     l' = l - alpha J(l) W g      the paper's listing
+mirror            Simplex               Mirror       l' = l - alpha W g           entropic mirror descent
+restart           Simplex               Restart      l' = -alpha W g
+compact-mirror    CompactSimplex        Mirror       u' = u - alpha g             D numbers, l = W u
+compact-restart   CompactSimplex        Restart      u' = -alpha g
+free              FreeVector            Gradient     l' = l - alpha W g           seen as e = W^T l
+euclidean         Euclidean, Projected  Gradient     y' = y - alpha P^T g         paper, equation 2
+================  ====================  ===========  =====================================================
+"""
 VECTOR_SPACES: dict[str, tuple[type[Geometry], Update]] = {
     "euclidean": (Projected, Gradient()),
     "restart": (Projected, Restart()),

@@ -2,26 +2,12 @@
 
 Letters: N rows (candidates x contexts), P parts of a row (tokens, cells, frames), V words, D width, K numbers a part's state.
 A state is (N, *P, K). ``W`` (V, D) embeds a vocabulary, whose logits ``l`` are seen as ``e = W^T p`` with ``p = softmax(l)``; a
-gradient ``g = dE/de`` is ``W g = dE/dp``. A geometry and an update (``ebt.thinking.update``) make a candidate space:
-
-================  ====================  ===========  =====================================================
-space             geometry              update       next state
-================  ====================  ===========  =====================================================
-reference         Simplex               Published    l' = p - alpha W g           the published code
-listing           Simplex               Gradient     l' = l - alpha J(l) W g      the paper's listing
-mirror            Simplex               Mirror       l' = l - alpha W g           entropic mirror descent
-restart           Simplex               Restart      l' = -alpha W g
-compact-mirror    CompactSimplex        Mirror       u' = u - alpha g             D numbers, l = W u
-compact-restart   CompactSimplex        Restart      u' = -alpha g
-free              FreeVector            Gradient     l' = l - alpha W g           seen as e = W^T l
-euclidean         Euclidean, Projected  Gradient     y' = y - alpha P^T g         paper, equation 2
-================  ====================  ===========  =====================================================
+gradient ``g = dE/de`` is ``W g = dE/dp``. A geometry and an update (``ebt.thinking.update``) make a candidate space.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,18 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ebt.thinking.fast.vocabulary import by_chunks
 from ebt.thinking.noise import Source, draw_normal, precise
 
 IGNORED = -100
 """Target of parts that are not scored."""
-CHUNK = 2**24
-"""Logits that exist at once."""
-
-
-def chunks(rows: int, words: int) -> Iterator[slice]:
-    """Slices of ``rows`` states whose logits are at most ``CHUNK`` numbers (but of one state at least), of even size."""
-    size = max(1, -(-rows // max(1, -(-rows * words // CHUNK))))
-    return (slice(first, first + size) for first in range(0, rows, size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,18 +197,12 @@ class Simplex(Geometry):
 
     def change(self, before: Tensor, after: Tensor) -> Tensor:
         """Total variation distance of the probabilities, in [0, 1]; the largest of a prediction's parts."""
-        gap = self._by_chunks(lambda a, b: (self._p(b) - self._p(a)).abs().sum(-1) / 2, before, after)
+        gap = by_chunks(lambda a, b: (self._p(b) - self._p(a)).abs().sum(-1) / 2, len(self.table), before, after)
         return gap.flatten(self.prediction_dims).amax(-1) if gap.dim() > self.prediction_dims else gap
 
     def decide(self, state: Tensor) -> Tensor:
         """The most probable word per part (N, *P)."""
-        return self._by_chunks(lambda part: self.logits(part).argmax(-1), state)
+        return by_chunks(lambda part: self.logits(part).argmax(-1), len(self.table), state)
 
     def _p(self, state: Tensor) -> Tensor:
         return precise(self.logits(state)).softmax(-1)
-
-    def _by_chunks(self, function: Callable[..., Tensor], *states: Tensor) -> Tensor:
-        """A function of the logits of states, which do not exist all at once."""
-        flat = [state.flatten(0, -2) for state in states]
-        found = [function(*(one[part] for one in flat)) for part in chunks(len(flat[0]), self.table.shape[0])]
-        return torch.cat(found).view(states[0].shape[:-1])

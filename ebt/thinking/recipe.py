@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ebt.thinking.descent import Energy, Gradients, check, descend
-from ebt.thinking.fast.draws import Rows
+from ebt.thinking.fast.draws import Rows, draw_integer
+from ebt.thinking.fast.published import Landscapes
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, precise
 from ebt.thinking.thought import Thought
@@ -19,10 +20,12 @@ from ebt.thinking.update import Gradient, Update
 
 
 class StepSize(nn.Module):
-    """``alpha = initial * exp(log_scale)``, so that it stays positive and learns at one rate whatever its start.
+    """``alpha = initial * exp(log_scale)``: it stays positive, and learns at one rate whatever its start.
 
-    It keeps float32 where a model is turned into 16 bits, which would round its updates away. ``initial`` must be positive, or
-    it raises ``ValueError``.
+    It keeps float32 where a model is turned into 16 bits, which would round its updates away.
+
+    Raises:
+        ValueError: ``initial`` is not positive.
     """
 
     def __init__(self, initial: float, learnable: bool = True) -> None:
@@ -47,7 +50,7 @@ class StepSize(nn.Module):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Landscapes):
     """How candidates are thought during training.
 
     The defaults are plain: gradients through the whole descent and a loss at every step. ``Recipe.warm()`` is the library's own
@@ -83,36 +86,30 @@ class Recipe:
     """Rows whose gradients are computed at once: fewer need less memory. By default a few on CPUs, else all of a batch."""
 
     def __post_init__(self) -> None:
-        regularised = self.noise > 0 or self.replay_size > 0 or self.step_size_spread > 1
-        replay = (self.replay_size > 0) == (self.replay_fraction > 0) and self.replay_size >= 0 <= self.replay_fraction <= 1
-        for right, message in (
-            (
-                1 <= self.min_steps <= self.max_steps,
-                "min_steps {0.min_steps} and max_steps {0.max_steps}: need 1 <= min <= max",
-            ),
-            (
-                self.landscapes is None or self.landscapes >= 1,
-                "landscapes is {0.landscapes}: at least 1, or null for one a step",
-            ),
-            (self.repeated in ("all", "last"), "repeated is {0.repeated!r}: choose all or last"),
-            (self.gradients != "none", "gradients is 'none': training needs detached, truncated or full"),
-            (self.loss in ("every", "last"), "loss is {0.loss!r}: choose every or last"),
-            (self.step_size_spread >= 1, "step_size_spread is {0.step_size_spread}: give a factor >= 1 (1: no randomness)"),
-            (self.start_std >= 0, "start_std is {0.start_std}: a standard deviation cannot be negative"),
-            (
-                replay,
-                "replay_size {0.replay_size} with replay_fraction {0.replay_fraction}: set both (fraction up to 1) or none",
-            ),
-            (0 <= self.warm_start < 1, "warm_start is {0.warm_start}: give a share of the training, at least 0 and below 1"),
-            (self.rows_at_once is None or self.rows_at_once >= 1, "rows_at_once is {0.rows_at_once}: at least 1, or null"),
-            (
-                self.gradients != "detached" or not regularised,
-                "gradients: detached is the S1 recipe, which has no noise, replay buffer or random step size: "
-                "drop them, or set gradients to truncated (S2) or full",
-            ),
-        ):
+        steps, replay = (self.min_steps, self.max_steps), (self.replay_size, self.replay_fraction)
+        rules = {
+            "landscapes": (self.landscapes is None or self.landscapes >= 1, "at least 1, or null for an index for every step"),
+            "repeated": (self.repeated in ("all", "last"), "choose all or last"),
+            "gradients": (self.gradients != "none", "training needs detached, truncated or full"),
+            "loss": (self.loss in ("every", "last"), "choose every or last"),
+            "step_size_spread": (self.step_size_spread >= 1, "give a factor >= 1 (1: no randomness)"),
+            "start_std": (self.start_std >= 0, "a standard deviation cannot be negative"),
+            "warm_start": (0 <= self.warm_start < 1, "give a share of the training, at least 0 and below 1"),
+            "rows_at_once": (self.rows_at_once is None or self.rows_at_once >= 1, "at least 1, or null for the default"),
+        }
+        for name, (right, remedy) in rules.items():
             if not right:
-                raise ValueError(message.format(self))
+                raise ValueError(f"{name} is {getattr(self, name)!r}: {remedy}")
+        if not 1 <= steps[0] <= steps[1]:
+            raise ValueError("min_steps {} and max_steps {}: need 1 <= min_steps <= max_steps".format(*steps))
+        if (replay[0] > 0) != (replay[1] > 0) or replay[0] < 0 or not 0 <= replay[1] <= 1:
+            remedy = "set both (fraction in (0, 1]) or neither"
+            raise ValueError("replay_size {} with replay_fraction {}: {}".format(*replay, remedy))
+        if self.gradients == "detached" and (self.noise > 0 or self.replay_size > 0 or self.step_size_spread > 1):
+            raise ValueError(
+                "gradients: detached is the S1 recipe, which has no noise, replay buffer or random step size: "
+                "drop them, or set gradients to truncated (S2) or full"
+            )
         check(1, self.noise, self.clamp, self.gradients)
 
     @classmethod
@@ -133,52 +130,6 @@ class Recipe:
         loss and a gradient at the last of them."""
         settings = {"min_steps": 1, "max_steps": 3, "gradients": "truncated", "loss": "last", "warm_start": 0.5}
         return cls(**{**settings, **overrides})
-
-    @property
-    def told_steps(self) -> int:
-        """How many step indices a conditioned network is told."""
-        return self.max_steps if self.landscapes is None else self.landscapes
-
-    @property
-    def own_steps(self) -> int:
-        """The number of steps of evaluations: the largest; of several landscapes only the last is stepped on repeatedly."""
-        return self.max_steps if self.landscapes is None else self.landscapes - 1 + self.max_steps
-
-    @property
-    def mean_steps(self) -> float:
-        """Steps of a training batch on average, over all landscapes."""
-        mean = (self.min_steps + self.max_steps) / 2
-        if self.landscapes is None:
-            return mean
-        return self.landscapes * mean if self.repeated == "all" else self.landscapes - 1 + mean
-
-    def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
-        """The steps of one batch, each with the index that the network is told."""
-        if self.landscapes is None:
-            return tuple(range(_draw(self.min_steps, self.max_steps + 1, generator)))
-        repeats = [
-            _draw(self.min_steps, self.max_steps + 1, generator) if self.repeated == "all" or i == self.landscapes - 1 else 1
-            for i in range(self.landscapes)
-        ]
-        return tuple(i for i, count in enumerate(repeats) for _ in range(count))
-
-    def draw_step_size(
-        self,
-        step_size: StepSize | Tensor | float,
-        predictions: tuple[int, ...],
-        generator: torch.Generator | None,
-        like: Tensor,
-    ) -> Tensor:
-        """One alpha per prediction, uniform in [alpha / spread, alpha * spread]; a spread of 1 gives alpha itself."""
-        if isinstance(step_size, StepSize):
-            alpha = step_size()
-        else:
-            alpha = torch.as_tensor(step_size, dtype=like.dtype, device=like.device)
-        if self.step_size_spread == 1:
-            return alpha
-        uniform = torch.rand(predictions, generator=generator, device=alpha.device, dtype=alpha.dtype)
-        spread = self.step_size_spread
-        return alpha / spread + uniform * (alpha * spread - alpha / spread)
 
 
 @dataclass(frozen=True)
@@ -272,9 +223,9 @@ def supervise(
             the way (``ebt.thinking.fast.adjoint``).
     """
     schedule = recipe.draw_schedule(generator) if steps is None else tuple(range(steps)) if isinstance(steps, int) else steps
-    alpha = recipe.draw_step_size(step_size, tuple(start.shape[: geometry.prediction_dims]), generator, start)
+    alpha = draw_step_size(step_size, start.shape[: geometry.prediction_dims], recipe.step_size_spread, generator, start)
     if noise is None and recipe.noise:
-        noise = Rows(_draw(0, 2**62, generator))
+        noise = Rows(draw_integer(0, 2**62, generator))
     if backend == "auto" and torch.is_grad_enabled() and not start.requires_grad and update.begin(start) is None:
         from ebt.thinking.fast import adjoint
 
@@ -306,5 +257,12 @@ def mean_loss(geometry: Geometry, state: Tensor, target: Tensor) -> Tensor:
     return (loss * scored).sum() / scored.sum().clamp(min=1)
 
 
-def _draw(low: int, high: int, generator: torch.Generator | None) -> int:
-    return int(torch.randint(low, high, (), generator=generator, device="cpu" if generator is None else generator.device))
+def draw_step_size(
+    step_size: StepSize | Tensor | float, predictions: tuple[int, ...], spread: float, generator: Any, like: Tensor
+) -> Tensor:
+    """One alpha per prediction, uniform in [alpha / spread, alpha * spread] (paper, table 2); 1 gives alpha itself."""
+    alpha = step_size() if isinstance(step_size, StepSize) else torch.as_tensor(step_size, dtype=like.dtype, device=like.device)
+    if spread == 1:
+        return alpha
+    uniform = torch.rand(predictions, generator=generator, device=alpha.device, dtype=alpha.dtype)
+    return alpha / spread + uniform * (alpha * spread - alpha / spread)

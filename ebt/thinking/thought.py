@@ -32,10 +32,6 @@ class Evaluations:
     def total(self) -> float:
         return self.forward + self.backward
 
-    def times(self, candidates: int) -> Evaluations:
-        """Those of several candidates a prediction."""
-        return Evaluations(self.forward * candidates, self.backward * candidates)
-
 
 @dataclass(frozen=True, repr=False)
 class Thought:
@@ -150,7 +146,8 @@ def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
         return torch.take_along_dim(stacked, index, dim=0).squeeze(0)
 
     chosen = thought._map(pick, thought.step_size.dim() > 0 and thought.step_size.shape[0] == rows)
-    return replace(chosen, evaluations=thought.evaluations.times(candidates), winner=winner, candidates=thought)
+    passes = Evaluations(thought.evaluations.forward * candidates, thought.evaluations.backward * candidates)
+    return replace(chosen, evaluations=passes, winner=winner, candidates=thought)
 
 
 def _winner(thought: Thought, candidates: int, rule: str) -> Tensor:

@@ -93,7 +93,7 @@ def make_simplex(name: str, table: Tensor, prediction_dims: int = 2, **settings:
     return Space(kind(prediction_dims, table, **settings), update)  # type: ignore[call-arg]
 
 
-# The formulas of the table in ebt/thinking/geometry.py, one vector at a time.
+# The formulas of the table in ebt/models/thinking.py, one vector at a time.
 
 
 def logits_of(name: str, state: Tensor, table: Tensor) -> Tensor:

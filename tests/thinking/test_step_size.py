@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import seeded
 
-from ebt.thinking import Recipe, StepSize
+from ebt.thinking import StepSize
+from ebt.thinking.recipe import draw_step_size
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -14,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("float64")
 @given(initial=st.floats(1e-3, 1e4), spread=st.floats(1.0, 10.0), seed=st.integers(0, 2**20))
 def test_draws_stay_within_the_spread(initial: float, spread: float, seed: int) -> None:
     step_size = StepSize(initial)
-    drawn = Recipe(step_size_spread=spread).draw_step_size(step_size, (20, 30), seeded(seed), torch.empty(0))
-    assert torch.equal(drawn, Recipe(step_size_spread=spread).draw_step_size(step_size, (20, 30), seeded(seed), torch.empty(0)))
+    drawn = draw_step_size(step_size, (20, 30), spread, seeded(seed), torch.empty(0))
+    assert torch.equal(drawn, draw_step_size(step_size, (20, 30), spread, seeded(seed), torch.empty(0)))
     assert drawn.min() >= initial / spread * (1 - 1e-12)
     assert drawn.max() <= initial * spread * (1 + 1e-12)
     if spread == 1:
@@ -31,7 +32,7 @@ def test_draws_stay_within_the_spread(initial: float, spread: float, seed: int) 
 def test_the_gradient_of_the_log_scale_is_the_step_size_itself(initial: float, spread: float, scale: float) -> None:
     step_size = StepSize(initial)
     step_size.log_scale.data.fill_(scale)
-    drawn = Recipe(step_size_spread=spread).draw_step_size(step_size, (3, 4), seeded(0), torch.empty(0))
+    drawn = draw_step_size(step_size, (3, 4), spread, seeded(0), torch.empty(0))
     (gradient,) = torch.autograd.grad(drawn.sum(), step_size.log_scale)
     torch.testing.assert_close(gradient, drawn.sum().detach())
     torch.testing.assert_close(step_size().detach(), torch.tensor(initial) * torch.tensor(scale).exp())

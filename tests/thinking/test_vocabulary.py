@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from toys import WIDTH, WORDS, make_simplex, make_table, normal
 
-from ebt.thinking import IGNORED, CompactSimplex, geometry
+from ebt.thinking import IGNORED, CompactSimplex
 from ebt.thinking.fast import vocabulary
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -18,7 +18,7 @@ ROWS, PARTS = 3, 5
 
 @pytest.fixture(autouse=True, params=[1, 3 * WORDS, 2**20], ids=["one state", "three states", "all"])
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geometry, "CHUNK", request.param)
+    monkeypatch.setattr(vocabulary, "CHUNK", request.param)
 
 
 def state_and_table() -> tuple[Tensor, Tensor]:
@@ -75,4 +75,4 @@ def test_logits_of_a_chunk_alone_exist_at_once(monkeypatch: pytest.MonkeyPatch) 
     state, table = state_and_table()
     make_simplex("compact-mirror", table).view(state).sum().backward()
     assert sum(sizes) == 2 * ROWS * PARTS * WORDS
-    assert max(sizes) <= max(geometry.CHUNK, WORDS)
+    assert max(sizes) <= max(vocabulary.CHUNK, WORDS)

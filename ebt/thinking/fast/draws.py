@@ -17,6 +17,11 @@ def _seed(*keys: int) -> int:
     return int.from_bytes(digest, "big")
 
 
+def draw_integer(low: int, high: int, generator: torch.Generator | None) -> int:
+    """A number from ``low`` up to, and without, ``high``."""
+    return int(torch.randint(low, high, (), generator=generator, device="cpu" if generator is None else generator.device))
+
+
 @dataclass(frozen=True)
 class Rows:
     """Noise of training: a pure function of (seed, step, row), so that rows may be computed in groups of any size."""

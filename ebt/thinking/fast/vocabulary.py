@@ -9,14 +9,29 @@ the vocabulary gives a loss, its gradients and the next view: three V x D produc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ebt.thinking.geometry import chunks
 from ebt.thinking.noise import precise
+
+CHUNK = 2**24
+"""Logits that exist at once."""
+
+
+def chunks(rows: int, words: int) -> Iterator[slice]:
+    """Slices of ``rows`` states whose logits are at most ``CHUNK`` numbers (but of one state at least), of even size."""
+    size = max(1, -(-rows // max(1, -(-rows * words // CHUNK))))
+    return (slice(first, first + size) for first in range(0, rows, size))
+
+
+def by_chunks(function: Callable[..., Tensor], words: int, *states: Tensor) -> Tensor:
+    """A function of the logits of states (N, *P, K), one number a part, where the logits do not exist all at once."""
+    flat = [state.flatten(0, -2) for state in states]
+    found = [function(*(one[part] for one in flat)) for part in chunks(len(flat[0]), words)]
+    return torch.cat(found).view(states[0].shape[:-1])
 
 
 def _parts(u: Tensor, table: Tensor) -> Iterator[tuple[slice, Tensor]]:
