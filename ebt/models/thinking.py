@@ -159,6 +159,7 @@ class Thinking:
         return Either(tuple(stops)) if len(stops) > 1 else stops[0] if stops else None
 
 
+@torch.compiler.disable  # gradients inside, and gradients of them
 @torch.no_grad()
 def think(
     energy: Energy,

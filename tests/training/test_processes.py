@@ -88,3 +88,20 @@ def test_more_processes_than_examples_are_refused() -> None:
 def test_activation_checkpointing_is_refused() -> None:
     with pytest.raises(InputError, match="gradient_checkpointing is not served"):
         EBTForCausalLM(EBTConfig(11, 6, **trainings.SIZES)).gradient_checkpointing_enable()
+
+
+def test_fully_shard_takes_the_whole_model_or_is_refused() -> None:
+    fully_shard = pytest.importorskip("torch.distributed.fsdp").fully_shard
+    torch.manual_seed(0)
+    whole, parts = (EBTForCausalLM(EBTConfig(vocab_size=16, dim=16, layers=1, heads=2)).train() for _ in range(2))
+    ids = torch.arange(8)[None]
+    expected = whole(ids, labels=ids, generator=torch.Generator().manual_seed(0)).loss
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(whole, ignored_params={whole.step_size.log_scale})
+        assert torch.equal(whole(ids, labels=ids, generator=torch.Generator().manual_seed(0)).loss, expected)
+        fully_shard(parts.network.blocks[0])
+        with pytest.raises(InputError, match=r"network\.blocks\.0\..* is sharded"):
+            parts(ids, labels=ids)
+    finally:
+        torch.distributed.destroy_process_group()

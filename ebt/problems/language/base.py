@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria
 
 from ebt.errors import InputError
@@ -37,7 +37,8 @@ class LanguageModel(HubModel, GenerationMixin):
         """What ``forward`` is given: tokens (B, S), or their embeddings (B, S, D).
 
         Raises:
-            InputError: neither or both, a mask that does not fit, or an argument of other models that asks for something.
+            InputError: neither or both, a mask that does not fit, an argument of other models that asks for something, or
+                weights that are sharded by blocks.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or (input_ids is not None and inputs_embeds is not None):
@@ -46,6 +47,8 @@ class LanguageModel(HubModel, GenerationMixin):
         check_positions(others.pop("position_ids", None), given, mask, cache)
         if asked := [name for name, value in others.items() if value is not None and value is not False]:
             raise InputError(f"forward() does not serve {', '.join(asked)}: leave it out")
+        if torch.distributed.is_initialized():
+            check_whole(self)
         return given
 
     def embed(self, given: Tensor) -> Tensor:
@@ -224,6 +227,21 @@ def check_context(given: Tensor, mask: Tensor | None, cache: Any) -> None:
         raise InputError(
             f"attention_mask has the shape {tuple(mask.shape)}, the tokens with those in the cache have {(rows, length)}: "
             "give a 0 or 1 for each of them"
+        )
+
+
+def check_whole(model: nn.Module) -> None:
+    """Whether a model's weights are whole within ``forward``: gradients of gradients go through all of it at once.
+
+    Raises:
+        InputError: a part of it is sharded by itself.
+    """
+    from torch.distributed.tensor import DTensor
+
+    if name := next((name for name, weight in model.named_parameters() if isinstance(weight, DTensor)), None):
+        raise InputError(
+            f"{name} is sharded by itself (FSDP2): give fully_shard the whole model alone, with "
+            "ignored_params={model.step_size.log_scale}, or train with `ebt fit --trainer.strategy fsdp`"
         )
 
 

@@ -206,6 +206,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         output.hidden_states = states
         return output if return_dict is not False else output.to_tuple()
 
+    @torch.compiler.disable  # it differentiates twice
     def _differentiable(self, given: Tensor, how: Thinking, generator: torch.Generator | None, **context: Any) -> Thought:
         """What ``think`` does, with gradients through all steps."""
         if how.stops() is not None:
@@ -241,7 +242,9 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         recipe, geometry, target = self.config.training_recipe(), self.geometry(), labels[:, 1:]
         landscape = self.landscape(given[:, :-1], None if attention_mask is None else attention_mask[:, :-1])
         start = geometry.start(tuple(target.shape), recipe.start_std, generator)
-        outcome = supervise(landscape, geometry, self.update(), start, target, self.step_size, recipe, generator)
+        outcome = torch.compiler.disable(supervise)(
+            landscape, geometry, self.update(), start, target, self.step_size, recipe, generator
+        )
         with torch.no_grad():
             logits = self.logits(outcome.thought, self.thinking.but(rule="lowest"))
         return EBTOutput(rescale(outcome.loss, target, num_items), logits, outcome.thought.energies, outcome.thought.steps)

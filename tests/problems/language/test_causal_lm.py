@@ -325,3 +325,27 @@ def test_training_mode_without_labels_is_differentiable() -> None:
         assert not model(ids).logits.requires_grad
     with pytest.raises(InputError, match="tolerance"):
         model(ids, tolerance=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_its_user_compiles_trains_and_thinks_as_before() -> None:
+    model, ids = make_ebt(), make_ids()
+    compiled = torch.compile(model, backend="aot_eager")
+
+    def gradients(forward: Any, **options: Any) -> dict[str, Tensor]:
+        model.zero_grad()
+        output = forward(ids, **options)
+        (output.logits.logsumexp(-1).sum() if output.loss is None else output.loss).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    assert_same(compiled(ids), model(ids))
+    model.train()
+    for options in ({"labels": ids, "generator": torch.Generator().manual_seed(0)}, {}):
+        expected = gradients(model, **options)
+        if "generator" in options:
+            options["generator"].manual_seed(0)
+        found = gradients(compiled, **options)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient)
