@@ -34,8 +34,8 @@ from ebt.evaluation.style import COLOURS, GREY, picture
 from ebt.problems.folder import save_folder
 from ebt.problems.images.data import Crops, ImageDataModule
 from ebt.problems.images.diffusion import NoiseSchedule
-from ebt.problems.images.labelled import DIGITS, labelled_images
 from ebt.problems.images.metrics import energy_errors, psnr, ssim
+from ebt.problems.images.probe import DIGITS, labelled_images
 from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
 from ebt.thinking import Recipe
 from ebt.training.optimisation import Optimisation

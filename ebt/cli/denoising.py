@@ -20,10 +20,9 @@ from ebt.evaluation.results import write_json
 from ebt.problems.folder import load_folder
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.metrics import psnr, ssim
-from ebt.problems.images.models import EBTForImages
-from ebt.problems.images.pictures import side_by_side
+from ebt.problems.images.models import EBTForImages, by_tiles
+from ebt.problems.images.pictures import film_strip
 from ebt.problems.images.sources import PHOTOS, Images, full_values, keep_mode, of_files, open_images, to_picture
-from ebt.problems.images.tiles import by_tiles
 
 TYPES = ("ebt_images", "ebt_dit_images")
 
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 _save(list(shown.values())[1], images.picture(index), path)
             if folder is not None:
                 pictures = {name: np.array(to_picture(image)) for name, image in shown.items()}
-                side_by_side(pictures, folder / f"{stem}-comparison.png")
+                film_strip({"": list(pictures.values())}, list(pictures), folder / f"{stem}-comparison.png", width=3.0)
             bar(index + 1, None)
     _print(console, args, results)
     if folder is not None:

@@ -15,9 +15,8 @@ from ebt.cli.terminal import out_folder, plain_table, print_table, say_written
 from ebt.errors import InputError
 from ebt.evaluation.results import write_json
 from ebt.problems.folder import load_folder
-from ebt.problems.images.labelled import Labelled, labelled_images
 from ebt.problems.images.models import EBTForImages
-from ebt.problems.images.probe import Probe, linear_probe, pooled_features
+from ebt.problems.images.probe import Labelled, Probe, labelled_images, linear_probe, pooled_features
 
 LEVELS = (0, 25, 50, 99)
 """Noise levels that a Diffusion Transformer is told of clean images; the best on held-out training data counts."""

@@ -24,12 +24,13 @@ from ebt.errors import InputError
 from ebt.evaluation.measure import thinks
 from ebt.evaluation.results import write_json
 from ebt.problems.folder import load_folder
+from ebt.problems.images.pictures import film_strip
 from ebt.problems.images.sources import to_picture
 from ebt.problems.video.clips import import_av, write_video
 from ebt.problems.video.encoders import Encoder
-from ebt.problems.video.held_out import HeldOutVideo, held_out_video
 from ebt.problems.video.metrics import FrameEnergies, Rollout, frame_energies, frame_loss, rollout
-from ebt.problems.video.pictures import film_strip, frame_energy_map, save_gif, side_by_side_frames
+from ebt.problems.video.pictures import frame_energy_map, save_gif, side_by_side_frames
+from ebt.problems.video.problem import HeldOutVideo, held_out_video
 
 TYPES = ("ebt_video", "ebt_video_transformer")
 SHOWN = 12

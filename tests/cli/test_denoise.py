@@ -226,7 +226,7 @@ def test_other_models_and_missing_images_are_refused(
 
 
 def test_the_mean_of_overlapping_tiles_is_smooth() -> None:
-    from ebt.problems.images.tiles import by_tiles
+    from ebt.problems.images.models import by_tiles
 
     image = torch.randn(3, 37, 22, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(by_tiles(lambda tiles: tiles, image, 16), image)

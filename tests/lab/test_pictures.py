@@ -15,11 +15,12 @@ from matplotlib.image import imread
 
 from ebt.evaluation.curves import energy_curve, thinking_curve
 from ebt.evaluation.style import COLOURS, RIGHT, WRONG
+from ebt.problems.images.pictures import film_strip
 from ebt.problems.language.metrics import MEASURE as language_measure
 from ebt.problems.language.pictures import token_heat_map, visible
 from ebt.problems.sudoku.metrics import MEASURE as sudoku_measure
 from ebt.problems.sudoku.pictures import board_strip
-from ebt.problems.video.pictures import film_strip, frame_energy_map, save_gif, side_by_side_frames
+from ebt.problems.video.pictures import frame_energy_map, save_gif, side_by_side_frames
 
 Picture = npt.NDArray[np.float32]
 STEPS = [1, 2, 4, 8]

@@ -14,7 +14,7 @@ from small_images import photo_folder
 from small_videos import autoencoder, clip_folder
 
 from ebt.problems.images.data import ImageDataModule
-from ebt.problems.images.labelled import labelled_images
+from ebt.problems.images.probe import labelled_images
 from ebt.problems.images.sources import open_images
 from ebt.problems.video.data import VideoDataModule
 

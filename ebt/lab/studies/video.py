@@ -26,9 +26,8 @@ from ebt.models.exploration import check_counts
 from ebt.problems.folder import load_folder
 from ebt.problems.images.sources import to_picture
 from ebt.problems.video.data import VideoDataModule, held_out_frames
-from ebt.problems.video.digits import DigitReader
 from ebt.problems.video.metrics import frame_energies, repeat_loss, rollout, video_curve
-from ebt.problems.video.moving_digits import digit_images
+from ebt.problems.video.moving_digits import DigitReader, digit_images
 from ebt.problems.video.task import VideoNetwork, VideoTask
 from ebt.thinking import Recipe
 from ebt.training.optimisation import Optimisation

@@ -33,8 +33,13 @@ class _ImageFields(NetworkFields):
             raise InputError(f"dim {self.dim} must be a multiple of 4: positions are sines and cosines of rows and columns")
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image."""
+        return self.num_channels, self.image_size, self.image_size
+
+    @property
     def patches(self) -> int:
-        """Patches of an image."""
+        """Of an image."""
         return (self.image_size // self.patch_size) ** 2
 
 

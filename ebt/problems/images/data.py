@@ -12,39 +12,40 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ebt.errors import InputError
-from ebt.problems.images.sources import PHOTOS, Images, OnError, check_on_error, open_images, to_tensor
+from ebt.problems.images.sources import PHOTOS, Images, check_on_error, open_images, pad_to, to_tensor
 from ebt.problems.language.corpora import SPLITS, check_fractions
+from ebt.problems.skipped import OnError
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
 
 KEPT = 512
 """So many decoded images stay in memory."""
 
 
-class Crops(Dataset[dict[str, Tensor]]):
+class Varied(Dataset[dict[str, Tensor]]):
+    """Examples that are other ones in each epoch."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose them."""
+        self.epoch = epoch
+
+
+class Crops(Varied):
     """Square crops, a function of (seed, epoch, index): dict(``image`` (C, size, size)).
 
-    Args:
-        images: what to crop; smaller ones are continued by their mirror image.
-        size: of a crop, in pixels.
-        channels: 3, or 1 for grey.
-        each: crops of an image in one epoch.
-        seed: of the places.
-        flip: mirror every other crop.
-        level: goes into every example, as ``level``.
+    Images smaller than ``size`` are continued by their mirror image. Each is cropped ``each`` times in one epoch; with ``flip``
+    every other crop is mirrored. ``level`` goes into every example.
     """
 
     def __init__(
         self, images: Images, size: int, channels: int, each: int, seed: int, flip: bool = False, level: float | None = None
     ) -> None:
         self.images, self.size, self.channels, self.each, self.seed = images, size, channels, each, seed
-        self.flip, self.level, self.epoch = flip, level, 0
+        self.flip, self.level = flip, level
 
     def __len__(self) -> int:
         return len(self.images) * self.each
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the places."""
-        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         image = _decoded(self.images, index // self.each, self.channels, self.size)
@@ -60,12 +61,6 @@ class Crops(Dataset[dict[str, Tensor]]):
 @lru_cache(KEPT)
 def _decoded(images: Images, index: int, channels: int, size: int) -> np.ndarray:
     return pad_to(images.read(index, channels), size, size)
-
-
-def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image (C, H, W) continued by its mirror image, below and to the right, to at least ``height`` x ``width``."""
-    missing = [max(0, wanted - length) for wanted, length in zip((height, width), image.shape[1:], strict=True)]
-    return np.pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric") if any(missing) else image
 
 
 class ImageDataModule(ResumableData):
@@ -125,29 +120,24 @@ class ImageDataModule(ResumableData):
         check_fractions(fractions)
         check_on_error(on_error)
         self.sources = {"train": source, "validation": validation_source, "test": test_source}
-        self.image_field, self.image_size, self.channels, self.flip = image_field, size, channels, flip
-        self.crops, self.evaluation_crops, self.levels = crops, evaluation_crops, tuple(levels)
-        self.batch_size, self.seed, self.fractions, self.num_workers = batch_size, seed, tuple(fractions), num_workers
-        self.on_error, self.sets, self.skipped = on_error, dict[str, Images](), dict[str, str]()
-
-    @property
-    def test_names(self) -> list[str]:
-        """The names of the test sets, in the order of their loaders."""
-        return [f"noise_{level:g}" for level in self.levels]
+        self.image_size, self.channels = size, channels
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self.test_names = [f"noise_{level:g}" for level in levels]
+        self.sets, self.skipped = dict[str, Images](), dict[str, str]()
 
     def prepare(self) -> None:
         """Find all images, once; any later call returns at once."""
         if self.sets:
             return
-        found = open_images(str(self.sources["train"]), self.image_field)
-        for split in SPLITS[1:]:
-            if (own := self.sources[split]) is not None:
-                parts = open_images(own, self.image_field)
-                found[split] = parts.get(split, parts["train"])
+        found = dict[str, Images]()
+        for split, source in self.sources.items():
+            if source is not None:
+                parts = open_images(source, self.hparams["image_field"])
+                found |= parts if split == "train" else {split: parts.get(split, parts["train"])}
         for split, images in found.items():
-            good, faults = images.usable(self.on_error)
+            good, faults = images.usable(self.hparams["on_error"])
             found[split], self.skipped = images.part(good), self.skipped | faults
-        self.sets = split_images(found, self.fractions, self.seed)
+        self.sets = split_images(found, self.hparams["fractions"], self.seed)
 
     def statistics(self) -> dict[str, Any]:
         """What the data are: source, size of the crops, number of images of each split, and what was skipped."""
@@ -157,25 +147,23 @@ class ImageDataModule(ResumableData):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
-        self.prepare()
-        dataset = Crops(self.sets["train"], self.image_size, self.channels, self.crops, self.seed, self.flip)
-        return self.training_loader(dataset, EpochSampler)
+        return self.training_loader(self._crops("train", "crops", flip=self.hparams["flip"]), EpochSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """The same crops every time; an empty list, which skips validation, without such a split."""
         self.prepare()
-        return self._held_out("validation") if "validation" in self.sets else []
+        return self.evaluation_loader(self._crops("validation")) if "validation" in self.sets else []
 
     def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
         """One loader for each of ``test_names``, with the same crops."""
         self.prepare()
         if "test" not in self.sets:
             raise InputError("There are no test images. Give a test_source, or a share above 0 in fractions.")
-        return [self._held_out("test", level) for level in self.levels]
+        return [self.evaluation_loader(self._crops("test", level=level)) for level in self.hparams["levels"]]
 
-    def _held_out(self, split: str, level: float | None = None) -> DataLoader[dict[str, Tensor]]:
-        crops = Crops(self.sets[split], self.image_size, self.channels, self.evaluation_crops, self.seed, level=level)
-        return self.evaluation_loader(crops)
+    def _crops(self, split: str, each: str = "evaluation_crops", **how: Any) -> Crops:
+        self.prepare()
+        return Crops(self.sets[split], self.image_size, self.channels, self.hparams[each], self.seed, **how)
 
 
 def split_images(found: Mapping[str, Any], fractions: Sequence[float], seed: int, what: str = "image") -> dict[str, Any]:

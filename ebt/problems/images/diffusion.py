@@ -7,7 +7,6 @@ Letters: T noise levels, B rows, C channels, H x W pixels. ``kept`` is the share
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,12 +18,16 @@ from ebt.errors import InputError
 class NoiseSchedule:
     """Noise levels: ``x[t] = sqrt(kept[t]) x + sqrt(1 - kept[t]) noise``, in double precision.
 
-    Args:
-        betas: the power of the noise that each level adds, (T,).
+    ``betas`` (T,): the power of the noise that each level adds. ``least_log_variance`` (T,): logarithm of the variance of
+    x[t-1] given x[t] and x; at the first level, where it is zero, the second's.
     """
 
     def __init__(self, betas: Tensor) -> None:
         self.betas = betas.double()
+        self.kept = (1 - self.betas).cumprod(0)
+        self._before = torch.cat((self.kept.new_ones(1), self.kept[:-1]))
+        variance = self.betas * (1 - self._before) / (1 - self.kept)
+        self.least_log_variance = torch.cat((variance[1:2], variance[1:])).log()
 
     @classmethod
     def linear(cls, levels: int = 1000) -> NoiseSchedule:
@@ -48,21 +51,6 @@ class NoiseSchedule:
             raise InputError(f"noise level {share}: give a share of the schedule, above 0 and at most 1, such as 0.1")
         return max(0, round(share * len(self.betas)) - 1)
 
-    @cached_property
-    def kept(self) -> Tensor:
-        """Alpha bar (T,)."""
-        return (1 - self.betas).cumprod(0)
-
-    @cached_property
-    def _before(self) -> Tensor:
-        return torch.cat((self.kept.new_ones(1), self.kept[:-1]))
-
-    @cached_property
-    def least_log_variance(self) -> Tensor:
-        """Logarithm of the variance of x[t-1] given x[t] and x, (T,); at the first level, where it is zero, the second's."""
-        variance = self.betas * (1 - self._before) / (1 - self.kept)
-        return torch.cat((variance[1:2], variance[1:])).log()
-
     def respaced(self, levels: Tensor) -> NoiseSchedule:
         """The schedule that visits only some ``levels`` (n,), in ascending order, with the same noise at each."""
         kept = self.kept[levels]
@@ -73,11 +61,7 @@ class NoiseSchedule:
         return _at(self.kept.sqrt(), t, image) * image + _at((1 - self.kept).sqrt(), t, image) * noise
 
     def noisy(self, images: Tensor, level: float, seed: int = 0) -> Tensor:
-        """Images (B, C, H, W) at one noise level, a share of the schedule, with noise drawn from a seed.
-
-        Raises:
-            InputError: an unknown noise level.
-        """
+        """Images (B, C, H, W) at one noise level, a share of the schedule, with noise drawn from a seed."""
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed), dtype=images.dtype)
         return self.noised(images, noise, torch.full((len(images),), self.level(level)))
 
@@ -92,10 +76,10 @@ class NoiseSchedule:
         of the step's two normal distributions.
 
         Args:
-            output: predicted noise and variance (B, 2C, H, W) at ``noised(image, noise, t)``; the variance is a place
-                between the least (-1) and the largest one (1) on the logarithmic scale.
+            output: predicted noise and variance (B, 2C, H, W); the variance is a place between the least (-1) and the largest
+                one (1) on the logarithmic scale.
             image: clean images (B, C, H, W).
-            noise: standard normal draws (B, C, H, W).
+            noise: standard normal draws, with which the network saw ``noised(image, noise, t)``.
             t: levels (B,).
         """
         predicted, place = output.chunk(2, 1)
@@ -132,7 +116,7 @@ def _at(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
 
 
 def _divergence(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of a normal distribution from another, in nats."""
+    """Kullback-Leibler divergence of two normal distributions, in nats."""
     gap = log_variance - other_log_variance
     return (gap.exp() - gap - 1 + (mean - other_mean).square() * (-other_log_variance).exp()) / 2
 

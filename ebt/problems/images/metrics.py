@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.regression import spearman_corrcoef
 
 from ebt.errors import InputError
 from ebt.evaluation.measure import Scorer, Tally, measure
-from ebt.evaluation.results import Curve, Measure, Point, Progress
+from ebt.evaluation.results import Curve, Measure, Point
 from ebt.models.exploration import Explored
-from ebt.models.thinking import Thinking
 from ebt.thinking import Thought
 
 MEASURE = Measure("psnr", "PSNR (dB)", "image", higher=True)
@@ -39,8 +39,6 @@ class ImagePoint(Point):
     """PSNR of every image, for paired comparisons."""
 
 
-Pair = tuple[Tensor, Tensor]
-"""Clean and noisy images."""
 SAMPLE = 2000
 """So many pairs of energy and error are kept for pictures."""
 
@@ -70,9 +68,7 @@ def image_curve(
     noisy: Tensor,
     steps: Sequence[int],
     level: float | None = None,
-    thinking: Thinking | None = None,
     batch_size: int = 32,
-    progress: Progress | None = None,
     **options: Any,
 ) -> Curve[ImagePoint]:
     """PSNR of an EBT after each number of steps, or of a Diffusion Transformer by DDIM with so many evaluations.
@@ -83,10 +79,8 @@ def image_curve(
         noisy: the same with noise (B, C, H, W).
         steps: numbers of steps to measure.
         level: the noise, as a share of the schedule, which a Diffusion Transformer must be told.
-        thinking: see ``ebt.evaluation.measure.measure``.
         batch_size: images at once.
-        progress: see ``ebt.evaluation.measure.measure``.
-        **options: fields of ``Thinking``.
+        **options: as for ``ebt.evaluation.measure.measure``.
 
     Raises:
         InputError: no images, or numbers of steps below 1.
@@ -95,7 +89,11 @@ def image_curve(
         raise InputError(f"images {tuple(images.shape)}, noisy {tuple(noisy.shape)}: give one or more, of the same shape.")
     batches = ((images[rows], noisy[rows]) for rows in torch.arange(len(images)).split(batch_size))
     scorer, total = _Images(level), len(images)
-    return measure(model, scorer, batches, steps, (1,), thinking, progress, total=total, kind="looped", **options)
+    return measure(model, scorer, batches, steps, total=total, kind="looped", **options)
+
+
+Pair = tuple[Tensor, Tensor]
+"""Clean and noisy images."""
 
 
 class _Images(Scorer[ImagePoint]):
@@ -171,6 +169,4 @@ def _rank(energy: Tensor, error: Tensor) -> float:
 
 def patch_errors(states: Tensor, images: Tensor, patch: int) -> Tensor:
     """Root mean square error (T, B, S) of each patch of states (T, B, C, H, W)."""
-    square = (states - images).square().mean(2)
-    cut = square.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))  # (T, B, rows, p, columns, p)
-    return cut.mean((3, 5)).sqrt().flatten(2)
+    return F.avg_pool2d((states - images).square().mean(2), patch).sqrt().flatten(2)

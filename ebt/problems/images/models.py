@@ -6,6 +6,7 @@ Letters: B rows, C channels, H x W pixels with values in [-1, 1], S patches, D w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -19,10 +20,13 @@ from ebt.models.thinking import Thinking
 from ebt.nn import EBTEncoder, PatchEmbedding, Transformer, unpatchify
 from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
+from ebt.problems.images.sources import pad_to
 from ebt.thinking import Geometry, StepSize, Thought
 
 FREQUENCIES = 256
 """Sines and cosines of a noise level."""
+SHARE = 0.75
+"""Of a tile lies before the next one."""
 
 
 class EBTForImages(ThinkingModel):
@@ -37,17 +41,12 @@ class EBTForImages(ThinkingModel):
         self.patches = PatchEmbedding(config.num_channels, config.image_size, config.patch_size, config.dim)
         self.network = EBTEncoder(config.network(), config.energy_scale / config.patches)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
-        self._open_gates()
-        self.post_init()
-
-    def _open_gates(self) -> None:
-        """Adaptive norms start with closed gates, so that a network changes nothing at first. Here the zero head sees to that,
-        and the condition is the same for all: the blocks can learn at once."""
         for block in self.network.blocks:
+            # Adaptive norms start with closed gates, so that a network changes nothing at first. Here the zero head sees to
+            # that, and the condition is the same for all: the blocks can learn at once.
             if block.modulation is not None:
-                _, _, gate, _, _, ffn_gate = block.modulation.projection.bias.detach().chunk(6)
-                nn.init.ones_(gate)
-                nn.init.ones_(ffn_gate)
+                block.modulation.projection.bias.detach().view(6, -1)[[2, 5]] = 1
+        self.post_init()
 
     def landscape(self, pixel_values: Tensor, free: Tensor | None = None) -> ImageLandscape:
         """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, the network sees the given pixels (B, C, H,
@@ -56,9 +55,7 @@ class EBTForImages(ThinkingModel):
 
     def geometry(self) -> Geometry:
         """Images; one prediction a row."""
-        config = self.config
-        shape = (config.num_channels, config.image_size, config.image_size)
-        return self.config.make_geometry(1, shape, like=self.patches.positions)
+        return self.config.make_geometry(1, self.config.shape, like=self.patches.positions)
 
     def parts(self, pixel_values: Tensor, free: Tensor | None = None) -> tuple[int, ...]:
         return (len(pixel_values),)
@@ -73,8 +70,7 @@ class EBTForImages(ThinkingModel):
 
     def features(self, image: Tensor) -> Tensor:
         """What the last block makes of images (B, C, H, W), for each patch (B, S, D)."""
-        image = image.to(self.patches.positions)
-        return self.network.hidden(self.patches.places(image), self.patches(image))
+        return self.network.hidden(self.patches.places(image), self.patches(image.to(self.patches.positions)))
 
     def forward(self, pixel_values: Tensor, **options: Any) -> Prediction:
         """Clean noisy images (B, C, H, W); options as for ``think``. Energies are those of the patches."""
@@ -93,9 +89,8 @@ class EBTForImages(ThinkingModel):
             InputError: a mask of another size, or one that leaves nothing known.
         """
         if free.shape != (len(pixel_values), 1, *pixel_values.shape[-2:]):
-            raise InputError(
-                f"the mask has the shape {tuple(free.shape)}, the images {tuple(pixel_values.shape)}: make their sizes equal"
-            )
+            shapes = f"the mask has the shape {tuple(free.shape)}, the images {tuple(pixel_values.shape)}"
+            raise InputError(f"{shapes}: make their sizes equal")
         counts = (~free).sum((2, 3), keepdim=True)
         if not counts.all():
             raise InputError("the mask leaves no pixel of an image known: give a part of it")
@@ -215,3 +210,28 @@ class DiTForImages(HubModel):
         image = image.to(self.patches.positions)
         condition = self.level(torch.full((len(image),), t, device=image.device))
         return self.network.hidden(self.patches(image) + self.patches.places(image), condition)
+
+
+def by_tiles(denoise: Callable[[Tensor], Tensor], image: Tensor, size: int, batch_size: int = 32) -> Tensor:
+    """Apply a function of tiles (B, C, size, size) to an image (C, H, W) of any size.
+
+    A smaller image is continued by its mirror image, and cropped back. Where tiles overlap, each counts the more the farther
+    a pixel lies from the tile's border.
+    """
+    height, width = image.shape[-2:]
+    whole = torch.from_numpy(pad_to(image.numpy(), size, size))
+    corners = [(top, left) for top in _places(whole.shape[1], size) for left in _places(whole.shape[2], size)]
+    pieces = torch.stack([whole[:, top : top + size, left : left + size] for top, left in corners])
+    found = torch.cat([denoise(part) for part in pieces.split(batch_size)])
+    ramp = 1 + torch.minimum(torch.arange(size), torch.arange(size).flip(0)).to(found)
+    window, total, weight = ramp.outer(ramp), torch.zeros_like(whole, dtype=found.dtype), found.new_zeros(whole.shape[1:])
+    for (top, left), piece in zip(corners, found, strict=True):
+        total[:, top : top + size, left : left + size] += window * piece
+        weight[top : top + size, left : left + size] += window
+    return (total / weight)[:, :height, :width]
+
+
+def _places(length: int, size: int) -> list[int]:
+    """Where tiles begin, so that the first and the last one touch the border."""
+    count = math.ceil((length - size) / (size * SHARE)) + 1
+    return [round(i * (length - size) / max(1, count - 1)) for i in range(count)]

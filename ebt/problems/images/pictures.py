@@ -7,84 +7,86 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
+from ebt.evaluation.results import write_json
 from ebt.evaluation.style import COLOURS, HEAT, picture
+from ebt.problems.images.metrics import EnergyErrors, energy_errors
+from ebt.problems.images.models import EBTForImages
+from ebt.problems.images.sources import to_picture
 
-WIDEST = 8
-"""Images of a row, at most."""
-
-
-def side_by_side(images: Mapping[str, np.ndarray], path: str | Path, title: str | None = None) -> None:
-    """Images in a row, each under its name.
-
-    Args:
-        images: (H, W) or (H, W, 3), 8 bits.
-        path: the PNG to write.
-        title: above the picture.
-    """
-    height, width = next(iter(images.values())).shape[:2]
-    with picture(path, width=3.0 * len(images), height=3.0 * height / width + (0.9 if title else 0.5)) as figure:
-        for axes, (name, image) in zip(np.atleast_1d(figure.subplots(1, len(images))), images.items(), strict=True):
-            _show(axes, image, name)
-        if title:
-            figure.suptitle(title)
+SHOWN = 6
+"""Steps of a map, at most."""
 
 
-def energy_map(
-    images: Sequence[np.ndarray],
-    energies: Sequence[np.ndarray],
-    path: str | Path,
-    names: Sequence[str],
-    title: str | None = None,
-) -> None:
-    """Images in a row, and below each one the energy of its patches: bright where the model is unsure.
-
-    Args:
-        images: (H, W) or (H, W, 3), 8 bits.
-        energies: (rows, columns) of patches, for each image.
-        path: the PNG to write.
-        names: above each image.
-        title: above the picture.
-    """
-    low, high = (float(reduce([float(reduce(energy)) for energy in energies])) for reduce in (np.min, np.max))
-    with picture(path, width=2.4 * len(images) + 0.8, height=5.4) as figure:
-        grid = figure.subplots(2, len(images), squeeze=False)
-        for above, below, image, energy, name in zip(*grid, images, energies, names, strict=True):
-            _show(above, image, name)
-            shown = below.imshow(energy, cmap=HEAT, vmin=low, vmax=high)
-            _show(below, None, f"{energy.mean():.3g}")
-        figure.colorbar(shown, ax=grid[1].tolist(), label="energy of a patch", shrink=0.8)
-        if title:
-            figure.suptitle(title)
-
-
-def _show(axes: Axes, image: np.ndarray | None, name: str) -> None:
-    if image is not None:
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+def show(axes: Axes, image: np.ndarray, name: str = "", **options: Any) -> Any:
+    """An image (H, W) or (H, W, 3), 8 bits, without axes, below its name; options as for ``imshow``."""
     axes.set_title(name, fontsize=11)
-    axes.set_axis_off()
+    axes.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)  # other axes may share the ticks
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    return axes.imshow(image, **{"cmap": "gray", "vmin": 0, "vmax": 255, **options})
 
 
-def energy_against_error(result: Mapping[str, Any], path: str | Path, title: str | None = None) -> None:
-    """Energy and error of single patches, a colour for each number of steps.
+def film_strip(rows: Mapping[str, Sequence[np.ndarray]], names: Sequence[str], path: str | Path, width: float = 1.2) -> None:
+    """Images in rows, one below the other.
 
     Args:
-        result: of ``energy_errors``, as a JSON object.
+        rows: images (h, w) or (h, w, 3), 8 bits, by the name of the row.
+        names: above each image of the first row.
         path: the PNG to write.
-        title: above the picture.
+        width: of an image, in hundred pixels.
     """
-    energies, errors, steps = (np.array(result[name]) for name in ("energies", "errors", "steps"))
+    high, wide = next(iter(rows.values()))[0].shape[:2]
+    with picture(path, width * len(names) + any(rows), (width * high / wide + 0.05) * len(rows) + 0.5) as figure:
+        grid = figure.subplots(len(rows), len(names), squeeze=False)
+        for line, (label, images) in zip(grid, rows.items(), strict=True):
+            for axes, image, name in zip(line, images, names, strict=True):
+                show(axes, image, name if line is grid[0] else "")
+            line[0].set_ylabel(label)
+
+
+def write_energies(folder: Path, model: Any, clean: Tensor, noisy: Tensor, steps: int) -> list[Path]:
+    """energy-error.json and .png over all images, and energy-map.png of the first one; nothing of a model without an energy."""
+    if not isinstance(model, EBTForImages):
+        return []
+    written = [folder / "energy-error.json", folder / "energy-error.png", folder / "energy-map.png"]
+    result = energy_errors(model, clean, noisy, steps)
+    write_json(result, written[0])
+    _energy_against_error(result, written[1])
+    _energy_map(model, noisy[:1], steps, written[2])
+    return written
+
+
+def _energy_map(model: EBTForImages, noisy: Tensor, steps: int, path: Path) -> None:
+    """One image (1, C, H, W), at the start and after some of the steps, and below it the energy of its patches: bright where
+    the model is unsure."""
+    thought = model.think(noisy, steps=steps)
+    shown = sorted(set(torch.linspace(0, len(thought.states), min(SHOWN, len(thought.states) + 1)).round().long().tolist()))
+    states = [thought.start, *thought.states]
+    patches = thought.energies[shown, 0].double().cpu().unflatten(1, (noisy.shape[-2] // model.config.patch_size, -1)).numpy()
+    colours = {"cmap": HEAT, "vmin": patches.min(), "vmax": patches.max()}
+    with picture(path, width=2.4 * len(shown) + 0.8, height=5.4) as figure:
+        grid = figure.subplots(2, len(shown), squeeze=False)
+        for above, below, i, energy in zip(*grid, shown, patches, strict=True):
+            show(above, np.array(to_picture(states[i][0])), f"step {i}" if i else "noisy")
+            heat = show(below, energy, f"{energy.mean():.3g}", **colours)
+        figure.colorbar(heat, ax=grid[1].tolist(), label="energy of a patch", shrink=0.8)
+
+
+def _energy_against_error(result: EnergyErrors, path: Path) -> None:
+    """Energy and error of single patches, a colour for each number of steps."""
+    energies, errors, steps = (np.array(values) for values in (result.energies, result.errors, result.steps))
     with picture(path) as figure:
         axes = figure.subplots()
-        for i, step in enumerate(sorted(set(steps.tolist()))):
+        for i, step in enumerate(sorted(set(result.steps))):
             chosen = steps == step
-            label = "noisy" if step == 0 else f"after {step} step{'s' * (step > 1)}"
-            rank = result["by_step"][step]
-            axes.scatter(
-                energies[chosen], errors[chosen], s=6, alpha=0.5, color=COLOURS[i % len(COLOURS)], label=f"{label} ({rank:.2f})"
-            )
+            label = f"after {step} step{'s' * (step > 1)}" if step else "noisy"
+            label = f"{label} ({result.by_step[step]:.2f})"
+            axes.scatter(energies[chosen], errors[chosen], s=6, alpha=0.5, color=COLOURS[i % len(COLOURS)], label=label)
         axes.set_xlabel("energy of a patch")
         axes.set_ylabel("error of a patch (root mean square)")
-        axes.set_title(title or f"rank correlation {result['spearman']:.2f} over patches and steps")
+        axes.set_title(f"rank correlation {result.spearman:.2f} over patches and steps")
         axes.legend(markerscale=3)

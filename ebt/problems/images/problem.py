@@ -13,9 +13,9 @@ from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
 from ebt.problems.images.data import Crops, ImageDataModule
 from ebt.problems.images.diffusion import NoiseSchedule
-from ebt.problems.images.energies import write_energies
 from ebt.problems.images.metrics import MEASURE, ImagePoint, image_curve
 from ebt.problems.images.models import DiTForImages, EBTForImages
+from ebt.problems.images.pictures import write_energies
 from ebt.problems.images.sources import open_images
 from ebt.problems.images.task import DenoisingTask
 from ebt.problems.registry import HeldOut, Problem, Request, same, unknown_data
@@ -65,7 +65,6 @@ class Images(Problem):
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
     ) -> Curve[ImagePoint]:
         clean, noisy, level = held_out.data
-        options.setdefault("batch_size", 32)
         return image_curve(model, clean, noisy, steps, level, progress=bar, **options)
 
     def pictures(self, folder: Path, request: Request, held_out: HeldOut, steps: int) -> list[Path]:

@@ -10,18 +10,20 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image
 from torch import Tensor
+from torch.utils.data import Subset
 
 from ebt.errors import INSTALL, InputError
 from ebt.problems.language.corpora import SPLITS
+from ebt.problems.skipped import OnError
 
 PHOTOS = "photos"
 """The name of the embedded photos."""
@@ -33,8 +35,6 @@ EMBEDDED = {
 }
 """The photos that scikit-image and scikit-learn ship, by split."""
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
-OnError = Literal["skip", "refuse"]
-"""What becomes of files that cannot be used: skipped with one warning, or an error at the first one."""
 _PLAIN = ("1", "L", "RGB", "P", "CMYK", "YCbCr", "HSV", "LAB")
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 _TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
@@ -43,11 +43,12 @@ _TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTA
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images that are read one by one."""
+    """Images that are read one by one, each by ``open`` from one of the ``items``."""
 
     source: str
     names: Sequence[str]
-    open: Callable[[int], Image.Image]
+    items: Any
+    open: Callable[[Any], Image.Image]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,7 +60,7 @@ class Images:
             InputError: it cannot be read.
         """
         try:
-            image = self.open(index)
+            image = self.open(self.items[index])
             if draft:
                 image.draft(None, (1, 1))
             image.load()
@@ -82,7 +83,7 @@ class Images:
 
     def part(self, indices: Sequence[int]) -> Images:
         """Some of them."""
-        return Images(self.source, [self.names[i] for i in indices], partial(chosen, self.open, indices))
+        return Images(self.source, [self.names[i] for i in indices], Subset(self.items, indices), self.open)
 
     def usable(self, on_error: OnError = "skip") -> tuple[list[int], dict[str, str]]:
         """Which images can be read, and why the others cannot. All are read, in threads.
@@ -194,6 +195,12 @@ def to_square(picture: Image.Image, size: int, aspect: float = 1.0) -> Image.Ima
     return square if square.size == (size, size) else square.resize((size, size), Image.Resampling.BICUBIC)
 
 
+def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (C, H, W) continued by its mirror image, below and to the right, to at least ``height`` x ``width``."""
+    missing = [max(0, wanted - length) for wanted, length in zip((height, width), image.shape[1:], strict=True)]
+    return np.pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric") if any(missing) else image
+
+
 def open_images(source: str, field: str = "image") -> dict[str, Images]:
     """Images of a source by split ("train", "validation", "test"); only the embedded photos and datasets have several.
 
@@ -218,7 +225,7 @@ def open_images(source: str, field: str = "image") -> dict[str, Images]:
 
 
 def is_plain_folder(path: Path) -> bool:
-    """Whether it is a folder, and not one that ``datasets.save_to_disk`` wrote."""
+    """Not one that ``datasets.save_to_disk`` wrote."""
     return path.is_dir() and not any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
@@ -237,12 +244,16 @@ def files_in(folder: Path, suffixes: Collection[str], what: str) -> list[Path]:
 
 def of_files(source: str, files: Sequence[Path]) -> Images:
     """The images of files."""
-    return Images(source, [str(file) for file in files], partial(_open, files))
+    return Images(source, [str(file) for file in files], files, _open)
+
+
+def _open(path: Path) -> Image.Image:
+    return Image.open(BytesIO(path.read_bytes()))  # leaves no file open
 
 
 def of_rows(source: str, part: Any, field: str) -> Images:
     """The images of a dataset of ``datasets``."""
-    return Images(source, [f"image {i} of {source}" for i in range(len(part))], partial(_row, part, field))
+    return Images(source, [f"image {i} of {source}" for i in range(len(part))], part, itemgetter(field))
 
 
 def open_dataset(source: str, field: str) -> dict[str, Any]:
@@ -294,19 +305,3 @@ def _photos() -> dict[str, Images]:
     folders = [Path(skimage.data.__file__).parent, Path(sklearn.datasets.__file__).parent / "images"]
     files = {file.name: file for folder in folders for file in folder.iterdir()}
     return {split: of_files(PHOTOS, [files[name] for name in names.split()]) for split, names in EMBEDDED.items()}
-
-
-# Named functions and not lambdas, so that data sets can be sent to worker processes.
-
-
-def _open(files: Sequence[Path], index: int) -> Image.Image:
-    return Image.open(BytesIO(files[index].read_bytes()))  # leaves no file open
-
-
-def _row(part: Any, field: str, index: int) -> Image.Image:
-    image: Image.Image = part[index][field]
-    return image
-
-
-def chosen(read: Callable[[int], Any], indices: Sequence[int], index: int) -> Any:
-    return read(indices[index])

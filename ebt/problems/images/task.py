@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -13,20 +12,20 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
-from ebt.models.exploration import Explored
 from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
+from ebt.problems.images.metrics import psnr
 from ebt.problems.images.models import DiTForImages, EBTForImages
-from ebt.problems.images.samples import ImageSamples
 from ebt.thinking import Euclidean, Geometry, Recipe
 from ebt.training.model_task import ModelTask, Network
 from ebt.training.optimisation import Optimisation
+from ebt.training.sharding import gathered
 from ebt.training.task import OPTIMISATION, Batch, Outcome, Sums
 
 RECIPE = Recipe(min_steps=1, max_steps=2)
 EVALUATION_SEED = 20_250_702
-PEAK = 4.0
-"""Square of the range of pixels, [-1, 1]."""
+SHOWN = 4
+"""Images of a picture."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,10 @@ class DenoisingNetwork(Network):
 
     def build(self, size: int, channels: int, level: float, steps: int, recipe: Recipe = RECIPE) -> HubModel:
         """The model with fresh weights."""
-        shape: dict[str, Any] = {
-            "image_size": size,
-            "num_channels": channels,
-            "patch_size": self.patch_size,
-            "noise_level": level,
-        }
+        own: dict[str, Any] = {"image_size": size, "num_channels": channels, "patch_size": self.patch_size, **self.sizes()}
         if self.kind == "dit":
-            return DiTForImages(DiTImagesConfig(**shape, **self.sizes()))
-        fields = {"head": "quadratic", **self.thinking(recipe, steps)}
-        return EBTForImages(EBTImagesConfig(**shape, **self.sizes(), **fields))
+            return DiTForImages(DiTImagesConfig(level, **own))
+        return EBTForImages(EBTImagesConfig(level, **{"head": "quadratic", **own, **self.thinking(recipe, steps)}))
 
 
 NETWORK = DenoisingNetwork()
@@ -87,8 +80,10 @@ class DenoisingTask(ModelTask):
         if not 0 < level <= 1:
             raise InputError(f"level is {level}: give a share of the noise schedule, above 0 and at most 1")
         super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
-        self._noises: torch.Generator | None = None
+        self.noises: torch.Generator | None = None
+        """Of evaluations."""
         self.network, self.level, self.pictures = network, level, ImageSamples(picture_every)
+        self.schedule = NoiseSchedule.linear()
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [self.pictures] if self.pictures.every else []
@@ -97,21 +92,18 @@ class DenoisingTask(ModelTask):
         size, channels = self.of_data("image_size", "channels")
         return self.network.build(size, channels, self.level, self.steps, self.recipe)
 
-    @cached_property
-    def schedule(self) -> NoiseSchedule:
-        """The noise levels."""
-        return NoiseSchedule.linear()
-
     def landscape(self, batch: Batch) -> Any:
         return self.model.landscape(batch["image"])
 
     def geometry(self) -> Geometry:
         """Images, for both kinds of models."""
-        config = self.model.config
-        return Euclidean(1, (config.num_channels, config.image_size, config.image_size))
+        return Euclidean(1, self.model.config.shape)
+
+    def parts(self, batch: Batch) -> tuple[int, ...]:
+        return (len(batch["image"]),)
 
     def context(self, batch: Batch) -> Tensor:
-        return batch["image"][:, 0, 0, 0]
+        return self.start(batch, len(batch["image"]), self.noises)
 
     def target(self, batch: Batch) -> Tensor:
         return batch["image"]
@@ -119,7 +111,7 @@ class DenoisingTask(ModelTask):
     def start(self, batch: Batch, rows: int, generator: torch.Generator | None) -> Tensor:
         """The noisy images."""
         image = batch["image"][:rows]
-        return self.schedule.noised(image, self._noise(image, generator), self._levels(batch)[:rows])
+        return self.schedule.noised(image, _noise(image, generator), self._levels(batch)[:rows])
 
     def learn(self, batch: Batch, replayed: Tensor | None = None) -> Outcome:
         if self.thinks:
@@ -127,42 +119,78 @@ class DenoisingTask(ModelTask):
         image, generator = batch["image"], self.generator(self.device)
         highest = self.schedule.level(self.level)
         t = torch.randint(0, highest + 1, (len(image),), generator=generator, device=image.device)
-        noise = self._noise(image, generator)
+        noise = _noise(image, generator)
         output = self.model(self.schedule.noised(image, noise, t), t)
         square, bound = self.schedule.loss(output, image, noise, t)
         loss = (square + bound).mean()
         return Outcome(loss, loss.detach().view(1))
 
-    def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
-        noisy = self.start(batch, len(batch["image"]), self._noises)
-        if self.thinks:
-            found: Explored = self.model.explore(noisy, steps, (self.thinking().candidates,))
-            return found
-        t = self._levels(batch)
+    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
+        noisy, t = self.context(batch), self._levels(batch)
         return [self.schedule.clean(noisy, self.model(noisy, t).chunk(2, 1)[0], t)]
 
     def on_validation_epoch_start(self) -> None:
         """Evaluations draw their noise from a seed of their own, so that they can be compared between epochs and runs."""
-        self._noises = torch.Generator(self.device).manual_seed(EVALUATION_SEED + self.global_rank)
+        self.noises = torch.Generator(self.device).manual_seed(EVALUATION_SEED + self.global_rank)
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     def measure(self, batch: Batch, state: Tensor) -> Sums:
-        error = (state.clamp(-1, 1) - batch["image"]).square().flatten(1).mean(1)
-        psnr = 10 * torch.log10(PEAK / error.clamp(min=1e-10))
-        return {**super().measure(batch, state), "psnr": (psnr.sum(), torch.tensor(len(psnr)))}
+        ratios = psnr(state, batch["image"])
+        return {**super().measure(batch, state), "psnr": (ratios.sum(), torch.tensor(len(ratios)))}
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Denoised images (B, C, H, W), with the model's own number of steps."""
         with torch.inference_mode(False), torch.no_grad():
-            batch = {key: value.clone() for key, value in batch.items()}
-            return self.answer(batch)
-
-    def _noise(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
-        return torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+            return self.answer({key: value.clone() for key, value in batch.items()})
 
     def _levels(self, batch: Batch) -> Tensor:
         """The noise level t (B,) of each row."""
         image = batch["image"]
         shares = batch["level"].tolist() if "level" in batch else [self.level] * len(image)
         return torch.tensor([self.schedule.level(share) for share in shares], device=image.device)
+
+
+def _noise(image: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
+
+
+class ImageSamples(L.Callback):
+    """After a validation, put noisy, denoised and clean images into TensorBoard, one row each.
+
+    ``every``: validations between pictures.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every, self.validations = every, 0
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self.validations += 1
+        if (self.validations - 1) % self.every:
+            return
+        writers = [logger for logger in trainer.loggers if isinstance(logger, L.pytorch.loggers.TensorBoardLogger)]
+        with torch.inference_mode(False), torch.no_grad(), gathered(pl_module):
+            if writers and trainer.is_global_zero and (picture := self._sample(trainer.val_dataloaders, pl_module)) is not None:
+                for logger in writers:
+                    logger.experiment.add_image("denoised", picture, trainer.global_step)
+
+    def _sample(self, loaders: Any, task: DenoisingTask) -> Tensor | None:
+        """Noisy, denoised and clean images (C, 3 H, n W) in [0, 1], of the first validation batch, with noise of a fixed seed;
+        None of data without images."""
+        batch: Batch = next(iter(loaders[0] if isinstance(loaders, list) else loaders), {})
+        if "image" not in batch:
+            return None
+        batch = {key: value[:SHOWN].to(task.device) for key, value in batch.items()}
+        kept, task.noises = task.noises, torch.Generator(task.device).manual_seed(0)
+        noisy = task.start(batch, len(batch["image"]), torch.Generator(task.device).manual_seed(0))
+        found, task.noises = task.answer(batch), kept
+        rows = [torch.cat(list(images), -1) for images in (noisy, found, batch["image"])]
+        return ((torch.cat(rows, -2).clamp(-1, 1) + 1) / 2).cpu()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ebt.errors import INSTALL, InputError
-from ebt.problems.images.sources import chosen, files_in, to_array, to_square
+from ebt.problems.images.sources import files_in, to_array, to_square
 
 SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".mts", ".ts", ".ogv", ".ogg", ".flv"),
@@ -51,11 +50,6 @@ class Clips:
     def __len__(self) -> int:
         return len(self.names)
 
-    def part(self, indices: Sequence[int]) -> Clips:
-        """Some of them."""
-        read, content = (partial(chosen, function, indices) for function in (self.read, self.content))
-        return Clips(self.source, [self.names[i] for i in indices], read, content)
-
 
 def open_videos(source: str, size: int, channels: int = 3, seconds: float = 0.25) -> Clips:
     """The videos of a file, or of a folder, recursive, sorted by path.
@@ -74,13 +68,14 @@ def open_videos(source: str, size: int, channels: int = 3, seconds: float = 0.25
     if not path.exists():
         raise InputError(f"{source} does not exist: give a video or a folder of videos, or 'digits' for moving digits.")
     files = files_in(path, SUFFIXES, "video") if path.is_dir() else [path]
-    reading: dict[str, Any] = {"size": size, "channels": channels, "seconds": seconds}
-    return Clips(source, [str(file) for file in files], partial(_read, files, **reading), partial(_content, files, **reading))
+    way = f"{size} {channels} {seconds:g} {READING}"
+    names = [str(file) for file in files]
+    return Clips(source, names, lambda i: _read(files[i], size, channels, seconds), lambda i: f"{_hash(files[i])} {way}")
 
 
-def _read(files: Sequence[Path], index: int, size: int, channels: int, seconds: float) -> np.ndarray:
+def _read(path: Path, size: int, channels: int, seconds: float) -> np.ndarray:
     """What is seen every so many seconds of a video, (T, C, size, size), uint8."""
-    path, av = files[index], import_av()
+    av = import_av()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -96,17 +91,18 @@ def _read(files: Sequence[Path], index: int, size: int, channels: int, seconds: 
     return np.stack(frames)
 
 
-def _content(files: Sequence[Path], index: int, size: int, channels: int, seconds: float) -> str:
+def _hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     try:
-        stat = files[index].stat()
-        return f"{_hash(files[index], stat.st_size, stat.st_mtime_ns)} {size} {channels} {seconds:g} {READING}"
+        stat = path.stat()
+        return _hash_of(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
-        raise InputError(f"{files[index]} cannot be read ({error}).") from error
+        raise InputError(f"{path} cannot be read ({error}).") from error
 
 
 @functools.cache
-def _hash(path: Path, size: int, changed: int) -> str:
-    """SHA-256 of a file's bytes, once for each state of it."""
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    """The same, once for each state of the file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -125,12 +121,9 @@ def sampled(frames: Iterable[tuple[float, Any]], seconds: float) -> Iterator[Any
 
 
 def timed(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
-    """The frames of an open container and their times in seconds after the first.
+    """The frames of an open container and their times in seconds after the first; InputError where it cannot be used.
 
     Where times go back, as in videos that were joined, the video goes on after its last frame.
-
-    Raises:
-        InputError: they change their size, there is none for a long time, or the video is cut short.
     """
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
@@ -179,11 +172,7 @@ def _square(frame: Any, aspect: float, name: str, size: int, channels: int) -> n
 
 
 def write_video(frames: np.ndarray, path: Path, seconds: float) -> None:
-    """Write frames (T, H, W, 3), uint8, as a video, each shown for so many seconds. Odd sizes are cut by a pixel.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Write frames (T, H, W, 3), uint8, as a video, each shown for so many seconds. Odd sizes are cut by a pixel."""
     av = import_av()
     height, width = (length - length % 2 for length in frames.shape[1:3])
     try:
@@ -198,11 +187,7 @@ def write_video(frames: np.ndarray, path: Path, seconds: float) -> None:
 
 
 def import_av() -> Any:
-    """PyAV.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """PyAV; InputError where it is not installed."""
     try:
         import av
     except ImportError as error:

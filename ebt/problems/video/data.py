@@ -4,46 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
-from ebt.problems.images.data import split_images
-from ebt.problems.images.sources import OnError, check_on_error
+from ebt.problems.images.data import Varied, split_images
+from ebt.problems.images.sources import check_on_error
 from ebt.problems.language.corpora import check_fractions
+from ebt.problems.skipped import OnError
 from ebt.problems.video.clips import Clips, open_videos
-from ebt.problems.video.encoders import Encoder, open_encoder
-from ebt.problems.video.features import Encoded, FeatureCache, encode_clips, encode_frames
+from ebt.problems.video.encoders import Encoded, Encoder, FeatureCache, encode_clips, encode_frames, open_encoder
 from ebt.problems.video.moving_digits import DIGITS, SIDE, MovingDigits
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader, ResumableSampler, drawn
 
 
-class Windows(Dataset[dict[str, Tensor]]):
+class Windows(Varied):
     """Stretches of encoded videos: dict(``frames`` (length, E)).
 
-    Args:
-        videos: encoded, none of them shorter.
-        length: frames of a stretch.
-        each: stretches of a video in one epoch; fewer where it has no more different ones.
-        seed: of the places, which are a function of (seed, epoch, index); None spreads them evenly, always alike.
+    There are ``each`` of a video in one epoch, fewer where it has no more different ones. Their places are a function of (seed,
+    epoch, index); without a seed they are spread evenly, always alike.
     """
 
     def __init__(self, videos: Encoded, length: int, each: int, seed: int | None = None) -> None:
-        self.videos, self.length, self.seed, self.epoch = videos, length, seed, 0
+        self.videos, self.length, self.seed = videos, length, seed
         self.counts = [min(each, len(features) - length + 1) for features in videos.features]
         self.ends = np.cumsum(self.counts)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the places."""
-        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         video = int(np.searchsorted(self.ends, index, side="right"))
@@ -56,18 +49,14 @@ class Windows(Dataset[dict[str, Tensor]]):
         return {"frames": torch.from_numpy(np.array(features[start : start + self.length]))}
 
 
-class DigitWindows(Dataset[dict[str, Tensor]]):
+class DigitWindows(Varied):
     """Moving digits, encoded: dict(``frames`` (length, E)); ``count`` of them, other ones in each epoch."""
 
     def __init__(self, digits: MovingDigits, encoder: Encoder, length: int, count: int) -> None:
-        self.digits, self.encoder, self.length, self.count, self.epoch = digits, encoder, length, count, 0
+        self.digits, self.encoder, self.length, self.count = digits, encoder, length, count
 
     def __len__(self) -> int:
         return self.count
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the clips."""
-        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         clip = self.digits.clip(index, self.length, self.epoch)
@@ -151,15 +140,12 @@ class VideoDataModule(ResumableData):
             raise InputError(f"train_examples={train_examples}: give at least 1.")
         check_fractions(fractions)
         check_on_error(on_error)
-        self.on_error: OnError = on_error
         self.sources = {"train": source, "validation": validation_source, "test": test_source}
         self.encoder_name, self.size, self.channels, self.seconds = encoder, size, channels, seconds
-        self.context_length, self.windows, self.evaluation_windows = context_length, windows, evaluation_windows
-        self.clips, self.evaluation_clips, self.train_examples = clips, evaluation_clips, train_examples
-        self.batch_size, self.seed, self.fractions, self.num_workers = batch_size, seed, tuple(fractions), num_workers
-        self.cache = FeatureCache(cache)
+        self.context_length, self.length, self.cache = context_length, context_length + 1, FeatureCache(cache)
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.digits: dict[str, MovingDigits] = self._digits(digits, tuple(speeds), arrival, shifted) if source == DIGITS else {}
-        self.sets: dict[str, Encoded] = {}
+        self.test_names, self.sets = [name for name in self.digits if name in (DIGITS, "shifted")], dict[str, Encoded]()
 
     def _digits(
         self, digits: int, speeds: tuple[int, ...], arrival: float, shifted: Mapping[str, Any] | None
@@ -191,16 +177,6 @@ class VideoDataModule(ResumableData):
         """How frames are made of pictures, as models keep it in their configuration."""
         return {"encoder": self.encoder_name, "size": self.size, "channels": self.channels, "seconds": self.seconds}
 
-    @property
-    def test_names(self) -> list[str]:
-        """The names of the test sets, in the order of their loaders."""
-        return ["digits", "shifted"] if self.digits else []
-
-    @property
-    def length(self) -> int:
-        """Frames of an example."""
-        return self.context_length + 1
-
     def prepare(self) -> None:
         """Find and encode all videos, once; any later call returns at once."""
         if self.sets or (self.digits and not self.encoder.learned):
@@ -211,12 +187,14 @@ class VideoDataModule(ResumableData):
             named = {split: source for split, source in self.sources.items() if source is not None}
             clips = {split: open_videos(name, self.size, self.channels, self.seconds) for split, name in named.items()}
             check_apart(clips)
-        found = {name: encode_clips(part, self.encoder, self.cache, self.length, self.on_error) for name, part in clips.items()}
-        self.sets = found if self.digits else split_images(found, self.fractions, self.seed, "video")
+        how = self.encoder, self.cache, self.length, self.hparams["on_error"]
+        found = {name: encode_clips(part, *how) for name, part in clips.items()}
+        self.sets = found if self.digits else split_images(found, self.hparams["fractions"], self.seed, "video")
 
     def _count(self, name: str) -> int:
         """Moving digits of a set, in one epoch."""
-        return self.clips if name == "train" else self.evaluation_clips
+        count: int = self.hparams["clips" if name == "train" else "evaluation_clips"]
+        return count
 
     def statistics(self) -> dict[str, Any]:
         """What the data are: source, encoder, size, numbers of videos and frames, what was skipped."""
@@ -231,8 +209,9 @@ class VideoDataModule(ResumableData):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
-        rows = drawn(self._dataset("train"), self.train_examples, self.seed)
-        return self.training_loader(rows, EpochSampler if self.train_examples is None else ResumableSampler)
+        count = self.hparams["train_examples"]
+        rows = drawn(self._dataset("train"), count, self.seed)
+        return self.training_loader(rows, EpochSampler if count is None else ResumableSampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
         """The same stretches every time; an empty list, which skips validation, without such a split."""
@@ -250,16 +229,12 @@ class VideoDataModule(ResumableData):
         self.prepare()
         if not self.sets:
             return DigitWindows(self.digits[name], self.encoder, self.length, self._count(name))
-        each = 1 if self.digits else self.windows if name == "train" else self.evaluation_windows
+        each = 1 if self.digits else self.hparams["windows" if name == "train" else "evaluation_windows"]
         return Windows(self.sets[name], self.length, each, self.seed if name == "train" else None)
 
 
 def check_apart(clips: Mapping[str, Clips]) -> None:
-    """Videos of one split must not be in another, whatever they are called there.
-
-    Raises:
-        InputError: one of them is.
-    """
+    """Raises InputError if a video of one split is in another, whatever it is called there."""
     seen: dict[str, tuple[str, str]] = {}
     for split, videos in clips.items():
         for i, name in enumerate(videos.names):
@@ -274,13 +249,9 @@ def check_apart(clips: Mapping[str, Clips]) -> None:
 
 def digit_clips(digits: MovingDigits, count: int, length: int) -> Clips:
     """The first moving digits, as videos."""
-    about = f"moving digits {digits} {length}"
     names = [f"{digits.split} clip {i}" for i in range(count)]
-    return Clips(DIGITS, names, partial(_frames, digits, length), partial("{} {}".format, about))
-
-
-def _frames(digits: MovingDigits, length: int, index: int) -> np.ndarray:
-    return digits.clip(index, length).frames
+    about = f"moving digits {digits} {length}"
+    return Clips(DIGITS, names, lambda i: digits.clip(i, length).frames, lambda i: f"{about} {i}")
 
 
 def held_out_frames(data: VideoDataModule, name: str, length: int, count: int) -> Tensor:

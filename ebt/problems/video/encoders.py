@@ -1,9 +1,9 @@
-"""Frozen encoders: what a video model sees of a frame, and back to pixels where that is possible.
+"""Frozen encoders: what a video model sees of a frame, and back to pixels where that is possible; encoded videos on disk.
 
 By name: ``pixels``; ``patches``, ``patches:P`` or ``patches:P:K`` (patches of P x P pixels, K numbers each); else a folder or
 an id of the Hugging Face hub with an ``AutoencoderKL`` of ``diffusers`` or a DINOv2 of ``transformers``.
 
-Letters: n frames, C channels, H x W pixels with values in [-1, 1], E numbers of an encoded frame.
+Letters: n frames, T of a video, C channels, H x W pixels with values in [-1, 1], E numbers of an encoded frame.
 """
 
 from __future__ import annotations
@@ -11,15 +11,25 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ebt.errors import InputError
+from ebt.files import write_whole
+from ebt.problems.images.sources import tell_faults, to_tensor
+from ebt.problems.skipped import OnError
+from ebt.problems.video.clips import Clips
 
 AT_ONCE = 16
 """Frames that a network encodes or decodes at a time."""
@@ -31,37 +41,25 @@ NOT_CONTENT = ("transformers_version", "dtype", "torch_dtype")
 
 
 class Encoder(ABC):
-    """Turns square frames of ``size`` pixels and ``channels`` channels into vectors, always the same way."""
+    """Turns square frames of ``size`` pixels and ``channels`` channels into vectors of ``dim`` numbers, always the same way."""
 
     learned = False
     """Whether it is a network, so that encodings are worth keeping."""
+    decodes = False
+    """Whether ``decode`` works."""
 
-    def __init__(self, name: str, size: int, channels: int) -> None:
-        self.name, self.size, self.channels = name, size, channels
-
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """E."""
+    def __init__(self, name: str, size: int, channels: int, dim: int) -> None:
+        self.name, self.size, self.channels, self.dim = name, size, channels, dim
 
     @abstractmethod
     def encode(self, frames: Tensor) -> Tensor:
         """Vectors (n, E) of frames (n, C, H, W)."""
 
     def decode(self, vectors: Tensor) -> Tensor:
-        """Frames (n, C, H, W) of vectors (n, E).
-
-        Raises:
-            InputError: the encoder keeps too little of a frame.
-        """
+        """Frames (n, C, H, W) of vectors (n, E); InputError where the encoder keeps too little of a frame."""
         raise InputError(
             f"{self.name} cannot be turned back into pictures: use pixels, patches of full size or an AutoencoderKL for that."
         )
-
-    @property
-    def decodes(self) -> bool:
-        """Whether ``decode`` works."""
-        return type(self).decode is not Encoder.decode
 
     @property
     def key(self) -> str:
@@ -72,9 +70,7 @@ class Encoder(ABC):
 class Pixels(Encoder):
     """The pixels of a frame, for small ones. Black is 0: what is dark lies where candidates start and needs no prediction."""
 
-    @property
-    def dim(self) -> int:
-        return self.channels * self.size**2
+    decodes = True
 
     def encode(self, frames: Tensor) -> Tensor:
         return frames.flatten(1) + 1
@@ -87,56 +83,43 @@ class Patches(Encoder):
     """Patches of P x P pixels, each turned by one fixed random matrix with orthonormal rows, to K numbers.
 
     With K = C x P x P, the default, nothing is lost, and ``decode`` turns them back.
-
-    Raises:
-        InputError: patches that do not fill the frame, or K out of range.
     """
 
     def __init__(self, name: str, size: int, channels: int, patch: int = PATCH, kept: int | None = None) -> None:
-        super().__init__(name, size, channels)
         full = channels * patch**2
         self.patch, self.kept = patch, full if kept is None else kept
+        self.decodes = self.kept == full
         if patch < 1 or size % patch or not 1 <= self.kept <= full:
             raise InputError(
                 f"encoder {name}: patches must divide frames of {size} pixels and keep 1 to {full} numbers each. "
                 "Give patches:P, or patches:P:K, with such numbers."
             )
+        super().__init__(name, size, channels, (size // patch) ** 2 * self.kept)
         generator = torch.Generator().manual_seed(0)
         square = torch.randn(full, full, generator=generator, dtype=torch.float64)
         self.matrix = torch.linalg.qr(square).Q[: self.kept].float()
 
-    @property
-    def dim(self) -> int:
-        return (self.size // self.patch) ** 2 * self.kept
-
     def encode(self, frames: Tensor) -> Tensor:
-        cut = frames.unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))  # (n, C, rows, P, columns, P)
-        return (cut.permute(0, 2, 4, 1, 3, 5).flatten(3) @ self.matrix.T.to(frames)).flatten(1)
+        cut = F.pixel_unshuffle(frames, self.patch).permute(0, 2, 3, 1).contiguous()  # (n, rows, columns, C * P * P)
+        return (cut @ self.matrix.T.to(frames)).flatten(1)
 
     def decode(self, vectors: Tensor) -> Tensor:
         if not self.decodes:
             return super().decode(vectors)
         rows = self.size // self.patch
         cut = vectors.unflatten(1, (rows, rows, self.kept)) @ self.matrix.to(vectors)
-        cut = cut.unflatten(3, (self.channels, self.patch, self.patch)).permute(0, 3, 1, 4, 2, 5)
-        return cut.flatten(4).flatten(2, 3)
-
-    @property
-    def decodes(self) -> bool:
-        return self.kept == len(self.matrix.T)
+        return F.pixel_shuffle(cut.permute(0, 3, 1, 2), self.patch)
 
 
 class Network(Encoder):
-    """A pretrained network on the accelerator, if there is one. Grey frames are shown to it in its own channels.
-
-    Raises:
-        InputError: frames whose size or channels it does not take.
-    """
+    """A pretrained network on the accelerator, if there is one. Grey frames are shown to it in its own ``colours``."""
 
     learned = True
 
-    def __init__(self, name: str, size: int, channels: int, model: Any, colours: int, pixels: str, fits: bool) -> None:
-        super().__init__(name, size, channels)
+    def __init__(
+        self, name: str, size: int, channels: int, dim: int, model: Any, colours: int, pixels: str, fits: bool
+    ) -> None:
+        super().__init__(name, size, channels, dim)
         if not fits or channels not in (1, colours):
             raise InputError(
                 f"encoder {name} takes frames of {colours} channels and {pixels} pixels, not {channels} and {size}: change "
@@ -169,16 +152,14 @@ class Network(Encoder):
 class Latents(Network):
     """Latents of a ``diffusers`` ``AutoencoderKL``: the mean, less ``shift_factor``, times ``scaling_factor``."""
 
-    def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
-        stride = 2 ** (len(model.config.block_out_channels) - 1)
-        fits = size % stride == 0
-        super().__init__(name, size, channels, model, model.config.in_channels, f"a multiple of {stride}", fits)
-        self.shape = (model.config.latent_channels, size // stride, size // stride)
-        self.shift, self.scale = model.config.get("shift_factor") or 0.0, model.config.scaling_factor
+    decodes = True
 
-    @property
-    def dim(self) -> int:
-        return self.shape[0] * self.shape[1] * self.shape[2]
+    def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
+        config, stride = model.config, 2 ** (len(model.config.block_out_channels) - 1)
+        self.shape = (config.latent_channels, size // stride, size // stride)
+        self.shift, self.scale = config.get("shift_factor") or 0.0, config.scaling_factor
+        wanted = f"a multiple of {stride}", size % stride == 0
+        super().__init__(name, size, channels, math.prod(self.shape), model, config.in_channels, *wanted)
 
     def _encode(self, frames: Tensor) -> Tensor:
         latents: Tensor = self.model.encode(frames).latent_dist.mean
@@ -195,13 +176,8 @@ class Features(Network):
     """The class token of a ``transformers`` DINOv2; cannot be turned back into pictures."""
 
     def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
-        patch = model.config.patch_size
-        super().__init__(name, size, channels, model, model.config.num_channels, f"at least {patch}", size >= patch)
-
-    @property
-    def dim(self) -> int:
-        width: int = self.model.config.hidden_size
-        return width
+        config, wanted = model.config, (f"at least {model.config.patch_size}", size >= model.config.patch_size)
+        super().__init__(name, size, channels, config.hidden_size, model, config.num_channels, *wanted)
 
     def _encode(self, frames: Tensor) -> Tensor:
         mean, std = (torch.tensor(colours, device=frames.device).view(1, -1, 1, 1) for colours in (MEAN, STD))
@@ -224,7 +200,7 @@ def open_encoder(name: str, size: int, channels: int) -> Encoder:
         raise InputError(f"size is {size}, channels {channels}: frames have at least 1 pixel, and 3 channels, or 1 for grey.")
     kind, *numbers = name.split(":")
     if kind == "pixels" and not numbers:
-        return Pixels(name, size, channels)
+        return Pixels(name, size, channels, channels * size**2)
     if kind == "patches":
         if len(numbers) > 2 or not all(number.isdecimal() and int(number) for number in numbers):
             raise InputError(f"encoder {name}: give patches, patches:SIDE or patches:SIDE:NUMBERS, whole numbers above 0.")
@@ -274,3 +250,112 @@ def _config(name: str) -> dict[str, Any]:
             f"encoder {name} is neither pixels nor patches, nor a folder or id of a model with config.json "
             f"({' '.join(str(error).split())[:200]}): check the name."
         ) from error
+
+
+def default_cache() -> Path:
+    """``ebt`` in the user's folder for caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebt" / "frames"
+
+
+class CacheError(InputError):
+    """The cache cannot be written."""
+
+
+class FeatureCache:
+    """Arrays by key, a file each, which is written beside its place: what was cut short is never taken for an array."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = default_cache() if folder is None else Path(folder).expanduser()
+
+    def path(self, key: str) -> Path:
+        """The file of a key."""
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
+
+    def get(self, key: str) -> np.ndarray | None:
+        """The array of a key, memory-mapped; None if there is none, or its file is damaged."""
+        try:
+            return _mapped(self.path(key))
+        except (OSError, ValueError, EOFError):  # absent, cut short by copying, or no array at all
+            return None
+
+    def put(self, key: str, array: np.ndarray) -> np.ndarray:
+        """Write an array, and give it back memory-mapped; CacheError where that fails."""
+        path = self.path(key)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with write_whole(path) as file:
+                np.save(file, array, allow_pickle=False)
+            return _mapped(path)
+        except OSError as error:
+            raise CacheError(f"the cache {self.folder} cannot be written ({error}): make room, or name another.") from error
+
+
+def _mapped(path: Path) -> Any:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded videos."""
+
+    source: str
+    names: Sequence[str]
+    features: Sequence[np.ndarray]
+    """(T, E) each."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Videos that cannot be used, with the reason."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def part(self, indices: Sequence[int]) -> Encoded:
+        """Some of them."""
+        return Encoded(self.source, [self.names[i] for i in indices], [self.features[i] for i in indices], self.skipped)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes are sent the names of files, not what is in them."""
+        return {**self.__dict__, "features": [getattr(array, "filename", array) for array in self.features]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        features = [array if isinstance(array, np.ndarray) else _mapped(array) for array in state["features"]]
+        self.__dict__.update(state, features=features)
+
+
+def encode_clips(clips: Clips, encoder: Encoder, cache: FeatureCache, length: int, on_error: OnError = "skip") -> Encoded:
+    """Encode videos, or take their encodings from the cache.
+
+    Args:
+        clips: the videos.
+        encoder: the frozen encoder.
+        cache: where encodings are kept.
+        length: the fewest frames that are of use.
+        on_error: those that cannot be used are skipped with one warning ("skip"), or an error ("refuse").
+
+    Raises:
+        InputError: no video can be used; with "refuse", one cannot.
+    """
+    found, faults, seen = dict[str, np.ndarray](), dict[str, str](), dict[str, str]()
+    for i, name in enumerate(clips.names):
+        try:
+            if (first := seen.setdefault(clips.content(i), name)) != name:
+                raise InputError(f"{name} is a copy of {first}.")
+            key = f"{encoder.key} {clips.content(i)}"
+            if (features := cache.get(key)) is None:
+                features = cache.put(key, encode_frames(clips.read(i), encoder))
+            if len(features) < length:
+                raise InputError(f"{name} has {len(features)} frames, {length} are needed.")
+            found[name] = features
+        except CacheError:
+            raise
+        except InputError as error:
+            faults[name] = str(error)
+            if on_error == "refuse":
+                break
+    tell_faults(faults, len(clips), "video", clips.source, on_error)
+    return Encoded(clips.source, list(found), list(found.values()), faults)
+
+
+def encode_frames(frames: np.ndarray, encoder: Encoder) -> np.ndarray:
+    """Vectors (T, E), float32, of 8-bit frames (T, C, H, W)."""
+    with torch.no_grad():
+        return encoder.encode(to_tensor(frames)).float().numpy()

@@ -21,7 +21,6 @@ from ebt.evaluation.measure import Scorer, Tally, measure, thinks
 from ebt.evaluation.results import Curve, Measure, Point, Progress
 from ebt.evaluation.statistics import spearman
 from ebt.models.exploration import Explored
-from ebt.models.thinking import Thinking
 from ebt.thinking import Thought
 
 MEASURE = Measure("loss", "smooth L1 per frame", "frame")
@@ -56,9 +55,7 @@ def video_curve(
     frames: Tensor,
     steps: Sequence[int],
     candidates: Sequence[int] = (1,),
-    thinking: Thinking | None = None,
     batch_size: int = 32,
-    progress: Progress | None = None,
     **options: Any,
 ) -> Curve[VideoPoint]:
     """Quality of next-frame predictions for every number of steps and candidates, by one descent a batch.
@@ -68,17 +65,14 @@ def video_curve(
         frames: encoded clips (B, S + 1, E), of which the last S frames are predicted.
         steps: numbers of steps to measure.
         candidates: numbers of candidates to measure; winners are chosen frame by frame.
-        thinking: see ``ebt.evaluation.measure.measure``.
         batch_size: clips at once.
-        progress: see ``ebt.evaluation.measure.measure``.
-        **options: fields of ``Thinking``.
+        **options: as for ``ebt.evaluation.measure.measure``.
 
     Raises:
         InputError: numbers below 1, clips of fewer than two frames, or frames of another width than the model's.
     """
     check_frames(model, frames, 2)
-    batches = frames.split(batch_size)
-    return measure(model, _Frames(), batches, steps, candidates, thinking, progress, total=len(frames), **options)
+    return measure(model, _Frames(), frames.split(batch_size), steps, candidates, total=len(frames), **options)
 
 
 class _Frames(Scorer[VideoPoint]):
@@ -128,7 +122,6 @@ def rollout(
     model: Any,
     context: Tensor,
     ahead: int,
-    thinking: Thinking | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Rollout:
@@ -138,9 +131,8 @@ def rollout(
         model: an ``EBTForVideo`` or ``VideoTransformer``.
         context: the frames that are given.
         ahead: how many to predict.
-        thinking: how an EBT thinks; as the model's configuration says by default.
         progress: called after each frame.
-        **options: fields of ``Thinking`` that replace those of ``thinking``.
+        **options: of an EBT, as for ``think``.
 
     Raises:
         InputError: no frame given or asked for, or frames of another width than the model's.
@@ -152,7 +144,7 @@ def rollout(
     for done in range(ahead):
         seen = frames[:, -model.config.context_length :]
         if thinks(model):
-            won = model.think(seen, thinking, predictions=1, **options)
+            won = model.think(seen, predictions=1, **options)
             energies.append(won.energies[..., 0])
             frames = torch.cat((frames, won.state.to(frames)), 1)
         else:

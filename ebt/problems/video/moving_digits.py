@@ -1,4 +1,5 @@
-"""Moving digits: scikit-learn's handwritten digits, bouncing in a small frame. Videos without a download, of any number.
+"""Moving digits: scikit-learn's handwritten digits, bouncing in a small frame. Videos without a download, of any number. And
+a classifier that tells which digits are seen in a frame, to judge predicted ones.
 
 Letters: T frames of H x W pixels, n digits.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,8 @@ SIDE = 8
 """Pixels of a digit."""
 SHARES = (0.7, 0.15, 0.15)
 """Of the images, for training, validation and test."""
+SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+"""A digit is known though it is seen one pixel beside its place."""
 
 Frames = npt.NDArray[np.uint8]
 
@@ -113,3 +117,30 @@ def bounce(way: npt.NDArray[np.int64], room: int) -> npt.NDArray[np.int64]:
     """Where something is that went so far along an axis with walls at 0 and ``room``."""
     folded = way % (2 * room)
     return np.where(folded > room, 2 * room - folded, folded)
+
+
+class DigitReader:
+    """A support vector machine on crops, trained on clean digits (n, P, P) with labels (n,) and these moved by a pixel."""
+
+    def __init__(self, images: Frames, labels: npt.NDArray[Any]) -> None:
+        from sklearn.svm import SVC
+
+        self.side = images.shape[-1]
+        wide = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+        places = [(slice(1 + row, 1 + row + self.side), slice(1 + column, 1 + column + self.side)) for row, column in SHIFTS]
+        crops = np.concatenate([wide[:, rows, columns] for rows, columns in places])
+        self.machine = SVC(C=10).fit(_features(crops), np.tile(labels, len(SHIFTS)))
+
+    def read(self, frames: Frames, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The digits (B, n) at the upper left corners ``places`` (B, n, 2) of frames (B, H, W)."""
+        crops = [
+            frame[row : row + self.side, column : column + self.side]
+            for frame, corners in zip(frames, places, strict=True)
+            for row, column in corners
+        ]
+        found: npt.NDArray[Any] = self.machine.predict(_features(np.stack(crops)))
+        return found.reshape(places.shape[:2])
+
+
+def _features(crops: Frames) -> npt.NDArray[np.float64]:
+    return crops.reshape(len(crops), -1) / 255.0

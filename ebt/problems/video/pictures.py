@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from ebt.evaluation.style import COLOURS, HEAT, picture
+from ebt.problems.images.pictures import show
 
 LEAST = 160
 """Pixels of a moving frame: smaller ones are enlarged by a whole number."""
@@ -57,28 +57,6 @@ def save_gif(frames: np.ndarray, path: str | Path, seconds: float) -> None:
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=round(1000 * seconds), loop=0)
 
 
-def film_strip(rows: Mapping[str, Sequence[np.ndarray]], names: Sequence[str], path: str | Path, title: str = "") -> None:
-    """Frames in rows, one below the other.
-
-    Args:
-        rows: frames (h, w) or (h, w, 3), 8 bits, by the name of the row.
-        names: above each frame of the first row.
-        path: the PNG to write.
-        title: above the picture.
-    """
-    columns = len(names)
-    with picture(path, width=1.2 * columns + 1.0, height=1.25 * len(rows) + (0.9 if title else 0.5)) as figure:
-        grid = figure.subplots(len(rows), columns, squeeze=False)
-        for line, (label, frames) in zip(grid, rows.items(), strict=True):
-            for axes, frame in zip(line, frames, strict=True):
-                _frame(axes, frame)
-            line[0].set_ylabel(label)
-        for axes, name in zip(grid[0], names, strict=True):
-            axes.set_title(name, fontsize=10)
-        if title:
-            figure.suptitle(title)
-
-
 def frame_energy_map(
     energies: Sequence[Sequence[float]],
     losses: Sequence[float],
@@ -100,7 +78,8 @@ def frame_energy_map(
     with picture(path, width=min(24.0, 0.6 * count + 3.0), height=1.3 * sum(ratios) + 0.9) as figure:
         *above, heat, bars = figure.subplots(len(ratios), 1, height_ratios=ratios, sharex=True)
         for axes in above:
-            _film(axes, frames)
+            for i, frame in enumerate(frames, 2):
+                show(axes, frame, aspect="auto", extent=(i - 0.46, i + 0.46, 0, 1))
         extent = (1.5, count + 1.5, -0.5, len(energies) - 0.5)
         colours = {"cmap": HEAT, "vmin": np.min(energies[1:]), "vmax": np.max(energies[1:])}
         shown = heat.imshow(np.array(energies), aspect="auto", origin="lower", extent=extent, **colours)
@@ -114,22 +93,3 @@ def frame_energy_map(
         figure.colorbar(shown, ax=[*above, heat, bars], label="energy", pad=0.01, aspect=30, extend="both")
         if title:
             figure.suptitle(title)
-
-
-def _film(axes: Any, frames: Sequence[np.ndarray]) -> None:
-    """Frames side by side, the i-th one at i + 2."""
-    for i, frame in enumerate(frames):
-        axes.imshow(frame, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(i + 1.54, i + 2.46, 0, 1))
-    axes.set_ylim(0, 1)
-    axes.set_yticks([])
-    axes.tick_params(bottom=False)
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-
-
-def _frame(axes: Any, frame: np.ndarray) -> None:
-    axes.imshow(frame, cmap="gray", vmin=0, vmax=255)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ebt.errors import InputError
-from ebt.problems.images.data import Crops, ImageDataModule, pad_to
-from ebt.problems.images.sources import open_images
+from ebt.problems.images.data import Crops, ImageDataModule
+from ebt.problems.images.sources import open_images, pad_to
 
 SIZE = 8
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ebt.errors import InputError
-from ebt.problems.images.labelled import labelled_images
+from ebt.problems.images.probe import labelled_images
 
 
 def make_folder(path: Path, classes: int = 3, each: int = 10) -> str:

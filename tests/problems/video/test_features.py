@@ -12,8 +12,7 @@ from small_videos import autoencoder, clip_folder
 
 from ebt.errors import InputError
 from ebt.problems.video.clips import Clips, open_videos
-from ebt.problems.video.encoders import open_encoder
-from ebt.problems.video.features import CacheError, FeatureCache, default_cache, encode_clips, encode_frames
+from ebt.problems.video.encoders import CacheError, FeatureCache, default_cache, encode_clips, encode_frames, open_encoder
 
 PATCHES = open_encoder("patches", 8, 3)
 

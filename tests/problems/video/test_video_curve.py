@@ -11,8 +11,8 @@ from small_videos import CONTEXT, video_ebt, video_twin
 
 from ebt.errors import InputError
 from ebt.evaluation.results import to_json
-from ebt.problems.video.digits import DigitReader
 from ebt.problems.video.metrics import frame_energies, frame_loss, repeat_loss, rollout, video_curve
+from ebt.problems.video.moving_digits import DigitReader
 
 FRAMES = torch.randn(5, CONTEXT + 1, 100, generator=torch.Generator().manual_seed(0)).double()
 
