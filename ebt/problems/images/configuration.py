@@ -10,10 +10,14 @@ from ebt.thinking import Euclidean, Gradient
 
 
 class _ImageFields(NetworkFields):
-    """Fields of a model of square images, cut into patches, with the blocks of Diffusion Transformers."""
+    """Fields of a model of square images, cut into patches, with the blocks of Diffusion Transformers.
+
+    ``noise_level``: the share of the noise schedule up to which it was trained.
+    """
 
     def __init__(
         self,
+        noise_level: float = 0.1,
         num_channels: int = 3,
         image_size: int = 64,
         patch_size: int = 8,
@@ -28,6 +32,7 @@ class _ImageFields(NetworkFields):
                 "images have 1 or 3 channels and a size that patches divide"
             )
         self.num_channels, self.image_size, self.patch_size = num_channels, image_size, patch_size
+        self.noise_level = noise_level
         super().__init__(block=block, conditioning=conditioning, norm_eps=norm_eps, **kwargs)
         if self.dim % 4:
             raise InputError(f"dim {self.dim} must be a multiple of 4: positions are sines and cosines of rows and columns")
@@ -44,31 +49,24 @@ class _ImageFields(NetworkFields):
 
 
 class EBTImagesConfig(_ImageFields, ThinkingFields):
-    """Bidirectional EBT over images of ``image_size`` x ``image_size`` pixels.
-
-    ``noise_level``: the share of the noise schedule that it was trained to remove.
-    """
+    """Bidirectional EBT over images of ``image_size`` x ``image_size`` pixels."""
 
     model_type = "ebt_images"
     unused = ("anchor", "scale_inputs", "rope_theta", "input_gradient", "start_std", "mean_from")
     spaces: ClassVar = {"euclidean": (Euclidean, Gradient())}
 
     def __init__(self, noise_level: float = 0.1, space: str = "euclidean", **kwargs: Any) -> None:
-        self.noise_level = noise_level
-        super().__init__(space=space, **kwargs)
+        super().__init__(noise_level, space=space, **kwargs)
 
 
 class DiTImagesConfig(_ImageFields):
-    """Diffusion Transformer, the rival of ``EBTImagesConfig``, over ``noise_levels`` levels of a linear schedule.
-
-    ``noise_level``: it was trained on the levels up to this share of the schedule.
-    """
+    """Diffusion Transformer, the rival of ``EBTImagesConfig``, over ``noise_levels`` levels of a linear schedule."""
 
     model_type = "ebt_dit_images"
     unused = (*(name for name in TWINS if name != "conditioning"), "rope_theta")
 
     def __init__(self, noise_level: float = 0.1, noise_levels: int = 1000, **kwargs: Any) -> None:
-        self.noise_level, self.noise_levels = noise_level, noise_levels
-        super().__init__(**kwargs)
+        self.noise_levels = noise_levels
+        super().__init__(noise_level, **kwargs)
         if self.conditioning not in ("none", "modulation"):
             raise InputError(f"conditioning is {self.conditioning!r}: the noise level is told by modulation, or not at all")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ebt.errors import InputError
-from ebt.problems.images.sources import PHOTOS, Images, check_on_error, open_images, pad_to, to_tensor
+from ebt.problems.images.sources import PHOTOS, Images, open_images, pad_to, to_tensor
 from ebt.problems.language.corpora import SPLITS, check_fractions
 from ebt.problems.skipped import OnError
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
@@ -63,11 +63,91 @@ def _decoded(images: Images, index: int, channels: int, size: int) -> np.ndarray
     return pad_to(images.read(index, channels), size, size)
 
 
-class ImageDataModule(ResumableData):
+class SplitData(ResumableData):
+    """Splits that share nothing, from sources of their own or as shares of one; a subclass makes ``sets`` and their examples.
+
+    The order of training batches depends on the seed and the epoch alone; a checkpoint written in the middle of an epoch
+    resumes with the next batch. Evaluation always sees the same.
+
+    Args:
+        source, validation_source, test_source: see the subclass.
+        batch_size, evaluation_batch_size: B, per process; evaluation takes ``batch_size`` by default.
+        seed: of the split, the order and the examples of an epoch.
+        fractions: shares for training, validation and test, where neither sources of their own are given nor parts of one.
+        num_workers: processes that prepare batches.
+        on_error: what cannot be used is left out with one warning ("skip"), or ends the run ("refuse").
+
+    Raises:
+        InputError: by ``__init__`` for settings out of range; by ``prepare`` for sources without anything to use.
+    """
+
+    what: str
+    """Of what there are splits, in errors."""
+    test_names: list[str]
+    """The names of the test sets, in the order of their loaders; none for a single one."""
+
+    def __init__(
+        self,
+        source: str,
+        validation_source: str | None,
+        test_source: str | None,
+        batch_size: int = 16,
+        evaluation_batch_size: int | None = None,
+        seed: int = 0,
+        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        num_workers: int = 0,
+        on_error: OnError = "skip",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self.evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
+        if min(batch_size, self.evaluation_batch_size) < 1 or min(seed, num_workers) < 0:
+            raise InputError("batch sizes must be at least 1, seed and num_workers at least 0.")
+        check_fractions(fractions)
+        if on_error not in get_args(OnError):
+            raise InputError(f"on_error is {on_error!r}: give one of {', '.join(get_args(OnError))}.")
+        self.sources = {"train": source, "validation": validation_source, "test": test_source}
+        self.sets, self.skipped = dict[str, Any](), dict[str, str]()
+
+    def examples(self, name: str) -> Varied:
+        """Those of a set: a split, or one of ``test_names``."""
+        raise NotImplementedError
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
+        """The same examples every time; an empty list, which skips validation, without such a split."""
+        self.prepare()
+        return self.evaluation_loader(self.examples("validation")) if "validation" in self.sets else []
+
+    def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
+        """One loader for each of ``test_names``, or for the only test set."""
+        self.prepare()
+        if not self.sets.keys() & {"test", *self.test_names}:
+            raise InputError(f"There are no test {self.what}s. Give a test_source, or a share above 0 in fractions.")
+        return [self.evaluation_loader(self.examples(name)) for name in self.test_names or ["test"]]
+
+    def split(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Splits without a common item: those that are there stay, missing ones are drawn from those for training."""
+        whole, fractions = found["train"], zip(SPLITS, self.hparams["fractions"], strict=True)
+        shares = {split: share for split, share in fractions if split not in found and share > 0}
+        counts = {split: max(1, round(share * len(whole))) for split, share in shares.items()}
+        if sum(counts.values()) >= len(whole):
+            raise InputError(
+                f"{whole.source} has {len(whole)} {self.what}(s), too few for {', '.join(['train', *counts])}: give more, or "
+                "others to hold out (in a study --validation; in a configuration validation_source and test_source, or "
+                "fractions [1, 0, 0] for none)."
+            )
+        order = np.random.default_rng(self.seed).permutation(len(whole)).tolist()
+        parts = dict(found)
+        for split, count in counts.items():
+            parts[split], order = whole.part(sorted(order[:count])), order[count:]
+        return {**parts, "train": whole.part(sorted(order))}
+
+
+class ImageDataModule(SplitData):
     """Batches of crops: dict(``image`` (B, C, size, size)), values in [-1, 1].
 
-    The splits share no image. The order of training batches and the places of the crops depend on the seed and the epoch alone;
-    a checkpoint written in the middle of an epoch resumes with the next batch. Evaluation always sees the same crops.
+    The splits share no image. The places of the crops depend on the seed and the epoch.
 
     Args:
         source: where images come from, see ``ebt.problems.images.sources.open_images``; the embedded photos by default.
@@ -79,15 +159,10 @@ class ImageDataModule(ResumableData):
         evaluation_crops: of an image in evaluation.
         flip: mirror every other training crop.
         levels: the noise levels of the test sets, as shares of the schedule; one set, ``noise_LEVEL``, for each.
-        batch_size, evaluation_batch_size: B, per process; evaluation takes ``batch_size`` by default.
-        seed: of the split, the order and the places.
-        fractions: shares of the images for training, validation and test, where the source does not split itself.
-        num_workers: processes that prepare batches.
-        on_error: images that cannot be read are left out with one warning ("skip"), or end the run ("refuse").
-
-    Raises:
-        InputError: by ``__init__`` for settings out of range; by ``prepare`` for sources without images, or refused ones.
+        settings: see ``SplitData``.
     """
+
+    what = "image"
 
     def __init__(
         self,
@@ -101,29 +176,17 @@ class ImageDataModule(ResumableData):
         evaluation_crops: int = 8,
         flip: bool = True,
         levels: Sequence[float] = (0.1, 0.2),
-        batch_size: int = 16,
-        evaluation_batch_size: int | None = None,
-        seed: int = 0,
-        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
-        num_workers: int = 0,
-        on_error: OnError = "skip",
+        **settings: Any,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
-        if min(size, crops, evaluation_crops, batch_size, self.evaluation_batch_size) < 1 or min(seed, num_workers) < 0:
-            raise InputError("size, numbers of crops and batch sizes must be at least 1, seed and num_workers at least 0.")
+        super().__init__(source, validation_source, test_source, **settings)
+        if min(size, crops, evaluation_crops) < 1:
+            raise InputError("size, numbers of crops and batch sizes must be at least 1.")
         if channels not in (1, 3):
             raise InputError(f"channels is {channels}: give 3, or 1 for grey images.")
         if bad := [level for level in levels if not 0 < level <= 1]:
             raise InputError(f"levels has {bad[0]}: give shares of the noise schedule, above 0 and at most 1.")
-        check_fractions(fractions)
-        check_on_error(on_error)
-        self.sources = {"train": source, "validation": validation_source, "test": test_source}
-        self.image_size, self.channels = size, channels
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self.test_names = [f"noise_{level:g}" for level in levels]
-        self.sets, self.skipped = dict[str, Images](), dict[str, str]()
+        self.image_size, self.channels, self.levels = size, channels, {f"noise_{level:g}": level for level in levels}
+        self.test_names = list(self.levels)
 
     def prepare(self) -> None:
         """Find all images, once; any later call returns at once."""
@@ -137,7 +200,7 @@ class ImageDataModule(ResumableData):
         for split, images in found.items():
             good, faults = images.usable(self.hparams["on_error"])
             found[split], self.skipped = images.part(good), self.skipped | faults
-        self.sets = split_images(found, self.hparams["fractions"], self.seed)
+        self.sets = self.split(found)
 
     def statistics(self) -> dict[str, Any]:
         """What the data are: source, size of the crops, number of images of each split, and what was skipped."""
@@ -147,43 +210,10 @@ class ImageDataModule(ResumableData):
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
-        return self.training_loader(self._crops("train", "crops", flip=self.hparams["flip"]), EpochSampler)
+        return self.training_loader(self.examples("train"), EpochSampler)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
-        """The same crops every time; an empty list, which skips validation, without such a split."""
+    def examples(self, name: str) -> Crops:
         self.prepare()
-        return self.evaluation_loader(self._crops("validation")) if "validation" in self.sets else []
-
-    def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
-        """One loader for each of ``test_names``, with the same crops."""
-        self.prepare()
-        if "test" not in self.sets:
-            raise InputError("There are no test images. Give a test_source, or a share above 0 in fractions.")
-        return [self.evaluation_loader(self._crops("test", level=level)) for level in self.hparams["levels"]]
-
-    def _crops(self, split: str, each: str = "evaluation_crops", **how: Any) -> Crops:
-        self.prepare()
-        return Crops(self.sets[split], self.image_size, self.channels, self.hparams[each], self.seed, **how)
-
-
-def split_images(found: Mapping[str, Any], fractions: Sequence[float], seed: int, what: str = "image") -> dict[str, Any]:
-    """Splits without a common image: those that are there stay, missing ones are drawn from the training images.
-
-    Raises:
-        InputError: too few images.
-    """
-    whole = found["train"]
-    shares = {split: share for split, share in zip(SPLITS, fractions, strict=True) if split not in found and share > 0}
-    counts = {split: max(1, round(share * len(whole))) for split, share in shares.items()}
-    if sum(counts.values()) >= len(whole):
-        raise InputError(
-            f"{whole.source} has {len(whole)} {what}(s), too few for {', '.join(['train', *counts])}: give more, "
-            "or others to hold out (in a study --validation; in a configuration validation_source and test_source, or "
-            "fractions [1, 0, 0] for none)."
-        )
-    order = np.random.default_rng(seed).permutation(len(whole)).tolist()
-    parts = dict(found)
-    for split, count in counts.items():
-        parts[split], order = whole.part(sorted(order[:count])), order[count:]
-    parts["train"] = whole.part(sorted(order))
-    return parts
+        images, given = self.sets["test" if name in self.levels else name], self.hparams
+        each, flip = (given["crops"], given["flip"]) if name == "train" else (given["evaluation_crops"], False)
+        return Crops(images, self.image_size, self.channels, each, self.seed, flip, self.levels.get(name))

@@ -172,10 +172,6 @@ class DiTForImages(HubModel):
         rows, columns = (size // patch for size in pixel_values.shape[-2:])
         return unpatchify(self.head(self.network(x, self.level(t))), patch, rows, columns)
 
-    def predict(self, pixel_values: Tensor, **options: Any) -> Tensor:
-        """Clean images; arguments as for ``denoise``."""
-        return self.denoise(pixel_values, **options)
-
     @torch.no_grad()
     def denoise(
         self, pixel_values: Tensor, level: float | None = None, steps: int = 1, rounds: int = 1, trained_only: bool = False
@@ -205,8 +201,10 @@ class DiTForImages(HubModel):
                 x = sampler.step(noise, i, x, use_clipped_model_output=True).prev_sample
         return x
 
+    predict = denoise
+
     def features(self, image: Tensor, t: int = 0) -> Tensor:
-        """What the last block makes of images (B, C, H, W) taken as ones at noise level t, for each patch (B, S, D)."""
+        """As of ``EBTForImages``, of images taken as ones at noise level t."""
         image = image.to(self.patches.positions)
         condition = self.level(torch.full((len(image),), t, device=image.device))
         return self.network.hidden(self.patches(image) + self.patches.places(image), condition)

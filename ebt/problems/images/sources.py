@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,12 +103,6 @@ class Images:
         except InputError as error:
             return str(error)
         return ""
-
-
-def check_on_error(on_error: str) -> None:
-    """Raises InputError unless it is "skip" or "refuse"."""
-    if on_error not in get_args(OnError):
-        raise InputError(f"on_error is {on_error!r}: give one of {', '.join(get_args(OnError))}.")
 
 
 def tell_faults(faults: dict[str, str], total: int, what: str, source: str, on_error: OnError) -> None:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
-from ebt.problems.images.data import Varied, split_images
-from ebt.problems.images.sources import check_on_error
-from ebt.problems.language.corpora import check_fractions
-from ebt.problems.skipped import OnError
+from ebt.problems.images.data import SplitData, Varied
 from ebt.problems.video.clips import Clips, open_videos
 from ebt.problems.video.encoders import Encoded, Encoder, FeatureCache, encode_clips, encode_frames, open_encoder
 from ebt.problems.video.moving_digits import DIGITS, SIDE, MovingDigits
-from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader, ResumableSampler, drawn
+from ebt.training.sampling import EpochSampler, ResumableLoader, ResumableSampler, drawn
 
 
 class Windows(Varied):
@@ -49,11 +45,14 @@ class Windows(Varied):
         return {"frames": torch.from_numpy(np.array(features[start : start + self.length]))}
 
 
+@dataclass(eq=False)
 class DigitWindows(Varied):
     """Moving digits, encoded: dict(``frames`` (length, E)); ``count`` of them, other ones in each epoch."""
 
-    def __init__(self, digits: MovingDigits, encoder: Encoder, length: int, count: int) -> None:
-        self.digits, self.encoder, self.length, self.count = digits, encoder, length, count
+    digits: MovingDigits
+    encoder: Encoder
+    length: int
+    count: int
 
     def __len__(self) -> int:
         return self.count
@@ -63,12 +62,10 @@ class DigitWindows(Varied):
         return {"frames": torch.from_numpy(encode_frames(clip.frames, self.encoder))}
 
 
-class VideoDataModule(ResumableData):
+class VideoDataModule(SplitData):
     """Batches of encoded frames: dict(``frames`` (B, context_length + 1, E)), those observed and one to predict.
 
-    The splits share no video, and moving digits no image of a digit. The order of training batches and the stretches depend on
-    the seed and the epoch alone; a checkpoint written in the middle of an epoch resumes with the next batch. Evaluation always
-    sees the same.
+    The splits share no video, and moving digits no image of a digit. The stretches depend on the seed and the epoch.
 
     Moving digits are made anew in each epoch. Encoded videos are computed once, and kept in ``cache``; so are moving digits
     where the encoder is a network, which then sees those of the first epoch in all of them.
@@ -88,15 +85,10 @@ class VideoDataModule(ResumableData):
         train_examples: stretches, or clips of moving digits, to train on, drawn by the seed and the same in every epoch; by
             default all there are, other ones in each epoch.
         cache: folder of the encodings; one in the user's folder for caches by default.
-        batch_size, evaluation_batch_size: B, per process; evaluation takes ``batch_size`` by default.
-        seed: of the split, the order and the stretches.
-        fractions: shares of the videos for training, validation and test, where no sources of their own are given.
-        num_workers: processes that prepare batches.
-        on_error: videos that cannot be used are left out with one warning ("skip"), or end the run ("refuse").
-
-    Raises:
-        InputError: by ``__init__`` for settings out of range; by ``prepare`` for sources without videos that can be used.
+        settings: see ``SplitData``.
     """
+
+    what = "video"
 
     def __init__(
         self,
@@ -117,35 +109,23 @@ class VideoDataModule(ResumableData):
         arrival: float = 0.0,
         shifted: Mapping[str, Any] | None = None,
         cache: str | None = None,
-        batch_size: int = 16,
-        evaluation_batch_size: int | None = None,
-        seed: int = 0,
-        fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
-        num_workers: int = 0,
         train_examples: int | None = None,
-        on_error: OnError = "skip",
+        **settings: Any,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
-        counts = (context_length, windows, evaluation_windows, clips, evaluation_clips, batch_size, self.evaluation_batch_size)
-        if min(counts) < 1 or min(seed, num_workers) < 0 or not seconds > 0:
-            raise InputError(
-                "context_length, batch sizes, numbers of windows and clips must be at least 1, seconds above 0, seed and "
-                "num_workers at least 0."
-            )
+        super().__init__(source, validation_source, test_source, **settings)
+        if min(context_length, windows, evaluation_windows, clips, evaluation_clips) < 1 or not seconds > 0:
+            raise InputError("context_length and numbers of windows and clips must be at least 1, seconds above 0.")
         if source == DIGITS and (channels != 1 or validation_source or test_source):
             raise InputError("moving digits are grey and have their own validation and test: set channels 1, and no sources.")
         if train_examples is not None and train_examples < 1:
             raise InputError(f"train_examples={train_examples}: give at least 1.")
-        check_fractions(fractions)
-        check_on_error(on_error)
-        self.sources = {"train": source, "validation": validation_source, "test": test_source}
         self.encoder_name, self.size, self.channels, self.seconds = encoder, size, channels, seconds
+        self.encoding = {"encoder": encoder, "size": size, "channels": channels, "seconds": seconds}
+        """How frames are made of pictures, as models keep it in their configuration."""
         self.context_length, self.length, self.cache = context_length, context_length + 1, FeatureCache(cache)
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.digits: dict[str, MovingDigits] = self._digits(digits, tuple(speeds), arrival, shifted) if source == DIGITS else {}
-        self.test_names, self.sets = [name for name in self.digits if name in (DIGITS, "shifted")], dict[str, Encoded]()
+        self.counts = {name: clips if name == "train" else evaluation_clips for name in self.digits}
+        self.test_names = [DIGITS, "shifted"] if self.digits else []
 
     def _digits(
         self, digits: int, speeds: tuple[int, ...], arrival: float, shifted: Mapping[str, Any] | None
@@ -172,37 +152,29 @@ class VideoDataModule(ResumableData):
         """Numbers of an encoded frame, E."""
         return self.encoder.dim
 
-    @property
-    def encoding(self) -> dict[str, Any]:
-        """How frames are made of pictures, as models keep it in their configuration."""
-        return {"encoder": self.encoder_name, "size": self.size, "channels": self.channels, "seconds": self.seconds}
-
     def prepare(self) -> None:
         """Find and encode all videos, once; any later call returns at once."""
-        if self.sets or (self.digits and not self.encoder.learned):
+        if self.sets:
+            return
+        if self.digits and not self.encoder.learned:
+            self.sets = dict(self.digits)
             return
         if self.digits:
-            clips = {name: digit_clips(digits, self._count(name), self.length) for name, digits in self.digits.items()}
+            clips = {name: digit_clips(digits, self.counts[name], self.length) for name, digits in self.digits.items()}
         else:
             named = {split: source for split, source in self.sources.items() if source is not None}
             clips = {split: open_videos(name, self.size, self.channels, self.seconds) for split, name in named.items()}
             check_apart(clips)
         how = self.encoder, self.cache, self.length, self.hparams["on_error"]
         found = {name: encode_clips(part, *how) for name, part in clips.items()}
-        self.sets = found if self.digits else split_images(found, self.hparams["fractions"], self.seed, "video")
-
-    def _count(self, name: str) -> int:
-        """Moving digits of a set, in one epoch."""
-        count: int = self.hparams["clips" if name == "train" else "evaluation_clips"]
-        return count
+        self.sets = found if self.digits else self.split(found)
 
     def statistics(self) -> dict[str, Any]:
         """What the data are: source, encoder, size, numbers of videos and frames, what was skipped."""
         self.prepare()
         told = {"source": self.sources["train"], **self.encoding, "frame_dim": self.frame_dim}
         if self.digits:
-            told["clips"] = {name: self._count(name) for name in self.digits}
-            return {**told, "sets": {name: asdict(digits) for name, digits in self.digits.items()}}
+            return {**told, "clips": self.counts, "sets": {name: asdict(digits) for name, digits in self.digits.items()}}
         frames = {name: sum(map(len, videos.features)) for name, videos in self.sets.items()}
         skipped = {name: reason for videos in self.sets.values() for name, reason in videos.skipped.items()}
         return {**told, "videos": {name: len(v) for name, v in self.sets.items()}, "frames": frames, "skipped": skipped}
@@ -210,25 +182,13 @@ class VideoDataModule(ResumableData):
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
         count = self.hparams["train_examples"]
-        rows = drawn(self._dataset("train"), count, self.seed)
+        rows = drawn(self.examples("train"), count, self.seed)
         return self.training_loader(rows, EpochSampler if count is None else ResumableSampler)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
-        """The same stretches every time; an empty list, which skips validation, without such a split."""
+    def examples(self, name: str) -> Windows | DigitWindows:
         self.prepare()
-        return self.evaluation_loader(self._dataset("validation")) if self.digits or "validation" in self.sets else []
-
-    def test_dataloader(self) -> list[DataLoader[dict[str, Tensor]]]:
-        """One loader for each of ``test_names``, or for the test videos."""
-        self.prepare()
-        if not self.digits and "test" not in self.sets:
-            raise InputError("There are no test videos. Give a test_source, or a share above 0 in fractions.")
-        return [self.evaluation_loader(self._dataset(name)) for name in self.test_names or ["test"]]
-
-    def _dataset(self, name: str) -> Windows | DigitWindows:
-        self.prepare()
-        if not self.sets:
-            return DigitWindows(self.digits[name], self.encoder, self.length, self._count(name))
+        if isinstance(digits := self.sets[name], MovingDigits):
+            return DigitWindows(digits, self.encoder, self.length, self.counts[name])
         each = 1 if self.digits else self.hparams["windows" if name == "train" else "evaluation_windows"]
         return Windows(self.sets[name], self.length, each, self.seed if name == "train" else None)
 

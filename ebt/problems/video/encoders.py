@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.files import write_whole
+from ebt.nn.patches import patchify
 from ebt.problems.images.sources import tell_faults, to_tensor
 from ebt.problems.skipped import OnError
 from ebt.problems.video.clips import Clips
@@ -100,8 +101,7 @@ class Patches(Encoder):
         self.matrix = torch.linalg.qr(square).Q[: self.kept].float()
 
     def encode(self, frames: Tensor) -> Tensor:
-        cut = F.pixel_unshuffle(frames, self.patch).permute(0, 2, 3, 1).contiguous()  # (n, rows, columns, C * P * P)
-        return (cut @ self.matrix.T.to(frames)).flatten(1)
+        return (patchify(frames, self.patch) @ self.matrix.T.to(frames)).flatten(1)
 
     def decode(self, vectors: Tensor) -> Tensor:
         if not self.decodes:

@@ -70,15 +70,13 @@ class VideoTransformer(HubModel):
         nn.init.normal_(self.head.weight, std=config.dim**-0.5)
         self.post_init()
 
-    def predict(self, frames: Tensor) -> Tensor:
-        """The same as calling it."""
-        return self(frames)
-
     def forward(self, frames: Tensor) -> Tensor:
         """The frames (B, S, E) that follow each of (B, S, E) observed ones."""
         frames = frames.to(self.head.weight.dtype)
         prediction: Tensor = self.head(self.network(frames if self.projection is None else self.projection(frames)))
         return prediction
+
+    predict = forward
 
 
 def _projection(config: EBTVideoConfig | VideoTransformerConfig) -> nn.Linear | None:

@@ -72,7 +72,6 @@ def test_folders_are_sorted_and_hidden_and_other_files_left_out(tmp_path: Path) 
     (tmp_path / "notes.txt").write_text("no video")
     clips = open_videos(str(tmp_path), 8)
     assert [Path(name).name for name in clips.names] == ["0.mp4", "1.mp4"]
-    assert [Path(name).name for name in clips.part([1]).names] == ["1.mp4"]
 
 
 def test_the_content_changes_with_the_file_and_how_it_is_read(tmp_path: Path) -> None:
