@@ -57,9 +57,8 @@ def ssim(found: Tensor, images: Tensor) -> float | None:
     """Mean structural similarity, in [-1, 1]; None of images below the 11 pixels of its window."""
     if min(images.shape[-2:]) < 11:
         return None
-    similarity = structural_similarity_index_measure(found.clamp(-1, 1), images, data_range=2.0)
-    assert isinstance(similarity, Tensor)
-    return similarity.item()
+    similarity: Any = structural_similarity_index_measure(found.clamp(-1, 1), images, data_range=2.0)
+    return float(similarity)
 
 
 def image_curve(
@@ -146,11 +145,10 @@ class EnergyErrors:
 def energy_errors(model: Any, images: Tensor, noisy: Tensor, steps: int, batch_size: int = 32) -> EnergyErrors:
     """Energies and errors of all patches of images (B, C, H, W), at the start and after each step."""
     energies, errors = list[Tensor](), list[Tensor]()
-    for rows in torch.arange(len(images)).split(batch_size):
-        thought = model.think(noisy[rows], steps=steps)
+    for clean, given in zip(images.split(batch_size), noisy.split(batch_size), strict=True):
+        thought = model.think(given, steps=steps)
         energies.append(thought.energies.float())
-        states = torch.stack([thought.start, *thought.states])
-        errors.append(patch_errors(states, images[rows], model.config.patch_size))
+        errors.append(patch_errors(torch.stack([thought.start, *thought.states]), clean, model.config.patch_size))
     energy, error = torch.cat(energies, 1), torch.cat(errors, 1)
     index = torch.randperm(energy.numel(), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     step = torch.arange(len(energy)).view(-1, 1, 1).expand_as(energy)

@@ -49,8 +49,7 @@ class EBTForImages(ThinkingModel):
         self.post_init()
 
     def landscape(self, pixel_values: Tensor, free: Tensor | None = None) -> ImageLandscape:
-        """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, the network sees the given pixels (B, C, H,
-        W) whatever the candidate is."""
+        """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, the network sees the given pixels."""
         return ImageLandscape(self, None if free is None else pixel_values.to(self.patches.positions), free)
 
     def geometry(self) -> Geometry:
@@ -116,8 +115,8 @@ class ImageLandscape:
         a step moves the pixels of larger images as far."""
         model = self.model
         if self.known is not None and self.free is not None:
-            repeats = len(candidate) // len(self.known)
-            candidate = torch.where(self.free.repeat(repeats, 1, 1, 1), candidate, self.known.repeat(repeats, 1, 1, 1))
+            repeats = len(candidate) // len(self.known), 1, 1, 1
+            candidate = torch.where(self.free.repeat(repeats), candidate, self.known.repeat(repeats))
         energies = model.network.encode(model.patches.places(candidate).unsqueeze(0))(model.patches(candidate), step)
         return energies / model.config.patches
 

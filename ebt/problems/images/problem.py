@@ -47,8 +47,7 @@ class Images(Problem):
             images, name = open_images(request.data), Path(request.data).name
             chosen = images.get(request.split, images["train"])
         else:
-            settings = run_data(request.checkpoint, ImageDataModule)
-            if settings is None:
+            if (settings := run_data(request.checkpoint, ImageDataModule)) is None:
                 raise unknown_data(request.checkpoint)
             data = ImageDataModule(**{**settings, "num_workers": 0})
             data.prepare()

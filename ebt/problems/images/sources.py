@@ -74,11 +74,7 @@ class Images:
         return image.transpose(Image.Transpose[_TURNS[orientation - 2]]) if 2 <= orientation <= 8 else image
 
     def read(self, index: int, channels: int = 3) -> np.ndarray:
-        """One image (C, H, W), uint8.
-
-        Raises:
-            InputError: it cannot be read; see ``to_array``.
-        """
+        """One image (C, H, W), uint8; see ``picture`` and ``to_array``."""
         return to_array(self.picture(index), self.names[index], channels)
 
     def part(self, indices: Sequence[int]) -> Images:
@@ -106,11 +102,7 @@ class Images:
 
 
 def tell_faults(faults: dict[str, str], total: int, what: str, source: str, on_error: OnError) -> None:
-    """One warning for all that is skipped, with the first reason.
-
-    Raises:
-        InputError: nothing is left, or nothing is to be skipped.
-    """
+    """One warning for all that is skipped, with the first reason; InputError if nothing is left, or is to be skipped."""
     if not faults:
         return
     first = next(iter(faults.values()))
@@ -168,11 +160,8 @@ def keep_mode(image: Tensor, like: Image.Image) -> Image.Image:
 
 
 def full_values(image: Image.Image, name: str, channels: int) -> Tensor:
-    """Values in [-1, 1] of a picture, (C, H, W): 16 bits at their full precision, transparent parts as if they were not.
-
-    Raises:
-        InputError: pixels of a kind that has no known range.
-    """
+    """Values in [-1, 1] of a picture, (C, H, W), as of ``to_array``, but 16 bits at their full precision, and transparent parts
+    as if they were not."""
     if image.mode.startswith("I;16"):
         return (torch.from_numpy(np.asarray(image).astype(np.float32)) / 32767.5 - 1).expand(channels, -1, -1)
     if has_alpha(image):
@@ -265,10 +254,8 @@ def open_dataset(source: str, field: str) -> dict[str, Any]:
     try:
         data: Any = datasets.load_from_disk(source) if local else datasets.load_dataset(name, configuration or None)
     except Exception as error:  # the library and its downloads raise many kinds
-        raise InputError(
-            f"no such file or folder: {source}; nor can it be loaded as a dataset ({' '.join(str(error).split())}). The hub's "
-            "need the network."
-        ) from error
+        reason = f"nor can it be loaded as a dataset ({' '.join(str(error).split())}). The hub's need the network."
+        raise InputError(f"no such file or folder: {source}; {reason}") from error
     parts: dict[str, Any] = data if isinstance(data, dict) else {"train": data}
     for part in parts.values():
         if not isinstance(part.features.get(field), datasets.Image):

@@ -9,45 +9,41 @@ from ebt.models.configuration import TWINS, NetworkFields, ThinkingFields
 from ebt.models.thinking import VECTOR_SPACES
 
 
-class EBTVideoConfig(ThinkingFields):
-    """Continuous autoregressive EBT over frames of ``frame_dim`` numbers, those of a frozen encoder.
+class _FrameFields(NetworkFields):
+    """Fields of a model of frames of ``frame_dim`` numbers, those of a frozen encoder.
 
-    Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network; candidates have one of their own, unless they
-    are ``tied_candidates``. ``space``: restart or euclidean (``ebt.thinking.RestartProjected``, ``Projected``). ``noise_in``:
-    whether Langevin noise moves the candidate (state) or only what the network sees of it (view, as in the published code).
     ``encoding``: how frames are made of pictures (``encoder``, ``size``, ``channels``, ``seconds`` between them, see
     ``ebt.problems.video.encoders``), where that is known.
     """
-
-    model_type = "ebt_video"
-    spaces: ClassVar = VECTOR_SPACES
-    unused = ("input_gradient", "mean_from")
-
-    def __init__(
-        self,
-        frame_dim: int = 768,
-        context_length: int = 16,
-        noise_in: str = "state",
-        space: str = "restart",
-        tied_candidates: bool = False,
-        encoding: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if noise_in not in ("state", "view"):
-            raise InputError(f"noise_in is {noise_in!r}: choose state or view")
-        self.frame_dim, self.context_length, self.noise_in = frame_dim, context_length, noise_in
-        self.encoding, self.tied_candidates = encoding, tied_candidates
-        super().__init__(space=space, **kwargs)
-
-
-class VideoTransformerConfig(NetworkFields):
-    """Transformer++ over frames, the feed-forward twin of ``EBTVideoConfig``."""
-
-    model_type = "ebt_video_transformer"
-    unused = TWINS
 
     def __init__(
         self, frame_dim: int = 768, context_length: int = 16, encoding: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         self.frame_dim, self.context_length, self.encoding = frame_dim, context_length, encoding
         super().__init__(**kwargs)
+
+
+class EBTVideoConfig(_FrameFields, ThinkingFields):
+    """Continuous autoregressive EBT over frames.
+
+    Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network; candidates have one of their own, unless they
+    are ``tied_candidates``. ``space``: restart or euclidean (``ebt.thinking.RestartProjected``, ``Projected``). ``noise_in``:
+    whether Langevin noise moves the candidate (state) or only what the network sees of it (view, as in the published code).
+    """
+
+    model_type = "ebt_video"
+    spaces: ClassVar = VECTOR_SPACES
+    unused = ("input_gradient", "mean_from")
+
+    def __init__(self, noise_in: str = "state", space: str = "restart", tied_candidates: bool = False, **kwargs: Any) -> None:
+        if noise_in not in ("state", "view"):
+            raise InputError(f"noise_in is {noise_in!r}: choose state or view")
+        self.noise_in, self.tied_candidates = noise_in, tied_candidates
+        super().__init__(space=space, **kwargs)
+
+
+class VideoTransformerConfig(_FrameFields):
+    """Transformer++ over frames, the feed-forward twin of ``EBTVideoConfig``."""
+
+    model_type = "ebt_video_transformer"
+    unused = TWINS

@@ -167,6 +167,7 @@ class VideoDataModule(SplitData):
             check_apart(clips)
         how = self.encoder, self.cache, self.length, self.hparams["on_error"]
         found = {name: encode_clips(part, *how) for name, part in clips.items()}
+        self.skipped = {name: reason for videos in found.values() for name, reason in videos.skipped.items()}
         self.sets = found if self.digits else self.split(found)
 
     def statistics(self) -> dict[str, Any]:
@@ -176,8 +177,7 @@ class VideoDataModule(SplitData):
         if self.digits:
             return {**told, "clips": self.counts, "sets": {name: asdict(digits) for name, digits in self.digits.items()}}
         frames = {name: sum(map(len, videos.features)) for name, videos in self.sets.items()}
-        skipped = {name: reason for videos in self.sets.values() for name, reason in videos.skipped.items()}
-        return {**told, "videos": {name: len(v) for name, v in self.sets.items()}, "frames": frames, "skipped": skipped}
+        return {**told, "videos": {name: len(v) for name, v in self.sets.items()}, "frames": frames, "skipped": self.skipped}
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from ebt.errors import InputError
@@ -274,8 +275,8 @@ class FeatureCache:
     def get(self, key: str) -> np.ndarray | None:
         """The array of a key, memory-mapped; None if there is none, or its file is damaged."""
         try:
-            return _mapped(self.path(key))
-        except (OSError, ValueError, EOFError):  # absent, cut short by copying, or no array at all
+            return open_memmap(self.path(key), mode="r")
+        except (OSError, ValueError):  # absent, cut short by copying, or no array at all
             return None
 
     def put(self, key: str, array: np.ndarray) -> np.ndarray:
@@ -285,13 +286,9 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with write_whole(path) as file:
                 np.save(file, array, allow_pickle=False)
-            return _mapped(path)
+            return open_memmap(path, mode="r")
         except OSError as error:
             raise CacheError(f"the cache {self.folder} cannot be written ({error}): make room, or name another.") from error
-
-
-def _mapped(path: Path) -> Any:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 @dataclass(frozen=True)
@@ -310,14 +307,14 @@ class Encoded:
 
     def part(self, indices: Sequence[int]) -> Encoded:
         """Some of them."""
-        return Encoded(self.source, [self.names[i] for i in indices], [self.features[i] for i in indices], self.skipped)
+        return Encoded(self.source, [self.names[i] for i in indices], [self.features[i] for i in indices])
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes are sent the names of files, not what is in them."""
         return {**self.__dict__, "features": [getattr(array, "filename", array) for array in self.features]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        features = [array if isinstance(array, np.ndarray) else _mapped(array) for array in state["features"]]
+        features = [array if isinstance(array, np.ndarray) else open_memmap(array, mode="r") for array in state["features"]]
         self.__dict__.update(state, features=features)
 
 

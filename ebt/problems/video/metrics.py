@@ -51,12 +51,7 @@ def repeat_loss(frames: Tensor) -> Tensor:
 
 
 def video_curve(
-    model: Any,
-    frames: Tensor,
-    steps: Sequence[int],
-    candidates: Sequence[int] = (1,),
-    batch_size: int = 32,
-    **options: Any,
+    model: Any, frames: Tensor, steps: Sequence[int], candidates: Sequence[int] = (1,), batch_size: int = 32, **options: Any
 ) -> Curve[VideoPoint]:
     """Quality of next-frame predictions for every number of steps and candidates, by one descent a batch.
 
@@ -118,13 +113,7 @@ class Rollout:
 
 
 @torch.no_grad()
-def rollout(
-    model: Any,
-    context: Tensor,
-    ahead: int,
-    progress: Progress | None = None,
-    **options: Any,
-) -> Rollout:
+def rollout(model: Any, context: Tensor, ahead: int, progress: Progress | None = None, **options: Any) -> Rollout:
     """Predict ``ahead`` frames after (B, S, E), each from the last ``context_length`` frames, given or predicted.
 
     Args:
@@ -193,25 +182,19 @@ def frame_energies(model: Any, frames: Tensor, **options: Any) -> FrameEnergies:
     """
     check_frames(model, frames, 2)
     clip, longest = frames.to(model.device), model.config.context_length
+    seen: list[tuple[int, int, int | None]] = [(0, min(longest, clip.shape[1] - 1), None)]
+    seen += [(end - longest, end, 1) for end in range(longest + 1, clip.shape[1])]
     options["candidates"] = 1
-    first = model.think(clip[:, : min(longest, clip.shape[1] - 1)], **options)
-    energies, states = [first.energies], [torch.stack((first.start, *first.states))]
-    for end in range(longest + 1, clip.shape[1]):
-        thought = model.think(clip[:, end - longest : end], predictions=1, **options)
-        energies.append(thought.energies)
-        states.append(torch.stack((thought.start, *thought.states)))
-    found, geometry = torch.cat(states, 2), model.geometry()
+    thoughts = [model.think(clip[:, first:end], predictions=count, **options) for first, end, count in seen]
+    energies, geometry = torch.cat([thought.energies for thought in thoughts], 2), model.geometry()
+    found = torch.cat([torch.stack((thought.start, *thought.states)) for thought in thoughts], 2)
     losses = frame_loss(found[1:], clip[:, 1:].expand_as(found[1:]))
     moves = torch.stack([geometry.change(before, after) for before, after in pairwise(found)])
-    return FrameEnergies(*(part.double().cpu() for part in (torch.cat(energies, 2), losses, moves)))
+    return FrameEnergies(*(part.double().cpu() for part in (energies, losses, moves)))
 
 
 def check_frames(model: Any, frames: Tensor, least: int) -> None:
-    """Whether a model can be given these frames.
-
-    Raises:
-        InputError: frames of another width than the model's, or fewer than ``least`` of them.
-    """
+    """Raises InputError for frames of another width than the model's, or fewer than ``least`` of them."""
     if not len(frames) or frames.shape[1] < least or frames.shape[2] != model.config.frame_dim:
         raise InputError(
             f"frames {tuple(frames.shape)}: give one or more clips of at least {least} frames of {model.config.frame_dim} "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from ebt.evaluation.style import COLOURS, HEAT, picture
 from ebt.problems.images.pictures import show
@@ -27,28 +27,20 @@ def side_by_side_frames(true: np.ndarray, found: np.ndarray, given: int) -> np.n
         found: likewise.
         given: so many of the frames were given.
     """
-    return np.stack([_page(true[i], found[i], i, given) for i in range(len(true))])
+    return np.stack([_page(*pair, index - given + 1) for index, pair in enumerate(zip(true, found, strict=True))])
 
 
-def _page(true: np.ndarray, found: np.ndarray, index: int, given: int) -> np.ndarray:
-    left, right = (_enlarged(frame) for frame in (true, found))
-    width, height = left.size
-    page = Image.new("RGB", (2 * width + 6 * EDGE, height + HEAD + 3 * EDGE), "white")
-    pen, known = ImageDraw.Draw(page), index < given
-    names = ("true", "given" if known else f"predicted, frame {index - given + 1}")
-    for place, (frame, name) in enumerate(zip((left, right), names, strict=True)):
-        x = EDGE + place * (width + 3 * EDGE)
-        colour = GIVEN if known or place == 0 else PREDICTED
-        pen.text((x, EDGE // 2), name, fill="black")
-        pen.rectangle((x, HEAD, x + width + 2 * EDGE - 1, HEAD + height + 2 * EDGE - 1), fill=colour)
-        page.paste(frame, (x + EDGE, HEAD + EDGE))
+def _page(true: np.ndarray, found: np.ndarray, ahead: int) -> np.ndarray:
+    """The frame of a film that shows the ``ahead``-th predicted frame, or a given one."""
+    factor = max(1, -(-LEAST // max(true.shape[:2])))
+    named = [(true, "true", GIVEN), (found, f"predicted, frame {ahead}", PREDICTED) if ahead > 0 else (found, "given", GIVEN)]
+    height, width = (factor * length + 2 * EDGE for length in true.shape[:2])
+    page = Image.new("RGB", (2 * width + 2 * EDGE, height + HEAD + EDGE), "white")
+    for x, (frame, name, colour) in zip((EDGE, width + 2 * EDGE), named, strict=True):
+        large = ImageOps.scale(Image.fromarray(frame).convert("RGB"), factor, Image.Resampling.NEAREST)
+        page.paste(ImageOps.expand(large, EDGE, colour), (x, HEAD))
+        ImageDraw.Draw(page).text((x, EDGE // 2), name, fill="black")
     return np.array(page)
-
-
-def _enlarged(frame: np.ndarray) -> Image.Image:
-    image = Image.fromarray(frame).convert("RGB")
-    factor = max(1, -(-LEAST // max(image.size)))
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def save_gif(frames: np.ndarray, path: str | Path, seconds: float) -> None:
