@@ -165,6 +165,7 @@ def test_a_strip_has_a_column_for_each_frame(tmp_path: Path) -> None:
     frames = [np.full((8, 8), 255 * (i % 2), dtype=np.uint8) for i in range(6)]
     picture = draw(lambda path: film_strip({"true": frames, "predicted": frames}, list("abcdef"), path), tmp_path)
     assert picture.shape[1] == 820
+    assert (picture[:25] < 0.3).any()  # the names
     black = (picture[picture.shape[0] // 4] < 0.1).all(-1)
     assert (np.diff(black.astype(int)) == 1).sum() >= 3
 

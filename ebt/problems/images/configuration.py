@@ -27,10 +27,8 @@ class _ImageFields(NetworkFields):
         **kwargs: Any,
     ) -> None:
         if num_channels not in (1, 3) or image_size % patch_size:
-            raise InputError(
-                f"num_channels {num_channels}, image_size {image_size}, patch_size {patch_size}: "
-                "images have 1 or 3 channels and a size that patches divide"
-            )
+            given = f"num_channels {num_channels}, image_size {image_size}, patch_size {patch_size}"
+            raise InputError(f"{given}: images have 1 or 3 channels and a size that patches divide")
         self.num_channels, self.image_size, self.patch_size = num_channels, image_size, patch_size
         self.noise_level = noise_level
         super().__init__(block=block, conditioning=conditioning, norm_eps=norm_eps, **kwargs)

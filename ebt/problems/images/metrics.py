@@ -152,13 +152,8 @@ def energy_errors(model: Any, images: Tensor, noisy: Tensor, steps: int, batch_s
     energy, error = torch.cat(energies, 1), torch.cat(errors, 1)
     index = torch.randperm(energy.numel(), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     step = torch.arange(len(energy)).view(-1, 1, 1).expand_as(energy)
-    return EnergyErrors(
-        _rank(energy, error),
-        [_rank(one, other) for one, other in zip(energy, error, strict=True)],
-        energy.flatten()[index].tolist(),
-        error.flatten()[index].tolist(),
-        step.flatten()[index].tolist(),
-    )
+    by_step = [_rank(one, other) for one, other in zip(energy, error, strict=True)]
+    return EnergyErrors(_rank(energy, error), by_step, *(part.flatten()[index].tolist() for part in (energy, error, step)))
 
 
 def _rank(energy: Tensor, error: Tensor) -> float:

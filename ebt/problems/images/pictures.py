@@ -42,10 +42,10 @@ def film_strip(rows: Mapping[str, Sequence[np.ndarray]], names: Sequence[str], p
     high, wide = next(iter(rows.values()))[0].shape[:2]
     with picture(path, width * len(names) + any(rows), (width * high / wide + 0.05) * len(rows) + 0.5) as figure:
         grid = figure.subplots(len(rows), len(names), squeeze=False)
-        for line, (label, images) in zip(grid, rows.items(), strict=True):
-            for axes, image, name in zip(line, images, names, strict=True):
-                show(axes, image, name if line is grid[0] else "")
-            line[0].set_ylabel(label)
+        for row, (label, images) in enumerate(rows.items()):
+            for axes, image, name in zip(grid[row], images, names, strict=True):
+                show(axes, image, "" if row else name)
+            grid[row][0].set_ylabel(label)
 
 
 def write_energies(folder: Path, model: Any, clean: Tensor, noisy: Tensor, steps: int) -> list[Path]:

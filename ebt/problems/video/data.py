@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -131,16 +131,15 @@ class VideoDataModule(SplitData):
         self, digits: int, speeds: tuple[int, ...], arrival: float, shifted: Mapping[str, Any] | None
     ) -> dict[str, MovingDigits]:
         """The moving digits of each set; those of evaluation do not depend on the seed."""
-        plain: dict[str, Any] = {"size": self.size, "digits": digits, "speeds": speeds, "arrival": arrival}
-        faster = min(max(speeds, default=0) + 1, self.size - SIDE)
-        other = {"digits": digits + 1, "speeds": (faster,), **(shifted or {})}
-        if extra := sorted(other.keys() - plain.keys()):
+        test = MovingDigits("test", self.size, digits, speeds, arrival)
+        other = {"digits": digits + 1, "speeds": (min(max(speeds) + 1, self.size - SIDE),), **(shifted or {})}
+        if extra := sorted(other.keys() - {"size", "digits", "speeds", "arrival"}):
             raise InputError(f"shifted has {', '.join(extra)}: it may hold digits, speeds, arrival and size.")
         if other.get("size", self.size) != self.size:
             raise InputError("shifted has another size: frames must be as large as those of training.")
-        shifted_digits = MovingDigits("test", **{**plain, **other, "speeds": tuple(other["speeds"])})
-        held_out = {"validation": MovingDigits("validation", **plain), DIGITS: MovingDigits("test", **plain)}
-        return {"train": MovingDigits("train", **plain, seed=self.seed), **held_out, "shifted": shifted_digits}
+        held_out = {"validation": replace(test, split="validation"), DIGITS: test}
+        shifted_digits = replace(test, **{**other, "speeds": tuple(other["speeds"])})
+        return {"train": replace(test, split="train", seed=self.seed), **held_out, "shifted": shifted_digits}
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -233,10 +232,8 @@ def held_out_frames(data: VideoDataModule, name: str, length: int, count: int) -
     videos = data.sets[name]
     long = [i for i, features in enumerate(videos.features) if len(features) >= length]
     if not long:
-        raise InputError(
-            f"no {name} video of {data.sources['train']} has {length} frames, {data.seconds:g} s apart: ask for fewer frames, "
-            "or give longer videos."
-        )
+        wanted = f"{length} frames, {data.seconds:g} s apart: ask for fewer frames, or give longer videos."
+        raise InputError(f"no {name} video of {data.sources['train']} has {wanted}")
     windows = Windows(videos.part(long), length, -(-count // len(long)))
     where = np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(int).tolist()
     return torch.stack([windows[i]["frames"] for i in where])

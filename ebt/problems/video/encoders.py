@@ -92,10 +92,8 @@ class Patches(Encoder):
         self.patch, self.kept = patch, full if kept is None else kept
         self.decodes = self.kept == full
         if patch < 1 or size % patch or not 1 <= self.kept <= full:
-            raise InputError(
-                f"encoder {name}: patches must divide frames of {size} pixels and keep 1 to {full} numbers each. "
-                "Give patches:P, or patches:P:K, with such numbers."
-            )
+            rule = f"patches must divide frames of {size} pixels and keep 1 to {full} numbers each"
+            raise InputError(f"encoder {name}: {rule}. Give patches:P, or patches:P:K, with such numbers.")
         super().__init__(name, size, channels, (size // patch) ** 2 * self.kept)
         generator = torch.Generator().manual_seed(0)
         square = torch.randn(full, full, generator=generator, dtype=torch.float64)
@@ -122,10 +120,8 @@ class Network(Encoder):
     ) -> None:
         super().__init__(name, size, channels, dim)
         if not fits or channels not in (1, colours):
-            raise InputError(
-                f"encoder {name} takes frames of {colours} channels and {pixels} pixels, not {channels} and {size}: change "
-                "channels or size."
-            )
+            takes = f"{colours} channels and {pixels} pixels, not {channels} and {size}"
+            raise InputError(f"encoder {name} takes frames of {takes}: change channels or size.")
         self.colours = colours
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.model = model.float().eval().requires_grad_(False).to(device or "cpu")
@@ -228,9 +224,8 @@ def _network(name: str, size: int, channels: int) -> Network:
         raise
     except Exception as error:  # each library and file format raises its own kinds
         raise InputError(f"encoder {name} cannot be loaded ({' '.join(str(error).split())}): copy it again.") from error
-    raise InputError(
-        f"encoder {name} is of kind {kind!r}: give pixels, patches, an AutoencoderKL of diffusers or a DINOv2 of transformers."
-    )
+    known = "pixels, patches, an AutoencoderKL of diffusers or a DINOv2 of transformers"
+    raise InputError(f"encoder {name} is of kind {kind!r}: give {known}.")
 
 
 def _config(name: str) -> dict[str, Any]:
@@ -247,10 +242,8 @@ def _config(name: str) -> dict[str, Any]:
         file = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(name, "config.json"))
         return dict(json.loads(file.read_text(encoding="utf-8")).items())
     except Exception as error:  # the hub's client raises many kinds
-        raise InputError(
-            f"encoder {name} is neither pixels nor patches, nor a folder or id of a model with config.json "
-            f"({' '.join(str(error).split())[:200]}): check the name."
-        ) from error
+        known = f"pixels nor patches, nor a folder or id of a model with config.json ({' '.join(str(error).split())[:200]})"
+        raise InputError(f"encoder {name} is neither {known}: check the name.") from error
 
 
 def default_cache() -> Path:

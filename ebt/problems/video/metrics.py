@@ -196,7 +196,5 @@ def frame_energies(model: Any, frames: Tensor, **options: Any) -> FrameEnergies:
 def check_frames(model: Any, frames: Tensor, least: int) -> None:
     """Raises InputError for frames of another width than the model's, or fewer than ``least`` of them."""
     if not len(frames) or frames.shape[1] < least or frames.shape[2] != model.config.frame_dim:
-        raise InputError(
-            f"frames {tuple(frames.shape)}: give one or more clips of at least {least} frames of {model.config.frame_dim} "
-            "numbers, those of the encoder that the model was trained with."
-        )
+        wanted = f"at least {least} frames of {model.config.frame_dim} numbers, those of the encoder that it was trained with"
+        raise InputError(f"frames {tuple(frames.shape)}: give one or more clips of {wanted}.")

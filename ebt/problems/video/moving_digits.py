@@ -24,7 +24,7 @@ SIDE = 8
 """Pixels of a digit."""
 SHARES = (0.7, 0.15, 0.15)
 """Of the images, for training, validation and test."""
-SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+SHIFTS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 """A digit is known though it is seen one pixel beside its place."""
 
 Frames = npt.NDArray[np.uint8]
@@ -54,11 +54,7 @@ class DigitClip:
 
 @cache
 def digit_images() -> dict[str, DigitImages]:
-    """The digits by split, without a common image; always the same.
-
-    Raises:
-        InputError: scikit-learn is not installed.
-    """
+    """The digits by split, without a common image; always the same."""
     grey, labels = embedded_digits()
     order = np.random.default_rng(0).permutation(len(grey))
     parts = np.split(order, np.cumsum([round(share * len(grey)) for share in SHARES[:-1]]))
@@ -127,8 +123,7 @@ class DigitReader:
 
         self.side = images.shape[-1]
         wide = np.pad(images, ((0, 0), (1, 1), (1, 1)))
-        places = [(slice(1 + row, 1 + row + self.side), slice(1 + column, 1 + column + self.side)) for row, column in SHIFTS]
-        crops = np.concatenate([wide[:, rows, columns] for rows, columns in places])
+        crops = np.concatenate([np.roll(wide, shift, (1, 2))[:, 1:-1, 1:-1] for shift in SHIFTS])
         self.machine = SVC(C=10).fit(_features(crops), np.tile(labels, len(SHIFTS)))
 
     def read(self, frames: Frames, places: npt.NDArray[Any]) -> npt.NDArray[Any]:

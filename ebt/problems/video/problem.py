@@ -79,27 +79,21 @@ def held_out_video(checkpoint: str, model: Any, source: str | None, split: str, 
     """
     if source is None:
         if (settings := run_data(checkpoint, VideoDataModule)) is None:
-            raise InputError(
-                f"{checkpoint} does not belong to a run folder, which would know its videos: name them with --data ({DIGITS} "
-                "for moving digits)."
-            )
+            remedy = f"name them with --data ({DIGITS} for moving digits)."
+            raise InputError(f"{checkpoint} does not belong to a run folder, which would know its videos: {remedy}")
         data = VideoDataModule(**{**settings, "num_workers": 0})
         found = HeldOutVideo(data, _set(data, split), f"{split} videos of {data.sources['train']}")
     else:
         if (encoding := model.config.encoding) is None:
-            raise InputError(
-                f'{checkpoint} does not tell how its frames were encoded: add "encoding" to its config.json, such as '
-                '{"encoder": FOLDER, "size": 224, "channels": 3, "seconds": 0.25}.'
-            )
+            remedy = 'add "encoding" to its config.json: {"encoder": FOLDER, "size": 224, "channels": 3, "seconds": 0.25}.'
+            raise InputError(f"{checkpoint} does not tell how its frames were encoded: {remedy}")
         data = VideoDataModule(source, **encoding, context_length=length - 1, fractions=(1.0, 0.0, 0.0))
         note = "" if data.digits else f"All of {source} is used: held-out quality only if the model was not trained on it."
         chosen = _set(data, split)
         found = HeldOutVideo(data, chosen if data.digits else "train", Path(source).name, note)
     if data.frame_dim != model.config.frame_dim:
-        raise InputError(
-            f"{checkpoint} predicts frames of {model.config.frame_dim} numbers, and {data.encoder_name} of {data.size} pixels "
-            f"has {data.frame_dim}: use the encoder and size that the model was trained with."
-        )
+        has = f"{data.encoder_name} of {data.size} pixels has {data.frame_dim}: use what the model was trained with."
+        raise InputError(f"{checkpoint} predicts frames of {model.config.frame_dim} numbers, and {has}")
     return found
 
 
