@@ -47,3 +47,6 @@ class VideoTransformerConfig(_FrameFields):
 
     model_type = "ebt_video_transformer"
     unused = TWINS
+
+    def __init__(self, **kwargs: Any) -> None:  # without its own, transformers makes it another one
+        super().__init__(**kwargs)
