@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import hypothesis
 import pytest
@@ -14,6 +15,8 @@ hypothesis.settings.register_profile("ebt", deadline=None, derandomize=True, max
 hypothesis.settings.load_profile("ebt")
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads only cost time
 os.environ["OMP_NUM_THREADS"] = "1"  # nor do the programs that they start need more
+HOME = TemporaryDirectory(prefix="huggingface-")
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": HOME.name}  # read when the hub's package is imported, and never again
 
 
 @pytest.fixture(autouse=True)

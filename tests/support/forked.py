@@ -102,15 +102,16 @@ class Program:
         return subprocess.CompletedProcess(self.arguments, code, out, err)
 
 
-def begin(*arguments: str, env: Mapping[str, str] | None = None) -> Program:
+def begin(*arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Program:
     """Start ``python *arguments`` in a process of its own; modules of the library are imported by itself.
 
     Args:
         arguments: ``-m MODULE ...`` or ``-c TEXT ...``.
         env: variables of the environment to set.
+        cwd: the folder to work in.
     """
     folder = Path(mkdtemp(prefix="program-"))
-    settings = (arguments, folder, {**os.environ, **(env or {})}, str(Path.cwd()))
+    settings = (arguments, folder, {**os.environ, **(env or {})}, str(cwd or Path.cwd()))
     process = server().Process(target=_program, args=settings)
     process.start()
     return Program(arguments, process, folder)
