@@ -11,7 +11,7 @@ import runpy
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -102,17 +102,18 @@ class Program:
         return subprocess.CompletedProcess(self.arguments, code, out, err)
 
 
-def begin(*arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Program:
+def begin(*arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, path: Sequence[Path] = ()) -> Program:
     """Start ``python *arguments`` in a process of its own; modules of the library are imported by itself.
 
     Args:
         arguments: ``-m MODULE ...`` or ``-c TEXT ...``.
         env: variables of the environment to set.
         cwd: the folder to work in.
+        path: where it looks for modules first.
     """
     folder = Path(mkdtemp(prefix="program-"))
-    settings = (arguments, folder, {**os.environ, **(env or {})}, str(cwd or Path.cwd()))
-    process = server().Process(target=_program, args=settings)
+    how = ({**os.environ, **(env or {})}, cwd or Path.cwd(), [str(part) for part in path])
+    process = server().Process(target=_program, args=(arguments, folder, *how))
     process.start()
     return Program(arguments, process, folder)
 
@@ -122,13 +123,14 @@ def program(*arguments: str, env: Mapping[str, str] | None = None, check: bool =
     return begin(*arguments, env=env).ended(check=check)
 
 
-def _program(arguments: tuple[str, ...], folder: Path, env: dict[str, str], cwd: str) -> None:
+def _program(arguments: tuple[str, ...], folder: Path, env: dict[str, str], cwd: Path, path: list[str]) -> None:
     for number, name in ((1, "out"), (2, "err")):
         with (folder / name).open("w") as file:
             os.dup2(file.fileno(), number)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    sys.path[:0] = path
     assert not any(name.split(".")[0] == "ebt" for name in sys.modules)
     how, what, *rest = arguments
     if how == "-m":
