@@ -46,7 +46,16 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MAY_SKIP = ("needs CUDA",) if DATA.exists() else ("needs CUDA", "needs the benchmark data")
 
 
-SLOW = ("benchmarks", "cli", "examples", "lab", "problems/test_auto.py", "test_learning.py", "training/test_precision.py")
+SLOW = (
+    "benchmarks",
+    "cli",
+    "examples",
+    "lab",
+    "problems/test_auto.py",
+    "problems/test_outside.py",
+    "test_learning.py",
+    "training/test_precision.py",
+)
 """Where tests run programs or train for seconds; single tests elsewhere have the marker ``slow`` themselves."""
 LONGEST = (
     "lab/studies/test_study_command.py",

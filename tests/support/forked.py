@@ -106,7 +106,7 @@ def begin(*arguments: str, env: Mapping[str, str] | None = None, cwd: Path | Non
     """Start ``python *arguments`` in a process of its own; modules of the library are imported by itself.
 
     Args:
-        arguments: ``-m MODULE ...`` or ``-c TEXT ...``.
+        arguments: ``-m MODULE ...``, ``-c TEXT ...`` or ``FILE ...``.
         env: variables of the environment to set.
         cwd: the folder to work in.
         path: where it looks for modules first.
@@ -132,10 +132,12 @@ def _program(arguments: tuple[str, ...], folder: Path, env: dict[str, str], cwd:
     os.chdir(cwd)
     sys.path[:0] = path
     assert not any(name.split(".")[0] == "ebt" for name in sys.modules)
-    how, what, *rest = arguments
-    if how == "-m":
-        sys.argv = [what, *rest]
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    if arguments[0] == "-m":
+        sys.argv = list(arguments[1:])
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
-        sys.argv = ["-c", *rest]
-        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
+        sys.argv = list(arguments)
+        runpy.run_path(sys.argv[0], run_name="__main__")
