@@ -86,7 +86,7 @@ class Program:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def ended(self, timeout: float = 120, check: bool = False) -> subprocess.CompletedProcess[str]:
+    def ended(self, timeout: float = 240, check: bool = False) -> subprocess.CompletedProcess[str]:
         """What came of it.
 
         Raises:
