@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import hypothesis
 import pytest
@@ -14,6 +16,8 @@ hypothesis.settings.register_profile("ebt", deadline=None, derandomize=True, max
 hypothesis.settings.load_profile("ebt")
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads only cost time
 os.environ["OMP_NUM_THREADS"] = "1"  # nor do the programs that they start need more
+HOME = TemporaryDirectory(prefix="huggingface-")
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": HOME.name}  # read when the hub's package is imported, and never again
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +46,42 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MAY_SKIP = ("needs CUDA",) if DATA.exists() else ("needs CUDA", "needs the benchmark data")
 
 
-SLOW = ("benchmarks", "cli", "examples", "lab", "problems/test_auto.py", "test_learning.py", "training/test_precision.py")
+SLOW = (
+    "benchmarks",
+    "cli",
+    "examples",
+    "interop",
+    "lab",
+    "nn/test_flat_start.py",
+    "problems/language/test_generation.py",
+    "problems/test_auto.py",
+    "problems/test_outside.py",
+    "test_learning.py",
+    "test_settings.py",
+    "thinking/test_convergence.py",
+    "training/test_precision.py",
+)
 """Where tests run programs or train for seconds; single tests elsewhere have the marker ``slow`` themselves."""
 LONGEST = (
     "lab/studies/test_study_command.py",
-    "lab/test_demo.py",
-    "lab/studies/test_scaling_study.py",
-    "benchmarks/test_speed.py",
-    "training/test_sharding.py",
+    "cli/test_fit.py",
+    "problems/language/test_generation.py",
     "training/test_plan.py",
+    "lab/test_demo.py",
+    "benchmarks/test_speed.py",
+    "test_settings.py",
+    "nn/test_contract.py",
+    "problems/test_outside.py",
+    "lab/studies/test_scaling_study.py",
+    "cli/test_plan_command.py",
+    "benchmarks/test_stopping.py",
+    "training/test_compiling.py",
+    "training/test_sharding.py",
+    "training/test_kills.py",
+    "nn/test_flat_start.py",
+    "thinking/test_gradients.py",
+    "thinking/test_adjoint.py",
+    "interop/test_reference_cases.py",
     "cli",
     "lab",
     "benchmarks",
@@ -72,6 +103,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if any(item.path.is_relative_to(tests / name) for name in SLOW):
             item.add_marker(pytest.mark.slow)
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector of garbage need not go through all of it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

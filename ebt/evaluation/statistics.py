@@ -72,19 +72,24 @@ def bootstrap(
 
 def slope(x: Numbers, y: Numbers) -> float:
     """Of the line of least squares through points; not a number where all x are equal."""
-    away = x - x.mean()
-    square = float((away**2).sum())
-    return float((away * (y - y.mean())).sum()) / square if square > 1e-12 * max(1.0, float((x**2).sum())) else math.nan
+    return float(_slopes(x, y))
+
+
+def _slopes(x: Numbers, y: Numbers) -> Numbers:
+    """Of each row of points, (..., points)."""
+    away = x - x.mean(-1, keepdims=True)
+    square, joint = (away**2).sum(-1), (away * (y - y.mean(-1, keepdims=True))).sum(-1)
+    known = square > 1e-12 * np.maximum(1.0, (x**2).sum(-1))
+    return np.divide(joint, square, out=np.full_like(joint, math.nan), where=known)
 
 
 def slope_over(x: Numbers, y: Numbers, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """The slope of y against x, both (sets, seeds), with a bootstrap interval: both are drawn anew, with replacement."""
-    generator, found = np.random.default_rng(seed), []
-    for _ in range(draws):
-        sets, seeds = (generator.integers(0, size, size) for size in x.shape)
-        where = np.ix_(sets, seeds)
-        found.append(slope(x[where].ravel(), y[where].ravel()))
-    low, high = _percentiles(found)
+    generator = np.random.default_rng(seed)
+    drawn = [[generator.integers(0, size, size) for size in x.shape] for _ in range(draws)]
+    sets, seeds = (np.array(numbers) for numbers in zip(*drawn, strict=True))
+    where = sets[:, :, None], seeds[:, None, :]
+    low, high = _percentiles(_slopes(x[where].reshape(draws, -1), y[where].reshape(draws, -1)).tolist())
     known = math.isfinite(low)
     return Estimate(slope(x.ravel(), y.ravel()), low if known else None, high if known else None, x.size)
 

@@ -254,7 +254,10 @@ class StepEmbedding(nn.Module):
 
 def initialise(network: nn.Module, config: NetworkConfig) -> None:
     """The one place for initial weights: normal, std 1 / sqrt(fan in), residual outputs smaller, gates zero, and so the
-    energy head, unless ``head_init`` says otherwise."""
+    energy head, unless ``head_init`` says otherwise. Weights without numbers, as those of a model that is being
+    read, have none."""
+    if next(network.parameters()).is_meta:
+        return
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear):
             residual = name.endswith(("attention.output", "down"))

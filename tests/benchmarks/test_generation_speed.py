@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import generate
 import pytest
 import torch
+from forked import begin
 from generate import QUICK, Case, operations
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -19,19 +18,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 def test_the_script_measures_every_case(tmp_path: Path) -> None:
     path = tmp_path / "generate.json"
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "generate.py"),
-        "--quick",
-        "--rounds",
-        "1",
-        "--threads",
-        "1",
-        "--json",
-        str(path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    options = ("--quick", "--rounds", "1", "--threads", "1", "--json", str(path))
+    done = begin(str(BENCHMARKS / "generate.py"), *options).ended(200, check=True)
     results = json.loads(path.read_text(encoding="utf-8"))["results"]
     rows = [one for one in results if "case" in one]
     assert [Case(**one["case"]) for one in rows] == generate.cases(QUICK)

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import program
 from matplotlib.image import imread
 from small_models import CONTEXT, close, language_ebt, language_folder
 
@@ -24,9 +23,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_process_writes_energies_and_their_heat_map(folder: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ebt.cli.main", "energies", "--checkpoint", folder, "--text", TEXT]
+    command = ["-m", "ebt.cli.main", "energies", "--checkpoint", folder, "--text", TEXT]
     options = ["--steps", "4", "--seed", "3", "--out", str(tmp_path / "new" / "out")]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    done = program(*command, *options)
     read = json.loads((tmp_path / "new" / "out" / "energies.json").read_text())
     assert close(read, to_json(token_energies(language_ebt(), byte_tokenizer(), TEXT, 4, seed=3)))
     assert imread(tmp_path / "new" / "out" / "energies.png").shape[1] >= 800

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from forked import begin, program
 from small_models import full_disk
 
 from ebt.cli.checkpoints import check_hyperparameters
@@ -117,9 +119,7 @@ def test_two_processes_with_sharded_weights_leave_a_run_for_one(text: list[str],
     config = "language/ebt"
     processes = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=fsdp"]
     trained = ["--trainer.max_steps=4", "--trainer.val_check_interval=2", "--out=run"]
-    command = [sys.executable, "-m", "ebt.cli.main", "fit", f"--config={config}", *text, *processes, *trained]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    done = program("-m", "ebt.cli.main", "fit", f"--config={config}", *text, *processes, *trained)
     assert "2 x cpu" in done.stdout
     assert done.stdout.count("sample: ") == 2
 
@@ -132,33 +132,39 @@ def test_two_processes_with_sharded_weights_leave_a_run_for_one(text: list[str],
     assert "written by 2 processes and this run has 1" in capsys.readouterr().err
 
 
+MANY = [*SUDOKU, "--trainer.max_steps=120", "--trainer.val_check_interval=50", "--checkpoint_every=4", "--loggers=[csv]"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    with patch.dict(os.environ):  # a run leaves its folder there
+        os.environ.pop("EBT_RUN_FOLDER", None)
+        assert main(["fit", *MANY, f"--out={folder}"]) == 0
+    return weights(folder)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_a_run_that_resumes_exactly(number: signal.Signals, empty: Path, capsys: Captured) -> None:
-    settings = [
-        *SUDOKU,
-        "--trainer.max_steps=120",
-        "--trainer.val_check_interval=50",
-        "--checkpoint_every=4",
-        "--loggers=[csv]",
-    ]
-    command = [sys.executable, "-m", "ebt.cli.main", "fit", *settings, "--out=part"]
-    process = subprocess.Popen(command, cwd=empty, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def test_a_signal_stops_a_run_that_resumes_exactly(
+    number: signal.Signals, empty: Path, whole: dict[str, torch.Tensor], capsys: Captured
+) -> None:
+    command = begin("-m", "ebt.cli.main", "fit", *MANY, "--out=part")
     last = empty / "part" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 120
-    while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+    while not last.is_file() and command.process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, error
-    assert "To continue: ebt fit --resume --out part" in error
-    assert "Traceback" not in error
+    command.signal(number)
+    done = command.ended()
+    assert done.returncode == 128 + number, done.stderr
+    assert "To continue: ebt fit --resume --out part" in done.stderr
+    assert "Traceback" not in done.stderr
     stopped = torch.load(last, weights_only=True)["global_step"]
     assert 4 <= stopped < 120
 
     assert main(["fit", "--resume", "--out=part"]) == 0
     assert f"continues at update {stopped}" in capsys.readouterr().out
-    assert main(["fit", *settings, "--out=whole"]) == 0
-    whole, resumed = weights(empty / "whole"), weights(empty / "part")
+    resumed = weights(empty / "part")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -261,9 +267,8 @@ def test_data_of_another_task_is_refused_without_blocking_the_name(empty: Path, 
 
 def test_whole_numbers_stay_whole(empty: Path, capsys: Captured) -> None:
     """1 batch is not 1.0, all batches, whatever was imported before."""
-    program = "from ebt.cli.main import main; main(['fit', *__import__('sys').argv[1:]])"
-    command = [sys.executable, "-c", program, *SUDOKU, "--trainer.limit_val_batches=1", "--print_config"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    text = "from ebt.cli.main import main; main(['fit', *__import__('sys').argv[1:]])"
+    done = program("-c", text, *SUDOKU, "--trainer.limit_val_batches=1", "--print_config", check=False)
     assert "  limit_val_batches: 1\n" in done.stdout
 
 

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import program
 from small_models import CONTEXT, language_ebt, language_folder, sudoku_folder
 from tokenizers.processors import TemplateProcessing
 
@@ -23,9 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_process_streams_the_text_and_tells_statistics(folder: str) -> None:
-    command = [sys.executable, "-m", "ebt.cli.main", "generate", "--checkpoint", folder, "--prompt", PROMPT, "--greedy"]
+    command = ["-m", "ebt.cli.main", "generate", "--checkpoint", folder, "--prompt", PROMPT, "--greedy"]
     thinking = ["--steps", "2", "--candidates", "3", "--max-new-tokens", "6", "--seed", "7"]
-    done = subprocess.run([*command, *thinking], capture_output=True, text=True, check=True)
+    done = program(*command, *thinking)
     ids = torch.tensor([list(PROMPT.encode())])
     output = language_ebt().generate(
         ids, max_new_tokens=6, do_sample=False, steps=2, candidates=3, seed=7, return_dict_in_generate=True, pad_token_id=256

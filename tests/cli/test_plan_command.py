@@ -11,7 +11,13 @@ from ebt.cli.main import main
 
 CONFIG = Path(__file__).parents[2] / "ebt" / "problems" / "language" / "configs" / "ebt.yaml"
 DEVICE = ["--device-memory=80GB", "--flops=400e12"]
-SMALL = ["--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2", "--data.context_length=16"]
+SMALL = [
+    "--model.network.layers=1",
+    "--model.network.dim=8",
+    "--model.network.heads=2",
+    "--model.recipe.max_steps=2",
+    "--data.context_length=16",
+]
 Captured = pytest.CaptureFixture[str]
 
 

@@ -3,13 +3,12 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import program
 from matplotlib.image import imread
 from small_models import close, language_folder, sudoku_ebt, sudoku_folder, sudoku_rival
 
@@ -29,9 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_process_shows_boards_and_writes_the_thinking(folder: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ebt.cli.main", "solve", "--checkpoint", folder, PUZZLE]
+    command = ["-m", "ebt.cli.main", "solve", "--checkpoint", folder, PUZZLE]
     options = ["--steps", "4", "--candidates", "3", "--seed", "2", "--out", str(tmp_path)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    done = program(*command, *options)
     read = json.loads((tmp_path / "solve.json").read_text())
     watched = watch_board(sudoku_ebt(), torch.from_numpy(parse_board(PUZZLE, 4)), steps=4, candidates=3, seed=2)
     assert close(read, to_json(watched) | {"solution": SOLUTION, "solved": watched.boards[-1] == SOLUTION, "attempts": 1})

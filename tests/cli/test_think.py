@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from forked import program
 from matplotlib.image import imread
 from small_models import CONTEXT, close, language_ebt, language_folder, language_twin, sudoku_ebt, sudoku_folder, sudoku_rival
 
@@ -45,7 +43,7 @@ def curves(folder: Path) -> dict[str, Any]:
 def test_a_process_compares_language_models_on_all_of_a_text(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     ebt, twin = language_folder(tmp_path / "ebt"), language_folder(tmp_path / "twin", twin=True)
-    command = [sys.executable, "-m", "ebt.cli.main", "think", "--checkpoint", ebt, "--baseline", twin, "--seed", "4"]
+    command = ["-m", "ebt.cli.main", "think", "--checkpoint", ebt, "--baseline", twin, "--seed", "4"]
     options = [
         "--data",
         str(tmp_path / "text.txt"),
@@ -58,9 +56,7 @@ def test_a_process_compares_language_models_on_all_of_a_text(tmp_path: Path) -> 
         "--batch-size",
         "2",
     ]
-    environment = {**os.environ, "COLUMNS": "100"}
-    command += [*options, "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = program(*command, *options, "--out", str(tmp_path / "out"), env={"COLUMNS": "100"})
     ids = [*TEXT.encode(), 256]
     starts = range(0, len(ids) - 1, CONTEXT)
     rows = [make_example(ids[start : start + CONTEXT + 1], CONTEXT, 256) for start in starts]

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import program
 
 from ebt.cli.main import main
 from ebt.problems.language.corpora import open_source, split_documents
@@ -22,8 +21,8 @@ def corpus(tmp_path: Path) -> Path:
 
 def test_a_process_trains_on_the_training_documents_and_tells_bytes_per_token(corpus: Path, tmp_path: Path) -> None:
     out, options = tmp_path / "bpe", ["--vocab-size", "270", "--fractions", "0.6,0.2,0.2", "--seed", "5"]
-    command = [sys.executable, "-m", "ebt.cli.main", "tokenizer", "--data", str(corpus), "--out", str(out), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = ["-m", "ebt.cli.main", "tokenizer", "--data", str(corpus), "--out", str(out), *options]
+    done = program(*command)
     splits = split_documents(list(open_source(str(corpus))["train"]), (0.6, 0.2, 0.2), seed=5)
     expected, saved = train_bpe(splits["train"], 270), load_tokenizer(str(out))
     assert saved.get_vocab() == expected.get_vocab()

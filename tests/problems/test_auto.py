@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from forked import begin
 from hub_toys import make_all, make_ebt, make_ids, make_twin
 
 from ebt.problems.auto import models
@@ -33,18 +33,9 @@ print(json.dumps(results))
 """
 
 
-def run(script: str, *arguments: object, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A fresh process outside of the source tree, without network."""
-    home = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home")}
-    return subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, **home, **environment},
-        timeout=120,
-        check=False,
-    )
+def run(script: str, *arguments: object, folder: Path, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
+    """A fresh process outside of the source tree, which finds modules in further folders first."""
+    return begin("-c", script, *map(str, arguments), cwd=folder, path=path).ended()
 
 
 @pytest.mark.parametrize("index", range(8))
@@ -95,19 +86,19 @@ def test_fresh_process_loads_a_folder(tmp_path: Path) -> None:
             assert (again / file).read_bytes() == (tmp_path / name / file).read_bytes()
 
 
-def another_ebt(folder: Path) -> dict[str, str]:
-    """A package that has the same import name and nothing else in common."""
+def another_ebt(folder: Path) -> list[Path]:
+    """Where a package lies that has the same import name and nothing else in common."""
     (folder / "other" / "ebt").mkdir(parents=True)
     (folder / "other" / "ebt" / "__init__.py").write_text("__version__ = '9.9'\n")
-    return {"PYTHONPATH": str(folder / "other")}
+    return [folder / "other"]
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["missing", "another package"])
 def test_without_the_library_the_error_says_what_to_install(other: bool, tmp_path: Path) -> None:
     save_folder(make_ebt(), tmp_path / "model")
-    environment = another_ebt(tmp_path) if other else {}
+    path = another_ebt(tmp_path) if other else []
     script = ("" if other else "import sys; sys.modules['ebt'] = None\n") + LOAD.replace("assert not any", "any")
-    process = run(script, tmp_path / "model", folder=tmp_path, **environment)
+    process = run(script, tmp_path / "model", folder=tmp_path, path=path)
     assert process.returncode == 1
     last = process.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: ")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import begin
 
-ROOT = Path(__file__).parents[2]
+OUTSIDE = Path(__file__).parents[1] / "outside"
 PROGRAM = """
 import json, sys
 from ebt.cli.main import main
@@ -20,18 +18,8 @@ sys.exit(max(main(arguments) for arguments in json.loads(sys.argv[1])))
 
 def ebt(folder: Path, *commands: list[str]) -> str:
     """Run commands in a process that finds the other package."""
-    path = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "outside")))
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(commands)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    arguments = ("-c", PROGRAM, json.dumps(commands))
+    return begin(*arguments, env={"COLUMNS": "160"}, cwd=folder, path=[OUTSIDE]).ended(240, check=True).stdout
 
 
 FIT = ["fit", "--config", "colouring/ebt", "--trainer.enable_progress_bar=false", "--loggers=[csv]"]

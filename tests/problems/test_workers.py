@@ -87,6 +87,7 @@ def test_encoded_videos_are_sent_by_name(tmp_path: Path) -> None:
     assert sizes[1] < sizes[0] + 100
 
 
+@pytest.mark.slow
 def test_workers_that_are_spawned_make_the_same_batches(tmp_path: Path) -> None:
     alone = list(photos(tmp_path / "photos").train_dataloader())
     loader = photos(tmp_path / "photos", num_workers=1).train_dataloader()

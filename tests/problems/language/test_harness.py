@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import begin
 from hub_toys import make_ebt
 
 from ebt.problems.folder import save_folder
@@ -89,15 +87,11 @@ def test_the_harness_scores_and_generates(tmp_path: Path) -> None:
     model = make_ebt(257).float()
     save_folder(model, tmp_path / "model", byte_tokenizer())
     rows = write_tasks(tmp_path / "tasks")
-    command = [sys.executable, "-c", COMMAND, "--model", "hf", "--tasks", "toy_choice,toy_generate"]
+    command = ["-c", COMMAND, "--model", "hf", "--tasks", "toy_choice,toy_generate"]
     command += ["--model_args", f"pretrained={tmp_path / 'model'},trust_remote_code=True,{ARGS}"]
     command += ["--include_path", str(tmp_path / "tasks"), "--device", "cpu", "--batch_size", "2"]
     command += ["--output_path", str(tmp_path / "out"), "--log_samples"]
-    home = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HF_DATASETS_CACHE": str(tmp_path / "data")}
-    process = subprocess.run(
-        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **home}, timeout=280, check=False
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
+    begin(*command, cwd=tmp_path, env={"HF_DATASETS_CACHE": str(tmp_path / "data")}).ended(280, check=True)
     samples = {
         task: [json.loads(line) for line in next((tmp_path / "out").rglob(f"samples_{task}_*.jsonl")).open()]
         for task in ("toy_choice", "toy_generate")
