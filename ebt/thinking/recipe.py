@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ebt.thinking.descent import Energy, Gradients, check, descend
 from ebt.thinking.fast.draws import Rows, draw_integer
-from ebt.thinking.fast.published import Landscapes
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, precise
 from ebt.thinking.thought import Thought
@@ -50,7 +49,7 @@ class StepSize(nn.Module):
 
 
 @dataclass(frozen=True)
-class Recipe(Landscapes):
+class Recipe:
     """How candidates are thought during training.
 
     The defaults are plain: gradients through the whole descent and a loss at every step. ``Recipe.warm()`` is the library's own
@@ -130,6 +129,36 @@ class Recipe(Landscapes):
         loss and a gradient at the last of them."""
         settings = {"min_steps": 1, "max_steps": 3, "gradients": "truncated", "loss": "last", "warm_start": 0.5}
         return cls(**{**settings, **overrides})
+
+    @property
+    def told_steps(self) -> int:
+        """How many step indices a conditioned network is told."""
+        return self.max_steps if self.landscapes is None else self.landscapes
+
+    @property
+    def own_steps(self) -> int:
+        """The number of steps of evaluations: the largest; of several landscapes only the last is stepped on repeatedly."""
+        return self.max_steps if self.landscapes is None else self.landscapes - 1 + self.max_steps
+
+    @property
+    def mean_steps(self) -> float:
+        """Steps of a training batch on average, over all landscapes."""
+        mean = (self.min_steps + self.max_steps) / 2
+        if self.landscapes is None:
+            return mean
+        return self.landscapes * mean if self.repeated == "all" else self.landscapes - 1 + mean
+
+    def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
+        """The steps of one batch, each with the index that the network is told."""
+
+        def count() -> int:
+            return draw_integer(self.min_steps, self.max_steps + 1, generator)
+
+        if self.landscapes is None:
+            return tuple(range(count()))
+        last = self.landscapes - 1
+        repeats = [count() if self.repeated == "all" or i == last else 1 for i in range(self.landscapes)]
+        return tuple(i for i, number in enumerate(repeats) for _ in range(number))
 
 
 @dataclass(frozen=True)
