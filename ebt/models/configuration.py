@@ -203,8 +203,7 @@ class ThinkingFields(NetworkFields):
         self.space, self.update, self.step_size, self.learn_step_size = space, update, step_size, learn_step_size
         self.energy_scale = step_size if energy_scale is None else energy_scale
         self.input_gradient = input_gradient
-        unused = ("input_gradient",) if space == "free" else self.unused
-        self.refuse({"input_gradient": input_gradient}, {"input_gradient": True}, unused)
+        self.refuse({"input_gradient": input_gradient}, {"input_gradient": True}, self.unused)
         super().__init__(**kwargs)
 
     def think_with(self, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,9 +79,10 @@ class Relations(nn.Module):
         """So that the weights are as small as those of tables, and learn as fast."""
         self.register_buffer("groups", groups)  # saved with the weights: what is not is lost when a model is loaded
 
-    def forward(self) -> tuple[Tensor, ...]:
-        """The bias (H, S, S) of each layer."""
-        same = self.groups.unsqueeze(-1) == self.groups.unsqueeze(-2)
+    def forward(self, length: int) -> tuple[Tensor, ...]:
+        """The bias (H, length, length) of each layer; what stands in front of the S parts is in no group."""
+        front = length - self.groups.shape[1]
+        same = F.pad(self.groups.unsqueeze(-1) == self.groups.unsqueeze(-2), (front, 0, front, 0))
         return torch.einsum("lhr,rst->lhst", self.weight * self.scale, same.to(self.weight.dtype)).unbind()
 
 
@@ -207,6 +208,13 @@ class OutputNorm(nn.Module):
         return normed if self.modulation is None or condition is None else adapt(normed, *self.modulation(condition))
 
 
+class ToNumber(nn.Linear):
+    """A linear map to one number, in 32 bits at least whatever the precision around it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (precise(x) * precise(self.weight[0])).sum(-1, keepdim=True)
+
+
 class EnergyHead(nn.Module):
     """The energy of each part, zero at first by default, so that training starts flat.
 
@@ -218,7 +226,7 @@ class EnergyHead(nn.Module):
     def __init__(self, config: NetworkConfig, alpha0: float) -> None:
         super().__init__()
         self.norm = OutputNorm(config) if config.head != "quadratic" else None
-        self.projection = nn.Linear(config.dim, 1, bias=False)
+        self.projection = ToNumber(config.dim, 1, bias=False)
         self.bilinear = config.head != "linear"
         self.scale = config.dim**0.5 / alpha0 if self.bilinear else 1 / alpha0
 
@@ -234,8 +242,7 @@ class EnergyHead(nn.Module):
     def forward(self, x: Tensor, candidate: Tensor, condition: Tensor | None = None) -> Tensor:
         """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
         normed = x if self.norm is None else self.norm(x, condition)
-        features = precise(-normed * candidate if self.bilinear else normed)
-        return (features * precise(self.projection.weight[0])).sum(-1) * self.scale
+        return self.projection(-normed * candidate if self.bilinear else normed).squeeze(-1) * self.scale
 
 
 class StepEmbedding(nn.Module):

@@ -35,7 +35,7 @@ class Transformer(nn.Module):
 
 def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None = None, relations: Relations | None = None) -> Tensor:
     """Everything attends to everything, more to what it is related to."""
-    biases = [None] * len(blocks) if relations is None else relations()
+    biases = [None] * len(blocks) if relations is None else relations(x.shape[1])
     for block, bias in zip(blocks, biases, strict=True):
         adapted = block.adapt(condition)
         q, k, v = block.project(x, None, adapted)
@@ -74,7 +74,7 @@ class EBTEncoder(nn.Module):
             return run_blocks(self.blocks, x, token, self.relations)
         if self.config.conditioning == "candidate":
             return run_blocks(self.blocks, x + token, None, self.relations)
-        return run_blocks(self.blocks, torch.cat((token.expand(x.shape[0], 1, -1), x), 1))[:, 1:]
+        return run_blocks(self.blocks, torch.cat((token.expand(x.shape[0], 1, -1), x), 1), None, self.relations)[:, 1:]
 
     def energy(self, context: Tensor, candidate: Tensor, step: int, unseen: bool = False) -> Tensor:
         """Energies (N, S) of candidates (N, S, D) with the context at the same places (N, S, D).
