@@ -12,8 +12,9 @@ from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
 from ebt.problems.registry import HeldOut, Problem, Request, same
 from ebt.problems.runs import run_data
-from ebt.problems.sudoku.boards import SudokuSet, generate, read_csv
+from ebt.problems.sudoku.boards import read_csv
 from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.generator import SudokuSet, generate
 from ebt.problems.sudoku.metrics import MEASURE, SudokuPoint, sudoku_curve
 from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
 from ebt.problems.sudoku.task import SudokuTask
