@@ -30,9 +30,9 @@ from ebt.cli.terminal import (
     scaled_and_noisy,
 )
 from ebt.errors import InputError
-from ebt.evaluation.detection import auroc
 from ebt.evaluation.measure import thinks
 from ebt.evaluation.results import to_json, write_json
+from ebt.evaluation.statistics import auroc
 from ebt.problems.folder import load_folder
 from ebt.problems.sudoku.boards import BOARD_FILES, board_errors, format_board, is_solved, parse_board, read_csv
 from ebt.problems.sudoku.generator import generate, solutions

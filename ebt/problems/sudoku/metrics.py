@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.evaluation.detection import auroc
 from ebt.evaluation.measure import Scorer, Tally, measure, thinks
 from ebt.evaluation.results import Curve, Measure, Point, Progress
+from ebt.evaluation.statistics import auroc
 from ebt.models.exploration import Explored
 from ebt.models.thinking import Thinking
 from ebt.thinking import Simplex, Thought
