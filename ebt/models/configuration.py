@@ -88,11 +88,7 @@ class NetworkFields(PretrainedConfig):
         InputError: a value of the wrong type or outside its range, an unknown field, or one without a use in this model.
     """
 
-    attribute_map: ClassVar[dict[str, str]] = {
-        "num_hidden_layers": "layers",
-        "hidden_size": "dim",
-        "num_attention_heads": "heads",
-    }
+    attribute_map: ClassVar = {"num_hidden_layers": "layers", "hidden_size": "dim", "num_attention_heads": "heads"}
     unused: ClassVar[tuple[str, ...]] = ()
     """Fields that all models have and this one has no use for: they keep their defaults."""
 
@@ -110,11 +106,10 @@ class NetworkFields(PretrainedConfig):
         except ValueError as error:
             raise InputError(str(error)) from error
         self.size = size
-        for field in fields(NetworkConfig):
-            setattr(self, field.name, network.hidden if field.name == "ffn_dim" else getattr(network, field.name))
-        if network.conditioning == "none":
-            self.refuse({"conditioned_steps": network.conditioned_steps}, asdict(NetworkConfig()), ("conditioned_steps",))
-        self.refuse(asdict(network), asdict(NetworkConfig()), self.unused)
+        for name, value in asdict(network).items():
+            setattr(self, name, network.hidden if name == "ffn_dim" else value)
+        unused = self.unused if network.conditioning != "none" else (*self.unused, "conditioned_steps")
+        self.refuse(asdict(network), asdict(NetworkConfig()), unused)
         try:
             super().__init__(**kwargs)
         except (AttributeError, ImportError, TypeError, ValueError) as error:
@@ -237,28 +232,22 @@ class ThinkingFields(NetworkFields):
 
     def make_geometry(self, *args: Any, **kwargs: Any) -> Geometry:
         """The geometry of the candidate space; arguments as its class has them."""
-        kind = self.spaces[self.space][0] if self.space in self.spaces else named(self.space, {}, "space", make=False)
-        geometry: Geometry = kind(*args, **kwargs)
-        return geometry
+        kind: Any = self.spaces[self.space][0] if self.space in self.spaces else named(self.space, {}, "space", make=False)
+        return kind(*args, **kwargs)
 
     def make_update(self) -> Update:
         """How candidates move."""
-        if self.update is not None:
-            update: Update = named(self.update, UPDATES, "update")
-            return update
-        return self.spaces[self.space][1] if self.space in self.spaces else Gradient()
+        own = self.spaces[self.space][1] if self.space in self.spaces else Gradient()
+        return own if self.update is None else named(self.update, UPDATES, "update")
 
 
 def _option(name: str) -> property:
     """A thinking option as an attribute, so that ``from_pretrained(folder, steps=8)`` sets it."""
 
-    def get(self: ThinkingFields) -> Any:
-        return self.thinking[name]
-
     def put(self: ThinkingFields, value: Any) -> None:
         self.thinking = self.think_with({**self.thinking, name: value})
 
-    return property(get, put)
+    return property(lambda self: self.thinking[name], put)
 
 
 for _name in THINKING:
