@@ -303,9 +303,9 @@ def initialise(network: nn.Module, config: NetworkConfig) -> None:
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=config.dim**-0.5)
     for module in network.modules():
-        if isinstance(module, (EnergyHead, Modulation)):
-            nn.init.zeros_(module.projection.weight)
         if isinstance(module, EnergyHead) and config.head_init == "xavier":
             nn.init.xavier_normal_(module.projection.weight)
-        if isinstance(module, EnergyHead) and config.head_init == "unit":
+        elif isinstance(module, EnergyHead) and config.head_init == "unit":
             nn.init.constant_(module.projection.weight, config.dim**-0.5)
+        elif isinstance(module, (EnergyHead, Modulation)):
+            nn.init.zeros_(module.projection.weight)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ebt.nn.second_order import without_autocast
+from ebt.nn.second_order import dot, without_autocast
 from ebt.thinking.noise import precise
 
 BLOCK = 64
@@ -54,11 +54,7 @@ def _softmax(q: Tensor, k: Tensor, keys: Tensor, seen_by_all: int) -> Tensor:
     scores = q @ keys.transpose(-1, -2)
     edge = scores[..., seen_by_all:]
     edge.masked_fill_(torch.ones(edge.shape[-2:], dtype=torch.bool, device=q.device).triu(), float("-inf"))
-    return torch.cat((_dot(q, k), scores), -1).softmax(-1)
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).sum(-1, keepdim=True)
+    return torch.cat((dot(q, k), scores), -1).softmax(-1)
 
 
 class _Attend(torch.autograd.Function):
@@ -95,8 +91,8 @@ class _Slope(torch.autograd.Function):
         dq, dk, dv = torch.empty_like(q), torch.empty_like(q), torch.empty_like(q)
         ctx.slopes = []
         for rows, seen, weight in parts:
-            mean = _dot(gradient[:, rows], attended[:, rows])
-            own = (_dot(gradient[:, rows], v[:, rows]) - mean) * weight[..., :1]
+            mean = dot(gradient[:, rows], attended[:, rows])
+            own = (dot(gradient[:, rows], v[:, rows]) - mean) * weight[..., :1]
             slope = (gradient[:, rows] @ values[:, seen].transpose(-1, -2)).sub_(mean).mul_(weight[..., 1:])
             dq[:, rows] = (slope @ keys[:, seen]).addcmul_(own, k[:, rows])
             dk[:, rows], dv[:, rows] = own * q[:, rows], weight[..., :1] * gradient[:, rows]
@@ -126,12 +122,12 @@ def _second(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The second derivatives of one block, with respect to (g, q, k, v, keys, values); letters as above."""
     a, b, c, g, q, k, v, keys, values, weight, slope, own_slope = tensors
     own, others = weight[..., :1], weight[..., 1:]
-    push, own_push = a @ keys.transpose(-1, -2), _dot(a, k) + _dot(b, q)
+    push, own_push = a @ keys.transpose(-1, -2), dot(a, k) + dot(b, q)
     mean = (others * push).sum(-1, keepdim=True).addcmul_(own, own_push)
     push, own_push = push.sub_(mean), own_push - mean
     tangent, own_tangent = others * push, own * own_push
     turned = push.mul_(slope)
-    extra = own * _dot(c, g)
+    extra = own * dot(c, g)
     total = turned.sum(-1, keepdim=True) + own_slope * own_push + extra
     turned.addcmul_(others, total, value=-1)
     own_turned = own_slope * own_push + extra - own * total
@@ -160,7 +156,7 @@ class _Observed(torch.autograd.Function):
         to_keys, to_values = torch.zeros_like(values), torch.zeros_like(values)
         for rows, seen, weight in ctx.parts:
             g = gradient[:, rows]
-            slope = (g @ values[:, seen].transpose(-1, -2)).sub_(_dot(g, attended[:, rows])).mul_(weight[..., 1:])
+            slope = (g @ values[:, seen].transpose(-1, -2)).sub_(dot(g, attended[:, rows])).mul_(weight[..., 1:])
             to_keys[:, seen] += slope.transpose(-1, -2) @ q[:, rows]
             to_values[:, seen] += weight[..., 1:].transpose(-1, -2) @ g
         return to_keys, to_values, None, None, None

@@ -56,9 +56,8 @@ class Positions:
 
     def last(self, predictions: int, observed: int) -> tuple[Tensor | None, int | None]:
         """What the last of them see of all observed positions, and how many the first of these sees (see ``Context``)."""
-        visible = (
-            None if self.visible is None or (predictions == 1 and not self.padded) else self.visible[..., -predictions:, :]
-        )
+        all_of_them = self.visible is None or (predictions == 1 and not self.padded)
+        visible = None if all_of_them or self.visible is None else self.visible[..., -predictions:, :]
         return visible, None if self.padded else observed - predictions + 1
 
 
