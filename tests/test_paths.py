@@ -14,7 +14,8 @@ from ebt.cli.main import main
 from ebt.problems.folder import save_folder
 from ebt.problems.language.problem import held_out_text
 from ebt.problems.language.tokenizers import byte_tokenizer
-from ebt.problems.sudoku.boards import generate, write_csv
+from ebt.problems.sudoku.boards import write_csv
+from ebt.problems.sudoku.generator import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 THINKING = {"steps": 3, "candidates": 2, "candidate_noise": 0.2, "clamp": 0.05, "step_size_scale": 0.7, "start_seed": 5}

@@ -270,9 +270,7 @@ def test_every_thinking_option_of_a_call_counts(kind: str, name: str) -> None:
     ("kind", "settings", "named"),
     [
         ("ebt", {"conditioned_steps": 2}, "conditioned_steps"),
-        ("ebt", {"space": "free", "input_gradient": False}, "input_gradient"),
         ("ebt", {"update": "momentum", "recipe": {"rows_at_once": 2}}, "rows_at_once"),
-        ("ebt_sudoku", {"rules": True, "conditioning": "prefix"}, "rules"),
         ("ebt_sudoku", {"rule": "mean"}, "rule"),
         ("ebt_video", {"rule": "mean"}, "rule"),
         ("ebt_sudoku_transformer", {"loop": "none", "inner": 2}, "inner"),

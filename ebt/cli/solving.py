@@ -30,20 +30,12 @@ from ebt.cli.terminal import (
     scaled_and_noisy,
 )
 from ebt.errors import InputError
-from ebt.evaluation.detection import auroc
 from ebt.evaluation.measure import thinks
 from ebt.evaluation.results import to_json, write_json
+from ebt.evaluation.statistics import auroc
 from ebt.problems.folder import load_folder
-from ebt.problems.sudoku.boards import (
-    BOARD_FILES,
-    board_errors,
-    format_board,
-    generate,
-    is_solved,
-    parse_board,
-    read_csv,
-    solutions,
-)
+from ebt.problems.sudoku.boards import BOARD_FILES, board_errors, format_board, is_solved, parse_board, read_csv
+from ebt.problems.sudoku.generator import generate, solutions
 from ebt.problems.sudoku.metrics import BoardThinking
 from ebt.problems.sudoku.models import fill
 from ebt.problems.sudoku.pictures import board_strip

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
-
-from matplotlib.axes import Axes
 
 from ebt.evaluation.style import COLOURS, GREY, MARKERS, picture, step_axis
 
@@ -28,63 +27,40 @@ def thinking_curve(
     """
     own = next(iter(curves.values()))["measure"]
     measure = measure or own["name"]
-    label = own["label"] if measure == own["name"] else LABELS[measure]
+    lines = [line for name, curve in curves.items() for line in _lines(name, curve)]
+    scale = 100 if own["percent"] or measure in PERCENT else 1
     with picture(path) as figure:
         axes = figure.subplots()
-        steps: list[int] = []
-        colour = 0
-        for name, curve in curves.items():
-            if curve["kind"] == "feed-forward":
-                _level(axes, name, curve, measure, colour, own["percent"])
-                colour += 1
-                continue
-            for candidates in sorted({point["candidates"] for point in curve["points"]}):
-                points = [point for point in curve["points"] if point["candidates"] == candidates]
-                steps += [point["steps"] for point in points]
-                _line(axes, _name(name, curve, candidates), points, measure, colour, own["percent"])
-                colour += 1
-        kinds = {curve["kind"] for curve in curves.values()}
-        step_axis(axes, steps or [1], "thinking steps, or iterations" if "looped" in kinds else "thinking steps")
-        axes.set_ylabel(label)
+        for (name, points, level), colour, marker in zip(lines, cycle(COLOURS), cycle(MARKERS), strict=False):
+            x, y = [point["steps"] for point in points], [scale * point[measure] for point in points]
+            errors: list[Any] = [point.get(f"{measure}_error") for point in points]
+            known = None not in errors
+            low, high = ([v + d * e for v, e in zip(y, errors, strict=True)] if known else [] for d in (-scale, scale))
+            if level:
+                axes.axhline(y[0], color=colour, linestyle="--", label=name)
+            else:
+                axes.plot(x, y, color=colour, marker=marker, label=name)
+            if known and level:
+                axes.axhspan(low[0], high[0], color=colour, alpha=0.12, linewidth=0)
+            elif known:
+                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        steps = [point["steps"] for _, points, level in lines for point in points if not level]
+        looped = any(curve["kind"] == "looped" for curve in curves.values())
+        step_axis(axes, steps or [1], "thinking steps, or iterations" if looped else "thinking steps")
+        axes.set_ylabel(own["label"] if measure == own["name"] else LABELS[measure])
         if title:
             axes.set_title(title)
-        _legend(axes)
+        if len(lines) > 1:
+            axes.legend()
 
 
-def _name(name: str, curve: Mapping[str, Any], candidates: int) -> str:
-    several = len({point["candidates"] for point in curve["points"]}) > 1 or candidates > 1
-    return f"{name}, {candidates} candidate{'s' if candidates > 1 else ''}" if several else name
-
-
-def _values(points: list[Mapping[str, Any]], measure: str, percent: bool) -> tuple[list[float], list[float] | None]:
-    scale = 100 if percent or measure in PERCENT else 1
-    errors = [point.get(f"{measure}_error") for point in points]
-    return [scale * point[measure] for point in points], None if None in errors else [
-        scale * float(e) for e in errors if e is not None
-    ]
-
-
-def _line(axes: Axes, label: str, points: list[Mapping[str, Any]], measure: str, colour: int, percent: bool) -> None:
-    shade, marker = COLOURS[colour % len(COLOURS)], MARKERS[colour % len(MARKERS)]
-    x = [point["steps"] for point in points]
-    y, errors = _values(points, measure, percent)
-    axes.plot(x, y, color=shade, marker=marker, label=label)
-    if errors:
-        low, high = ([v + sign * e for v, e in zip(y, errors, strict=True)] for sign in (-1, 1))
-        axes.fill_between(x, low, high, color=shade, alpha=0.15, linewidth=0)
-
-
-def _level(axes: Axes, label: str, curve: Mapping[str, Any], measure: str, colour: int, percent: bool) -> None:
-    (value,), errors = _values(curve["points"], measure, percent)
-    shade = COLOURS[colour % len(COLOURS)]
-    axes.axhline(value, color=shade, linestyle="--", label=label)
-    if errors:
-        axes.axhspan(value - errors[0], value + errors[0], color=shade, alpha=0.12, linewidth=0)
-
-
-def _legend(axes: Axes) -> None:
-    if len(axes.get_legend_handles_labels()[1]) > 1:
-        axes.legend()
+def _lines(name: str, curve: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]], bool]]:
+    """What is drawn of a curve: names, points, and whether it is a level."""
+    if curve["kind"] == "feed-forward":
+        return [(name, curve["points"], True)]
+    counts = sorted({point["candidates"] for point in curve["points"]})
+    names = {count: f"{name}, {count} candidate{'s' if count > 1 else ''}" if counts != [1] else name for count in counts}
+    return [(names[count], [point for point in curve["points"] if point["candidates"] == count], False) for count in counts]
 
 
 def energy_curve(curve: Mapping[str, Any], path: str | Path, title: str | None = None) -> None:

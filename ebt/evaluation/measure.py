@@ -39,13 +39,10 @@ class Tally:
     def __contains__(self, name: str) -> bool:
         return name in self._parts
 
-    def total(self, name: str) -> float:
-        """The sum, in double precision."""
-        return self[name].double().sum().item()
-
-    def mean(self, name: str) -> float:
-        """The mean, in double precision."""
-        return self[name].double().mean().item()
+    def mean(self, name: str, units: int | None = None) -> float:
+        """The mean, or the sum by so many units, in double precision."""
+        total = self[name].double()
+        return total.mean().item() if units is None else total.sum().item() / units
 
 
 class Scorer(ABC, Generic[P]):
@@ -124,21 +121,21 @@ def measure(
     tallies: dict[tuple[int, int], Tally] = defaultdict(Tally)
     rows, scored, units, start, alarmed, how = 0, 0, 0, 0.0, list[str](), None
     for batch in batches:
-        counts, thinking_model = scorer.counts(batch), thinks(model)
-        if thinking_model:
+        size = scorer.rows(batch)
+        if thinks(model):
             found = model.explore(scorer.context(batch, model.device), steps, candidates, thinking, **options)
+            counts = scorer.counts(batch)
+            kept: Any = slice(None) if counts is None else counts.to(found.first.start.device)
             alarmed, how = alarmed or (alarms(found.first) if not rows else []), found.how
-            start += _counted(found.first.energies[0], counts).double().sum().item()
+            start += found.first.energies[0][kept].double().sum().item()
             for key in ((step, count) for step in steps for count in candidates):
                 won = found.at(*key)
-                tallies[key].add(**scorer.score(batch, won, found, *key), energy=_counted(won.energies[-1], counts))
-                tallies[key].add(objective=_counted(won.objective(0), counts))
-                tallies[key].add(taken=torch.full((scorer.rows(batch),), found.taken(*key)))
+                tallies[key].add(**scorer.score(batch, won, found, *key), taken=torch.full((size,), found.taken(*key)))
+                tallies[key].add(energy=won.energies[-1][kept], objective=won.objective(0)[kept])
         else:
             for step, passes, worth in scorer.passes(model, batch, steps):
-                tallies[step, 1].add(**worth, taken=torch.full((scorer.rows(batch),), float(step)))
-                tallies[step, 1].add(passes=torch.full((scorer.rows(batch),), passes))
-        rows, scored, units = rows + scorer.rows(batch), scored + scorer.scored(batch), units + scorer.units(batch)
+                tallies[step, 1].add(**worth, taken=torch.full((size,), float(step)), passes=torch.full((size,), passes))
+        rows, scored, units = rows + size, scored + scorer.scored(batch), units + scorer.units(batch)
         if progress:
             progress(rows, total)
     if not scored:
@@ -150,18 +147,8 @@ def measure(
     return Curve(scorer.task, scorer.measure, "ebt", points, rows, scored, *ends)
 
 
-def _counted(energies: Tensor, counts: Tensor | None) -> Tensor:
-    return energies if counts is None else energies[counts.to(energies.device)]
-
-
 def _common(steps: int, candidates: int, tally: Tally, units: int) -> dict[str, Any]:
     known, taken = "energy" in tally, tally.mean("taken")
     forward, backward = evaluations(taken, candidates) if known else (tally.mean("passes"), 0.0)
-    return {
-        "steps": steps,
-        "candidates": candidates,
-        "energy": tally.total("energy") / units if known else None,
-        "objective": tally.total("objective") / units if known else None,
-        "forward": forward,
-        "backward": backward,
-    }
+    told = {name: tally.mean(name, units) if known else None for name in ("energy", "objective")}
+    return {"steps": steps, "candidates": candidates, **told, "forward": forward, "backward": backward}

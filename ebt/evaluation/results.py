@@ -87,18 +87,17 @@ class Curve(Generic[P]):
         Raises:
             KeyError: it was not measured.
         """
-        for point in self.points:
-            if (point.steps, point.candidates) == (steps, candidates):
-                return point
-        raise KeyError(f"{steps} steps with {candidates} candidates were not measured")
+        found = [point for point in self.points if (point.steps, point.candidates) == (steps, candidates)]
+        if not found:
+            raise KeyError(f"{steps} steps with {candidates} candidates were not measured")
+        return found[0]
 
 
 def to_json(result: Any) -> dict[str, Any]:
     """A result as a JSON object; numbers that are not finite become null."""
-    plain: dict[str, Any] = files.finite(asdict(result))
-    return plain
+    return dict(files.finite(asdict(result)))
 
 
 def write_json(result: Any, path: str | Path) -> None:
     """Write a result as a JSON file."""
-    files.write_json(to_json(result), path)
+    files.write_json(asdict(result), path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,30 +48,19 @@ def picture(path: str | Path, width: float = 8.0, height: float = 5.0) -> Iterat
 
 
 def step_axis(axes: Axes, steps: list[int], label: str = "thinking steps") -> None:
-    """A logarithmic axis of whole steps, if they span more than a factor of 8; else a linear one."""
+    """A logarithmic axis of whole steps, if they span more than a factor of 8; else a linear one. At most eleven ticks, which
+    do not touch; the last one always."""
     steps = sorted(set(steps))
-    place: Callable[[float], float] = float
-    if min(steps) > 0 and max(steps) > 8 * min(steps):
+    curved = steps[-1] > (8 * steps[0] or 16)
+    if curved and steps[0]:
         axes.set_xscale("log", base=2)
         axes.minorticks_off()
-        place = math.log2
-    elif min(steps) == 0 and max(steps) > 16:
+    elif curved:
         axes.set_xscale("symlog", base=2, linthresh=1)
-        place = _symlog
-    axes.set_xticks(_apart(steps, place), [str(step) for step in _apart(steps, place)])
-    axes.set_xlabel(label)
-
-
-def _symlog(step: float) -> float:
-    """Places of an axis that is linear up to 1."""
-    return 1 + math.log2(step) if step > 1 else step
-
-
-def _apart(steps: list[int], place: Callable[[float], float]) -> list[int]:
-    """At most eleven ticks that do not touch; the last one always."""
-    ticks = [steps[-1]]
-    gap = (place(steps[-1]) - place(steps[0])) / 10
+    places = {step: 1 + math.log2(step) if curved and step > 1 else step for step in steps}
+    ticks, gap = [steps[-1]], (places[steps[-1]] - places[steps[0]]) / 10
     for step in reversed(steps[:-1]):
-        if place(ticks[0]) - place(step) >= gap:
+        if places[ticks[0]] - places[step] >= gap:
             ticks.insert(0, step)
-    return ticks
+    axes.set_xticks(ticks, [str(step) for step in ticks])
+    axes.set_xlabel(label)

@@ -29,12 +29,12 @@ CHECKSUMS = "checksums.json"
 _SHIM = '''"""Finds the model for ``transformers`` (``trust_remote_code=True``): its code is that of an installed package."""
 
 try:
-    from {configuration} import {config_class}
-    from {module} import {model_class}
+    from {0} import {2}
+    from {1} import {3}
 except ImportError as error:
-    raise ImportError({remedy!r} + f" The import failed with: {{error}}") from error
+    raise ImportError({4!r} + f" The import failed with: {{error}}") from error
 
-__all__ = ["{config_class}", "{model_class}"]
+__all__ = ["{2}", "{3}"]
 '''
 
 
@@ -64,8 +64,8 @@ class HubModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
         """Save configuration, weights, their checksums, and the module that finds the classes. ``ebt.problems.save_folder``
         does it atomically."""
-        config_class, model_class = type(self.config).__name__, type(self).__name__
-        self.config.auto_map = {"AutoConfig": f"{MODULE}.{config_class}", self.auto_class: f"{MODULE}.{model_class}"}
+        auto = {"AutoConfig": type(self.config), self.auto_class: type(self)}
+        self.config.auto_map = {name: f"{MODULE}.{kind.__name__}" for name, kind in auto.items()}
         super().save_pretrained(save_directory, is_main_process, **kwargs)
         if is_main_process:
             folder = Path(save_directory)
@@ -87,13 +87,7 @@ class HubModel(PreTrainedModel):
         """The source of the module that a folder of this class carries; it names modules of the library by its front only."""
         homes = ["ebt.problems" if kind.__module__.startswith("ebt.") else kind.__module__ for kind in (cls.config_class, cls)]
         remedy = f"This model needs the package {homes[1].partition('.')[0]}. {INSTALL}"
-        return _SHIM.format(
-            configuration=homes[0],
-            config_class=cls.config_class.__name__,
-            module=homes[1],
-            model_class=cls.__name__,
-            remedy=remedy,
-        )
+        return _SHIM.format(*homes, cls.config_class.__name__, cls.__name__, remedy)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
@@ -225,22 +219,22 @@ class ThinkingModel(HubModel):
         more = {name: options.pop(name) for name in self.CONTEXT if name in options}
         how, context = self.how(thinking, **options), self.prepared(context)
         with leave_inference_mode():
-            positions = self.positions(context, **more)  # before a cache takes the context in
-            thought = think(
-                self.landscape(context, **more),
-                self.geometry(),
-                self.update(),
-                self.step_size(),
-                how,
-                self.parts(context, **more),
-                start=self.first(context, **more),
-                positions=positions,
-                generator=generator,
-                keep_path=keep_path,
-                final_energy=final_energy,
-                backend=backend,
-            )
+            bound = self._bind(context, how, more)
+            thought = think(**bound, generator=generator, keep_path=keep_path, final_energy=final_energy, backend=backend)
             return replace(thought, shown=self.answer(context, thought, how))
+
+    def _bind(self, context: Any, how: Thinking, more: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of ``think`` for a context."""
+        return {
+            "positions": self.positions(context, **more),  # before a cache takes the context in
+            "energy": self.landscape(context, **more),
+            "geometry": self.geometry(),
+            "update": self.update(),
+            "step_size": self.step_size(),
+            "how": how,
+            "parts": self.parts(context, **more),
+            "start": self.first(context, **more),
+        }
 
     @torch.no_grad()
     def explore(
@@ -256,16 +250,8 @@ class ThinkingModel(HubModel):
         more = {name: options.pop(name) for name in self.CONTEXT if name in options}
         how = self.how(thinking, **{**options, "steps": max(steps), "candidates": max(candidates)})
         with leave_inference_mode():
-            return explore(
-                self.landscape(context, **more),
-                (self.geometry(), self.update(), self.step_size()),
-                how,
-                self.parts(context, **more),
-                steps,
-                self.config.conditioning != "none",
-                start=self.first(context, **more),
-                positions=self.positions(context, **more),
-            )
+            bound, conditioned = self._bind(context, how, more), self.config.conditioning != "none"
+            return explore(**bound, steps=steps, conditioned=conditioned)
 
     def predict(self, context: Any, thinking: Thinking | None = None, **options: Any) -> Any:
         """The answer of ``think``; arguments as there."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.models.thinking import Thinking, think
-from ebt.thinking import Geometry, Thought, Update, choose, mean
+from ebt.thinking import Thought, choose, mean
 
 
 def check_counts(name: str, counts: Sequence[int]) -> list[int]:
@@ -75,33 +75,21 @@ def evaluations(taken: float, candidates: int) -> tuple[float, float]:
     return candidates * (taken + (candidates > 1)), candidates * taken
 
 
-def explore(
-    landscape: Any,
-    thinking: tuple[Geometry, Update, Tensor | float],
-    how: Thinking,
-    parts: tuple[int, ...],
-    steps: Sequence[int],
-    conditioned: bool = False,
-    **more: Any,
-) -> Explored:
+def explore(energy: Any, how: Thinking, steps: Sequence[int], conditioned: bool = False, **descent: Any) -> Explored:
     """Think once, for the largest of ``steps``.
 
     Args:
-        landscape: the energy of candidates in their contexts.
-        thinking: geometry, update and step size.
+        energy: as for ``ebt.models.thinking.think``.
         how: how to think, with the largest numbers of steps and candidates.
-        parts: the shape (B, *P) of the predictions.
         steps: the numbers of steps to record, ascending.
         conditioned: the landscape changes with the step, so that the energy before a step is not that of an answer.
-        more: start, positions and generator, see ``ebt.models.thinking.think``.
+        **descent: the other arguments of ``think``.
     """
     moves = how.noise > 0 and how.candidates > 1  # before each step, noise moves the state that was the answer
     shared = not conditioned and how.stops() is None and not moves
-    lowest = how.but(rule="lowest")
-    thought = think(landscape, thinking[0], thinking[1], thinking[2], lowest, parts, **more).candidates
+    thought = think(energy, how=how.but(rule="lowest"), **descent).candidates
     assert thought is not None
-    energies = thought.energies
-    return Explored(thought, how, {k: energies[k] for k in steps} if shared else _after(landscape, thought, steps))
+    return Explored(thought, how, {k: thought.energies[k] for k in steps} if shared else _after(energy, thought, steps))
 
 
 @torch.no_grad()

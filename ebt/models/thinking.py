@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 from dataclasses import dataclass, fields, replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +67,15 @@ VECTOR_SPACES: dict[str, tuple[type[Geometry], Update]] = {
 """Candidate spaces of vectors."""
 UPDATES = {"gradient": Gradient, "mirror": Mirror, "restart": Restart, "published": Published, "momentum": Momentum}
 STOPS = {"change": Change, "energy": EnergyChange, "budget": Budget}
+LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("steps", "candidates", "mean_from"), (1, 100_000)),
+    **dict.fromkeys(("noise", "start_std"), (0, 1e6)),
+    "step_size_scale": (1e-12, 1e12),
+    "clamp": (1e-30, 1e30),
+    "tolerance": (0, 1e30),
+    "seed": (0, 2**63 - 1),
+}
+"""The least and the largest value of each number of ``Thinking``."""
 
 
 def named(text: str, known: dict[str, Any], what: str, make: bool = True) -> Any:
@@ -109,8 +118,8 @@ class Thinking:
     steps: int = 3
     candidates: int = 1
     """M candidates of each prediction, of which one wins."""
-    rule: str = "lowest"
-    """Which (``ebt.thinking.Rule``)."""
+    rule: Rule = "lowest"
+    """Which."""
     noise: float = 0.0
     """Langevin noise of all candidates but the first, which thinks as one alone does; the others explore."""
     step_size_scale: float = 1.0
@@ -129,16 +138,7 @@ class Thinking:
     """The first step that counts in a mean (``rule: mean``)."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        bounds = {"steps": 1, "candidates": 1, "noise": 0, "start_std": 0, "seed": 0, "mean_from": 1, "tolerance": 0}
-        for name, least in bounds.items():
-            if getattr(self, name) is not None and not least <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}: give at least {least}")
-        for name in ("step_size_scale", "clamp"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}: give a positive number")
-        if self.rule not in get_args(Rule):
-            raise ValueError(f"rule is {self.rule!r}: choose one of {', '.join(get_args(Rule))}")
+        check_fields(self, LIMITS)
         self.stops()
 
     def but(self, **options: Any) -> Thinking:

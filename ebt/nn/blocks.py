@@ -7,13 +7,14 @@ D width, d head width.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebt.nn.config import NetworkConfig
+from ebt.nn.config import Conditioning, NetworkConfig
 from ebt.nn.second_order import rms_norm, swiglu
 from ebt.thinking.noise import precise
 
@@ -46,16 +47,12 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.head_dim = config.heads, config.dim // config.heads
         biased = config.block == "dit"
-        self.query = nn.Linear(config.dim, config.dim, bias=biased)
-        self.key = nn.Linear(config.dim, config.dim, bias=biased)
-        self.value = nn.Linear(config.dim, config.dim, bias=biased)
-        self.output = nn.Linear(config.dim, config.dim, bias=biased)
+        self.query, self.key, self.value, self.output = (nn.Linear(config.dim, config.dim, biased) for _ in range(4))
 
     def project(self, x: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, H, S, d) of x (B, S, D)."""
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
+        layers = (self.query, self.key, self.value)
+        q, k, v = (layer(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for layer in layers)
         return (rotate(q, rotary), rotate(k, rotary), v) if rotary is not None else (q, k, v)
 
     def merge(self, x: Tensor) -> Tensor:
@@ -79,9 +76,10 @@ class Relations(nn.Module):
         """So that the weights are as small as those of tables, and learn as fast."""
         self.register_buffer("groups", groups)  # saved with the weights: what is not is lost when a model is loaded
 
-    def forward(self) -> tuple[Tensor, ...]:
-        """The bias (H, S, S) of each layer."""
-        same = self.groups.unsqueeze(-1) == self.groups.unsqueeze(-2)
+    def forward(self, length: int) -> tuple[Tensor, ...]:
+        """The bias (H, length, length) of each layer; what stands in front of the S parts is in no group."""
+        front = length - self.groups.shape[1]
+        same = F.pad(self.groups.unsqueeze(-1) == self.groups.unsqueeze(-2), (front, 0, front, 0))
         return torch.einsum("lhr,rst->lhst", self.weight * self.scale, same.to(self.weight.dtype)).unbind()
 
 
@@ -207,6 +205,13 @@ class OutputNorm(nn.Module):
         return normed if self.modulation is None or condition is None else adapt(normed, *self.modulation(condition))
 
 
+class ToNumber(nn.Linear):
+    """A linear map to one number, in 32 bits at least whatever the precision around it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (precise(x) * precise(self.weight[0])).sum(-1, keepdim=True)
+
+
 class EnergyHead(nn.Module):
     """The energy of each part, zero at first by default, so that training starts flat.
 
@@ -218,24 +223,14 @@ class EnergyHead(nn.Module):
     def __init__(self, config: NetworkConfig, alpha0: float) -> None:
         super().__init__()
         self.norm = OutputNorm(config) if config.head != "quadratic" else None
-        self.projection = nn.Linear(config.dim, 1, bias=False)
+        self.projection = ToNumber(config.dim, 1, bias=False)
         self.bilinear = config.head != "linear"
         self.scale = config.dim**0.5 / alpha0 if self.bilinear else 1 / alpha0
-
-    def needs_product(self) -> None:
-        """Judging candidates that the blocks do not see takes a head that is a product with them.
-
-        Raises:
-            ValueError: this one is not.
-        """
-        if not self.bilinear:
-            raise ValueError("the energy head is linear, and cannot judge what the blocks do not see: choose head bilinear")
 
     def forward(self, x: Tensor, candidate: Tensor, condition: Tensor | None = None) -> Tensor:
         """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
         normed = x if self.norm is None else self.norm(x, condition)
-        features = precise(-normed * candidate if self.bilinear else normed)
-        return (features * precise(self.projection.weight[0])).sum(-1) * self.scale
+        return self.projection(-normed * candidate if self.bilinear else normed).squeeze(-1) * self.scale
 
 
 class StepEmbedding(nn.Module):
@@ -250,6 +245,50 @@ class StepEmbedding(nn.Module):
 
     def forward(self, step: int) -> Tensor:
         return self.vectors.weight[self.index(step)]
+
+
+class EnergyNetwork(nn.Module):
+    """What networks with an energy share: blocks, head and what tells them the step index.
+
+    Args:
+        config: the size.
+        alpha0: the initial step size, by which the head divides the energy.
+        groups: of ``Relations`` between parts, if there are any.
+    """
+
+    def __init__(self, config: NetworkConfig, alpha0: float = 1.0, groups: Tensor | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = Blocks(config)
+        self.relations = None if groups is None else Relations(config, groups)
+        self.head = EnergyHead(config, alpha0)
+        self.steps = StepEmbedding(config) if config.conditioning != "none" else None
+        initialise(self, config)
+
+    def token(self, step: int, conditioning: Conditioning) -> Tensor | None:
+        """The vector (D,) of a step index, if the network is conditioned in this way."""
+        return self.steps(step) if self.steps is not None and self.config.conditioning == conditioning else None
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """What landscapes of all networks share; see ``ebt.thinking.Energy``."""
+
+    network: Any
+    x: Tensor
+    """The input (B, S, D)."""
+    blind: bool = field(default=False, kw_only=True)
+    """Whether the blocks do not see the candidates."""
+
+    def unseen(self) -> Self:
+        """The same, with candidates that the blocks do not see.
+
+        Raises:
+            ValueError: the head is linear, and nothing would depend on the candidates.
+        """
+        if not self.network.head.bilinear:
+            raise ValueError("the energy head is linear, and cannot judge what the blocks do not see: choose head bilinear")
+        return replace(self, blind=True)
 
 
 def initialise(network: nn.Module, config: NetworkConfig) -> None:
@@ -267,9 +306,9 @@ def initialise(network: nn.Module, config: NetworkConfig) -> None:
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=config.dim**-0.5)
     for module in network.modules():
-        if isinstance(module, (EnergyHead, Modulation)):
-            nn.init.zeros_(module.projection.weight)
         if isinstance(module, EnergyHead) and config.head_init == "xavier":
             nn.init.xavier_normal_(module.projection.weight)
-        if isinstance(module, EnergyHead) and config.head_init == "unit":
+        elif isinstance(module, EnergyHead) and config.head_init == "unit":
             nn.init.constant_(module.projection.weight, config.dim**-0.5)
+        elif isinstance(module, (EnergyHead, Modulation)):
+            nn.init.zeros_(module.projection.weight)

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from ebt.thinking.checks import check_fields, check_range
+from ebt.thinking.checks import check_fields
 
 Conditioning = Literal["none", "candidate", "prefix", "modulation"]
 """How the network learns the step index: not at all (one landscape); added to the candidate stream, which leaves the context
 shared by all steps; as a learned token in front of the context (the published code's ``time_embed``); or by adaptive norms
 in every block (its ``adaln``). The last two make one context a step."""
 
-
 BlockStyle = Literal["llama", "dit"]
 """RMSNorm, SwiGLU, no biases, as in Llama 2; or LayerNorm without weights, GELU, biases, as in Diffusion Transformers."""
-
 
 Anchor = Literal["none", "token", "hidden"]
 """What a prediction's stream starts from besides its candidate: nothing, as in the published code, so that it must fetch even
 the last observed token by attention; that token's embedding; or the observed stream's output there."""
 
-
 Head = Literal["linear", "bilinear", "quadratic"]
 """How an energy is read off the blocks' output: by a projection to one number, as in the paper; by its agreement with the
 candidate; or the same without the last norm, so that its gradient grows with what is wrong, however large that is."""
-
 
 HeadInit = Literal["zero", "xavier", "unit"]
 """The first weights of the energy head: zero, so that training starts flat; Xavier's, as in the published code; or, for heads
 that are a product with the candidate, that product itself: what the blocks make of a context is then read as by the head of the
 feed-forward twin, and the candidates' table stays as small as the twin's."""
 
-CHOICES = {"block": BlockStyle, "conditioning": Conditioning, "anchor": Anchor, "head": Head, "head_init": HeadInit}
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("dim", "heads", "ffn_dim", "conditioned_steps"), (1, 2**17)),
     "layers": (1, 1024),
@@ -70,14 +65,9 @@ class NetworkConfig:
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        for name, (least, most) in LIMITS.items():
-            check_range(name, getattr(self, name), least, most)
+        check_fields(self, LIMITS)
         if self.dim % (2 * self.heads):
             raise ValueError(f"dim {self.dim} must be a multiple of 2 x heads ({2 * self.heads}): rotary embeddings need pairs")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(get_args(choices))}")
         if self.head_init == "unit" and self.head == "linear":
             raise ValueError("head_init is 'unit', and a linear head is no product with the candidate: choose head bilinear")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,15 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebt.nn.blocks import (
-    Blocks,
-    EnergyHead,
-    OutputNorm,
-    StepEmbedding,
-    attend_context_and_self,
-    initialise,
-    rotation,
-)
+from ebt.nn.blocks import Blocks, EnergyNetwork, Landscape, OutputNorm, attend_context_and_self, initialise, rotation
 from ebt.nn.causal import attend_causally
 from ebt.nn.config import NetworkConfig
 from ebt.thinking.fast.adjoint import Separated
@@ -65,9 +56,8 @@ class Positions:
 
     def last(self, predictions: int, observed: int) -> tuple[Tensor | None, int | None]:
         """What the last of them see of all observed positions, and how many the first of these sees (see ``Context``)."""
-        visible = (
-            None if self.visible is None or (predictions == 1 and not self.padded) else self.visible[..., -predictions:, :]
-        )
+        all_of_them = self.visible is None or (predictions == 1 and not self.padded)
+        visible = None if all_of_them or self.visible is None else self.visible[..., -predictions:, :]
         return visible, None if self.padded else observed - predictions + 1
 
 
@@ -188,7 +178,7 @@ class Places:
         return whole.index_put((self.row, self.position), part.squeeze(2)).transpose(1, 2)
 
 
-class EBTDecoder(nn.Module):
+class EBTDecoder(EnergyNetwork):
     """Autoregressive EBT: prediction i attends to the observed positions 0..i and to itself, never the other way round.
 
     So the observed stream is computed once and serves every step and candidate (with a step token in front: once a step).
@@ -196,13 +186,8 @@ class EBTDecoder(nn.Module):
     """
 
     def __init__(self, config: NetworkConfig, alpha0: float = 1.0) -> None:
-        super().__init__()
-        self.config = config
-        self.blocks = Blocks(config)
-        self.head = EnergyHead(config, alpha0)
-        self.steps = StepEmbedding(config) if config.conditioning != "none" else None
+        super().__init__(config, alpha0)
         self.scale = config.dim**0.5 if config.scale_inputs else 1.0
-        initialise(self, config)
 
     def encode(
         self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None, predictions: int | None = None
@@ -222,18 +207,19 @@ class EBTDecoder(nn.Module):
         predictions = x.shape[1] if predictions is None else predictions
         if not 1 <= predictions <= x.shape[1]:
             raise ValueError(f"predictions is {predictions}: choose from 1 to the {x.shape[1]} positions given")
-        return DecoderLandscape(self, x * self.scale, mask, cache, predictions)
+        x, steps = x * self.scale, self.config.conditioned_steps if self.config.context_per_step else 1
+        contexts = {}
+        if cache is not None:  # it must take in every token at every step, used or not
+            contexts = {step: self.context(x, mask, cache, step, predictions) for step in range(steps)}
+        return DecoderLandscape(self, x, mask, predictions, torch.is_grad_enabled(), contexts)
 
     def context(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, step: int, predictions: int) -> Context:
         """Keys, values and masks for the last ``predictions`` positions, at one step."""
-        token = self.steps(step) if self.steps is not None else None
-        condition = token if self.config.conditioning == "modulation" else None
-        front, first_layer = None, 0
-        if self.config.context_per_step and self.steps is not None:
-            first_layer = self.steps.index(step) * self.config.layers
-        if token is not None and self.config.conditioning == "prefix":
+        token, condition, front = self.token(step, "prefix"), self.token(step, "modulation"), None
+        if token is not None:
             alone = Positions.of(1, 0, None, x.device)
             front = observe(self.blocks, self.config, token.expand(1, 1, -1), alone, None)
+        first_layer = self.own_step(step) * self.config.layers
         past = cache.get_seq_length(first_layer) if cache is not None else 0
         positions = Positions.of(x.shape[1], past, mask, x.device).behind(token=front is not None)
         layers = observe(self.blocks, self.config, x, positions, cache, first_layer, condition, front)
@@ -246,6 +232,10 @@ class EBTDecoder(nn.Module):
         visible, horizon = positions.last(predictions, observed=layers[0][1].shape[2])
         return Context([(k, v) for _, k, v in layers], visible, rotary, anchor, condition, horizon)
 
+    def own_step(self, step: int) -> int:
+        """Which of the contexts serves a step."""
+        return self.steps.index(step) if self.steps is not None and self.config.context_per_step else 0
+
     def energy(
         self, candidate: Tensor, context: Context, step: int, places: Places | None = None, unseen: bool = False
     ) -> Tensor:
@@ -255,8 +245,8 @@ class EBTDecoder(nn.Module):
         """
         view = candidate * self.scale
         candidate = torch.zeros_like(view) if unseen else view
-        if self.steps is not None and self.config.conditioning == "candidate":
-            candidate = candidate + self.steps(step)
+        if (token := self.token(step, "candidate")) is not None:
+            candidate = candidate + token
         rows, length = context.layers[0][0].shape[0], context.rotary.shape[-2]
         repeats = 1 if places is not None else candidate.shape[0] // rows
         if context.anchor is not None:
@@ -282,80 +272,56 @@ class EBTDecoder(nn.Module):
         return self.head(candidate, view, context.condition)
 
 
-class DecoderLandscape:
-    """The energy of candidates for the next elements of an encoded context; see ``ebt.thinking.Energy``."""
+@dataclass(frozen=True, eq=False)
+class DecoderLandscape(Landscape):
+    """The energy of candidates for the next elements of an encoded context."""
 
-    def __init__(
-        self, network: EBTDecoder, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, predictions: int
-    ) -> None:
-        self._network, self._inputs, self._predictions = network, (x, mask), predictions
-        self._per_step = network.config.context_per_step
-        self._learns = torch.is_grad_enabled()  # thinking enables gradients, which a context needs in training only
-        self._contexts: dict[int, Context] = {}
-        self._places: Places | None = None
-        self._blind = False
-        if cache is not None:  # it must take in every token at every step, used or not
-            for step in range(network.config.conditioned_steps if self._per_step else 1):
-                self._contexts[step] = network.context(x, mask, cache, step, predictions)
-
-    def _context(self, step: int) -> Context:
-        index = self._network.steps.index(step) if self._per_step and self._network.steps is not None else 0
-        if index not in self._contexts:
-            with torch.set_grad_enabled(self._learns):
-                self._contexts[index] = self._network.context(*self._inputs, None, index, self._predictions)
-        return self._contexts[index]
+    network: EBTDecoder
+    x: Tensor
+    mask: Tensor | None
+    predictions: int
+    learns: bool
+    """Thinking enables gradients, which a context needs in training only."""
+    contexts: dict[int, Context]
+    """Those that have been computed."""
+    places: Places | None = None
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
-        return self._network.energy(candidate, self._context(step), step, self._places, self._blind)
+        return self.network.energy(candidate, self._context(step), step, self.places, self.blind)
 
-    def unseen(self) -> DecoderLandscape:
-        """The same, with candidates that the blocks do not see.
-
-        Raises:
-            ValueError: the head is linear, and nothing would depend on the candidates.
-        """
-        self._network.head.needs_product()
-        part = copy(self)
-        part._blind = True
-        return part
+    def _context(self, step: int) -> Context:
+        index = self.network.own_step(step)
+        if index not in self.contexts:
+            with torch.set_grad_enabled(self.learns):
+                self.contexts[index] = self.network.context(self.x, self.mask, None, index, self.predictions)
+        return self.contexts[index]
 
     def roots(self) -> list[Tensor] | None:
         """Inputs and weights; None where each step has a context of its own."""
-        if self._per_step or not self._learns:
+        if self.network.config.context_per_step or not self.learns:
             return None
-        return [self._inputs[0], *self._network.parameters()]
+        return [self.x, *self.network.parameters()]
 
     def on(self, x: Tensor) -> DecoderLandscape:
         """The same landscape with other inputs."""
-        part = copy(self)
-        part._inputs, part._contexts = (x, self._inputs[1]), {}
-        return part
+        return replace(self, x=x, contexts={})
 
     def separate(self, rows: slice) -> Separated:
         """The landscape of some rows, with the context as leaves."""
-        context = self._contexts[0].rows(rows) if self._contexts else self._rows(rows)._context(0)
+        part = self._take(rows)
+        context = part._context(0)
         sources = context.tensors()
         leaves = [source.detach().requires_grad_(source.requires_grad) for source in sources]
-        part = self._rows(rows)
-        part._contexts = {0: context.on(leaves)}
-        return Separated(part, sources, leaves)
-
-    def _rows(self, rows: slice) -> DecoderLandscape:
-        x, mask = self._inputs
-        part = copy(self)
-        part._inputs, part._contexts = (x[rows], None if mask is None else mask[rows]), {}
-        return part
+        return Separated(replace(part, contexts={0: context.on(leaves)}), sources, leaves)
 
     def select(self, rows: Tensor, positions: Tensor | None = None) -> DecoderLandscape:
         """The landscape of some candidate rows (indices into M x B), or of the predictions at (rows, positions), (n, 1, D)."""
-        x, mask = self._inputs
         places = None
-        if positions is not None and self._predictions > 1:
+        if positions is not None and self.predictions > 1:
             rows, row = rows.unique(return_inverse=True)
             places = Places(row, positions)
-        index = rows % x.shape[0]
-        part = copy(self)
-        part._inputs = (x[index], None if mask is None else mask[index])
-        part._contexts = {step: context.rows(index) for step, context in self._contexts.items()}
-        part._places = places
-        return part
+        return replace(self._take(rows % self.x.shape[0]), places=places)
+
+    def _take(self, rows: Tensor | slice) -> DecoderLandscape:
+        contexts = {step: context.rows(rows) for step, context in self.contexts.items()}
+        return replace(self, x=self.x[rows], mask=None if self.mask is None else self.mask[rows], contexts=contexts)

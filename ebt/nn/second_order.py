@@ -35,7 +35,7 @@ def without_autocast(function: Method) -> Method:
     return cast(Method, run)
 
 
-def _dot(x: Tensor, y: Tensor) -> Tensor:
+def dot(x: Tensor, y: Tensor) -> Tensor:
     """Sum over the last dimension, kept."""
     return (x * y).sum(-1, keepdim=True)
 
@@ -61,7 +61,7 @@ class _NormaliseSlope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, x: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
         gradient = precise(gradient)
-        mean = _dot(gradient, normed) / x.shape[-1]
+        mean = dot(gradient, normed) / x.shape[-1]
         ctx.save_for_backward(gradient, normed, scale, mean)
         return torch.addcmul(gradient, normed, mean, value=-1).mul_(scale).to(x.dtype)
 
@@ -70,7 +70,7 @@ class _NormaliseSlope(torch.autograd.Function):
     def backward(ctx: Any, other: Tensor) -> tuple[Tensor | None, ...]:
         gradient, normed, scale, mean = ctx.saved_tensors
         dtype, other, width = other.dtype, precise(other), normed.shape[-1]
-        along, cross = _dot(other, normed) / width, _dot(other, gradient) / width
+        along, cross = dot(other, normed) / width, dot(other, gradient) / width
         first = torch.addcmul(other, normed, along, value=-1).mul_(scale)
         second = (normed * (3 * mean * along - cross)).addcmul_(gradient, along, value=-1).addcmul_(other, mean, value=-1)
         return first.to(dtype), second.mul_(scale.square()).to(dtype), None, None
@@ -162,7 +162,7 @@ class _AttendSlope(torch.autograd.Function):
     def forward(
         ctx: Any, gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, weights: Tensor, attended: Tensor
     ) -> tuple[Tensor, ...]:
-        slope = (gradient @ v.transpose(-1, -2)).sub_(_dot(gradient, attended)).mul_(weights)
+        slope = (gradient @ v.transpose(-1, -2)).sub_(dot(gradient, attended)).mul_(weights)
         ctx.save_for_backward(gradient, q, k, v, weights, slope)
         ctx.heads = 0 if bias is None else len(bias)
         ctx.set_materialize_grads(False)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
-    """Whether a value is of the type that a hint says; whole numbers serve as numbers, truth values as neither.
+    """Whether a value is of the type that a hint says, or one of its choices; whole numbers serve as numbers, truth values as
+    neither.
 
     Raises:
         ValueError: naming it.
     """
+    if get_origin(hint) is Literal and not _fits(value, hint):
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(get_args(hint))}")
     if not _fits(value, hint):
         shown = str(hint).replace("typing.", "").removeprefix("<class '").removesuffix("'>").replace("None", "null")
         raise ValueError(f"{name} is {value!r}: give a value of type {shown}")
@@ -29,15 +33,18 @@ def check_range(name: str, value: Any, least: float, most: float) -> None:
         raise ValueError(f"{name} is {value}: give a number of at least {least} and at most {most}")
 
 
-def check_fields(settings: Any) -> None:
-    """Whether every field of a dataclass has a value of its type.
+def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Whether every field of a dataclass has a value of its type, within its limits if it has any.
 
     Raises:
         ValueError: naming the first that has not.
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
-        check_type(field.name, getattr(settings, field.name), hints[field.name])
+        value = getattr(settings, field.name)
+        check_type(field.name, value, hints[field.name])
+        if field.name in limits:
+            check_range(field.name, value, *limits[field.name])
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -45,7 +52,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in get_args(hint))
     if origin is Literal:
-        return isinstance(value, str)  # whoever has choices names them
+        return value in get_args(hint)
     if hint in (int, float):
         if isinstance(value, int):
             return not isinstance(value, bool) and abs(value) < (2**63 if hint is int else 2**53)

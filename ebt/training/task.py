@@ -151,9 +151,8 @@ class ThinkingTask(L.LightningModule):
 
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
         """A descent that serves these numbers of steps, as the model thinks; of a model that does not, states after each."""
-        parts, thinking = self.parts(batch), (self.geometry(), self.update(), self.alpha())
-        how = self.thinking().but(steps=max(steps))
-        return explore(self.landscape(batch), thinking, how, parts, steps)
+        descent = {"geometry": self.geometry(), "update": self.update(), "step_size": self.alpha(), "parts": self.parts(batch)}
+        return explore(self.landscape(batch), self.thinking().but(steps=max(steps)), steps, **descent)
 
     def answer(self, batch: Batch) -> Tensor:
         """Final states, with the model's own number of steps."""

@@ -15,7 +15,8 @@ from small_models import close, language_folder, sudoku_ebt, sudoku_folder, sudo
 from ebt.cli.main import main
 from ebt.evaluation.results import to_json
 from ebt.problems.folder import save_folder
-from ebt.problems.sudoku.boards import board_errors, generate, is_solved, parse_board, write_csv
+from ebt.problems.sudoku.boards import board_errors, is_solved, parse_board, write_csv
+from ebt.problems.sudoku.generator import generate
 from ebt.problems.sudoku.metrics import sudoku_curve, watch_board
 
 PUZZLE = "...31..44..1...."

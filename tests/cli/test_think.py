@@ -20,8 +20,9 @@ from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.metrics import language_curve
 from ebt.problems.language.packing import make_example
 from ebt.problems.language.tokenizers import train_bpe
-from ebt.problems.sudoku.boards import generate, read_csv, write_csv
+from ebt.problems.sudoku.boards import read_csv, write_csv
 from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.generator import generate
 from ebt.problems.sudoku.metrics import sudoku_curve
 
 TEXT = "".join(f"The {i}th fox sees {i * i} hens.\n\n" for i in range(40))

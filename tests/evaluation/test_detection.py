@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebt.evaluation.detection import auroc
+from ebt.evaluation.statistics import auroc
 
 CASES = st.lists(st.tuples(st.sampled_from([-1e6, -1.0, 0.0, 0.5, 0.50001, 3.0, 2e6]), st.booleans()), min_size=1, max_size=30)
 

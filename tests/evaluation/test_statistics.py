@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from ebt.evaluation.detection import risk_coverage
-from ebt.evaluation.statistics import Estimate, bootstrap, correlation, over_seeds, pearson, slope, slope_over, spearman
+from ebt.evaluation.statistics import (
+    Estimate,
+    bootstrap,
+    correlation,
+    over_seeds,
+    pearson,
+    risk_coverage,
+    slope,
+    slope_over,
+    spearman,
+)
 
 
 def test_students_interval() -> None:

@@ -1,17 +1,18 @@
-"""Rotary embeddings: exact on any device, also on those without double precision."""
+"""Rotary embeddings: exact on any device, also on those without double precision. An adapter of the energy head."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ebt.nn import CausalTransformer, NetworkConfig
-from ebt.nn.blocks import rotation
+from ebt.nn.blocks import EnergyHead, rotation
 
 
 class Doubles(TorchDispatchMode):
@@ -48,3 +49,29 @@ def test_no_float64_is_created_on_a_device() -> None:
         hidden = network(torch.empty(2, 5, 16, device="meta"))
     assert hidden.device.type == "meta"
     assert doubles.found == []
+
+
+class Adapted(nn.Module):
+    """A linear map with a low-rank one beside it, as adapters place it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.down, self.up = base, nn.Linear(base.in_features, 2, bias=False), nn.Linear(2, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base(x) + self.up(self.down(x))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["linear", "bilinear", "quadratic"])
+def test_an_adapter_of_the_energy_head_counts(kind: Any) -> None:
+    head, x, candidate = (
+        EnergyHead(NetworkConfig(dim=16, heads=2, head=kind), 2.0),
+        torch.randn(3, 5, 16),
+        torch.randn(3, 5, 16),
+    )
+    adapted = deepcopy(head)
+    adapted.projection = Adapted(adapted.projection)  # type: ignore[assignment]
+    together = adapted.projection.base.weight + adapted.projection.up.weight @ adapted.projection.down.weight
+    head.projection.weight.data.copy_(together)
+    torch.testing.assert_close(adapted(x, candidate), head(x, candidate))

@@ -99,6 +99,19 @@ def test_relations_change_nothing_at_first_and_are_a_mask_of_attention_then() ->
     torch.testing.assert_close(network.hidden(X, CANDIDATE), expected)
 
 
+def test_a_token_in_front_is_related_to_nothing() -> None:
+    network = EBTEncoder(NetworkConfig(layers=1, dim=WIDTH, heads=2, conditioning="prefix", conditioned_steps=2), groups=GROUPS)
+    assert network.relations is not None
+    assert network.steps is not None
+    torch.nn.init.normal_(network.relations.weight)
+    block, (bias,) = next(iter(network.blocks)), network.relations(PARTS)
+    mask = torch.zeros(2, PARTS + 1, PARTS + 1)
+    mask[:, 1:, 1:] = bias
+    x = torch.cat((network.steps(1).expand(ROWS, 1, -1), X + CANDIDATE), 1)
+    attended = torch.nn.functional.scaled_dot_product_attention(*block.project(x, None), attn_mask=mask)
+    torch.testing.assert_close(network.hidden(X, CANDIDATE, 1), block.finish(x, attended)[:, 1:])
+
+
 def test_relations_learn_through_thinking() -> None:
     network = related()
     relations = network.relations

@@ -222,3 +222,10 @@ def test_other_spaces_descend_the_energy_itself(name: str) -> None:
     space = make_space(name, make_table())
     energies = normal(ROWS, PARTS)
     assert torch.equal(space.objective(energies, space.start((ROWS, PARTS)), 2.0), energies)
+
+
+@pytest.mark.parametrize("name", SIMPLEX)
+def test_views_teach_the_table_where_they_may(name: str) -> None:
+    for learns in (True, False):
+        geometry = make_simplex(name, make_table(), input_gradient=learns).geometry
+        assert geometry.view(geometry.start((ROWS, PARTS), source=seeded(3)).detach()).requires_grad == learns

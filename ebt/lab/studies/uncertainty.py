@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebt.evaluation.detection import auroc, risk_coverage
 from ebt.evaluation.measure import thinks
 from ebt.evaluation.results import to_json
-from ebt.evaluation.statistics import Estimate, correlation, over_seeds, pearson, spearman
+from ebt.evaluation.statistics import Estimate, auroc, correlation, over_seeds, pearson, risk_coverage, spearman
 from ebt.lab.plots.studies import histograms, line_panels, step_lines
 from ebt.lab.studies.measure import MEASURED, contexts_of, open_model
 from ebt.lab.studies.models import EBTS, RECIPES, TITLES, TRANSFORMER

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebt.evaluation.detection import auroc
 from ebt.evaluation.measure import Scorer, Tally, measure
 from ebt.evaluation.results import Curve, Measure, Point, Progress
+from ebt.evaluation.statistics import auroc
 from ebt.models.exploration import Explored
 from ebt.models.thinking import Thinking
 from ebt.thinking import IGNORED, Simplex, Thought

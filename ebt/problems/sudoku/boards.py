@@ -1,7 +1,6 @@
-"""Sudoku boards: text, puzzle files, checks by the rules, and a torch data set.
+"""Sudoku boards as text and files, and checks by the rules.
 
-A board is a row-major int8 array (cells,), a set of boards (n, cells); 0 is an empty cell, digits are 1..size (4, 6 or
-9). The public names of the generator can be imported from here too.
+A board is a row-major int8 array (cells,), a set of boards (n, cells); 0 is an empty cell, digits are 1..size (4, 6 or 9).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from itertools import chain, islice
@@ -20,46 +19,11 @@ from typing import Any, Literal, TextIO, cast
 import numpy as np
 import numpy.typing as npt
 import rich.progress
-import torch
 from rich.console import Console
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from ebt.errors import InputError
 from ebt.files import write_whole
-from ebt.problems.sudoku.generator import (
-    BOXES,
-    Boards,
-    SudokuSet,
-    canonical,
-    check_board,
-    check_boards,
-    check_size,
-    generate,
-    make_splits,
-    size_of,
-    solutions,
-    units,
-)
-from ebt.problems.sudoku.variety import draw, line_orders, reveal, split_collection
-
-__all__ = [
-    "Check",
-    "SudokuDataset",
-    "SudokuSet",
-    "board_errors",
-    "canonical",
-    "format_board",
-    "generate",
-    "is_solved",
-    "make_splits",
-    "parse_board",
-    "permute_digits",
-    "read_csv",
-    "solutions",
-    "split_collection",
-    "write_csv",
-]
+from ebt.problems.sudoku.generator import BOXES, Boards, SudokuSet, check_boards, check_size, size_of, solutions, units
 
 Check = Literal["unique", "rules", "none"]
 
@@ -100,12 +64,12 @@ def _cell(cell: int | np.integer, size: int) -> str:
 
 def _conflict(board: Boards, size: int) -> str:
     """Words for the first repeated digit of a board that has one."""
-    for index, unit in enumerate(units(size)):
-        for digit in np.flatnonzero(np.bincount(board[unit])[1:] > 1) + 1:
-            places = [_cell(cell, size) for cell in unit[board[unit] == digit]]
-            name = f"{('row', 'column', 'box')[index // size]} {index % size + 1}"
-            return f"digit {digit} stands {len(places)} times in {name}, at {' and '.join(places)}"
-    raise AssertionError("the board has no conflict")
+    repeats = (np.bincount(board[unit], minlength=2)[1:] > 1 for unit in units(size))
+    index, repeated = next((index, repeated) for index, repeated in enumerate(repeats) if repeated.any())
+    unit, digit = units(size)[index], repeated.argmax() + 1
+    places = [_cell(cell, size) for cell in unit[board[unit] == digit]]
+    name = f"{('row', 'column', 'box')[index // size]} {index % size + 1}"
+    return f"digit {digit} stands {len(places)} times in {name}, at {' and '.join(places)}"
 
 
 def _fault(puzzle: Boards, solution: Boards, size: int) -> str:
@@ -180,10 +144,10 @@ def format_board(board: npt.ArrayLike, size: int, puzzle: npt.ArrayLike | None =
     With the `puzzle` it came from, givens stand in brackets, and `!` follows a digit that differs from its given or
     repeats one of its row, column or box; this form is for reading by eye alone.
     """
-    digits = check_board(board, size)
+    digits = check_boards(board, size, "board", one=True)
     texts = [f"{d} " if d else ". " for d in digits]
     if puzzle is not None:
-        givens = check_board(puzzle, size, "puzzle")
+        givens = check_boards(puzzle, size, "puzzle", one=True)
         wrong = board_errors(digits, size) | (givens > 0) & (givens != digits)
         texts = [
             ("[" if given else " ") + (str(d) if d else ".") + ("!" if bad else "]" if given else " ")
@@ -257,19 +221,20 @@ def _read_lines(
     rows: Iterator[tuple[int, list[str]]]
     rows = ((reader.line_num, row) for fields in reader if any(row := [field.strip() for field in fields]))
     first = next(rows, (0, []))
-    header = not any(re.fullmatch(r"[\d._*]+", field) for field in first[1])
-    places, width = _columns(path, first[1]) if header else [0, 1][: len(first[1])], len(first[1])
-    rows = rows if header else chain([first], rows)
+    if any(re.fullmatch(r"[\d._*]+", field) for field in first[1]):
+        places, rows = [0, 1][: len(first[1])], chain([first], rows)
+    else:
+        places = _columns(path, first[1])
     parts: list[tuple[npt.NDArray[Any], ...]] = []
     while part := list(islice(rows, LARGE)):
+        lines, fields = zip(*part, strict=True)
         for line, row in part:
-            if len(row) != width:
-                raise InputError(f"{path}, line {line}: {len(row)} fields where {width} are due. Correct this line.")
-        lines = [line for line, _ in part]
-        size = _size_of_line(path, lines[0], part[0][1][places[0]]) if size is None else check_size(size)
-        texts = [[row[place] for _, row in part] for place in places]
-        names = zip(texts, ("puzzle", "solution"), strict=False)
-        columns = [_to_boards(path, lines, column, size, name, owner) for column, name in names]
+            if len(row) != len(first[1]):
+                raise InputError(f"{path}, line {line}: {len(row)} fields where {len(first[1])} are due. Correct this line.")
+        where = f"{path}, line {lines[0]}: "
+        size = size_of(len(fields[0][places[0]]), where) if size is None else check_size(size)
+        names = zip(places, ("puzzle", "solution"), strict=False)
+        columns = [_to_boards(path, lines, [row[place] for row in fields], size, name, owner) for place, name in names]
         if len(columns) == 2 and check != "none":
             for i in np.flatnonzero(~is_solved(columns[1], columns[0], size)):
                 raise InputError(f"{path}, line {lines[i]}: {_fault(columns[0][i], columns[1][i], size)}. Correct this line.")
@@ -288,13 +253,6 @@ def _columns(path: Path, header: list[str]) -> list[int]:
             f"{path} has no puzzles under the header `{','.join(header)}`: name a column `puzzle`, and perhaps one `solution`."
         )
     return [place for place in places if place is not None]
-
-
-def _size_of_line(path: Path, line: int, text: str) -> int:
-    try:
-        return size_of(len(text))
-    except InputError as error:
-        raise InputError(f"{path}, line {line}: {error}") from error
 
 
 def _to_boards(path: Path, lines: Sequence[int], texts: Sequence[str], size: int, name: str, owner: str) -> Boards:
@@ -321,7 +279,8 @@ def write_csv(path: str | Path, puzzles: npt.ArrayLike, solutions: npt.ArrayLike
 
     InputError if a solution does not solve its puzzle, or if the file cannot be written.
     """
-    texts = [(column + ord("0")).astype(np.uint8).view(f"S{column.shape[1]}")[:, 0] for column in _pair(puzzles, solutions)]
+    pair = check_pair(puzzles, solutions)
+    texts = [(boards + ord("0")).astype(np.uint8).view(f"S{boards.shape[1]}")[:, 0] for boards in pair]
     data = b"puzzle,solution\n" + b"".join(b"%s,%s\n" % pair for pair in zip(*texts, strict=True))
     try:
         with write_whole(path) as file:
@@ -330,7 +289,7 @@ def write_csv(path: str | Path, puzzles: npt.ArrayLike, solutions: npt.ArrayLike
         raise InputError(f"{path} cannot be written ({error}): choose a path in an existing, writable folder.") from error
 
 
-def _pair(puzzles: npt.ArrayLike, solutions: npt.ArrayLike, size: int | None = None, check: bool = True) -> SudokuSet:
+def check_pair(puzzles: npt.ArrayLike, solutions: npt.ArrayLike, size: int | None = None, check: bool = True) -> SudokuSet:
     """Both as int8 (n, cells); InputError unless every solution solves its puzzle, if that is to be checked."""
     shape = np.shape(puzzles)
     if len(shape) != 2:
@@ -341,72 +300,3 @@ def _pair(puzzles: npt.ArrayLike, solutions: npt.ArrayLike, size: int | None = N
         problem = _fault(pair.puzzles[i], pair.solutions[i], size)
         raise InputError(f"Puzzle {i} (counted from 0): {problem}. Give solutions in the order of their puzzles.")
     return pair
-
-
-def permute_digits(batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Boards with their digits relabelled, each at random: the same batch of tensors (B, cells) of digits 0..size.
-
-    A board has one permutation in all tensors of the batch, so a puzzle and its solution stay a pair; 0 stays 0.
-    InputError if the tensors differ in shape or are no boards.
-    """
-    shapes = sorted({tuple(boards.shape) for boards in batch.values()})
-    if len(shapes) != 1 or len(shapes[0]) != 2:
-        raise InputError(f"batch has tensors of shapes {shapes}: give at least one, all of one shape (B, cells).")
-    count, size = shapes[0][0], size_of(shapes[0][1])
-    order = torch.rand(count, size, generator=generator, device=generator.device).argsort(dim=1)
-    labels = torch.nn.functional.pad(order + 1, (1, 0))  # 0 stays 0
-    return {name: labels.to(boards.device).gather(1, boards.long()).to(boards.dtype) for name, boards in batch.items()}
-
-
-class SudokuDataset(Dataset[dict[str, Tensor]]):
-    """Items dict(puzzle, solution), int64 (cells,), from `puzzles` and `solutions` (n, cells).
-
-    With `permute_digits` the digits of an item are relabelled, with `permute_lines` rows, columns and their bands change
-    places, and with `givens` further cells are revealed, up to a number drawn from that range. All depend on (seed, epoch,
-    index) alone, whatever the worker or the order: training can be repeated and resumed. Call `set_epoch` before each epoch.
-    InputError if a solution does not solve its puzzle, unless `check` is off, or seed < 0.
-    """
-
-    def __init__(
-        self,
-        puzzles: npt.ArrayLike,
-        solutions: npt.ArrayLike,
-        size: int,
-        permute_digits: bool = False,
-        seed: int = 0,
-        permute_lines: bool = False,
-        givens: tuple[int, int] | None = None,
-        check: bool = True,
-    ) -> None:
-        if seed < 0:
-            raise InputError(f"seed = {seed} is negative: give 0 or more.")
-        pair = _pair(puzzles, solutions, size, check)
-        self.puzzles, self.solutions = torch.from_numpy(pair.puzzles), torch.from_numpy(pair.solutions)
-        self.size, self.permute_digits, self.seed = size, permute_digits, seed
-        self.permute_lines, self.givens = permute_lines, givens
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # so that persistent workers see a new epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the permutations of epoch `epoch` (0 or more)."""
-        if epoch < 0:
-            raise InputError(f"epoch = {epoch} is negative: give 0 or more.")
-        self._epoch.fill_(epoch)
-
-    def __len__(self) -> int:
-        return len(self.puzzles)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        item = {"puzzle": self.puzzles[index].long(), "solution": self.solutions[index].long()}
-        if not (self.permute_digits or self.permute_lines or self.givens):
-            return item
-        key = np.random.SeedSequence((self.seed, int(self._epoch), index % len(self))).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(key[0] >> 1))
-        if self.permute_digits:
-            batch = permute_digits({name: board[None] for name, board in item.items()}, generator)
-            item = {name: boards[0] for name, boards in batch.items()}
-        if self.permute_lines:
-            order = line_orders(self.size, generator)
-            item = {name: board[order] for name, board in item.items()}
-        if self.givens:
-            item["puzzle"] = reveal(item["puzzle"], item["solution"], draw(self.givens, generator), generator)
-        return item

@@ -24,8 +24,6 @@ class EBTSudokuConfig(ThinkingFields):
         _check_board(board)
         self.board, self.rules = board, rules
         super().__init__(space=space, **kwargs)
-        if rules and self.conditioning == "prefix":
-            raise InputError("rules is True and conditioning 'prefix', whose token is in no row: choose another conditioning")
 
 
 class SudokuTransformerConfig(NetworkFields):

@@ -6,13 +6,112 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ebt.errors import InputError
-from ebt.problems.sudoku.boards import Check, SudokuDataset, SudokuSet, check_size, make_splits, read_csv
-from ebt.problems.sudoku.variety import shared_grids, split_collection
+from ebt.problems.sudoku.boards import Check, check_pair, read_csv
+from ebt.problems.sudoku.generator import (
+    BOXES,
+    SudokuSet,
+    check_size,
+    draw,
+    make_splits,
+    reveal,
+    shared_grids,
+    size_of,
+    split_collection,
+)
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
+
+
+def line_orders(size: int, generator: torch.Generator) -> Tensor:
+    """A random symmetry of the rules, as an order of the cells (cells,).
+
+    Lines change places within their band, bands among themselves, in both directions; square boxes allow a transposition, too.
+    """
+    high, wide = BOXES[size]
+    rows, columns = _shuffled(size, high, generator), _shuffled(size, wide, generator)
+    cells = rows[:, None] * size + columns
+    turn = high == wide and bool(torch.randint(2, (), generator=generator))
+    return (cells.T if turn else cells).flatten()
+
+
+def _shuffled(size: int, band: int, generator: torch.Generator) -> Tensor:
+    bands = torch.randperm(size // band, generator=generator)
+    return torch.cat([b * band + torch.randperm(band, generator=generator) for b in bands])
+
+
+def permute_digits(batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Boards with their digits relabelled, each at random: the same batch of tensors (B, cells) of digits 0..size.
+
+    A board has one permutation in all tensors of the batch, so a puzzle and its solution stay a pair; 0 stays 0.
+    InputError if the tensors differ in shape or are no boards.
+    """
+    shapes = sorted({tuple(boards.shape) for boards in batch.values()})
+    if len(shapes) != 1 or len(shapes[0]) != 2:
+        raise InputError(f"batch has tensors of shapes {shapes}: give at least one, all of one shape (B, cells).")
+    count, size = shapes[0][0], size_of(shapes[0][1])
+    order = torch.rand(count, size, generator=generator, device=generator.device).argsort(dim=1)
+    labels = torch.nn.functional.pad(order + 1, (1, 0))  # 0 stays 0
+    return {name: labels.to(boards.device).gather(1, boards.long()).to(boards.dtype) for name, boards in batch.items()}
+
+
+class SudokuDataset(Dataset[dict[str, Tensor]]):
+    """Items dict(puzzle, solution), int64 (cells,), from `puzzles` and `solutions` (n, cells).
+
+    With `permute_digits` the digits of an item are relabelled, with `permute_lines` rows, columns and their bands change
+    places, and with `givens` further cells are revealed, up to a number drawn from that range. All depend on (seed, epoch,
+    index) alone, whatever the worker or the order: training can be repeated and resumed. Call `set_epoch` before each epoch.
+    InputError if a solution does not solve its puzzle, unless `check` is off, or seed < 0.
+    """
+
+    def __init__(
+        self,
+        puzzles: npt.ArrayLike,
+        solutions: npt.ArrayLike,
+        size: int,
+        permute_digits: bool = False,
+        seed: int = 0,
+        permute_lines: bool = False,
+        givens: tuple[int, int] | None = None,
+        check: bool = True,
+    ) -> None:
+        if seed < 0:
+            raise InputError(f"seed = {seed} is negative: give 0 or more.")
+        pair = check_pair(puzzles, solutions, size, check)
+        self.puzzles, self.solutions = torch.from_numpy(pair.puzzles), torch.from_numpy(pair.solutions)
+        self.size, self.permute_digits, self.seed = size, permute_digits, seed
+        self.permute_lines, self.givens = permute_lines, givens
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # so that persistent workers see a new epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutations of epoch `epoch` (0 or more)."""
+        if epoch < 0:
+            raise InputError(f"epoch = {epoch} is negative: give 0 or more.")
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.puzzles)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        item = {"puzzle": self.puzzles[index].long(), "solution": self.solutions[index].long()}
+        if not (self.permute_digits or self.permute_lines or self.givens):
+            return item
+        key = np.random.SeedSequence((self.seed, int(self._epoch), index % len(self))).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(key[0] >> 1))
+        if self.permute_digits:
+            batch = permute_digits({name: board[None] for name, board in item.items()}, generator)
+            item = {name: boards[0] for name, boards in batch.items()}
+        if self.permute_lines:
+            order = line_orders(self.size, generator)
+            item = {name: board[order] for name, board in item.items()}
+        if self.givens:
+            item["puzzle"] = reveal(item["puzzle"], item["solution"], draw(self.givens, generator), generator)
+        return item
 
 
 class SudokuDataModule(ResumableData):

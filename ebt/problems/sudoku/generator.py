@@ -1,4 +1,4 @@
-"""Sudoku of 4x4, 6x6 and 9x9: the exact solver, puzzles with an exact number of givens, and clean splits.
+"""Sudoku of 4x4, 6x6 and 9x9: the exact solver, puzzles with an exact number of givens, and sets without a common grid.
 
 A board is a row-major int8 array (cells,), a set of boards (n, cells); 0 is an empty cell, digits are 1..size.
 """
@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.problems.sudoku.configuration import BOXES
 
 Boards = npt.NDArray[np.int8]
 Givens = int | tuple[int, int]
-Progress = Callable[[int, int], None]
 
 FEWEST_GIVENS = {4: 4, 6: 8, 9: 24}  # 4 and 8 are the fewest that can be unique; 9x9 below 24 takes too long to find
 GRID_CLASSES = {4: 12, 6: 39_168, 9: 18_383_222_420_692_992}  # full grids up to relabelling of the digits
@@ -34,10 +35,9 @@ class SudokuSet(NamedTuple):
     puzzles: Boards
     solutions: Boards
 
-    @property
-    def size(self) -> int:
-        """4, 6 or 9."""
-        return size_of(self.puzzles.shape[-1])
+    def take(self, rows: npt.NDArray[np.int64]) -> SudokuSet:
+        """Some of them."""
+        return SudokuSet(self.puzzles[rows], self.solutions[rows])
 
 
 @cache
@@ -49,11 +49,11 @@ def units(size: int) -> npt.NDArray[np.int64]:
     return np.concatenate([board, board.T, boxes])
 
 
-def size_of(cells: int) -> int:
-    """The board size with that number of cells; InputError if there is none."""
+def size_of(cells: int, where: str = "") -> int:
+    """The board size with that number of cells; InputError, which begins with `where`, if there is none."""
     if (size := math.isqrt(cells)) in BOXES and size * size == cells:
         return size
-    raise InputError(f"A board of {cells} cells is not supported: give one of 16 (4x4), 36 (6x6) or 81 (9x9) cells.")
+    raise InputError(f"{where}A board of {cells} cells is not supported: give one of 16 (4x4), 36 (6x6) or 81 (9x9) cells.")
 
 
 def check_size(size: int) -> int:
@@ -63,22 +63,17 @@ def check_size(size: int) -> int:
     return size
 
 
-def check_boards(boards: npt.ArrayLike, size: int, name: str = "boards") -> Boards:
-    """`boards` (..., cells) as int8, after checking size, shape and digits; InputError otherwise."""
-    check_size(size)
+def check_boards(boards: npt.ArrayLike, size: int, name: str = "boards", one: bool = False) -> Boards:
+    """`boards` (..., cells), or one (cells,), as int8, after checking size, shape and digits; InputError otherwise."""
     array = np.asarray(boards)
+    if one and array.ndim > 1:
+        raise InputError(f"{name} has shape {array.shape}: give one board, of shape ({size * size},).")
+    check_size(size)
     if array.ndim == 0 or array.shape[-1] != size * size:
         raise InputError(f"{name} has shape {array.shape}: the last axis of a {size}x{size} board must be {size * size}.")
     if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > size):
         raise InputError(f"{name} must hold integers from 0 (empty) to {size}: correct the entries outside.")
     return np.array(array, dtype=np.int8, order="C")
-
-
-def check_board(board: npt.ArrayLike, size: int, name: str = "board") -> Boards:
-    """`check_boards` for one board (cells,)."""
-    if np.ndim(board) > 1:
-        raise InputError(f"{name} has shape {np.shape(board)}: give one board, of shape ({size * size},).")
-    return check_boards(board, size, name)
 
 
 class _Solver:
@@ -180,9 +175,7 @@ class _Solver:
         return digits
 
 
-@cache
-def _solver(size: int) -> _Solver:
-    return _Solver(size)
+_solver = cache(_Solver)
 
 
 def _bits(x: int) -> Iterator[int]:
@@ -201,7 +194,7 @@ def solutions(board: npt.ArrayLike, size: int, limit: int | None = 2) -> Boards:
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit = {limit} asks for no solution: give 1 or more, or None for all.")
-    solver, digits = _solver(check_size(size)), check_board(board, size).tolist()
+    solver, digits = _solver(check_size(size)), check_boards(board, size, "board", one=True).tolist()
     found = [solver.board(x) for x in islice(solver.search(*solver.candidates(digits)), limit)]
     return np.array(found, dtype=np.int8).reshape(-1, size * size)
 
@@ -279,35 +272,24 @@ def _check_order(size: int, givens: Givens, count: int) -> tuple[int, int]:
     return bounds
 
 
-def generate(
-    size: int,
-    givens: Givens,
-    count: int,
-    seed: int,
-    exclude: npt.ArrayLike | None = None,
-    progress: Progress | None = None,
-) -> SudokuSet:
+def generate(size: int, givens: Givens, count: int, seed: int, exclude: npt.ArrayLike | None = None) -> SudokuSet:
     """`count` puzzles with a unique solution and exactly `givens` givens (an inclusive range is drawn from per puzzle).
 
     Solution grids are drawn at random (4x4 and 6x6: uniformly from all grids; 9x9: by a randomised search) and differ
     between puzzles, up to relabelling, as long as there are enough (12 for 4x4, 39,168 for 6x6). No grid of `exclude`
     (solutions (m, cells)) is used in any labelling. The result depends on the arguments alone; a larger `count` only
     appends. Few givens take long: thousands of 6x6 puzzles a second with 10-20 givens, some six with 8.
-    `progress(done, count)` is called after each puzzle.
 
     InputError for a size other than 4, 6 or 9, givens below 4, 8 and 24, count < 1, or if `exclude` leaves no usable
     grid.
     """
     low, high = _check_order(size, givens, count)
     barred = np.empty(0) if exclude is None else canonical(exclude, size).reshape(-1, size * size)
-    excluded = {grid.tobytes() for grid in barred}
     rng = random.Random(f"{seed}/{size}")
-    grids = _classes(size, rng, excluded)
+    grids = _classes(size, rng, {grid.tobytes() for grid in barred})
     made = np.empty((2, count, size * size), dtype=np.int8)
     for i in range(count):
         made[:, i] = _puzzle(grids, rng.randint(low, high), size, rng)
-        if progress:
-            progress(i + 1, count)
     return SudokuSet(*made)
 
 
@@ -330,7 +312,6 @@ def make_splits(
     tests: Mapping[str, tuple[int, Givens]],
     seed: int,
     validation: tuple[int, Givens] | None = None,
-    progress: Progress | None = None,
 ) -> dict[str, SudokuSet]:
     """Sets of puzzles of which no two share a solution grid, in any labelling of the digits.
 
@@ -338,7 +319,7 @@ def make_splits(
     "train". Neither the order of `tests` nor the size of the training set changes the other sets, unless all together
     want more puzzles than there are grids (12 for 4x4, 39,168 for 6x6): then the grids are shared out in proportion to
     the counts, at least one each, and serve several times within their set. A rotated or mirrored grid counts as
-    another grid. `progress(done, count)` counts over all sets.
+    another grid.
 
     InputError as for `generate`, for a test named like another set, and if there are more sets than grids.
     """
@@ -349,20 +330,14 @@ def make_splits(
     wanted["train"] = train
     for count, givens in wanted.values():
         _check_order(size, givens, count)
-    total = sum(count for count, _ in wanted.values())
     barred = _share_out(size, {name: count for name, (count, _) in wanted.items()}, seed)
     sets: dict[str, SudokuSet] = {}
     used = np.empty((0, size * size), dtype=np.int8)
     for name, (count, givens) in wanted.items():
         own_seed = random.Random(f"{seed}/{name}").getrandbits(62)
-        report = progress and _part_of(progress, len(used), total)
-        sets[name] = generate(size, givens, count, own_seed, barred.get(name, used), report)
+        sets[name] = generate(size, givens, count, own_seed, barred.get(name, used))
         used = np.concatenate([used, sets[name].solutions])
     return sets
-
-
-def _part_of(progress: Progress, before: int, total: int) -> Progress:
-    return lambda done, _: progress(before + done, total)
 
 
 def _share_out(size: int, counts: dict[str, int], seed: int) -> dict[str, Boards]:
@@ -383,3 +358,109 @@ def _share_out(size: int, counts: dict[str, int], seed: int) -> dict[str, Boards
         others[name] = grids[order[:start] + order[stop:]]
         start = stop
     return others
+
+
+def split_collection(
+    collection: SudokuSet, size: int, train: int, others: Mapping[str, tuple[int, Givens]], seed: int, lines: bool = False
+) -> dict[str, SudokuSet]:
+    """Sets of a collection of puzzles, of which no two share a solution grid, in any labelling (Palm et al. 2018).
+
+    Args:
+        collection: puzzles with few givens.
+        size: of the boards.
+        train: puzzles to train on, as they are; fewer if the collection has no more.
+        others: for each other set its number of puzzles and how many givens they get, revealed at random.
+        seed: of the order, and of what is revealed.
+        lines: nor in any order of the lines, for training that permutes them.
+
+    Raises:
+        InputError: the collection is too small.
+    """
+    _, firsts, kinds = np.unique(grid_keys(collection.solutions, size, lines), return_index=True, return_inverse=True)
+    generator = torch.Generator().manual_seed(seed)
+    order = np.sort(firsts)[torch.randperm(len(firsts), generator=generator).numpy()]  # the first puzzle of each grid
+    asked = sum(count for count, _ in others.values())
+    if asked >= len(order):
+        raise InputError(f"{asked} puzzles to evaluate on, of a collection of {len(order)} grids: ask for fewer.")
+    sets, start = {}, 0
+    for name, (count, givens) in others.items():
+        few = collection.take(order[start : start + count])
+        boards = zip(torch.from_numpy(few.puzzles), torch.from_numpy(few.solutions), strict=True)
+        more = [reveal(puzzle, solution, draw(givens, generator), generator).numpy() for puzzle, solution in boards]
+        sets[name], start = SudokuSet(np.stack(more), few.solutions), start + count
+    rank = np.empty(len(firsts), dtype=np.int64)
+    rank[kinds[order]] = np.arange(len(order))
+    rows = np.argsort(rank[kinds], kind="stable")
+    rows = rows[rank[kinds[rows]] >= start][:train]
+    return {**sets, "train": collection.take(rows)}
+
+
+def reveal(puzzle: Tensor, solution: Tensor, givens: int, generator: torch.Generator) -> Tensor:
+    """The puzzle (cells,) with random further cells of its solution, until it has so many givens (or more from the start)."""
+    empty = (puzzle == 0).nonzero().flatten()
+    more = max(0, givens - (len(puzzle) - len(empty)))
+    chosen = empty[torch.randperm(len(empty), generator=generator)[:more]]
+    return puzzle.index_copy(0, chosen, solution[chosen])
+
+
+def draw(givens: Givens, generator: torch.Generator) -> int:
+    """A number of givens, one of a range each as likely."""
+    if isinstance(givens, int):
+        return givens
+    return int(torch.randint(givens[0], givens[1] + 1, (), generator=generator))
+
+
+def shared_grids(sets: Mapping[str, SudokuSet], size: int, lines: bool) -> int:
+    """Grids of the set ``train`` that occur in another one, in any labelling and, with ``lines``, in any order of lines."""
+    others = [grid_keys(boards.solutions, size, lines) for name, boards in sets.items() if name != "train"]
+    train = sets["train"].solutions
+    shared = train[np.isin(grid_keys(train, size, lines), np.concatenate(others))]
+    return len(np.unique(grid_keys(shared, size))) if len(shared) else 0
+
+
+def grid_keys(grids: npt.ArrayLike, size: int, lines: bool = False) -> npt.NDArray[Any]:
+    """A key for each full grid (n, cells), equal for grids that differ in the labels of their digits only.
+
+    With ``lines`` it is equal, too, for grids that any order of lines turns into each other. It is then made of the cycles of
+    the permutation between every two lines, which tell all classes of 4x4 and 6x6 apart, and those of 9x9 but for chance.
+    """
+    boards = np.ascontiguousarray(grids).reshape(-1, size * size)
+    parts = np.array_split(boards, len(boards) // 256 + 1)
+    if not lines:
+        return np.concatenate([canonical(part, size).view(f"S{size * size}")[:, 0] for part in parts])
+    return np.concatenate([_symmetry_keys(part.reshape(-1, size, size) - 1) for part in parts])
+
+
+def _symmetry_keys(grids: npt.NDArray[np.int8]) -> npt.NDArray[np.uint64]:
+    high, wide = BOXES[grids.shape[-1]]
+    sides = [_side(grids, high, wide), _side(grids.swapaxes(1, 2), wide, high)]
+    for turned, band in ((grids, high), (grids.swapaxes(1, 2), wide)):
+        places = turned.argsort(axis=2).astype(np.int8)
+        sides.append(_side(places.swapaxes(1, 2), 1, band))  # of a digit and a line: where in the line it stands
+    rows, columns = sides[0] + _mix(sides[2]), sides[1] + _mix(sides[3])
+    return rows + columns if high == wide else rows + _mix(columns)  # a transposition exchanges the two
+
+
+def _side(grids: npt.NDArray[np.int8], band: int, box: int) -> npt.NDArray[np.uint64]:
+    """A number for what rows have in common, whatever the order of lines and bands, and the labels."""
+    count, size, _ = grids.shape
+    here = np.arange(size)
+    places = grids.argsort(axis=2)
+    pairs = np.take_along_axis(places[:, None], grids[:, :, None].astype(np.int64), axis=3)  # where row j has what row i has
+    walk, pair = pairs, np.zeros((count, size, size), dtype=np.uint64)
+    for _ in range(4):  # steps along the cycles, which come back to a column, or to its box
+        back, near = (walk == here).sum(3), (walk // box == here // box).sum(3)
+        pair = _mix(pair * np.uint64(100) + (back * 10 + near).astype(np.uint64))
+        walk = np.take_along_axis(pairs, walk, axis=3)
+    same = (here[:, None] // band == here // band).astype(np.uint64)
+    row = np.zeros((count, size), dtype=np.uint64)
+    for _ in range(3):  # a row knows its pairs, then the rows of its pairs
+        row = _mix(row + _mix(pair + same + _mix(row)[:, None]).sum(2))
+    return _mix(row.reshape(count, -1, band).sum(2)).sum(1)
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Scrambled numbers, so that sums of them can stand for sets (SplitMix64, Steele et al. 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.evaluation.detection import auroc
 from ebt.evaluation.measure import Scorer, Tally, measure, thinks
-from ebt.evaluation.results import Curve, Measure, Point, Progress
+from ebt.evaluation.results import Curve, Kind, Measure, Point, Progress
+from ebt.evaluation.statistics import auroc
 from ebt.models.exploration import Explored
 from ebt.models.thinking import Thinking
 from ebt.thinking import Simplex, Thought
@@ -77,11 +77,11 @@ def sudoku_curve(
     if puzzles.shape != solutions.shape or not len(puzzles):
         shapes = f"puzzles {tuple(puzzles.shape)}, solutions {tuple(solutions.shape)}"
         raise InputError(f"{shapes}: give one or more boards, each with a solution.")
-    rows = torch.arange(len(puzzles)).split(max(1, batch_size // (max(candidates, default=1) if thinks(model) else 1)))
-    batches = ((puzzles[index].long(), solutions[index].long()) for index in rows)
-    kind = "looped" if not thinks(model) and model.config.loop != "none" else "feed-forward"
-    total = len(puzzles)
-    return measure(model, _Boards(), batches, steps, candidates, thinking, progress, total=total, kind=kind, **options)  # type: ignore[arg-type]
+    thinking_model = thinks(model)
+    at_once = max(1, batch_size // (max(candidates, default=1) if thinking_model else 1))
+    batches: Iterable[Any] = zip(puzzles.long().split(at_once), solutions.long().split(at_once), strict=True)
+    kind: Kind = "looped" if not thinking_model and model.config.loop != "none" else "feed-forward"
+    return measure(model, _Boards(), batches, steps, candidates, thinking, progress, total=len(puzzles), kind=kind, **options)
 
 
 class _Boards(Scorer[SudokuPoint]):

@@ -12,7 +12,8 @@ from ebt.models.base import HubModel, Prediction, ThinkingModel
 from ebt.models.thinking import Thinking
 from ebt.nn import EBTEncoder, EncoderLandscape, Transformer
 from ebt.problems.sudoku.boards import parse_board
-from ebt.problems.sudoku.configuration import BOXES, EBTSudokuConfig, SudokuTransformerConfig
+from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
+from ebt.problems.sudoku.generator import units
 from ebt.thinking import Geometry, StepSize, Thought
 
 
@@ -34,9 +35,7 @@ class BoardEmbedding(nn.Module):
 
 def groups(board: int) -> Tensor:
     """The row, the column and the box of each cell, (3, C)."""
-    cell, (high, wide) = torch.arange(board**2), BOXES[board]
-    row, column = cell // board, cell % board
-    return torch.stack((row, column, row // high * high + column // wide))
+    return torch.from_numpy(units(board).reshape(3, -1).argsort(1) // board)
 
 
 class EBTForSudoku(ThinkingModel):
@@ -67,9 +66,8 @@ class EBTForSudoku(ThinkingModel):
         size = self.config.board
         digits = torch.as_tensor(parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle).long().to(self.device)
         if digits.shape[-1] != size**2 or not bool(((digits >= 0) & (digits <= size)).all()):
-            raise InputError(
-                f"puzzle has the shape {tuple(digits.shape)}: this model solves {size}x{size}, {size**2} cells a puzzle"
-            )
+            shape = tuple(digits.shape)
+            raise InputError(f"puzzle has the shape {shape}: this model solves {size}x{size}, {size**2} cells a puzzle")
         return digits.reshape(-1, size**2)
 
     def parts(self, puzzle: Tensor) -> tuple[int, ...]:

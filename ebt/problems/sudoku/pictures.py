@@ -47,12 +47,8 @@ def board_strip(
             panel.set_title(name + energy, fontsize=12)
         if title:
             figure.suptitle(title, fontsize=13)
-        figure.supxlabel(_legend(solution is not None), fontsize=10, color=GREY)
-
-
-def _legend(known: bool) -> str:
-    colours = "blue: right, orange: wrong; " if known else ""
-    return f"bold: given; {colours}the paler, the less sure"
+        colours = "" if solution is None else "blue: right, orange: wrong; "
+        figure.supxlabel(f"bold: given; {colours}the paler, the less sure", fontsize=10, color=GREY)
 
 
 def _board(

@@ -12,8 +12,9 @@ from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
 from ebt.problems.registry import HeldOut, Problem, Request, same
 from ebt.problems.runs import run_data
-from ebt.problems.sudoku.boards import SudokuSet, generate, read_csv
+from ebt.problems.sudoku.boards import read_csv
 from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.generator import SudokuSet, generate
 from ebt.problems.sudoku.metrics import MEASURE, SudokuPoint, sudoku_curve
 from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
 from ebt.problems.sudoku.task import SudokuTask
@@ -40,23 +41,25 @@ class Sudoku(Problem):
         """Up to ``limit`` boards (200): of a file; of the run's validation set; of its test set with so many givens, or with
         the fewest; or new ones."""
         same("the size of boards", [model.config.board for model in request.models.values()])
-        size, limit, givens = request.model.config.board, request.limit or 200, request.givens
+        size, limit, givens, note = request.model.config.board, request.limit or 200, request.givens, ""
         given = {"--data": request.data, "--givens": givens, f"--split {request.split}": request.split != "test" or None}
         named = [option for option, value in given.items() if value is not None]
         if len(named) > 1:
             raise InputError(f"{' and '.join(named[:2])} both say which boards: give one of them.")
         if request.data is not None:
-            return _boards(Path(request.data).name, read_csv(request.data, size, owner="this model solves"), limit)
-        settings = run_data(request.checkpoint, SudokuDataModule)
-        if settings is not None:
-            return _boards_of_run(settings, size, givens, request.split, limit, request.seed)
-        if givens is None:
+            name, boards = Path(request.data).name, read_csv(request.data, size, owner="this model solves")
+        elif (settings := run_data(request.checkpoint, SudokuDataModule)) is not None:
+            name, boards, note = _boards_of_run(settings, size, givens, request.split, limit, request.seed)
+        elif givens is not None:
+            name, boards = f"new puzzles with {givens} givens", generate(size, givens, limit, request.seed)
+            note = "New puzzles: their solution grids may occur in the model's training set, which is not known here."
+        else:
             raise InputError(
                 f"{request.checkpoint} does not belong to a run folder, which would know its own boards: name a CSV file with "
                 "--data, or have new puzzles made with --givens N."
             )
-        note = "New puzzles: their solution grids may occur in the model's training set, which is not known here."
-        return _boards(f"new puzzles with {givens} givens", generate(size, givens, limit, request.seed), limit, note)
+        pair = torch.from_numpy(boards.puzzles[:limit]), torch.from_numpy(boards.solutions[:limit])
+        return HeldOut(name, len(pair[0]), pair, note)
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
@@ -69,21 +72,19 @@ class Sudoku(Problem):
 PROBLEM = Sudoku()
 
 
-def _boards_of_run(settings: dict[str, Any], size: int, givens: int | None, split: str, limit: int, seed: int) -> HeldOut:
+def _boards_of_run(
+    settings: dict[str, Any], size: int, givens: int | None, split: str, limit: int, seed: int
+) -> tuple[str, SudokuSet, str]:
+    """Name, boards and what is to be said of them."""
     data = SudokuDataModule(**{**settings, "num_workers": 0})
     data.prepare()
     if split != "test":
-        return _boards(f"{split} set", data.sets[split], limit)
+        return f"{split} set", data.sets[split], ""
     fewest = {name: int((data.sets[name].puzzles > 0).sum(1).min()) for name in data.test_names}
     if givens is None and not fewest:
         raise InputError("The run has no test set: name a CSV file with --data, or have new puzzles made with --givens N.")
     chosen = f"givens_{givens}" if givens is not None else min(fewest, key=lambda name: fewest[name])
     if chosen in fewest:
-        return _boards(f"test set {chosen}", data.sets[chosen], limit)
+        return f"test set {chosen}", data.sets[chosen], ""
     new = generate(size, givens or 0, limit, seed, exclude=data.sets["train"].solutions)
-    return _boards(f"new puzzles with {givens} givens", new, limit, "None of their solution grids occurs in the training set.")
-
-
-def _boards(name: str, boards: SudokuSet, limit: int, note: str = "") -> HeldOut:
-    pair = torch.from_numpy(boards.puzzles[:limit]), torch.from_numpy(boards.solutions[:limit])
-    return HeldOut(name, len(pair[0]), pair, note)
+    return f"new puzzles with {givens} givens", new, "None of their solution grids occurs in the training set."

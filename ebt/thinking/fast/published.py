@@ -30,7 +30,7 @@ class FreeVector(Simplex):
     """The network sees the logits themselves, ``e = W^T l`` (without ``normalize_initial_condition``)."""
 
     def view(self, state: Tensor) -> Tensor:
-        return state.to(self.table.dtype) @ self.table
+        return state.to(self.table.dtype) @ self.seen
 
     def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
         return dual

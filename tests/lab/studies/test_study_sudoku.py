@@ -13,8 +13,9 @@ from ebt.cli.main import main
 from ebt.lab.studies.command import SUDOKU_KINDS
 from ebt.lab.studies.sudoku import KINDS, NOISES, SCALES
 from ebt.problems.folder import load_folder
-from ebt.problems.sudoku.boards import generate, write_csv
+from ebt.problems.sudoku.boards import write_csv
 from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.generator import generate
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
 from ebt.training.loop import train_for

@@ -101,9 +101,11 @@ def test_rivals_give_logits_after_every_iteration(loop: str, passes: int) -> Non
         assert not torch.allclose(logits[0], logits[2])
 
 
-@pytest.mark.parametrize("loop", [None, "none", "recursive"])
-def test_models_that_know_the_rules_survive_saving(loop: str | None, tmp_path: Path) -> None:
-    model: Any = make_model(rules=True) if loop is None else make_rival(loop, rules=True)
+@pytest.mark.parametrize(
+    ("loop", "config"), [(None, {}), *((None, config) for config in CONDITIONINGS.values()), ("none", {}), ("recursive", {})]
+)
+def test_models_that_know_the_rules_survive_saving(loop: str | None, config: dict[str, Any], tmp_path: Path) -> None:
+    model: Any = make_model(rules=True, **config) if loop is None else make_rival(loop, rules=True)
     puzzles, candidate = make_puzzles(), torch.randn(3, 16, TINY["dim"], generator=seeded())
 
     def results(one: Any) -> Tensor:

@@ -9,7 +9,7 @@ from small_models import sudoku_ebt, sudoku_rival
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.problems.sudoku.boards import generate
+from ebt.problems.sudoku.generator import generate
 from ebt.problems.sudoku.metrics import SudokuPoint, sudoku_curve, watch_board
 from ebt.problems.sudoku.models import EBTForSudoku
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from ebt.errors import InputError
-from ebt.problems.sudoku.boards import canonical, generate, is_solved, write_csv
+from ebt.problems.sudoku.boards import is_solved, write_csv
 from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.generator import canonical, generate
 
 SMALL: dict[str, Any] = {
     "size": 6,

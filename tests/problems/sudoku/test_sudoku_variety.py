@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebt.errors import InputError
-from ebt.problems.sudoku.boards import (
-    SudokuDataset,
+from ebt.problems.sudoku.boards import is_solved, write_csv
+from ebt.problems.sudoku.data import SudokuDataModule, SudokuDataset, line_orders
+from ebt.problems.sudoku.generator import (
     SudokuSet,
     canonical,
     generate,
-    is_solved,
+    grid_keys,
+    reveal,
+    shared_grids,
     solutions,
     split_collection,
-    write_csv,
 )
-from ebt.problems.sudoku.data import SudokuDataModule
-from ebt.problems.sudoku.variety import grid_keys, line_orders, reveal, shared_grids
 
 SIZES = (4, 6, 9)
 BOARDS = {size: generate(size, givens, 12, seed=1) for size, givens in ((4, 6), (6, 12), (9, 30))}
