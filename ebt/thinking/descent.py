@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ebt.thinking.fast.central import Nudge
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws
 from ebt.thinking.stop import Everyone, Stop
@@ -45,6 +46,7 @@ def descend(
     first: int = 0,
     final_energy: bool = True,
     keep_path: bool = True,
+    nudge: Nudge | None = None,
     backend: str = "auto",
 ) -> Thought:
     """Descend an energy: ``y[i+1] = y[i] - alpha dE(x, y[i])/dy + noise`` (paper, equation 2; with noise, equation 5).
@@ -65,6 +67,7 @@ def descend(
         first: steps taken before this call, where a longer descent goes on.
         final_energy: evaluate the energies of the final states, too, by which candidates are chosen.
         keep_path: record the state after every step, not the last alone.
+        nudge: takes gradients of gradients by central differences (``ebt.thinking.fast.central``); exact ones by default.
         backend: ``plain`` evaluates every prediction at every step; ``auto`` leaves out those that have stopped.
 
     Returns:
@@ -87,7 +90,7 @@ def descend(
             y = y.detach() if gradients in ("none", "detached") else y
             y, view = geometry.look(y, rows.part(std), rows.source(generator, first + i))  # y[i] + noise
             second = gradients in ("detached", "full") or (gradients == "truncated" and i == steps - 1)
-            e, g = slope(rows.energy, view, first + i, second, index[i])  # E(x, y[i]) and dE/dy, as the network sees y
+            e, g = slope(rows.energy, view, first + i, second, index[i], nudge)  # E(x, y[i]) and dE/dy, as the network sees y
             direction = update.direction(geometry, y, g).to(y.dtype)
             direction = direction if second else direction.detach()  # earlier states depend on no weight but alpha
             direction = direction if clamp is None else direction.clamp(-clamp, clamp)
@@ -106,7 +109,14 @@ def descend(
         return Thought(geometry, update, start, tuple(states), torch.stack(energies), rows.steps, alpha, passes, final_energy)
 
 
-def slope(energy: Energy, view: Tensor, step: int, second_order: bool, told: int | None = None) -> tuple[Tensor, Tensor]:
+def slope(
+    energy: Energy,
+    view: Tensor,
+    step: int,
+    second_order: bool,
+    told: int | None = None,
+    nudge: Nudge | None = None,
+) -> tuple[Tensor, Tensor]:
     """Energies per part and their gradient ``dE/dview``; works under ``no_grad``.
 
     Args:
@@ -115,6 +125,7 @@ def slope(energy: Energy, view: Tensor, step: int, second_order: bool, told: int
         step: counts from 0, for errors.
         second_order: keep the graph of the gradient.
         told: the step index that the energy is given, where it is not ``step``.
+        nudge: see ``descend``.
 
     Raises:
         NonFiniteError: an energy or a gradient is not finite.
@@ -135,7 +146,9 @@ def slope(energy: Energy, view: Tensor, step: int, second_order: bool, told: int
             raise ValueError(f"energies of shape {tuple(energies.shape)}, candidates {tuple(view.shape)}: give one a part")
         if not energies.requires_grad:
             raise ValueError("the energy does not depend on the candidates: nothing can be descended")
-        (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order)
+        (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order and nudge is None)
+        if second_order and nudge is not None:
+            gradient = nudge.gradient(energy, step if told is None else told, view, energies, gradient)
     return finite(energies, "energy", step), finite(gradient, "gradient of the energy", step)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ebt.thinking.descent import Energy, Gradients, check, descend
+from ebt.thinking.fast.central import Nudge
 from ebt.thinking.fast.draws import Rows, draw_integer
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, precise
@@ -81,6 +82,11 @@ class Recipe:
     """The share of training, from its beginning, in which the network does not see its candidates. One step is then a pass of
     the feed-forward twin, at the twin's price (autoregressive: two passes, one of them for the context); heads that are no
     product with the candidate cannot learn by it."""
+    second_order: Literal["auto", "exact", "central"] = "auto"
+    """How gradients of gradients are taken: exactly, by double backward, or by central differences of first derivatives
+    (``ebt.thinking.fast.central``). auto: exact on CPUs, central elsewhere."""
+    nudge: float | None = None
+    """Size of central differences, as a share of a candidate's norm; by default what suits the precision."""
     rows_at_once: int | None = None
     """Rows whose gradients are computed at once: fewer need less memory. By default a few on CPUs, else all of a batch."""
 
@@ -94,11 +100,15 @@ class Recipe:
             "step_size_spread": (self.step_size_spread >= 1, "give a factor >= 1 (1: no randomness)"),
             "start_std": (self.start_std >= 0, "a standard deviation cannot be negative"),
             "warm_start": (0 <= self.warm_start < 1, "give a share of the training, at least 0 and below 1"),
+            "second_order": (self.second_order in ("auto", "exact", "central"), "choose auto, exact or central"),
+            "nudge": (self.nudge is None or 0 < self.nudge < 1, "give a share above 0 and below 1, or null for the default"),
             "rows_at_once": (self.rows_at_once is None or self.rows_at_once >= 1, "at least 1, or null for the default"),
         }
         for name, (right, remedy) in rules.items():
             if not right:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: {remedy}")
+        if self.nudge is not None and self.second_order == "exact":
+            raise ValueError("nudge is for central differences: set second_order to central or auto, or leave it out")
         if not 1 <= steps[0] <= steps[1]:
             raise ValueError("min_steps {} and max_steps {}: need 1 <= min_steps <= max_steps".format(*steps))
         if (replay[0] > 0) != (replay[1] > 0) or replay[0] < 0 or not 0 <= replay[1] <= 1:
@@ -255,11 +265,12 @@ def supervise(
     alpha = draw_step_size(step_size, start.shape[: geometry.prediction_dims], recipe.step_size_spread, generator, start)
     if noise is None and recipe.noise:
         noise = Rows(draw_integer(0, 2**62, generator))
+    nudge = Nudge.of(recipe.second_order, recipe.nudge, geometry, start)
     if backend == "auto" and torch.is_grad_enabled() and not start.requires_grad and update.begin(start) is None:
         from ebt.thinking.fast import adjoint
 
         if adjoint.separable(energy):
-            return adjoint.train(cast(Any, energy), geometry, update, start, target, alpha, recipe, schedule, noise)
+            return adjoint.train(cast(Any, energy), geometry, update, start, target, alpha, recipe, schedule, noise, nudge)
     thought = descend(
         energy,
         start,
@@ -273,6 +284,7 @@ def supervise(
         generator=noise,
         schedule=schedule,
         final_energy=False,
+        nudge=nudge,
         backend="plain",
     )
     losses = torch.stack([mean_loss(geometry, state, target) for state in thought.states])

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ebt.thinking.descent import Energy, Gradients, descend, per_prediction
+from ebt.thinking.fast.central import Nudge
 from ebt.thinking.fast.compact import CompactSimplex
 from ebt.thinking.geometry import Geometry
 from ebt.thinking.noise import Draws, Source
@@ -120,6 +121,7 @@ def train(
     recipe: Recipe,
     schedule: tuple[int, ...],
     noise: Draws | None,
+    nudge: Nudge | None = None,
 ) -> Supervised:
     """Think, and take the gradients of the mean loss on the way; equal to those of plain back-propagation.
 
@@ -134,6 +136,7 @@ def train(
             their graphs at once on CPUs, else all rows; ``rows_at_once`` says otherwise.
         schedule: the step index of each step.
         noise: what draws the Langevin noise.
+        nudge: as for ``descend``.
     """
     step_size = alpha.detach().requires_grad_(alpha.requires_grad)
     x, *weights = landscape.roots() or [start]
@@ -141,7 +144,7 @@ def train(
     landscape, every = landscape.on(leaf), recipe.loss == "every"
     sums = _Sums((leaf, *weights, *geometry.weights(), step_size))
     size = recipe.rows_at_once or rows_together(len(start), start.shape[1:-1].numel() * x.shape[-1], start.device.type)
-    batch = _Batch(landscape, geometry, update, target, step_size, recipe, schedule, noise, sums)
+    batch = _Batch(landscape, geometry, update, target, step_size, recipe, schedule, noise, nudge, sums)
     groups = [_Rows(batch, slice(first, first + size)).run(start) for first in range(0, len(start), size)]
     count = max(1, sum(group.count for group in groups))
     losses = torch.stack([torch.stack(group.losses) for group in groups]).sum(0) / count
@@ -181,6 +184,7 @@ class _Batch:
     recipe: Recipe
     schedule: tuple[int, ...]
     noise: Draws | None
+    nudge: Nudge | None
     sums: _Sums
 
     @property
@@ -292,6 +296,7 @@ class _Rows:
             schedule=schedule,
             first=index,
             final_energy=False,
+            nudge=batch.nudge,
         )
         if note:
             self.energies.append(thought.energies)

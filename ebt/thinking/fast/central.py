@@ -1,0 +1,126 @@
+"""Gradients of gradients by central differences: two ordinary passes at nudged candidates, first derivatives only.
+
+Training needs ``d <lambda, dE/de> / d theta`` for a constant ``lambda``, the slope of the loss with respect to the gradient.
+That is a directional derivative of the energy: with ``d = h lambda / |lambda|`` and ``h = nudge |e|``, for each prediction,
+
+    |lambda| / (2 h) * d [E(e + d) - E(e - d)] / d theta + O(h^2)
+
+The same passes give ``H lambda``, the slope with respect to the candidate. It is the centred nudge of equilibrium propagation
+(Scellier and Bengio 2017; Laborieux et al. 2021). Energies need one derivative only, so that fused attention,
+``torch.compile``, sharded weights and checkpoints serve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebt.thinking.geometry import Geometry
+from ebt.thinking.noise import precise
+
+SIZES = {torch.float64: 1e-4, torch.float32: 5e-3, torch.bfloat16: 7e-2, torch.float16: 3e-2}
+"""The nudge of a precision, as a share of the candidate's norm: half the sum of the error of differences and of rounding."""
+LEAST = 1e-3
+"""Norm of a candidate, per number, below which nudges do not shrink any further."""
+
+
+@dataclass(frozen=True)
+class Nudge:
+    """How far candidates are nudged."""
+
+    size: float
+    """As a share of a candidate's norm."""
+    prediction_dims: int
+    """Leading dimensions of a view that index predictions; what lies behind them is nudged together."""
+
+    @classmethod
+    def of(cls, way: str, size: float | None, geometry: Geometry, start: Tensor) -> Nudge | None:
+        """That of a recipe, or None for exact gradients of gradients.
+
+        Args:
+            way: ``exact``, ``central`` or ``auto``, which is exact on CPUs.
+            size: what suits the precision, by default.
+            geometry: whose weights tell the precision of what the network sees.
+            start: a state.
+
+        Raises:
+            ValueError: a size that rounding would swallow.
+        """
+        device = start.device.type
+        if way == "exact" or (way == "auto" and device == "cpu"):
+            return None
+        seen = (geometry.weights() or [start])[0]
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else seen.dtype
+        least = torch.finfo(dtype).eps ** 0.7
+        if size is not None and size < least:
+            raise ValueError(
+                f"nudge is {size}, which {dtype} rounds away: give at least {least:.2g}, or null for {SIZES[dtype]}"
+            )
+        return cls(SIZES[dtype] if size is None else size, geometry.prediction_dims)
+
+    def gradient(self, energy: Any, told: int, view: Tensor, energies: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of an energy, which back-propagates by central differences.
+
+        Args:
+            energy: takes a view and a step index.
+            told: the step index.
+            view: what the network sees of candidates (N, *P, D), with the graph of the states.
+            energies: at ``view``, with their graph, in which the tensors that learn are found.
+            gradient: ``dE/dview``, constant.
+        """
+        learning = leaves(energies, without=view)
+        found: Tensor = _Central.apply(view, gradient, energy, told, self, *learning)
+        return found
+
+
+def leaves(output: Tensor, without: Tensor) -> list[Tensor]:
+    """The leaves that a tensor depends on and that learn, in the order of a walk through its graph."""
+    found: dict[int, Tensor] = {}
+    stop = without.grad_fn
+    seen, stack = {stop}, [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and variable is not without:
+            found[id(variable)] = variable
+        stack += [next_node for next_node, _ in node.next_functions]
+    return list(found.values())
+
+
+class _Central(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, view: Tensor, gradient: Tensor, energy: Any, told: int, nudge: Nudge, *learning: Tensor) -> Tensor:
+        ctx.energy, ctx.told, ctx.nudge, ctx.learning = energy, told, nudge, learning
+        ctx.save_for_backward(view)
+        return gradient.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        (view,) = ctx.saved_tensors
+        dims = ctx.nudge.prediction_dims
+        size, length, numbers = _norm(slope, dims), _norm(view, dims), view.shape[dims:].numel()
+        h = ctx.nudge.size * length.clamp(min=LEAST * numbers**0.5)
+        step = _behind(h / size.clamp(min=torch.finfo(size.dtype).tiny), view) * precise(slope)
+        with torch.enable_grad():
+            leaf = view.detach().requires_grad_()
+            ends = [precise(ctx.energy(leaf + sign * step.to(view.dtype), ctx.told)) for sign in (1, -1)]
+            difference = ((ends[0] - ends[1]) * _behind(size / (2 * h), ends[0])).sum()
+            gradients = torch.autograd.grad(difference, (leaf, *ctx.learning), retain_graph=True, allow_unused=True)
+        return gradients[0], None, None, None, None, *gradients[1:]
+
+
+def _norm(tensor: Tensor, dims: int) -> Tensor:
+    """Of all numbers of a prediction, (N, *predictions)."""
+    return torch.linalg.vector_norm(precise(tensor).flatten(dims), dim=-1)
+
+
+def _behind(value: Tensor, like: Tensor) -> Tensor:
+    """One number a prediction, broadcastable to all that belongs to it."""
+    return value.reshape(*value.shape, *[1] * (like.dim() - value.dim()))
