@@ -20,6 +20,7 @@ from ebt.thinking import (
     FreeVector,
     Geometry,
     Gradient,
+    Gradients,
     Mirror,
     Momentum,
     Places,
@@ -160,7 +161,6 @@ class Thinking:
 
 
 @torch.compiler.disable  # gradients inside, and gradients of them
-@torch.no_grad()
 def think(
     energy: Energy,
     geometry: Geometry,
@@ -174,6 +174,7 @@ def think(
     generator: torch.Generator | None = None,
     keep_path: bool = True,
     final_energy: bool = True,
+    gradients: Gradients = "none",
     backend: str = "auto",
 ) -> Thought:
     """Think about B contexts with M candidates each, and keep the winners.
@@ -190,6 +191,7 @@ def think(
         generator: draws starts and noise instead, each row its own.
         keep_path: as for ``descend``.
         final_energy: as for ``descend``; several candidates need it.
+        gradients: as for ``descend``.
         backend: as for ``descend``.
 
     Returns:
@@ -220,6 +222,7 @@ def think(
         generator=draws if generator is None else generator,
         final_energy=final_energy or count > 1,
         keep_path=keep_path or how.rule == "mean",
+        gradients=gradients,
         backend=backend,
     )
     return choose(thought, count, how.rule) if thought.final_energy else replace(thought, candidates=thought)

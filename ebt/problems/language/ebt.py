@@ -11,13 +11,13 @@ from transformers import Cache, DynamicCache, GenerationConfig
 from transformers.modeling_outputs import ModelOutput
 
 from ebt.errors import InputError
-from ebt.models.base import ThinkingModel
+from ebt.models.base import ThinkingModel, leave_inference_mode
 from ebt.models.configuration import THINKING
-from ebt.models.thinking import Thinking
+from ebt.models.thinking import Thinking, think
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
 from ebt.problems.language.base import LanguageModel, next_token_loss, positions_of, rescale
 from ebt.problems.language.configuration import EBTConfig
-from ebt.thinking import Geometry, Places, Simplex, StepSize, Thought, choose, descend, mean, supervise
+from ebt.thinking import Geometry, Simplex, StepSize, Thought, mean, supervise
 
 THINKING_OPTIONS = (*THINKING, "thinking", "generator")
 """Arguments of ``forward`` that ``generate()`` and ``generation_config`` take, too."""
@@ -117,17 +117,6 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         thinking: Thinking | None = None,
-        steps: int | None = None,
-        candidates: int | None = None,
-        rule: str | None = None,
-        noise: float | None = None,
-        step_size_scale: float | None = None,
-        clamp: float | None = None,
-        tolerance: float | None = None,
-        stop: str | None = None,
-        start_std: float | None = None,
-        seed: int | None = None,
-        mean_from: int | None = None,
         generator: torch.Generator | None = None,
         final_energy: bool = True,
         num_items_in_batch: Tensor | int | None = None,
@@ -135,7 +124,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
         differentiable: bool | None = None,
-        **others: Any,
+        **options: Any,
     ) -> EBTOutput | tuple[Any, ...]:
         """Think about the token after each position; in training mode with labels, the differentiable loss of the recipe.
 
@@ -150,20 +139,8 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 grows to as many contexts.
             use_cache: return ``past_key_values``.
             logits_to_keep: how many of the last positions to think about; 0 is all.
-            thinking: how to think, see ``think``; the arguments from ``steps`` to ``mean_from`` replace its fields.
-            steps: updates of each candidate.
-            candidates: thought about for each token.
-            rule: how they become one answer. With ``"mean"`` the logits are those of the mean of what all candidates thought
-                from step ``mean_from`` on (``ebt.thinking.mean``), and the energies those of the lowest.
-            noise: standard deviation of the Langevin noise.
-            step_size_scale: factor on the learned step size.
-            clamp: largest absolute entry of a direction.
-            tolerance: stops a prediction that changes by less in one step.
-            stop: another rule to stop by, by name (``ebt.models.thinking.STOPS``).
-            start_std: standard deviation of the starts.
-            seed: of starts and noise.
-            mean_from: see ``rule``.
-            generator: draws starts and noise instead.
+            thinking: how to think; the model's own by default.
+            generator: draws starts and noise instead of the seed.
             final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.
@@ -171,14 +148,16 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             output_hidden_states: return ``hidden_states``, for one more pass over the context.
             differentiable: logits, and a loss from them, carry full gradients through the thinking; by default in training
                 mode without labels. It costs the memory of all steps.
-            others: what other models take; refused unless it is None or False. ``position_ids`` may be those that follow from
-                the mask.
+            options: fields of ``Thinking`` for this call, such as ``steps=16, candidates=8``; with ``rule="mean"`` the energies
+                are those of the lowest. What other models take is refused unless it is None or False; ``position_ids`` may be
+                those that follow from the mask.
 
         Raises:
             InputError: an option that there is not or outside its range, or a mask that does not fit.
         """
-        cache = past_key_values
-        given = self.observed(input_ids, inputs_embeds, attention_mask, cache, others)
+        asked, cache = {name: options.pop(name, None) for name in THINKING}, past_key_values
+        options.pop("record", None)
+        given = self.observed(input_ids, inputs_embeds, attention_mask, cache, options)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         states = self.stream(given, attention_mask, cache) if wanted else None
         if self.training and labels is not None and not differentiable:
@@ -186,49 +165,31 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         else:
             if cache is None and use_cache:
                 cache = DynamicCache()
-            options = locals()
-            how = self.how(thinking, **{name: options[name] for name in THINKING})
+            how = self.how(thinking, **asked)
             learns = torch.is_grad_enabled() and (self.training if differentiable is None else differentiable)
-            context: dict[str, Any] = {
-                "attention_mask": attention_mask,
-                "cache": cache,
-                "predictions": (logits_to_keep if labels is None else 0) or None,
-            }
-            if learns:
-                thought = self._differentiable(given, how, generator, **context)
-            else:
-                context |= {"keep_path": False, "final_energy": final_energy}
-                thought = self.think(given, how, generator=generator, **context)
-            with torch.set_grad_enabled(learns):
+            if learns and how.stops() is not None:
+                raise InputError("tolerance and stop serve inference only: set differentiable=False, or think without them")
+            context = (given, attention_mask, cache, (logits_to_keep if labels is None else 0) or None)
+            with leave_inference_mode(), torch.set_grad_enabled(learns):
+                positions = self.positions(*context)  # before the cache takes the context in
+                thought = think(
+                    self.landscape(*context),
+                    self.geometry(),
+                    self.update(),
+                    self.step_size(),
+                    how,
+                    tuple(positions.shape),
+                    positions=positions,
+                    generator=generator,
+                    keep_path=False,
+                    final_energy=final_energy,
+                    gradients="full" if learns else "none",
+                )
                 logits = self.logits(thought, how)
                 loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
             output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
         output.hidden_states = states
         return output if return_dict is not False else output.to_tuple()
-
-    @torch.compiler.disable  # it differentiates twice
-    def _differentiable(self, given: Tensor, how: Thinking, generator: torch.Generator | None, **context: Any) -> Thought:
-        """What ``think`` does, with gradients through all steps."""
-        if how.stops() is not None:
-            raise InputError("tolerance and stop serve inference only: set differentiable=False, or think without them")
-        geometry, (rows, *rest) = self.geometry(), self.parts(given, **context)
-        draws = Places(how.seed, how.candidates, self.positions(given, **context))
-        noise = torch.full((how.candidates, rows), float(how.noise), device=given.device)
-        noise[0] = 0
-        start = geometry.start((how.candidates * rows, *rest), how.start_std, draws.at(-1) if generator is None else generator)
-        thought = descend(
-            self.landscape(given, **context),
-            start,
-            steps=how.steps,
-            step_size=self.step_size() * how.step_size_scale,
-            geometry=geometry,
-            update=self.update(),
-            noise=noise.flatten(),
-            clamp=how.clamp,
-            gradients="full",
-            generator=draws if generator is None else generator,
-        )
-        return choose(thought, how.candidates, how.rule)
 
     def _train(
         self,
@@ -270,40 +231,28 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         if not generation_config.return_dict_in_generate:
             model_kwargs.pop("record", None)
-        for name in THINKING_OPTIONS:
-            if getattr(generation_config, name, None) is not None:
-                model_kwargs.setdefault(name, getattr(generation_config, name))
-        return generation_config, model_kwargs
+        options = {name: getattr(generation_config, name, None) for name in THINKING_OPTIONS}
+        given = {name: value for name, value in options.items() if value is not None}
+        return generation_config, {**given, **model_kwargs, "final_energy": "record" in model_kwargs}
 
     def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
         """An assistant thinks as its own configuration says, if it thinks at all."""
-        own = {name: value for name, value in model_kwargs.items() if name not in ("record", *THINKING_OPTIONS)}
-        return super()._get_candidate_generator(*args, model_kwargs=own, **kwargs)
+        return super()._get_candidate_generator(*args, model_kwargs=_of_any_model(model_kwargs), **kwargs)
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
-        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name != "record"})
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Any = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        record: Any = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """What ``forward`` gets; the record of energies stays outside, and without one nobody sees the last energies."""
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, next_sequence_length, past_key_values, attention_mask, inputs_embeds, **kwargs
-        )
-        return inputs | {"final_energy": record is not None}
+        super()._validate_model_kwargs(_of_any_model(model_kwargs))
 
     def _update_model_kwargs_for_generation(
         self, outputs: EBTOutput, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1
     ) -> dict[str, Any]:
         """Called once per round of generation: note the energies of its new tokens, which it thought about first to last."""
-        record = model_kwargs.get("record")
-        if record is not None and outputs.energies is not None and outputs.steps is not None:
-            record += [(outputs.energies[..., i], outputs.steps[..., i]) for i in range(num_new_tokens)]
+        if "record" in model_kwargs and outputs.energies is not None and outputs.steps is not None:
+            rounds = range(num_new_tokens)
+            model_kwargs["record"] += [(outputs.energies[..., i], outputs.steps[..., i]) for i in rounds]
         return super()._update_model_kwargs_for_generation(outputs, model_kwargs, is_encoder_decoder, num_new_tokens)
+
+
+def _of_any_model(model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a model that does not think takes, too."""
+    own = ("record", "final_energy", *THINKING_OPTIONS)
+    return {name: value for name, value in model_kwargs.items() if name not in own}
