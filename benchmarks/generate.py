@@ -45,7 +45,7 @@ from race import options, write
 from train import PUBLISHED, SMALL, Row
 
 from ebt.cli.terminal import plain_table, print_table
-from ebt.problems.language.cache import GrowingCache
+from ebt.problems.language.base import GrowingCache
 from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM

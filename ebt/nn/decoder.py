@@ -73,9 +73,12 @@ class CausalTransformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Hidden states (B, S, D) of embeddings (B, S, D); ``mask`` (B, K) is 0 at padding, ``cache`` holds earlier tokens."""
+        return self.norm(self.stream(x, mask, cache)[-1])
+
+    def stream(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> list[Tensor]:
+        """What comes out of each block, for the arguments of ``forward``."""
         positions = Positions.of(x.shape[1], cache.get_seq_length() if cache is not None else 0, mask, x.device)
-        hidden, _, _ = observe(self.blocks, self.config, x, positions, cache)[-1]
-        return self.norm(hidden)
+        return [hidden for hidden, _, _ in observe(self.blocks, self.config, x, positions, cache)]
 
 
 Layer = tuple[Tensor, Tensor, Tensor]
@@ -139,6 +142,8 @@ class Context:
     """(D,), of the adaptive norms."""
     horizon: int | None = None
     """How many positions the first prediction sees, if each next one sees one more; None where there is padding."""
+    stream: tuple[Tensor, ...] = ()
+    """The observed stream after each block (B, S, D), where rows were not chosen since."""
 
     def tensors(self) -> list[Tensor]:
         """Everything in it that may learn."""
@@ -230,7 +235,8 @@ class EBTDecoder(EnergyNetwork):
             stream = x if self.config.anchor == "token" else F.rms_norm(layers[-1][0], x.shape[-1:], eps=self.config.norm_eps)
             anchor = stream[:, -predictions:]
         visible, horizon = positions.last(predictions, observed=layers[0][1].shape[2])
-        return Context([(k, v) for _, k, v in layers], visible, rotary, anchor, condition, horizon)
+        seen, hidden = [(k, v) for _, k, v in layers], tuple(layer[0] for layer in layers)
+        return Context(seen, visible, rotary, anchor, condition, horizon, hidden)
 
     def own_step(self, step: int) -> int:
         """Which of the contexts serves a step."""
@@ -285,6 +291,10 @@ class DecoderLandscape(Landscape):
     contexts: dict[int, Context]
     """Those that have been computed."""
     places: Places | None = None
+
+    def stream(self) -> tuple[Tensor, ...]:
+        """The embeddings, and the observed stream after each block, (B, S, D) each."""
+        return self.x, *self._context(0).stream
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
         return self.network.energy(candidate, self._context(step), step, self.places, self.blind)

@@ -3,19 +3,68 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, MaxLengthCriteria
+from transformers.cache_utils import DynamicLayer
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
-from ebt.nn.decoder import KeyValueCache, Positions, observe
-from ebt.problems.language.cache import GrowingCache
+from ebt.nn.decoder import KeyValueCache, Positions
 from ebt.thinking import IGNORED
+
+
+class GrowingCache(DynamicCache):
+    """``transformers``' own growing cache, with room behind its tokens, so that a new token does not copy all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_class_to_replicate = _GrowingLayer
+
+
+class _GrowingLayer(DynamicLayer):
+    """Keys and values (B, H, K, d) are the beginnings of longer tensors."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (B, H, S, d) and return all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.rooms = [self.keys, self.values]
+        if torch.is_grad_enabled() and key_states.requires_grad:  # a graph may need the tensors as they are
+            return super().update(key_states, value_states)
+        self.keys, self.values = (
+            self._append(i, *pair) for i, pair in enumerate(((self.keys, key_states), (self.values, value_states)))
+        )
+        return self.keys, self.values
+
+    def _append(self, which: int, old: Tensor, new: Tensor) -> Tensor:
+        past = old.shape[-2] if old.dim() == 4 else 0
+        length, room = past + new.shape[-2], self.rooms[which]
+        fits = room.dim() == 4 and length <= room.shape[-2] and room.shape[0] == len(new)
+        writable = torch.is_inference_mode_enabled() or not room.is_inference()
+        if not (fits and writable and old.data_ptr() == room.data_ptr()):  # no room, or reordered, or selected since
+            room = new.new_empty(*new.shape[:2], length + max(64, length // 4), new.shape[-1])
+            if past:
+                room[:, :, :past] = old
+            self.rooms[which] = room
+        room[:, :, past:length] = new
+        return room[:, :, :length]
+
+
+def _refused(message: str) -> Callable[..., Any]:
+    """A method of other models that raises ``InputError``."""
+
+    def refuse(self: LanguageModel, *args: Any, **kwargs: Any) -> Any:
+        raise InputError(message)
+
+    return refuse
 
 
 class LanguageModel(HubModel, GenerationMixin):
@@ -43,8 +92,21 @@ class LanguageModel(HubModel, GenerationMixin):
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or (input_ids is not None and inputs_embeds is not None):
             raise InputError("forward() takes either input_ids or inputs_embeds: give one of them")
-        check_context(given, mask, cache)
-        check_positions(others.pop("position_ids", None), given, mask, cache)
+        if getattr(cache, "is_compileable", False):
+            raise InputError("a static cache has slots for tokens yet to come: use a DynamicCache (the default of generate())")
+        rows, length = given.shape[0], given.shape[1] + cached(cache)
+        if mask is not None and tuple(mask.shape) != (rows, length):
+            raise InputError(
+                f"attention_mask has the shape {tuple(mask.shape)}, the tokens with those in the cache have {(rows, length)}: "
+                "give a 0 or 1 for each of them"
+            )
+        if (positions := others.pop("position_ids", None)) is not None:
+            counted = torch.ones(rows, length, device=given.device) if mask is None else mask
+            wrong = positions.shape[-1] != given.shape[1] or positions != positions_of(given, mask, cache)
+            if (wrong & counted[:, -given.shape[1] :].bool()).any():
+                raise InputError(
+                    "position_ids other than those that follow from attention_mask and cache are not served: leave it out"
+                )
         if asked := [name for name, value in others.items() if value is not None and value is not False]:
             raise InputError(f"forward() does not serve {', '.join(asked)}: leave it out")
         if torch.distributed.is_initialized():
@@ -56,19 +118,16 @@ class LanguageModel(HubModel, GenerationMixin):
         embedded: Tensor = given if given.is_floating_point() else self.embedding(given)
         return embedded
 
-    def stream(self, given: Tensor, mask: Tensor | None, cache: Any) -> tuple[Tensor, ...]:
-        """Hidden states (B, S, D): the embeddings, and the observed stream after each block; before the cache takes them in.
+    def wants_states(self, asked: bool | None) -> bool:
+        """Whether ``forward`` returns hidden states: the embeddings, and the observed stream after each block.
 
         Raises:
             InputError: each step has a context of its own.
         """
-        network: Any = self.network
-        if network.config.context_per_step:
-            raise InputError(f"output_hidden_states: with conditioning {network.config.conditioning!r} each step has its own")
-        x = self.embed(given) * getattr(network, "scale", 1.0)
-        positions = Positions.of(x.shape[1], cached(cache), mask, x.device)
-        layers = observe(network.blocks, network.config, x, positions, None if cache is None else _Behind(cache))
-        return x, *(hidden for hidden, _, _ in layers)
+        wanted, network = self.config.output_hidden_states if asked is None else asked, self.config.network()
+        if wanted and network.context_per_step:
+            raise InputError(f"output_hidden_states: with conditioning {network.conditioning!r} each step has its own")
+        return bool(wanted)
 
     def prepare_inputs_for_generation(
         self,
@@ -96,22 +155,13 @@ class LanguageModel(HubModel, GenerationMixin):
                 f"inputs_embeds and prefill_chunk_size serve up to the context of {limit} tokens: shorten the prompt, or give "
                 "input_ids at once"
             )
-        return dict(
-            super().prepare_inputs_for_generation(
-                input_ids,
-                next_sequence_length=next_sequence_length,
-                past_key_values=past_key_values,
-                attention_mask=attention_mask,
-                inputs_embeds=inputs_embeds,
-                **kwargs,
-            )
-        )
+        prepared = (input_ids, next_sequence_length, past_key_values, attention_mask, inputs_embeds)
+        return dict(super().prepare_inputs_for_generation(*prepared, **kwargs))
 
     def _validate_generated_length(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> None:
         """Warn that the context will not hold all tokens."""
         super()._validate_generated_length(generation_config, *args, **kwargs)
-        limit = self.config.context_length
-        if generation_config.max_length > limit:
+        if generation_config.max_length > (limit := self.config.context_length):
             warnings.warn(
                 f"The model was trained on contexts of {limit} tokens: beyond them it sees the last {limit} only, a sliding "
                 "window without a cache.",
@@ -148,51 +198,19 @@ class LanguageModel(HubModel, GenerationMixin):
         if not chosen and model_kwargs.get("past_key_values") is not None:
             model_kwargs["past_key_values"] = GrowingCache()
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> None:
-        """The vocabulary is fixed.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("the vocabulary of this model is fixed: train one with the vocabulary you need")
-
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Activations cannot be computed twice where gradients are differentiated.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("gradient_checkpointing is not served: use a smaller batch with gradient_accumulation_steps")
-
-    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        """A paged cache has other masks.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("continuous batching and cache_implementation='paged' are not served: give generate() a batch")
+    resize_token_embeddings = _refused("the vocabulary of this model is fixed: train one with the vocabulary you need")
+    gradient_checkpointing_enable = _refused(
+        "gradient_checkpointing is not served: use a smaller batch with gradient_accumulation_steps"
+    )
+    init_continuous_batching = _refused(
+        "continuous batching and cache_implementation='paged' are not served: give generate() a batch"
+    )
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         """Contexts use PyTorch's fused attention wherever it may; nothing is to choose."""
         if attn_implementation not in (None, "eager", "sdpa"):
             raise InputError(f"attn_implementation {attn_implementation!r} is not served: leave it out, or give sdpa")
         return attn_implementation or "sdpa"
-
-
-@dataclass
-class _Behind:
-    """Keys and values behind those of a cache, which stays as it is."""
-
-    cache: Any
-
-    def get_seq_length(self, layer_idx: int = 0, /) -> int:
-        return cached(self.cache)
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, /) -> tuple[Tensor, Tensor]:
-        if not cached(self.cache):
-            return key_states, value_states
-        layer = self.cache.layers[layer_idx]
-        return torch.cat((layer.keys, key_states), -2), torch.cat((layer.values, value_states), -2)
 
 
 def cached(cache: KeyValueCache | None) -> int:
@@ -202,32 +220,7 @@ def cached(cache: KeyValueCache | None) -> int:
 
 def positions_of(given: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
     """Positions (B, S) of observed tokens, padding not counted; before the cache takes them in."""
-    rows, length, past = *given.shape[:2], cached(cache)
-    if mask is not None:
-        return (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
-    return torch.arange(past, past + length, device=given.device).expand(rows, -1)
-
-
-def check_positions(positions: Tensor | None, given: Tensor, mask: Tensor | None, cache: Any) -> None:
-    """Raises InputError unless positions are those that follow from mask and cache."""
-    if positions is None:
-        return
-    counted = torch.ones_like(given[..., 0] if given.dim() > 2 else given) if mask is None else mask[:, -given.shape[1] :]
-    expected = positions_of(given, mask, cache)
-    if positions.shape[-1] != given.shape[1] or ((positions != expected) & counted.bool()).any():
-        raise InputError("position_ids other than those that follow from attention_mask and cache are not served: leave it out")
-
-
-def check_context(given: Tensor, mask: Tensor | None, cache: Any) -> None:
-    """Raises InputError unless the attention mask covers cached and new tokens, and the cache grows with them."""
-    if getattr(cache, "is_compileable", False):
-        raise InputError("a static cache has slots for tokens yet to come: use a DynamicCache (the default of generate())")
-    rows, length = given.shape[0], given.shape[1] + cached(cache)
-    if mask is not None and tuple(mask.shape) != (rows, length):
-        raise InputError(
-            f"attention_mask has the shape {tuple(mask.shape)}, the tokens with those in the cache have {(rows, length)}: "
-            "give a 0 or 1 for each of them"
-        )
+    return Positions.of(given.shape[1], cached(cache), mask, given.device).index.expand(len(given), -1)
 
 
 def check_whole(model: nn.Module) -> None:

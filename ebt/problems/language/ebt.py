@@ -36,7 +36,8 @@ class EBTOutput(ModelOutput):
     """(B, S) steps really taken."""
     past_key_values: Any = None
     hidden_states: tuple[Tensor, ...] | None = None
-    """On request: the embeddings, and the observed stream after each block, (B, S, D) each; no candidate is in them."""
+    """On request: the embeddings, and the observed stream after each block, (B, S, D) each, without any candidate; constants
+    as the logits are."""
 
 
 class EBTForCausalLM(LanguageModel, ThinkingModel):
@@ -145,7 +146,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
             return_dict: False returns a tuple.
             inputs_embeds: embeddings (B, S, D) in the place of ``input_ids``.
-            output_hidden_states: return ``hidden_states``, for one more pass over the context.
+            output_hidden_states: return ``hidden_states``.
             differentiable: logits, and a loss from them, carry full gradients through the thinking; by default in training
                 mode without labels. It costs the memory of all steps.
             options: fields of ``Thinking`` for this call, such as ``steps=16, candidates=8``; with ``rule="mean"`` the energies
@@ -158,10 +159,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         asked, cache = {name: options.pop(name, None) for name in THINKING}, past_key_values
         options.pop("record", None)
         given = self.observed(input_ids, inputs_embeds, attention_mask, cache, options)
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        states = self.stream(given, attention_mask, cache) if wanted else None
+        wanted = self.wants_states(output_hidden_states)
         if self.training and labels is not None and not differentiable:
             output = self._train(given, attention_mask, labels, num_items_in_batch, generator)
+            states = self.landscape(given, attention_mask).stream() if wanted else None
         else:
             if cache is None and use_cache:
                 cache = DynamicCache()
@@ -172,8 +173,9 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             context = (given, attention_mask, cache, (logits_to_keep if labels is None else 0) or None)
             with leave_inference_mode(), torch.set_grad_enabled(learns):
                 positions = self.positions(*context)  # before the cache takes the context in
+                landscape = self.landscape(*context)
                 thought = think(
-                    self.landscape(*context),
+                    landscape,
                     self.geometry(),
                     self.update(),
                     self.step_size(),
@@ -187,6 +189,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 )
                 logits = self.logits(thought, how)
                 loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
+                states = landscape.stream() if wanted else None
             output = EBTOutput(loss, logits, thought.energies, thought.steps, cache)
         output.hidden_states = states
         return output if return_dict is not False else output.to_tuple()

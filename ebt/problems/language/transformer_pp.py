@@ -53,9 +53,10 @@ class TransformerPPForCausalLM(LanguageModel):
         given = self.observed(input_ids, inputs_embeds, attention_mask, cache, others)
         if cache is None and use_cache:
             cache = DynamicCache(config=self.config)
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        states = self.stream(given, attention_mask, cache) if wanted else None
-        hidden = self.network(self.embed(given), attention_mask, cache)
+        embedded = self.embed(given)
+        stream = self.network.stream(embedded, attention_mask, cache)
+        states = (embedded, *stream) if self.wants_states(output_hidden_states) else None
+        hidden = self.network.norm(stream[-1])
         logits = self.head(hidden if labels is not None else hidden[:, -logits_to_keep:])
         loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache, hidden_states=states)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from ebt.problems.language.cache import GrowingCache
+from ebt.problems.language.base import GrowingCache
 
 CHANGES: dict[str, Callable[[Cache], object]] = {
     "nothing": lambda cache: None,
