@@ -12,8 +12,9 @@ from small_models import language_ebt, sudoku_ebt
 from ebt import evaluate
 from ebt.cli.main import main
 from ebt.problems.folder import save_folder
-from ebt.problems.language.problem import held_out_text
+from ebt.problems.language.problem import PROBLEM
 from ebt.problems.language.tokenizers import byte_tokenizer
+from ebt.problems.registry import Request
 from ebt.problems.sudoku.boards import write_csv
 from ebt.problems.sudoku.generator import generate
 
@@ -30,9 +31,9 @@ def test_language(tmp_path: Path) -> None:
     assert main(["think", "--checkpoint", folder, "--data", str(text), *options, "--out", str(tmp_path / "think")]) == 0
     (curve,) = json.loads((tmp_path / "think" / "thinking.json").read_text())["curves"].values()
     (thought,) = (point["nats"] for point in curve["points"] if (point["steps"], point["candidates"]) == (3, 2))
-    batches = held_out_text(folder, language_ebt().config.context_length, str(text), "test", 100_000, 7).data
     total = count = 0.0
     model = language_ebt(**THINKING)
+    batches = PROBLEM.held_out(Request(folder, {folder: model}, str(text), limit=100_000, batch_size=7)).data
     for batch in batches:
         logits, scored = model(batch["input_ids"]).logits, batch["targets"] >= 0
         nats = -logits.log_softmax(-1).gather(-1, batch["targets"].clamp(min=0).unsqueeze(-1)).squeeze(-1)

@@ -20,10 +20,12 @@ import fsspec  # type: ignore[import-untyped]
 
 from ebt.errors import InputError
 from ebt.problems.language.python_docs import documentation_texts
-from ebt.problems.skipped import OnError, Skipped
 
 PYTHON_DOCS = "python-docs"
+OnError = Literal["skip", "refuse"]
 SPLITS = ("train", "validation", "test")
+NAMED = 3
+"""So many bad parts are named in the warning."""
 BLOCK_SIZE = 4096  # characters: a single text file is cut into documents of about this size
 Message = Mapping[str, Any]
 Reader = Callable[[], Iterable["Document | InputError"]]
@@ -91,9 +93,9 @@ class Fields:
 class Documents:
     """A source that can be read again and again: each iteration reads it anew and leaves out blank documents.
 
-    `read` gives documents, and errors in place of bad parts, which are skipped with one warning or refused (`Skipped`).
+    `read` gives documents, and errors in place of bad parts: these are skipped with one warning, or the first is raised.
 
-    Raises (while iterating):
+    Raises (while iterating, but for `on_error`):
         InputError: the source holds no document at all, or a bad part that is refused.
     """
 
@@ -101,22 +103,29 @@ class Documents:
     read: Reader
     on_error: OnError = "skip"
 
+    def __post_init__(self) -> None:
+        if self.on_error not in ("skip", "refuse"):
+            raise InputError(f"on_error={self.on_error!r} is unknown: give 'skip' or 'refuse'.")
+
     def __iter__(self) -> Iterator[Document]:
-        skipped, empty = Skipped(self.name, self.on_error), True
+        bad, named, empty = 0, "", True
         try:
             for document in self.read():
-                if isinstance(document, InputError):
-                    skipped.add(document)
-                elif document.text.strip():
-                    empty = False
-                    yield document
+                if isinstance(document, Document):
+                    if document.text.strip():
+                        empty = False
+                        yield document
+                elif self.on_error == "refuse":
+                    raise document
+                else:
+                    bad += 1
+                    named += f" {document}" if bad <= NAMED else " ..." if bad == NAMED + 1 else ""
         finally:
-            if not empty:
-                skipped.warn()
+            if bad and not empty:
+                told = f"{self.name}: {bad} bad part(s) skipped; on_error=refuse stops at the first:{named}"
+                warnings.warn(told, stacklevel=2)
         if empty:
-            raise InputError(
-                f"{self.name} is empty: it holds no text. {skipped or 'Give a source with at least one document.'}"
-            )
+            raise InputError(f"{self.name} is empty: it holds no text.{named or ' Give a source with at least one document.'}")
 
 
 def open_source(
@@ -145,8 +154,7 @@ def open_source(
     Raises:
         InputError: the source does not exist, cannot be read, or lacks a field.
     """
-    fields = fields or Fields()
-    readers = _readers(source, fields, streaming)
+    readers = _readers(source, fields or Fields(), streaming)
     names = {split: f"{source} ({split})" if len(readers) > 1 else source for split in readers}
     return {split: Documents(names[split], read, on_error) for split, read in readers.items()}
 
@@ -157,14 +165,12 @@ def cut_blocks(text: str, size: int = BLOCK_SIZE) -> list[str]:
     A block ends at the first blank line past `size` characters, or at the first line end, or amid a line, past `2 * size`.
     """
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
-    blocks, block, length = [], list[str](), 0
+    blocks = [""]
     for piece in (line[start : start + 2 * size] for line in lines for start in range(0, len(line), 2 * size)):
-        block.append(piece)
-        length += len(piece)
-        if length >= 2 * size or (length >= size and not piece.strip()):
-            blocks.append("".join(block))
-            block, length = [], 0
-    return [*blocks, "".join(block)] if block else blocks
+        blocks[-1] += piece
+        if len(blocks[-1]) >= 2 * size or (len(blocks[-1]) >= size and not piece.strip()):
+            blocks.append("")
+    return blocks if blocks[-1] else blocks[:-1]
 
 
 def check_fractions(fractions: Sequence[float]) -> None:

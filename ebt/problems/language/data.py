@@ -21,6 +21,7 @@ from ebt.problems.language.corpora import (
     Document,
     Documents,
     Fields,
+    OnError,
     check_fractions,
     documents_sha256,
     drawn_documents,
@@ -29,7 +30,6 @@ from ebt.problems.language.corpora import (
 )
 from ebt.problems.language.packing import IGNORED, Example, PackedTokens, PromptedExamples, StreamedExamples
 from ebt.problems.language.tokenizers import encode, load_tokenizer, render_chat, vocabulary_size
-from ebt.problems.skipped import OnError, Skipped
 from ebt.training.sampling import ResumableData, ResumableLoader, drawn
 
 
@@ -92,7 +92,7 @@ class TextDataModule(ResumableData):
         self.save_hyperparameters(logger=False)
         self.evaluation_batch_size = batch_size if evaluation_batch_size is None else evaluation_batch_size
         self.source, self.own_sources = source, {"validation": validation_source, "test": test_source}
-        self.text_field, self.prompt_field, self.on_error = text_field, prompt_field, Skipped(source, on_error).on_error
+        self.text_field, self.prompt_field, self.on_error = text_field, prompt_field, on_error
         self.tokenizer_spec, self.context_length, self.batch_size = tokenizer, context_length, batch_size
         self.seed, self.fractions, self.streaming, self.num_workers = seed, tuple(fractions), streaming, num_workers
         self.split_seed, self.train_examples = seed if split_seed is None else split_seed, train_examples
@@ -104,6 +104,7 @@ class TextDataModule(ResumableData):
         if train_examples is not None and (train_examples < 1 or streaming):
             raise InputError(f"train_examples={train_examples}: give at least 1, and no streaming, which cannot draw contexts.")
         check_fractions(fractions)
+        Documents(source, tuple, on_error)  # whether there is such a policy
         self._datasets: dict[str, PackedTokens | PromptedExamples | StreamedExamples] = {}
         self._documents: dict[str, int] = {}
         self._sha256: str | None = None

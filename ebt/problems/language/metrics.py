@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebt.evaluation.measure import Scorer, Tally, measure
-from ebt.evaluation.results import Curve, Measure, Point, Progress
+from ebt.evaluation.results import Curve, Measure, Point
 from ebt.evaluation.statistics import auroc
 from ebt.models.exploration import Explored
-from ebt.models.thinking import Thinking
 from ebt.thinking import IGNORED, Simplex, Thought
 
 MEASURE = Measure("nats", "cross entropy (nats per token)", "token")
@@ -41,30 +40,24 @@ ENTRIES = 2**26
 
 
 def language_curve(
-    model: Any,
-    batches: Iterable[Mapping[str, Tensor]],
-    steps: Sequence[int],
-    candidates: Sequence[int] = (1,),
-    thinking: Thinking | None = None,
-    progress: Progress | None = None,
-    **options: Any,
+    model: Any, batches: Iterable[Mapping[str, Tensor]], steps: Sequence[int], candidates: Sequence[int] = (1,), **options: Any
 ) -> Curve[LanguagePoint]:
     """Quality of next-token predictions for every number of steps and candidates.
+
+    With ``rule="mean"`` nobody wins: the answer is the mean of what all candidates thought from step ``mean_from`` on, and the
+    energies are those of the lowest.
 
     Args:
         model: an ``EBTForCausalLM``, or its feed-forward twin, which gives a single point.
         batches: dicts of ``input_ids`` (B, S) and ``targets`` (B, S), the next tokens, -100 where none is scored.
         steps: numbers of steps to measure.
         candidates: numbers of candidates to measure.
-        thinking: see ``ebt.evaluation.measure.measure``. With ``rule="mean"`` nobody wins, and the answer is the mean of what
-            all candidates thought from step ``mean_from`` on; the energies are those of the lowest.
-        progress: see ``ebt.evaluation.measure.measure``.
-        **options: fields of ``Thinking``.
+        **options: as ``ebt.evaluation.measure.measure`` has them.
 
     Raises:
         InputError: numbers below 1, or batches without a scored token.
     """
-    return measure(model, _Tokens(), batches, steps, candidates, thinking, progress, **options)
+    return measure(model, _Tokens(), batches, steps, candidates, **options)
 
 
 class _Tokens(Scorer[LanguagePoint]):

@@ -37,11 +37,11 @@ def make_example(tokens: Sequence[int] | npt.NDArray[Any], context_length: int, 
     Returns:
         `input_ids` (S,) and `targets` (S,), int64; targets of prompt and padding are -100.
     """
-    window, example = torch.from_numpy(np.asarray(tokens, dtype=np.int64)), torch.full((2, context_length), IGNORED)
-    example[0] = pad
-    example[0, : len(window) - 1] = window[:-1]
-    example[1, max(prompt - 1, 0) : len(window) - 1] = window[max(prompt, 1) :]
-    return {"input_ids": example[0], "targets": example[1]}
+    window, inputs = torch.from_numpy(np.asarray(tokens, dtype=np.int64)), torch.full((context_length,), pad)
+    inputs[: len(window) - 1] = window[:-1]
+    targets = torch.full((context_length,), IGNORED)
+    targets[max(prompt - 1, 0) : len(window) - 1] = window[max(prompt, 1) :]
+    return {"input_ids": inputs, "targets": targets}
 
 
 def cut_prompted(prompt: list[int], answer: list[int], length: int, counts: Counter[str]) -> list[int]:
@@ -67,15 +67,15 @@ def warn_of_cuts(counts: Counter[str], context_length: int) -> None:
 
 
 class TokenWindows(Dataset[Example]):
-    """Examples that are windows of at most S + 1 tokens each."""
+    """Examples that are windows of at most S + 1 tokens each: the base of what is packed, and of prompts with answers."""
 
-    tokens: npt.NDArray[Any]
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
     prompts: npt.NDArray[np.int64]  # leading tokens of each window that are no targets
 
-    def __init__(self, context_length: int, separator: int) -> None:
+    def __init__(self, rows: Iterable[list[int]], context_length: int, separator: int, dtype: npt.DTypeLike) -> None:
         self.context_length, self.separator = context_length, separator
+        self.tokens = np.concatenate([np.empty(0, dtype), *(np.array(row, dtype) for row in rows)])
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -102,8 +102,7 @@ class PackedTokens(TokenWindows):
     def __init__(
         self, documents: Iterable[list[int]], context_length: int, separator: int, dtype: npt.DTypeLike = np.uint32
     ) -> None:
-        super().__init__(context_length, separator)
-        self.tokens = _joined(([*document, separator] for document in documents), dtype)
+        super().__init__(([*document, separator] for document in documents), context_length, separator, dtype)
         self.starts = np.arange(0, len(self.tokens) - 1, context_length)
         self.ends, self.prompts = self.starts + context_length + 1, np.zeros_like(self.starts)
 
@@ -113,7 +112,9 @@ class PromptedExamples(TokenWindows):
 
     Args:
         pairs: token ids of each prompt and its answer; `counts` says how many were "truncated" or "skipped".
-        context_length, separator, dtype: as for `PackedTokens`.
+        context_length: S.
+        separator: token id that follows each answer.
+        dtype: integer type that holds every id.
     """
 
     def __init__(
@@ -123,12 +124,11 @@ class PromptedExamples(TokenWindows):
         separator: int,
         dtype: npt.DTypeLike = np.uint32,
     ) -> None:
-        super().__init__(context_length, separator)
         self.counts = Counter[str]()
         cut = ((cut_prompted(prompt, [*rest, separator], context_length + 1, self.counts), prompt) for prompt, rest in pairs)
         rows = [(row, len(prompt)) for row, prompt in cut if row]
         warn_of_cuts(self.counts, context_length)
-        self.tokens = _joined((row for row, _ in rows), dtype)
+        super().__init__((row for row, _ in rows), context_length, separator, dtype)
         bounds = np.cumsum([0, *(len(row) for row, _ in rows)])
         self.starts, self.ends, self.prompts = bounds[:-1], bounds[1:], np.array([length for _, length in rows])
 
@@ -184,7 +184,3 @@ class StreamedExamples(IterableDataset[Example]):
         if len(buffer) > 1:
             yield make_example(buffer, length, separator)
         warn_of_cuts(counts, length)
-
-
-def _joined(rows: Iterable[list[int]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    return np.concatenate([np.empty(0, dtype), *(np.array(row, dtype) for row in rows)])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ebt.errors import InputError
@@ -41,16 +41,30 @@ class Language(Problem):
         return f"{point.nats:.4f} nats per token"
 
     def held_out(self, request: Request) -> HeldOut:
-        """Up to ``limit`` contexts (64), evenly spread over all there are."""
+        """Batches of up to ``limit`` contexts (64), evenly spread over all there are."""
         first, *others = request.models
         vocabulary = load_tokenizer_of(first).get_vocab()
         for name in others:
             if load_tokenizer_of(name).get_vocab() != vocabulary:
                 raise InputError(f"--baseline {name} has another tokenizer: nats per token are comparable for one only.")
-        context = min(model.config.context_length for model in request.models.values())
-        return held_out_text(
-            request.checkpoint, context, request.data, request.split, request.limit or 64, request.batch_size or 8
-        )
+        context, split = min(model.config.context_length for model in request.models.values()), request.split
+        settings = run_data(request.checkpoint, TextDataModule) or {}
+        common: dict[str, Any] = {"tokenizer": str(find_folder(first)), "context_length": context, "num_workers": 0}
+        if (source := request.data) is not None:
+            fields = {name: settings[name] for name in ("text_field", "prompt_field") if name in settings}
+            data = TextDataModule(source, test_source=source, fractions=(1.0, 0.0, 0.0), **fields, **common)
+            name, split = Path(source).name, "test"
+            note = f"All of {source} was read: held-out quality only if the model was trained on none of it."
+        elif settings:
+            data, note = TextDataModule(**{**settings, **common}), ""
+            name = f"{split} documents of {settings.get('source', 'the run')}"
+        else:
+            raise unknown_data(request.checkpoint)
+        loader: Any = data.test_dataloader() if split == "test" else data.val_dataloader()
+        if not loader:
+            raise InputError("The run has no validation documents: use --split test, or name the data with --data.")
+        rows = _spread(loader.dataset, request.limit or 64)
+        return HeldOut(name, len(rows), list(DataLoader(rows, batch_size=request.batch_size or 8)), note)
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
@@ -62,44 +76,8 @@ class Language(Problem):
 PROBLEM = Language()
 
 
-def held_out_text(checkpoint: str, context: int, source: str | None, split: str, limit: int, batch_size: int) -> HeldOut:
-    """Batches of up to ``limit`` contexts, evenly spread over all there are.
-
-    Args:
-        checkpoint: a run folder or model folder.
-        context: tokens.
-        source: text; what the run held out, by default.
-        split: validation or test.
-        limit: contexts in all.
-        batch_size: contexts at once.
-
-    Raises:
-        InputError: no source is known, or it cannot be read.
-    """
-    settings = run_data(checkpoint, TextDataModule) or {}
-    common: dict[str, Any] = {"tokenizer": str(find_folder(checkpoint)), "context_length": context, "num_workers": 0}
-    note = ""
-    if source is not None:
-        fields = {name: settings[name] for name in ("text_field", "prompt_field") if name in settings}
-        data = TextDataModule(source, test_source=source, fractions=(1.0, 0.0, 0.0), **fields, **common)
-        name, split = Path(source).name, "test"
-        note = f"All of {source} was read: held-out quality only if the model was trained on none of it."
-    elif settings:
-        data = TextDataModule(**{**settings, **common})
-        name = f"{split} documents of {settings.get('source', 'the run')}"
-    else:
-        raise unknown_data(checkpoint)
-    loader: Any = data.test_dataloader() if split == "test" else data.val_dataloader()
-    if not loader:
-        raise InputError("The run has no validation documents: use --split test, or name the data with --data.")
-    batches = _batches(loader.dataset, limit, batch_size)
-    return HeldOut(name, sum(len(batch["input_ids"]) for batch in batches), batches, note)
-
-
-def _batches(dataset: Any, limit: int, batch_size: int) -> list[dict[str, Tensor]]:
+def _spread(dataset: Any, limit: int) -> Any:
+    """Up to ``limit`` examples, evenly spread over all there are; of a stream the first."""
     if isinstance(dataset, IterableDataset):
-        rows = [row for row, _ in zip(dataset, range(limit), strict=False)]
-    else:
-        chosen = np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int).tolist()
-        rows = Subset(dataset, chosen)  # type: ignore[assignment]
-    return list(DataLoader(rows, batch_size=batch_size))  # type: ignore[arg-type]
+        return list(islice(dataset, limit))
+    return Subset(dataset, np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int).tolist())

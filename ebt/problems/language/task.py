@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from ebt.errors import InputError
@@ -13,11 +14,12 @@ from ebt.models.base import HubModel
 from ebt.problems.folder import load_folder
 from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
-from ebt.problems.language.samples import TextSamples
+from ebt.problems.language.tokenizers import encode
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.thinking import Recipe
 from ebt.training.model_task import ModelTask, Network
 from ebt.training.optimisation import Optimisation
+from ebt.training.sharding import gathered
 from ebt.training.task import OPTIMISATION, RECIPE, Batch
 
 
@@ -63,6 +65,52 @@ class LanguageNetwork(Network):
                 f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them one"
             )
         return model.train()
+
+
+class TextSamples(L.Callback):
+    """Let the model continue a prompt after a validation, into the logger and the terminal.
+
+    Args:
+        every: validations between samples; 0 for none.
+        prompt: the text to continue; empty: a new document.
+        tokens: how many to generate.
+    """
+
+    def __init__(self, every: int = 1, prompt: str = "", tokens: int = 60) -> None:
+        self.every, self.prompt, self.tokens = every, prompt, tokens
+        self.validations = 0
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        tokenizer = getattr(trainer.datamodule, "tokenizer", None)
+        if not self.every or tokenizer is None or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self.validations += 1
+        if (self.validations - 1) % self.every == 0:
+            with torch.no_grad(), gathered(pl_module):
+                text = self.sample(pl_module, tokenizer) if trainer.is_global_zero else ""
+            pl_module.print(f"  sample: {text!r}")  # in the first process alone, as loggers write
+            for logger in trainer.loggers:
+                if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
+                    logger.experiment.add_text("sample", text, trainer.global_step)
+
+    def sample(self, task: Any, tokenizer: Any) -> str:
+        """One continuation, drawn from a fixed seed."""
+        begin = [] if self.prompt else [tokenizer.eos_token_id]
+        ids = torch.tensor([[*begin, *encode(tokenizer, [self.prompt])[0]]], device=task.device)
+        with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            tokens = min(self.tokens, task.model.config.context_length - ids.shape[1])
+            output = task.model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=True, temperature=0.8, top_k=50,
+                pad_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
+            )  # fmt: skip
+        return str(tokenizer.decode(output[0], skip_special_tokens=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validations = state_dict["validations"]
 
 
 NETWORK = LanguageNetwork()
