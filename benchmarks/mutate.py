@@ -30,9 +30,9 @@ from transformers.utils import logging
 from ebt.errors import InputError
 from ebt.models.base import HubModel
 from ebt.models.configuration import FOREIGN
-from ebt.problems.auto import models
 from ebt.problems.folder import load_folder, load_tokenizer_of, save_folder
 from ebt.problems.language.tokenizers import byte_tokenizer
+from ebt.problems.registry import models
 
 SIZES: dict[str, Any] = {"layers": 1, "dim": 8, "heads": 2}
 TEXT: dict[str, Any] = {"vocab_size": 257, "context_length": 8}

@@ -85,45 +85,18 @@ _HOMES = {
 }
 
 __all__ = [
-    "Budget",
-    "Change",
-    "CompactSimplex",
-    "Either",
-    "EnergyChange",
-    "Euclidean",
-    "FreeVector",
-    "Geometry",
-    "Gradient",
-    "Mirror",
-    "Momentum",
-    "Projected",
-    "Published",
-    "Recipe",
-    "ReplayBuffer",
-    "Restart",
-    "Simplex",
-    "StepSize",
-    "Stop",
-    "Thinking",
-    "Thought",
-    "Update",
-    "choose",
-    "descend",
-    "evaluate",
-    "load",
-    "loss",
-    "mean",
-    "think",
-    "train",
-]
+    "evaluate", "load", "think", "train",
+    "Budget", "Change", "CompactSimplex", "Either", "EnergyChange", "Euclidean", "FreeVector", "Geometry", "Gradient", "Mirror",
+    "Momentum", "Projected", "Published", "Recipe", "ReplayBuffer", "Restart", "Simplex", "StepSize", "Stop", "Thinking",
+    "Thought", "Update", "choose", "descend", "loss", "mean",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Names of the front door, imported (and torch with them) when they are used."""
     if name not in __all__:
         raise AttributeError(f"module 'ebt' has no attribute {name!r}")
-    home = _HOMES.get(name, "ebt.thinking")
-    return getattr(importlib.import_module(home), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "ebt.thinking")), name)
 
 
 def __dir__() -> list[str]:

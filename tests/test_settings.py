@@ -20,10 +20,10 @@ from ebt.models.base import HubModel, ThinkingModel
 from ebt.models.configuration import THINKING, ThinkingFields
 from ebt.models.thinking import Thinking
 from ebt.nn import NetworkConfig
-from ebt.problems.auto import models
 from ebt.problems.folder import save_folder
 from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
+from ebt.problems.registry import models
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.problems.video.task import VideoNetwork, VideoTask
 from ebt.thinking import Euclidean, Recipe, loss

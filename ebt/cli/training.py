@@ -26,8 +26,7 @@ from ebt.cli.progress import Report
 from ebt.cli.run import Run, absolute
 from ebt.cli.terminal import read_text
 from ebt.errors import InputError
-from ebt.problems.configurations import find_configuration
-from ebt.problems.registry import problems
+from ebt.problems.registry import find_configuration, problems
 from ebt.training.loop import quiet
 from ebt.training.sharding import supported
 from ebt.training.task import ThinkingTask

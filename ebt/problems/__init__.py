@@ -9,8 +9,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "auto": ("models",),
-    "registry": ("Problem", "problem_of", "problems"),
+    "registry": ("Problem", "models", "problem_of", "problems"),
     "folder": ("load_folder", "load_tokenizer_of", "save_folder"),
     "images.configuration": ("DiTImagesConfig", "EBTImagesConfig"),
     "images.diffusion": ("NoiseSchedule",),
@@ -32,5 +31,5 @@ __all__ = list(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module(f"{__name__}.auto")  # makes the models known to ``transformers``
+    importlib.import_module(f"{__name__}.registry").models()  # makes them known to ``transformers``
     return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
+from ebt.problems.registry import models
 
 SHOWN = 3
 """So many names are written out in an error."""
@@ -49,7 +50,9 @@ def save_folder(
         raise InputError(f"{target} exists and is no model folder: choose a new or empty one")
     if tokenizer is not None:
         _check_vocabulary(tokenizer, model.config.to_dict(), str(target))
-        _set_special_tokens(model, tokenizer)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if getattr(model.generation_config, name) is None:
+                setattr(model.generation_config, name, getattr(tokenizer, name))
     fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -104,12 +107,11 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
     Raises:
         InputError: no such folder, no tokenizer in it, one that cannot be read, or one of another vocabulary than the model's.
     """
-    from ebt.problems.auto import models
-
-    models()
+    models()  # whose configurations a tokenizer's class may depend on
     folder = find_folder(directory)
+    config = _read_config(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        named = _read_config(folder).get("tokenizer_reference")
+        named = config.get("tokenizer_reference")
         known = f" It was trained with {named}: convert it again with --tokenizer FOLDER." if named else ""
         remedy = "save the model with one, `save_folder(model, directory, tokenizer)`."
         raise InputError(f"{folder} has no tokenizer: {remedy}{known}")
@@ -117,7 +119,6 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the Rust side raises plain Exception on a malformed file
         raise InputError(f"the tokenizer of {folder} cannot be read ({error}): save it again") from error
-    config = _read_config(folder)
     _check_vocabulary(tokenizer, config, str(folder))
     return _bound(tokenizer, config)
 
@@ -162,8 +163,8 @@ def _replace(target: Path, fresh: Path) -> None:
     shutil.rmtree(old)
 
 
-def _read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    path = folder / name
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -177,13 +178,11 @@ def _model_class(
     folder: Path, config: dict[str, Any], expect: str | type[HubModel] | Iterable[str | type[HubModel]]
 ) -> type[HubModel]:
     wanted = [expect] if isinstance(expect, (str, type)) else expect
-    accepted = [e if isinstance(e, str) else e.config_class.model_type for e in wanted]
-    from ebt.problems.auto import models
-
     known, found = models(), str(config.get("model_type"))
-    if found not in (accepted or known):
+    accepted = [each if isinstance(each, str) else each.config_class.model_type for each in wanted] or list(known)
+    if found not in accepted:
         raise InputError(
-            f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted or known))} is needed: "
+            f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted))} is needed: "
             "give the folder of such a model"
         )
     return known[found]
@@ -204,22 +203,16 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _compare(folder: Path, wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> None:
-    problems = [
-        ("lack", [name for name in wanted if name not in stored]),
-        ("have the unexpected", [name for name in stored if name not in wanted]),
-        (
-            "have other shapes in",
-            [f"{name} {stored[name]}, not {wanted[name]}" for name in wanted if stored.get(name, wanted[name]) != wanted[name]],
-        ),
-    ]
-    found = "; ".join(f"{what} {_first(names)}" for what, names in problems if names)
-    if found:
+    others = [name for name in wanted if stored.get(name, wanted[name]) != wanted[name]]
+    problems = {
+        "lack": [name for name in wanted if name not in stored],
+        "have the unexpected": [name for name in stored if name not in wanted],
+        "have other shapes in": [f"{name} {stored[name]}, not {wanted[name]}" for name in others],
+    }
+    if any(problems.values()):
+        more = {what: f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "" for what, names in problems.items()}
+        found = "; ".join(f"{what} {', '.join(names[:SHOWN])}{more[what]}" for what, names in problems.items() if names)
         raise InputError(f"the weights in {folder} do not fit its config.json: they {found}. Use the one they came with")
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any], where: str) -> None:
@@ -234,9 +227,3 @@ def _bound(tokenizer: Any, config: dict[str, Any]) -> Any:
     """The tokenizer, with the model's context as its longest text unless it is shorter already."""
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.get("context_length") or tokenizer.model_max_length)
     return tokenizer
-
-
-def _set_special_tokens(model: HubModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if getattr(model.generation_config, name) is None:
-            setattr(model.generation_config, name, getattr(tokenizer, name))

@@ -1,4 +1,4 @@
-"""Problems: kinds of tasks, each with everything that belongs to it, and where commands find them."""
+"""Problems: kinds of tasks, each with everything that belongs to it, and where their parts are found by name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+import transformers
 from lightning import LightningDataModule
 
-from ebt.errors import InputError
+from ebt.errors import InputError, unknown
 from ebt.evaluation.results import Curve, Measure, Progress
 from ebt.models.base import HubModel
 from ebt.training.task import ThinkingTask
@@ -127,6 +129,44 @@ def problem_of(model_type: str) -> Problem:
         if any(model.config_class.model_type == model_type for model in problem.models):
             return problem
     raise InputError(f"no problem has models of type {model_type!r}: install the package that it comes from")
+
+
+@cache
+def models() -> dict[str, type[HubModel]]:
+    """All models by the ``model_type`` of their configuration, known to the auto classes of ``transformers`` from now on."""
+    found = {model.config_class.model_type: model for problem in problems().values() for model in problem.models}
+    for model_type, model in found.items():
+        transformers.AutoConfig.register(model_type, model.config_class, exist_ok=True)
+        getattr(transformers, model.auto_class).register(model.config_class, model, exist_ok=True)
+    return found
+
+
+def configurations() -> dict[str, Path]:
+    """All configurations by name, ``PROBLEM/NAME``: ``language/ebt`` is ``ebt/problems/language/configs/ebt.yaml``."""
+    files = sorted(Path(__file__).parent.glob("*/configs/*.yaml"))
+    found = {f"{path.parents[1].name}/{path.stem}": path for path in files}
+    for entry in entry_points(group=GROUP):
+        folder = Path(str(find_spec(entry.module.partition(".")[0]).origin)).parent  # type: ignore[union-attr]
+        found |= {f"{entry.name}/{path.stem}": path for path in sorted(folder.rglob("configs/*.yaml"))}
+    return found
+
+
+def find_configuration(name: str) -> Path:
+    """The file of a configuration: a path, or a name as ``configurations`` has it (a leading ``configs/`` and a trailing
+    ``.yaml`` do not matter).
+
+    Raises:
+        InputError: no such file and no such name.
+    """
+    path, known = Path(name), configurations()
+    if path.is_file():
+        return path
+    short = name.removesuffix(".yaml").removeprefix("configs/")
+    if short in known:
+        return known[short]
+    if path.suffix in (".yaml", ".yml") and "/" not in short:
+        raise InputError(f"--config {name}: no such file. Give a YAML file, or one of {', '.join(known)}.")
+    raise unknown("configuration", short, known, "--config")
 
 
 def same(what: str, values: Collection[Any]) -> None:

@@ -6,7 +6,7 @@ import tomllib
 from importlib.resources import files
 from pathlib import Path
 
-from ebt.problems.configurations import configurations
+from ebt.problems.registry import configurations
 
 ROOT = Path(__file__).parents[2]
 

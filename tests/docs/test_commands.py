@@ -13,7 +13,7 @@ import pytest
 
 from ebt.cli.main import COMMANDS, LAB, main
 from ebt.cli.training import configure
-from ebt.problems.configurations import configurations
+from ebt.problems.registry import configurations
 
 ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "ebt").rglob("configs/*.yaml"))]

@@ -13,7 +13,7 @@ import transformers
 from forked import begin
 from hub_toys import make_all, make_ebt, make_ids, make_twin
 
-from ebt.problems.auto import models
+from ebt.problems import models
 from ebt.problems.folder import load_tokenizer_of, save_folder
 from ebt.problems.language.tokenizers import byte_tokenizer
 
