@@ -20,7 +20,7 @@ from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json
 from ebt.problems.folder import load_folder
 from ebt.problems.language.metrics import language_curve
-from ebt.problems.language.packing import PackedTokens
+from ebt.problems.language.packing import PackedExamples
 from ebt.problems.language.tokenizers import encode, load_tokenizer
 
 CHOOSING, MEASURED = "choosing", "held-out"
@@ -92,7 +92,8 @@ def _dataset(shape: tuple[tuple[str, Any], ...], where: tuple[tuple[str, Any], .
     if text in (CHOOSING, MEASURED):
         return _held_out(shape, where)
     tokenizer = load_tokenizer(dict(shape)["tokenizer"])
-    return PackedTokens(encode(tokenizer, sets.read(text)), dict(shape)["context_length"], tokenizer.eos_token_id)
+    documents = ((None, ids) for ids in encode(tokenizer, sets.read(text)))
+    return PackedExamples(documents, dict(shape)["context_length"], tokenizer.eos_token_id)
 
 
 @functools.lru_cache(maxsize=1)

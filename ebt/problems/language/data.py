@@ -28,8 +28,8 @@ from ebt.problems.language.corpora import (
     open_source,
     split_documents,
 )
-from ebt.problems.language.packing import IGNORED, Example, PackedTokens, PromptedExamples, StreamedExamples
-from ebt.problems.language.tokenizers import encode, load_tokenizer, render_chat, vocabulary_size
+from ebt.problems.language.packing import IGNORED, Example, PackedExamples, StreamedExamples, encoded
+from ebt.problems.language.tokenizers import load_tokenizer, render_chat, vocabulary_size
 from ebt.training.sampling import ResumableData, ResumableLoader, drawn
 
 
@@ -105,7 +105,7 @@ class TextDataModule(ResumableData):
             raise InputError(f"train_examples={train_examples}: give at least 1, and no streaming, which cannot draw contexts.")
         check_fractions(fractions)
         Documents(source, tuple, on_error)  # whether there is such a policy
-        self._datasets: dict[str, PackedTokens | PromptedExamples | StreamedExamples] = {}
+        self._datasets: dict[str, PackedExamples | StreamedExamples] = {}
         self._documents: dict[str, int] = {}
         self._sha256: str | None = None
 
@@ -127,8 +127,9 @@ class TextDataModule(ResumableData):
         """What the data are: source, SHA-256 of all documents, vocabulary, and for each split the number of its
         documents, tokens (with separators) and contexts. Nothing is known beforehand of the documents of a stream."""
         self.prepare()
-        packed = {name: data for name, data in self._datasets.items() if not isinstance(data, StreamedExamples)}
-        cuts = {name: dict(data.counts) for name, data in packed.items() if isinstance(data, PromptedExamples)}
+        packed = {name: data for name, data in self._datasets.items() if isinstance(data, PackedExamples)}
+        cuts = {name: dict(data.counts) for name, data in packed.items() if self.prompt_field is not None}
+        overlaps = {name: len(data) - 1 if self.prompt_field is None else 0 for name, data in packed.items()}
         return {
             "source": self.source,
             "sha256": self._sha256,
@@ -136,7 +137,7 @@ class TextDataModule(ResumableData):
             "vocab_size": self.vocab_size,
             "context_length": self.context_length,
             "documents": dict(self._documents),
-            "tokens": {name: len(data.tokens) for name, data in packed.items()},
+            "tokens": {name: len(data.tokens) - overlaps[name] for name, data in packed.items()},
             "contexts": {name: len(data) for name, data in packed.items()},
             **({"cuts": cuts} if cuts else {}),
         }
@@ -180,15 +181,9 @@ class TextDataModule(ResumableData):
         self._datasets = {split: self._dataset(split, part) for split, part in splits.items() if part}
         self._documents = {split: len(splits[split]) for split in self._datasets}
 
-    def _dataset(self, split: str, documents: Sequence[Document]) -> PackedTokens | PromptedExamples:
+    def _dataset(self, split: str, documents: Sequence[Document]) -> PackedExamples:
         separator, dtype = cast(int, self.tokenizer.eos_token_id), np.uint16 if self.vocab_size <= 2**16 else np.uint32
-        texts = encode(self.tokenizer, [document.text for document in documents], begin=self.prompt_field is None)
-        data: PackedTokens | PromptedExamples
-        if self.prompt_field is None:
-            data = PackedTokens(texts, self.context_length, separator, dtype)
-        else:
-            prompts = encode(self.tokenizer, [document.prompt or "" for document in documents])
-            data = PromptedExamples(zip(prompts, texts, strict=True), self.context_length, separator, dtype)
+        data = PackedExamples(encoded(self.tokenizer, documents), self.context_length, separator, dtype)
         self._check(split, data[0] if len(data) else None)
         return data
 

@@ -23,6 +23,15 @@ from ebt.problems.language.tokenizers import encode
 
 IGNORED = -100
 Example = dict[str, Tensor]
+Encoded = tuple[list[int] | None, list[int]]
+"""Token ids of a document: of its prompt, if it has one, and of its text."""
+
+
+def encoded(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) -> Iterator[Encoded]:
+    """Documents as token ids; all of them have a prompt, or none."""
+    prompts = [document.prompt for document in documents if document.prompt is not None]
+    texts = encode(tokenizer, [document.text for document in documents], begin=not prompts)
+    return zip(encode(tokenizer, prompts) if prompts else [None] * len(texts), texts, strict=True)
 
 
 def make_example(tokens: Sequence[int] | npt.NDArray[Any], context_length: int, pad: int, prompt: int = 0) -> Example:
@@ -44,97 +53,86 @@ def make_example(tokens: Sequence[int] | npt.NDArray[Any], context_length: int, 
     return {"input_ids": inputs, "targets": targets}
 
 
-def cut_prompted(prompt: list[int], answer: list[int], length: int, counts: Counter[str]) -> list[int]:
-    """Tokens of prompt and answer, at most `length`; none if the prompt leaves no room for an answer.
+def windows(
+    documents: Iterable[Encoded], context_length: int, separator: int, counts: Counter[str], endless: bool = False
+) -> Iterator[tuple[list[int], int]]:
+    """At most S + 1 tokens at a time, with the number of those at their beginning that are given and are no targets.
 
-    Counts pairs that are cut ("truncated") or left out ("skipped").
-    """
-    whole = [*prompt, *answer]
-    fits = len(prompt) < length
-    counts["truncated" if fits else "skipped"] += len(whole) > length
-    return whole[:length] if fits else []
-
-
-def warn_of_cuts(counts: Counter[str], context_length: int) -> None:
-    """Tell of documents that the context cut or left out."""
-    if counts.total():
-        warnings.warn(
-            f"{counts['truncated']} document(s) are longer than context_length={context_length} and were truncated; "
-            f"{counts['skipped']} were left out because the prompt alone fills the context. Raise context_length to "
-            "keep them whole.",
-            stacklevel=2,
-        )
-
-
-class TokenWindows(Dataset[Example]):
-    """Examples that are windows of at most S + 1 tokens each: the base of what is packed, and of prompts with answers."""
-
-    starts: npt.NDArray[np.int64]
-    ends: npt.NDArray[np.int64]
-    prompts: npt.NDArray[np.int64]  # leading tokens of each window that are no targets
-
-    def __init__(self, rows: Iterable[list[int]], context_length: int, separator: int, dtype: npt.DTypeLike) -> None:
-        self.context_length, self.separator = context_length, separator
-        self.tokens = np.concatenate([np.empty(0, dtype), *(np.array(row, dtype) for row in rows)])
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        tokens = self.tokens[self.starts[index] : self.ends[index]]
-        return make_example(tokens, self.context_length, self.separator, int(self.prompts[index]))
-
-
-class PackedTokens(TokenWindows):
-    """Documents joined by the separator and cut into windows that overlap by one token.
-
-    Every token but the first is a target exactly once; the last window may be shorter.
+    Documents without a prompt are joined by the separator and cut into windows that overlap by one token, so that every token
+    but the first is a target exactly once. One with a prompt is a window of its own: prompt, answer and separator.
 
     Args:
-        documents: token ids of each document.
+        documents: token ids.
+        context_length: S.
+        separator: token id that follows each document.
+        counts: where prompts with answers are counted that are cut ("truncated") or left out ("skipped").
+        endless: tell of the first of these at once, as well as of all at the end.
+    """
+    buffer: list[int] = []
+    for prompt, text in documents:
+        whole = [*(prompt or ()), *text, separator]
+        if prompt is None:
+            buffer += whole
+            for start in range(0, len(buffer) - context_length, context_length):
+                yield buffer[start : start + context_length + 1], 0
+            buffer = buffer[(len(buffer) - 1) // context_length * context_length :]
+            continue
+        fits = len(prompt) <= context_length
+        if len(whole) > context_length + 1:
+            counts["truncated" if fits else "skipped"] += 1
+            if endless and counts.total() == 1:
+                _warn_of_cuts(counts, context_length)
+        if fits:
+            yield whole[: context_length + 1], len(prompt)
+    if len(buffer) > 1:
+        yield buffer, 0
+    if counts.total():
+        _warn_of_cuts(counts, context_length)
+
+
+def _warn_of_cuts(counts: Counter[str], context_length: int) -> None:
+    warnings.warn(
+        f"{counts['truncated']} document(s) are longer than context_length={context_length} and were truncated; "
+        f"{counts['skipped']} were left out because the prompt alone fills the context. Raise context_length to "
+        "keep them whole.",
+        stacklevel=2,
+    )
+
+
+class PackedExamples(Dataset[Example]):
+    """Examples in memory, of the documents of a source (see ``windows``).
+
+    Args:
+        documents: token ids; `counts` says how many were "truncated" or "skipped".
         context_length: S.
         separator: token id that follows each document.
         dtype: integer type that holds every id.
     """
 
     def __init__(
-        self, documents: Iterable[list[int]], context_length: int, separator: int, dtype: npt.DTypeLike = np.uint32
+        self, documents: Iterable[Encoded], context_length: int, separator: int, dtype: npt.DTypeLike = np.uint32
     ) -> None:
-        super().__init__(([*document, separator] for document in documents), context_length, separator, dtype)
-        self.starts = np.arange(0, len(self.tokens) - 1, context_length)
-        self.ends, self.prompts = self.starts + context_length + 1, np.zeros_like(self.starts)
+        self.context_length, self.separator, self.counts = context_length, separator, Counter[str]()
+        found = windows(documents, context_length, separator, self.counts)
+        rows = [(np.array(tokens, dtype), prompt) for tokens, prompt in found]
+        self.tokens = np.concatenate([np.empty(0, dtype), *(tokens for tokens, _ in rows)])
+        self.bounds, self.prompts = (
+            np.cumsum([0, *(len(tokens) for tokens, _ in rows)]),
+            np.array([length for _, length in rows]),
+        )
 
+    def __len__(self) -> int:
+        return len(self.prompts)
 
-class PromptedExamples(TokenWindows):
-    """One window per document: prompt, answer and separator; the loss falls on answer and separator.
-
-    Args:
-        pairs: token ids of each prompt and its answer; `counts` says how many were "truncated" or "skipped".
-        context_length: S.
-        separator: token id that follows each answer.
-        dtype: integer type that holds every id.
-    """
-
-    def __init__(
-        self,
-        pairs: Iterable[tuple[list[int], list[int]]],
-        context_length: int,
-        separator: int,
-        dtype: npt.DTypeLike = np.uint32,
-    ) -> None:
-        self.counts = Counter[str]()
-        cut = ((cut_prompted(prompt, [*rest, separator], context_length + 1, self.counts), prompt) for prompt, rest in pairs)
-        rows = [(row, len(prompt)) for row, prompt in cut if row]
-        warn_of_cuts(self.counts, context_length)
-        super().__init__((row for row, _ in rows), context_length, separator, dtype)
-        bounds = np.cumsum([0, *(len(row) for row, _ in rows)])
-        self.starts, self.ends, self.prompts = bounds[:-1], bounds[1:], np.array([length for _, length in rows])
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        tokens = self.tokens[self.bounds[index] : self.bounds[index + 1]]
+        return make_example(tokens, self.context_length, self.separator, int(self.prompts[index]))
 
 
 class StreamedExamples(IterableDataset[Example]):
-    """Documents tokenised and packed (or, with prompts, cut) while they are read, in the order of the source.
+    """Documents tokenised and made examples of (see ``windows``) while they are read, in the order of the source.
 
     Each worker takes every n-th document and packs its own. Each process reads them all and takes every n-th example
     (an incomplete last round is left out), so that all processes get as many batches: they would wait for each other
@@ -160,27 +158,10 @@ class StreamedExamples(IterableDataset[Example]):
         self.rank, self.processes = rank, processes
 
     def __iter__(self) -> Iterator[Example]:
-        examples = self._examples()
-        while len(turn := list(islice(examples, self.processes))) == self.processes:
-            yield turn[self.rank]
-
-    def _examples(self) -> Iterator[Example]:
-        length, separator, counts = self.context_length, cast(int, self.tokenizer.eos_token_id), Counter[str]()
-        buffer: list[int] = []
-        worker = get_worker_info()
-        for document in islice(self.documents, worker.id if worker else 0, None, worker.num_workers if worker else 1):
-            answer = [*encode(self.tokenizer, [document.text], document.prompt is None)[0], separator]
-            if document.prompt is None:
-                buffer += answer
-                for start in range(0, len(buffer) - length, length):
-                    yield make_example(buffer[start : start + length + 1], length, separator)
-                buffer = buffer[(len(buffer) - 1) // length * length :]
-                continue
-            prompt, told = encode(self.tokenizer, [document.prompt])[0], counts.total()
-            if tokens := cut_prompted(prompt, answer, length + 1, counts):
-                yield make_example(tokens, length, separator, len(prompt))
-            if counts.total() and not told:  # the first one at once: a stream may never end
-                warn_of_cuts(counts, length)
-        if len(buffer) > 1:
-            yield make_example(buffer, length, separator)
-        warn_of_cuts(counts, length)
+        length, separator, worker = self.context_length, cast(int, self.tokenizer.eos_token_id), get_worker_info()
+        mine = islice(self.documents, worker.id if worker else 0, None, worker.num_workers if worker else 1)
+        documents = (pair for document in mine for pair in encoded(self.tokenizer, [document]))
+        found = windows(documents, length, separator, Counter(), endless=True)
+        while len(turn := list(islice(found, self.processes))) == self.processes:
+            tokens, prompt = turn[self.rank]
+            yield make_example(tokens, length, separator, prompt)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from ebt.problems.language.corpora import Document
-from ebt.problems.language.packing import IGNORED, Example, PackedTokens, PromptedExamples, StreamedExamples
+from ebt.problems.language.packing import IGNORED, Example, PackedExamples, StreamedExamples
 from ebt.problems.language.tokenizers import byte_tokenizer
 
 BYTES = byte_tokenizer()
@@ -22,7 +22,11 @@ EOS = 256
 tokens = st.lists(st.integers(0, 255), max_size=12)
 
 
-def rows(dataset: PackedTokens | PromptedExamples) -> list[Example]:
+def packed(documents: list[list[int]], context_length: int) -> PackedExamples:
+    return PackedExamples([(None, document) for document in documents], context_length, EOS, np.uint16)
+
+
+def rows(dataset: PackedExamples) -> list[Example]:
     return [dataset[index] for index in range(len(dataset))]
 
 
@@ -35,7 +39,7 @@ def same(first: list[Example], second: list[Example]) -> bool:
 @given(st.lists(tokens, min_size=1, max_size=8), st.integers(1, 9))
 def test_every_token_but_the_first_is_a_target_once(documents: list[list[int]], context_length: int) -> None:
     stream = [token for document in documents for token in [*document, EOS]]
-    examples = rows(PackedTokens(documents, context_length, EOS, np.uint16))
+    examples = rows(packed(documents, context_length))
     assert all(example[key].shape == (context_length,) for example in examples for key in example)
     assert all(example[key].dtype == torch.int64 for example in examples for key in example)
     pairs = [
@@ -49,8 +53,8 @@ def test_every_token_but_the_first_is_a_target_once(documents: list[list[int]], 
     assert len(pairs) - len(learned) < context_length
 
 
-@pytest.mark.parametrize("dataset", [PackedTokens([[1] * 9], 4, EOS), PromptedExamples([([1], [2])], 4, EOS)])
-def test_index_beyond_the_end(dataset: PackedTokens | PromptedExamples) -> None:
+@pytest.mark.parametrize("dataset", [packed([[1] * 9], 4), PackedExamples([([1], [2])], 4, EOS)])
+def test_index_beyond_the_end(dataset: PackedExamples) -> None:
     with pytest.raises(IndexError):
         dataset[len(dataset)]
     with pytest.raises(IndexError):
@@ -60,7 +64,7 @@ def test_index_beyond_the_end(dataset: PackedTokens | PromptedExamples) -> None:
 @pytest.mark.filterwarnings("ignore:.*document.s. are longer")
 @given(st.lists(st.tuples(tokens, tokens.filter(len)), min_size=1, max_size=8), st.integers(1, 20))
 def test_only_the_answer_is_learned(pairs: list[tuple[list[int], list[int]]], context_length: int) -> None:
-    dataset = PromptedExamples(pairs, context_length, EOS, np.uint16)
+    dataset = PackedExamples(pairs, context_length, EOS, np.uint16)
     kept = [pair for pair in pairs if len(pair[0]) <= context_length]
     assert len(dataset) == len(kept)
     assert dataset.counts["skipped"] == len(pairs) - len(kept)
@@ -76,16 +80,16 @@ def test_only_the_answer_is_learned(pairs: list[tuple[list[int], list[int]]], co
 def test_cut_documents_are_told() -> None:
     pairs = [([1], [2, 3]), ([1], [2] * 9), ([1] * 4, [2]), ([1] * 5, [2])]
     with pytest.warns(UserWarning, match=r"2 document\(s\) are longer than context_length=4.*1 were left out.*Raise"):
-        PromptedExamples(pairs, 4, EOS)
+        PackedExamples(pairs, 4, EOS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        PromptedExamples(pairs[:1], 4, EOS)
+        PackedExamples(pairs[:1], 4, EOS)
 
 
 @given(st.lists(st.text("ab", max_size=12), min_size=1, max_size=8), st.integers(1, 9))
 def test_stream_packs_alike(texts: list[str], context_length: int) -> None:
     streamed = list(StreamedExamples([Document(text) for text in texts], BYTES, context_length))
-    assert same(streamed, rows(PackedTokens([list(text.encode()) for text in texts], context_length, EOS)))
+    assert same(streamed, rows(packed([list(text.encode()) for text in texts], context_length)))
 
 
 def test_stream_of_prompts_is_cut_alike() -> None:
@@ -95,7 +99,7 @@ def test_stream_of_prompts_is_cut_alike() -> None:
     assert [str(warning.message)[:1] for warning in told] == ["0", "2"]  # at the first one, and all of them at the end
     pairs = [(list((document.prompt or "").encode()), list(document.text.encode())) for document in documents]
     with pytest.warns(UserWarning, match="left out"):
-        assert same(streamed, rows(PromptedExamples(pairs, 4, EOS)))
+        assert same(streamed, rows(PackedExamples(pairs, 4, EOS)))
 
 
 def test_processes_share_a_stream_evenly() -> None:

@@ -196,7 +196,7 @@ def test_conversations_are_written_by_the_chat_template(tmp_path: Path, llama: s
     tokenizer.save_pretrained(llama)
     rows = [{"messages": [{"role": role, "content": "a number"}]} for role in ("user", "tool")]
     (tmp_path / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = TextDataModule(str(tmp_path / "chat.jsonl"), tokenizer=llama, context_length=8, fractions=(1, 0, 0))
+    data = TextDataModule(str(tmp_path / "chat.jsonl"), tokenizer=llama, context_length=12, fractions=(1, 0, 0))
     with pytest.warns(UserWarning, match="line 2.*no tools"):
         data.prepare()
     assert data.tokenizer.decode(data.train_dataloader().dataset.tokens) == "<s>[user]a number<|endoftext|>"  # type: ignore[attr-defined]
