@@ -80,11 +80,6 @@ class Problem(ABC):
     rules: ClassVar[Collection[str]] = ("lowest", "highest", "largest_drop")
     """Rules by which candidates of this problem can be chosen."""
 
-    @property
-    def configurations(self) -> Path:
-        """The folder of its configurations."""
-        return Path(str(importlib.import_module(type(self).__module__).__file__)).parent / "configs"
-
     @abstractmethod
     def cells(self, point: Any) -> list[str]:
         """A point of a curve, for the columns."""

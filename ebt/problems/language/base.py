@@ -39,9 +39,7 @@ class _GrowingLayer(DynamicLayer):
             self.rooms = [self.keys, self.values]
         if torch.is_grad_enabled() and key_states.requires_grad:  # a graph may need the tensors as they are
             return super().update(key_states, value_states)
-        self.keys, self.values = (
-            self._append(i, *pair) for i, pair in enumerate(((self.keys, key_states), (self.values, value_states)))
-        )
+        self.keys, self.values = self._append(0, self.keys, key_states), self._append(1, self.values, value_states)
         return self.keys, self.values
 
     def _append(self, which: int, old: Tensor, new: Tensor) -> Tensor:

@@ -50,16 +50,12 @@ class EBTConfig(ThinkingFields):
             recipe = Recipe(**{"start_std": self.thinking["start_std"], **(self.recipe or {})})
         except (TypeError, ValueError) as error:
             raise InputError(f"recipe {self.recipe}: {error}") from error
-        if recipe.warm_start:
-            raise InputError(
-                f"recipe has warm_start {recipe.warm_start}: a model alone does not know how far its training is. Set it to 0, "
-                "or train with `ebt fit`."
-            )
-        if recipe.replay_size:
-            raise InputError(
-                f"recipe has replay_size {recipe.replay_size}: a model alone keeps no replay buffer. Set replay_size and "
-                "replay_fraction to 0, or train with `ebt fit`."
-            )
+        for name, remedy in (
+            ("warm_start", "a model alone does not know how far its training is. Set it to 0"),
+            ("replay_size", "a model alone keeps no replay buffer. Set replay_size and replay_fraction to 0"),
+        ):
+            if value := getattr(recipe, name):
+                raise InputError(f"recipe has {name} {value}: {remedy}, or train with `ebt fit`.")
         self.check_rows(recipe)
         return recipe
 

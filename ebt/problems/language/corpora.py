@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,19 +200,16 @@ def split_documents(
         if len(documents) < wanted <= len(parts) and all(document.prompt is None for document in documents):
             warnings.warn(f"The source has {len(documents)} document(s): its {len(parts)} {unit} are split.", stacklevel=2)
             documents = parts
-    held_out = {
-        name: max(1, round(share * len(documents))) if share else 0
-        for name, share in zip(SPLITS[1:], fractions[1:], strict=True)
-    }
-    if sum(held_out.values()) >= len(documents):
+    counts = [max(1, round(share * len(documents))) if share else 0 for share in fractions[1:]]
+    if sum(counts) >= len(documents):
         raise InputError(
             f"The source has {len(documents)} document(s), too few to split with fractions={list(fractions)}. Give "
             "more text, a validation_source and a test_source, or fractions=[1, 0, 0] to hold nothing out."
         )
     order = iter(sorted(range(len(documents)), key=lambda index: _draw(index, seed)))
-    splits = {name: sorted(next(order) for _ in range(count)) for name, count in held_out.items()}
-    splits["train"] = sorted(order)
-    return {name: [documents[index] for index in splits[name]] for name in SPLITS}
+    held_out = [sorted(islice(order, count)) for count in counts]
+    splits = zip(SPLITS, (sorted(order), *held_out), strict=True)
+    return {name: [documents[index] for index in indices] for name, indices in splits}
 
 
 def drawn_documents(documents: Iterable[Document], split: str, fractions: Sequence[float], seed: int) -> Iterator[Document]:

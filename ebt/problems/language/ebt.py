@@ -97,9 +97,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
 
     def answer(self, input_ids: Tensor, thought: Thought, how: Thinking) -> Tensor:
         """The most probable next tokens (B, S)."""
-        if how.rule == "mean":
-            return self.logits(thought, how).argmax(-1)
-        return thought.geometry.decide(thought.state)
+        return self.logits(thought, how).argmax(-1) if how.rule == "mean" else thought.geometry.decide(thought.state)
 
     def logits(self, thought: Thought, how: Thinking) -> Tensor:
         """Logits (B, S, V) of the winners, or of the mean of all."""
