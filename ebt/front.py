@@ -58,8 +58,7 @@ def think(model: Any, context: Any, thinking: Thinking | None = None, **options:
     model = load(model) if isinstance(model, (str, PathLike)) else model
     if not hasattr(model, "think"):
         raise InputError(f"{type(model).__name__} does not think: it has no energy. Call predict() instead.")
-    thought: Thought = model.think(context, thinking, **options)
-    return thought
+    return model.think(context, thinking, **options)
 
 
 def train(configuration: str, name: str | None = None, **settings: Any) -> Any:

@@ -49,7 +49,7 @@ def save_folder(
     if target.exists() and not (target / "config.json").is_file() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is no model folder: choose a new or empty one")
     if tokenizer is not None:
-        _check_vocabulary(tokenizer, model.config.to_dict(), str(target))
+        tokenizer = _fitting(copy.deepcopy(tokenizer), model.config.to_dict(), str(target))
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if getattr(model.generation_config, name) is None:
                 setattr(model.generation_config, name, getattr(tokenizer, name))
@@ -59,7 +59,7 @@ def save_folder(
         with _no_progress_bars():
             model.save_pretrained(fresh)
         if tokenizer is not None:
-            _bound(copy.deepcopy(tokenizer), model.config.to_dict()).save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
         for name, text in (extra or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
         _replace(target, fresh)
@@ -119,8 +119,7 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the Rust side raises plain Exception on a malformed file
         raise InputError(f"the tokenizer of {folder} cannot be read ({error}): save it again") from error
-    _check_vocabulary(tokenizer, config, str(folder))
-    return _bound(tokenizer, config)
+    return _fitting(tokenizer, config, str(folder))
 
 
 def find_folder(directory: str | PathLike[str]) -> Path:
@@ -215,15 +214,12 @@ def _compare(folder: Path, wanted: dict[str, tuple[int, ...]], stored: dict[str,
         raise InputError(f"the weights in {folder} do not fit its config.json: they {found}. Use the one they came with")
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any], where: str) -> None:
+def _fitting(tokenizer: Any, config: dict[str, Any], where: str) -> Any:
+    """The tokenizer, of the model's vocabulary, with the model's context as its longest text unless it is shorter already."""
     if len(tokenizer) != config.get("vocab_size"):
         raise InputError(
             f"{where}: the tokenizer has {len(tokenizer)} words, the model {config.get('vocab_size')}. "
             "Use the tokenizer that the model was trained with"
         )
-
-
-def _bound(tokenizer: Any, config: dict[str, Any]) -> Any:
-    """The tokenizer, with the model's context as its longest text unless it is shorter already."""
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.get("context_length") or tokenizer.model_max_length)
     return tokenizer

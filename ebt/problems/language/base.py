@@ -113,8 +113,7 @@ class LanguageModel(HubModel, GenerationMixin):
 
     def embed(self, given: Tensor) -> Tensor:
         """Embeddings (B, S, D) of tokens (B, S), or of what is embedded already."""
-        embedded: Tensor = given if given.is_floating_point() else self.embedding(given)
-        return embedded
+        return given if given.is_floating_point() else self.embedding(given)
 
     def wants_states(self, asked: bool | None) -> bool:
         """Whether ``forward`` returns hidden states: the embeddings, and the observed stream after each block.

@@ -77,11 +77,10 @@ def windows(
                 yield buffer[start : start + context_length + 1], 0
             buffer = buffer[(len(buffer) - 1) // context_length * context_length :]
             continue
-        fits = len(prompt) <= context_length
-        if len(whole) > context_length + 1:
-            counts["truncated" if fits else "skipped"] += 1
-            if endless and counts.total() == 1:
-                _warn_of_cuts(counts, context_length)
+        fits, told = len(prompt) <= context_length, counts.total()
+        counts["truncated" if fits else "skipped"] += len(whole) > context_length + 1
+        if endless and counts.total() and not told:
+            _warn_of_cuts(counts, context_length)
         if fits:
             yield whole[: context_length + 1], len(prompt)
     if len(buffer) > 1:
