@@ -21,9 +21,9 @@ import fsspec  # type: ignore[import-untyped]
 
 from ebt.errors import InputError
 from ebt.problems.language.python_docs import documentation_texts
+from ebt.problems.skipped import OnError
 
 PYTHON_DOCS = "python-docs"
-OnError = Literal["skip", "refuse"]
 SPLITS = ("train", "validation", "test")
 NAMED = 3
 """So many bad parts are named in the warning."""

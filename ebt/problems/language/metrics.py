@@ -82,7 +82,8 @@ class _Tokens(Scorer[LanguagePoint]):
         geometry, targets = won.geometry, batch["targets"].to(won.state.device)
         assert isinstance(geometry, Simplex)
         losses, words = list[Tensor](), list[Tensor]()
-        for rows in torch.arange(len(targets), device=targets.device).split(rows_at_once(geometry, targets.shape[1])):
+        at_once = max(1, ENTRIES // (targets.shape[1] * len(geometry.table)))
+        for rows in torch.arange(len(targets), device=targets.device).split(at_once):
             if found.how.rule == "mean":
                 logits = found.mean(steps, candidates, rows)
                 losses.append(_cross_entropy(logits, targets[rows]))
@@ -109,11 +110,6 @@ class _Tokens(Scorer[LanguagePoint]):
         return LanguagePoint(
             **common, nats=nats, nats_error=error, perplexity=perplexity, accuracy=1 - tally.mean("wrong"), auroc=known
         )
-
-
-def rows_at_once(geometry: Simplex, length: int) -> int:
-    """How many rows of V-sized logits to hold at a time."""
-    return max(1, ENTRIES // (length * len(geometry.table)))
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
