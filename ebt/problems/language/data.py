@@ -36,9 +36,8 @@ from ebt.training.sampling import ResumableData, ResumableLoader, drawn
 class TextDataModule(ResumableData):
     """Batches of text: dict(`input_ids` (B, S), `targets` (B, S)), int64, ignored targets -100.
 
-    The order of training batches depends on the seed and the epoch alone, and a checkpoint written in the middle of
-    an epoch resumes with the next batch. A stream keeps the order of its source; to resume, it is read again up to
-    the position.
+    The order of training batches depends on the seed and the epoch alone, and a checkpoint written in the middle of an epoch
+    resumes with the next batch. A stream keeps the order of its source; to resume, it is read again up to the position.
 
     Args:
         source: `python-docs` (embedded, needs no download), a file, a folder, or the id of a Hugging Face dataset
