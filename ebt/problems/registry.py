@@ -153,9 +153,10 @@ def find_configuration(name: str) -> Path:
     Raises:
         InputError: no such file and no such name.
     """
-    path, known = Path(name), configurations()
+    path = Path(name)
     if path.is_file():
         return path
+    known = configurations()
     short = name.removesuffix(".yaml").removeprefix("configs/")
     if short in known:
         return known[short]

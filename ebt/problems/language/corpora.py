@@ -30,7 +30,7 @@ NAMED = 3
 BLOCK_SIZE = 4096  # characters: a single text file is cut into documents of about this size
 Message = Mapping[str, Any]
 Reader = Callable[[], Iterable["Document | InputError"]]
-_SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+_SPLIT_NAMES = {"train": "train", **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"), "test": "test"}
 _COMPRESSED = r"(\.(gz|bz2|xz|zst))?$"
 _LINES, _TABLES = re.compile(r"\.(jsonl|ndjson)" + _COMPRESSED, re.I), re.compile(r"\.(parquet|arrow)$", re.I)
 _CSV, _ROWS = re.compile(r"\.[ct]sv" + _COMPRESSED, re.I), re.compile(r"\.(jsonl|ndjson|json|[ct]sv)" + _COMPRESSED, re.I)
@@ -284,9 +284,8 @@ def _readers(source: str, fields: Fields, streaming: bool) -> dict[str, Reader]:
     if source != PYTHON_DOCS and not path.exists():
         name, _, configuration = source.partition(":")
         _datasets().config.HF_HUB_OFFLINE = not hub_answers(name, "dataset")
-        return _dataset_readers(
-            source, fields, lambda: _datasets().load_dataset(name, configuration or None, streaming=streaming)
-        )
+        load = partial(_datasets().load_dataset, name, configuration or None, streaming=streaming)
+        return _dataset_readers(source, fields, load)
     if source != PYTHON_DOCS and path.is_dir() and _is_dataset(path):
         return _dataset_readers(source, fields, lambda: _load_folder(str(path)))
     if path.is_file() and (table := _TABLES.search(path.name)):
@@ -339,11 +338,7 @@ def _dataset_readers(name: str, fields: Fields, load: Callable[[], Any]) -> dict
     parts = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     if len(parts) == 1:
         parts = {"train": next(iter(parts.values()))}
-    splits = {
-        split: next(parts[name] for name in names if name in parts)
-        for split, names in _SPLIT_NAMES.items()
-        if not parts.keys().isdisjoint(names)
-    }
+    splits = {split: parts[part] for part, split in _SPLIT_NAMES.items() if part in parts}
     if "train" not in splits:
         raise InputError(f"{name} has no split 'train' among {sorted(map(str, parts))}. Rename the one to train on.")
     for columns in filter(None, (getattr(part, "column_names", None) for part in splits.values())):
@@ -415,9 +410,8 @@ def _json_rows(path: Path, fields: Fields) -> Iterator[tuple[str, Any]]:
             file.seek(0)
             yield from ((f"line {number}", line) for number, line in enumerate(file, 1) if line.strip())
             return
-        lists = (
-            whole.values() if isinstance(whole, dict) and not {fields.text.split(".")[0], "messages"} & set(whole) else [whole]
-        )
+        nested = isinstance(whole, dict) and whole.keys().isdisjoint((fields.text.split(".")[0], "messages"))
+        lists = whole.values() if nested else [whole]
         rows = next((part for part in lists if isinstance(part, list) and part and isinstance(part[0], dict)), [whole])
         yield from ((f"item {number}", row) for number, row in enumerate(rows, 1))
 
