@@ -91,7 +91,7 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
             wanted = {name: tuple(tensor.shape) for name, tensor in model_class(configuration).state_dict().items()}
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
-    _compare(folder, wanted, _stored_shapes(folder))
+    _compare(folder, wanted)
     try:
         with _no_progress_bars():
             return model_class.from_pretrained(folder, local_files_only=True)
@@ -187,21 +187,17 @@ def _model_class(
     return known[found]
 
 
-def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    files = sorted(folder.glob("model*.safetensors"))
+def _compare(folder: Path, wanted: dict[str, tuple[int, ...]]) -> None:
+    """Raises InputError unless the weights of a folder can be read and have the shapes ``wanted``."""
+    files, stored = sorted(folder.glob("model*.safetensors")), dict[str, tuple[int, ...]]()
     if not files:
         raise InputError(f"{folder} has no weights (model.safetensors): copy the whole folder, or save the model again")
-    shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
-                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+                stored |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise InputError(f"{file} is damaged or cut short ({error}): copy it again, or save the model again") from error
-    return shapes
-
-
-def _compare(folder: Path, wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]) -> None:
     others = [name for name in wanted if stored.get(name, wanted[name]) != wanted[name]]
     problems = {
         "lack": [name for name in wanted if name not in stored],
