@@ -15,8 +15,8 @@ from transformers import PretrainedConfig
 from ebt.errors import InputError
 from ebt.models.thinking import SPACES, UPDATES, Thinking, named
 from ebt.nn import NetworkConfig, network_config
+from ebt.nn.checks import check_range, check_type
 from ebt.thinking import Geometry, Gradient, Recipe, Update
-from ebt.thinking.checks import check_range, check_type
 
 THINKING = tuple(field.name for field in fields(Thinking))
 _FLAGS = (

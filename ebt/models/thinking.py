@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ebt.nn.checks import check_fields
 from ebt.thinking import (
     Budget,
     Change,
@@ -35,7 +36,6 @@ from ebt.thinking import (
     choose,
     descend,
 )
-from ebt.thinking.checks import check_fields
 
 SPACES: dict[str, tuple[type[Geometry], Update]] = {
     "reference": (Simplex, Published()),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ebt.thinking.checks import check_fields
+from ebt.nn.checks import check_fields
 
 Conditioning = Literal["none", "candidate", "prefix", "modulation"]
 """How the network learns the step index: not at all (one landscape); added to the candidate stream, which leaves the context
