@@ -74,17 +74,12 @@ class TrainingCLI(LightningCLI):
                 action._typehint = Union[int, float, None]  # noqa: UP007
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--checkpoint_every", type=PositiveInt, default=200, help="Updates between checkpoints of the last state."
-        )
-        parser.add_argument(
-            "--loggers",
-            type=list[Literal["csv", "tensorboard", "wandb"]],
-            default=["csv", "tensorboard"],
-            help="Where logs go.",
-        )
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        every = "Updates between checkpoints of the last state."
+        parser.add_argument("--checkpoint_every", type=PositiveInt, default=200, help=every)
+        loggers = list[Literal["csv", "tensorboard", "wandb"]]
+        parser.add_argument("--loggers", type=loggers, default=["csv", "tensorboard"], help="Where logs go.")
+        for part in ("model", "data"):
+            parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -171,9 +166,8 @@ def explain(error: BaseException) -> str:
     keys = [key for link in chain for key in re.findall(r'Parser key "([^"]+)"', str(link))]
     key = max(dict.fromkeys(keys), key=len, default="")
     reason = " ".join(re.sub(r'^Parser key "[^"]+":\s*', "", str(chain[-1]).strip()).split())
-    for pattern in _UNKNOWN:
-        if found := re.search(pattern, reason):
-            return _unknown_setting(".".join((*keys[:1], *found.groups())), " ".join(map(str, chain)))
+    if found := next(filter(None, (re.search(pattern, reason) for pattern in _UNKNOWN)), None):
+        return _unknown_setting(".".join((*dict.fromkeys(keys), *found.groups())), " ".join(map(str, chain)))
     for pattern, rewrite in _REASONS:
         if found := re.search(pattern, reason):
             return found.expand(rewrite)
@@ -190,7 +184,8 @@ def _unknown_setting(name: str, said: str) -> str:
     parser = ArgumentParser(exit_on_error=False)
     if kind is not None:
         parser.add_class_arguments(kind, fail_untyped=False)
-    known = [setting for setting in parser.get_defaults().keys() if setting != "seed"]  # noqa: SIM118 (with nested ones)
+    settings, unwanted = parser.get_defaults().keys(), ("seed", "class_path")  # with nested ones
+    known = [name.replace("init_args.", "") for name in settings if name.rpartition(".")[2] not in unwanted]
     close = difflib.get_close_matches(key if known else part, known or _TOP, 1)
     nearest = f"Did you mean {part + '.' if known else ''}{close[0]}? " if close else ""
     where = f"--{part}.help {kind.__name__}" if kind not in (None, L.Trainer) else "--help-all"
