@@ -14,8 +14,6 @@ BUDGET = {"board": 10.0, "file": 60.0}
 NEW_TOKENS = 200
 STAGES = {"validate": "validation", "test": "test"}
 """Data of the commands that evaluate a run."""
-
-
 WHOLE, POSITIVE = count_from(1), number_in(0)
 
 

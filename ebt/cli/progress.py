@@ -23,9 +23,9 @@ QUIET_SECONDS = 30
 class Report(ProgressBar):
     """One bar for the whole run, a line per validation; without a terminal, lines alone."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.console = console or Console()
+        self.console = Console()
         self.seconds = 0.0
         """Spent in training, validation included, by all processes that continued the run."""
         self._before = 0.0

@@ -53,7 +53,7 @@ class Update:
     clip: float | None = None
 
 
-def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any] | None = None, count: bool = True) -> Rehearsal:
+def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any], count: bool) -> Rehearsal:
     """Run an update that is not the first, without numbers.
 
     The real code runs, on tensors that have shapes and no storage, so that the result follows whatever the training step is.
@@ -74,7 +74,7 @@ def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any] 
                     parameter.grad = torch.zeros_like(parameter)
             update.optimiser.step()
             alive.peak = alive.now
-            with precision or nullcontext():
+            with precision:
                 loss = update.loss()
             update.optimiser.zero_grad()  # as the trainer does: the last gradients go when the loss is there
             loss.backward()
@@ -128,10 +128,9 @@ class _Alive(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
+_ATEN = torch.ops.aten
 _FUSED: dict[Any, Callable[..., int]] = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda *shapes, **_: sdpa_backward_flop_count(
-        *shapes[:4]
-    ),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *all, **_: sdpa_flop_count(*all[:3]),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *all, **_: sdpa_backward_flop_count(*all[:4]),
 }
 """Attention of the CPU, which torch's counter does not know."""
