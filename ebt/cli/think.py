@@ -9,17 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ebt.cli.terminal import (
-    given,
-    out_folder,
-    plain_table,
-    print_table,
-    progress_bar,
-    say,
-    say_written,
-    scaled_and_noisy,
-    warn,
-)
+from ebt.cli.terminal import given, out_folder, plain_table, print_table, progress_bar, say, say_written, scaled_and_noisy, warn
 from ebt.errors import InputError
 from ebt.evaluation.curves import energy_curve, thinking_curve
 from ebt.evaluation.results import to_json

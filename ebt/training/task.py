@@ -262,10 +262,7 @@ class ThinkingTask(L.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": schedule}
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip by the global norm, which must be finite.
 
