@@ -167,7 +167,7 @@ def explain(error: BaseException) -> str:
     key = max(dict.fromkeys(keys), key=len, default="")
     reason = " ".join(re.sub(r'^Parser key "[^"]+":\s*', "", str(chain[-1]).strip()).split())
     if found := next(filter(None, (re.search(pattern, reason) for pattern in _UNKNOWN)), None):
-        return _unknown_setting(".".join((*dict.fromkeys(keys), *found.groups())), " ".join(map(str, chain)))
+        return _unknown_setting(".".join((*keys[:1], *found.groups())), " ".join(map(str, chain)))
     for pattern, rewrite in _REASONS:
         if found := re.search(pattern, reason):
             return found.expand(rewrite)
@@ -184,8 +184,7 @@ def _unknown_setting(name: str, said: str) -> str:
     parser = ArgumentParser(exit_on_error=False)
     if kind is not None:
         parser.add_class_arguments(kind, fail_untyped=False)
-    settings, unwanted = parser.get_defaults().keys(), ("seed", "class_path")  # with nested ones
-    known = [name.replace("init_args.", "") for name in settings if name.rpartition(".")[2] not in unwanted]
+    known = [setting for setting in parser.get_defaults().keys() if setting != "seed"]  # noqa: SIM118 (with nested ones)
     close = difflib.get_close_matches(key if known else part, known or _TOP, 1)
     nearest = f"Did you mean {part + '.' if known else ''}{close[0]}? " if close else ""
     where = f"--{part}.help {kind.__name__}" if kind not in (None, L.Trainer) else "--help-all"
