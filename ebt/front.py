@@ -75,12 +75,12 @@ def train(configuration: str, name: str | None = None, **settings: Any) -> Any:
     Raises:
         InputError: something in the configuration is wrong, or the training was stopped.
     """
-    from ebt.cli import fit
+    from ebt.cli.main import run as command
     from ebt.cli.run import Run
 
     run = Run.new(None, name, [configuration])
     given = [f"--{key.replace('__', '.')}={value}" for key, value in settings.items()]
-    if code := fit.main([f"--config={configuration}", f"--out={run.folder}", *given]):
+    if code := command(["fit", f"--config={configuration}", f"--out={run.folder}", *given]):
         raise InputError(f"the training was stopped (exit code {code}): continue it with ebt fit --resume --out {run.folder}")
     return load(run.folder)
 

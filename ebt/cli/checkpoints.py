@@ -45,10 +45,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location or (lambda storage, _: storage), weights_only)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             foreign = re.search(r"GLOBAL (\S+)", str(error))
-            remedy = (
-                f"it holds a {foreign[1]}, not only tensors and plain values" if foreign else "copy it again, or use another"
-            )
-            raise InputError(f"the checkpoint {path} cannot be read ({error}): {remedy}.") from error
+            held = f"it holds a {foreign[1]}, not only tensors and plain values" if foreign else "copy it again, or use another"
+            raise InputError(f"the checkpoint {path} cannot be read ({error}): {held}.") from error
 
 
 def check_hyperparameters(*parts: Any) -> None:
@@ -102,10 +100,12 @@ class Checkpoints(L.Callback):
         self._saved = -1
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._listen()
+        """Take over the signals; Lightning would raise where no checkpoint of the moment exists."""
+        if not self._handlers:
+            self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._listen()
+        self.on_sanity_check_start(trainer, pl_module)
         self._saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -160,11 +160,6 @@ class Checkpoints(L.Callback):
             with torch.no_grad(), gathered(task):
                 if trainer.is_global_zero:
                     save_folder(task.model, self.run.model, getattr(trainer.datamodule, "tokenizer", None))
-
-    def _listen(self) -> None:
-        """Take over the signals; Lightning would raise where no checkpoint of the moment exists."""
-        if not self._handlers:
-            self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _note(self, number: int, frame: Any) -> None:
         if self._signal:

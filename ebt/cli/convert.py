@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,34 +11,15 @@ import yaml
 from rich.console import Console
 
 from ebt.cli.run import RECIPE
-from ebt.cli.terminal import Options
+from ebt.cli.terminal import say
 from ebt.errors import InputError
+from ebt.interop.reference.checkpoint import read
+from ebt.problems.folder import save_folder
+from ebt.problems.language.tokenizers import load_tokenizer
 
 
-def _options() -> Options:
-    options = Options(
-        "convert",
-        "Convert a checkpoint (.ckpt) of the published implementation of the paper into a model folder: weights (safetensors), "
-        "configuration, tokenizer and training recipe. Nothing in the checkpoint is run.",
-        "ebt convert logs/s1/last.ckpt models/s1 --tokenizer EleutherAI/gpt-neox-20b",
-    )
-    options.add_argument("checkpoint", metavar="CHECKPOINT", help="a .ckpt file of the published code's trainer")
-    options.add_argument("out", metavar="OUT", help="the folder to make")
-    options.add_argument(
-        "--tokenizer",
-        metavar="FOLDER_OR_ID",
-        help="a saved tokenizer, or one of the Hugging Face hub (default: the one that the checkpoint names, if it is in the "
-        "cache of this machine)",
-    )
-    return options
-
-
-def main(argv: list[str]) -> int:
+def main(args: argparse.Namespace) -> int:
     """Run the command."""
-    args = _options().parse_args(argv)
-    from ebt.interop.reference.checkpoint import read
-    from ebt.problems.folder import save_folder
-
     out = Path(args.out)
     if out.exists():
         raise InputError(f"{out} exists: name a folder that does not, or remove it.")
@@ -52,22 +34,16 @@ def main(argv: list[str]) -> int:
     extra = {} if converted.recipe is None else {RECIPE: _recipe(out, model, converted.recipe)}
     save_folder(model, out, tokenizer, extra)
     size = sum(weight.numel() for weight in model.parameters())
-    console.print(
-        f"{args.checkpoint} (update {converted.update:,}): {type(model).__name__}, {size:,} parameters -> {out}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, f"{args.checkpoint} (update {converted.update:,}): {type(model).__name__}, {size:,} parameters -> {out}")
     if note:
-        console.print(note, style="yellow", highlight=False, soft_wrap=True)
+        say(console, note, "yellow")
     if converted.tokenizer is not None:
-        console.print(f"Next: ebt validate --checkpoint {out} --data FILE", highlight=False, soft_wrap=True)
+        say(console, f"Next: ebt validate --checkpoint {out} --data FILE")
     return 0
 
 
 def _tokenizer(given: str | None, named: str, words: int) -> tuple[Any, str]:
     """The tokenizer to save with a text model; or none, and what to tell the user about it."""
-    from ebt.problems.language.tokenizers import load_tokenizer
-
     later = f"The folder has none: for text, convert again with --tokenizer FOLDER, or --tokenizer {named} to download it."
     try:
         tokenizer = load_tokenizer(given or named, download=given is not None)

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
+from matplotlib import colormaps
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ebt.cli.terminal import Options, count_from, out_folder, plain_table, print_table, read_text, say_written, warn
-
-if TYPE_CHECKING:
-    from ebt.problems.language.energies import TokenEnergies
+from ebt.cli.terminal import numbers, out_folder, plain_table, print_table, say, say_written, text_of, warn
+from ebt.evaluation.results import write_json
+from ebt.evaluation.style import HEAT
+from ebt.problems.folder import load_folder, load_tokenizer_of
+from ebt.problems.language.energies import TokenEnergies, token_energies
+from ebt.problems.language.pictures import token_heat_map, visible
 
 SHOWN = 10
 
 
-def _options() -> Options:
-    options = Options(
-        "energies",
-        "Energy of every token's prediction before thinking and after each step. Low energy: the model is sure.",
-        'ebt energies --checkpoint runs/text --text "The quick brown fox" --steps 4 --out energies',
-    )
-    options.checkpoint()
-    text = options.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text", metavar="TEXT", help="text to read")
-    text.add_argument("--file", metavar="FILE", help="file with the text, UTF-8")
-    options.add_argument("--steps", type=count_from(1), metavar="N", help="thinking steps (default: the model's)")
-    options.seed("the random starts")
-    options.out("energies.json and energies.png (a heat map)")
-    return options
-
-
-def main(argv: list[str]) -> int:
+def main(args: argparse.Namespace) -> int:
     """Run the command."""
-    args, console = _options().parse_args(argv), Console()
-    text = args.text if args.text is not None else read_text(args.file)
-    from ebt.evaluation.results import write_json
-    from ebt.problems.folder import load_folder, load_tokenizer_of
-    from ebt.problems.language.energies import token_energies
-    from ebt.problems.language.pictures import token_heat_map
-
+    console, text = Console(), text_of(args)
     model, tokenizer = load_folder(args.checkpoint, "ebt"), load_tokenizer_of(args.checkpoint)
     folder = out_folder(args.out)
     result = token_energies(model, tokenizer, text, args.steps or model.thinking.steps, args.seed)
@@ -68,14 +49,10 @@ def _show(console: Console, result: TokenEnergies) -> None:
     print_table(console, "mean energy per token (step 0: the random start)", fall)
     print_table(console, f"the {min(SHOWN, len(result.ids))} most surprising tokens", _surprises(result))
     nats = sum(result.nats) / len(result.nats)
-    console.print(f"{len(result.ids)} tokens, {nats:.3f} nats per token", highlight=False)
+    say(console, f"{len(result.ids)} tokens, {nats:.3f} nats per token")
 
 
 def _coloured(tokens: list[str], energies: list[float]) -> Text:
-    from matplotlib import colormaps
-
-    from ebt.evaluation.style import HEAT
-
     low, span = min(energies), max(energies) - min(energies) or 1.0
     text = Text()
     for token, energy in zip(tokens, energies, strict=True):
@@ -88,14 +65,11 @@ def _coloured(tokens: list[str], energies: list[float]) -> Text:
 
 
 def _surprises(result: TokenEnergies) -> Table:
-    from ebt.problems.language.pictures import visible
-
-    table = plain_table()
-    for name in ("position", "token", "expected", "probability", "surprise (nats)", "energy at start", "at end"):
-        table.add_column(name, justify="left" if name in ("token", "expected") else "right")
+    sure = numbers("probability", "surprise (nats)", "energy at start", "at end")
+    table = plain_table(*numbers("position"), "token", "expected", *sure)
     worst = sorted(range(len(result.ids)), key=lambda i: -result.nats[i])[:SHOWN]
     for i in worst:
         token, predicted = (Text(visible(word)) for word in (result.tokens[i], result.predicted[i]))
-        numbers = f"{result.probability[i]:.2g}", f"{result.nats[i]:.2f}", f"{result.energies[0][i]:.4g}"
-        table.add_row(str(i + 1), token, predicted, *numbers, f"{result.energies[-1][i]:.4g}")
+        cells = f"{result.probability[i]:.2g}", f"{result.nats[i]:.2f}", f"{result.energies[0][i]:.4g}"
+        table.add_row(str(i + 1), token, predicted, *cells, f"{result.energies[-1][i]:.4g}")
     return table

@@ -2,62 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
-from typing import Any
 
 from rich.console import Console
 
-from ebt.cli.terminal import Options, count_from, print_table
+from ebt.cli.checkpoints import Checkpoints, Stopped, check_hyperparameters
+from ebt.cli.machine import out_of_memory
+from ebt.cli.progress import Report, parameters, results_table, statistics
+from ebt.cli.run import Run
+from ebt.cli.terminal import print_table, say
+from ebt.cli.training import TrainingCLI, configure
 from ebt.errors import InputError
-
-_EPILOG = """
-every key of a configuration is an option, too, and overrides it:
-  ebt fit --config language/ebt --model.recipe.max_steps 4 --trainer.max_steps 500
-  ebt fit --help-all                     all of them
-  ebt fit --model.help LanguageTask      those of a task (SudokuTask, or my_module.MyTask of your own)
-  ebt fit --data.help TextDataModule     those of a data module (SudokuDataModule, ...)
-  ebt fit --config FILE --print_config   the whole configuration, with all defaults
-
-a run folder holds config.yaml, checkpoints/ (last.ckpt, best.ckpt), model/ (the best model, for `--checkpoint` of the other
-commands and for Hugging Face), logs/ and results.json. To continue one:
-  ebt fit --resume --name text
-"""
+from ebt.problems.sudoku.task import SudokuTask
+from ebt.training.compiling import NOTHING
+from ebt.training.loop import quiet
+from ebt.training.model_task import ModelTask
 
 
-def _options() -> Options:
-    options = Options(
-        "fit",
-        "Train a model. Ctrl-C and SIGTERM stop after the update that runs, with a checkpoint to resume from.",
-        "ebt fit --config language/ebt --name text",
-    )
-    options.epilog = f"{options.epilog}\n{_EPILOG}"
-    options.usage = "ebt fit --config NAME [--name NAME | --out DIR] [--resume] [--seed N] [--KEY VALUE ...]"
-    options.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="configuration of the library by name, or a YAML file; a later one overrides",
-    )
-    options.add_argument("--name", help="of the run: its folder is runs/NAME (default: after the configuration)")
-    options.add_argument("--out", metavar="DIR", help="run folder")
-    options.add_argument("--resume", action="store_true", help="continue a run from its last checkpoint, as if never stopped")
-    options.add_argument("--seed", type=count_from(0), metavar="N", help="of weights, data and all random draws (default: 0)")
-    options.add_argument("--compile", action="store_true", help="compile what can be; minutes at first, for long runs")
-    options.add_argument("--help-all", action="store_true", help="list every key")
-    return options
-
-
-def main(argv: list[str]) -> int:
+def main(args: argparse.Namespace) -> int:
     """Run the command."""
-    args, rest = _options().parse_known_args(argv)
-    from ebt.cli.run import Run
-    from ebt.cli.training import configure
-    from ebt.training.loop import quiet
-
-    configs = [f"--config={name}" for name in args.config]
+    configs, rest = [f"--config={name}" for name in args.config], args.keys
     if args.help_all or any(argument in ("--print_config", "--model.help", "--data.help") for argument in rest):
         configure([*configs, *(["--help"] if args.help_all else []), *rest])
         return 0
@@ -74,11 +40,7 @@ def main(argv: list[str]) -> int:
         return _train(cli, run, args.resume)
 
 
-def _compile(cli: Any) -> None:
-    from ebt.problems.sudoku.task import SudokuTask
-    from ebt.training.compiling import NOTHING
-    from ebt.training.model_task import ModelTask
-
+def _compile(cli: TrainingCLI) -> None:
     if isinstance(cli.model, SudokuTask) and cli.model.network.kind == "ebt":
         raise InputError(NOTHING)
     if not isinstance(cli.model, ModelTask):
@@ -86,10 +48,7 @@ def _compile(cli: Any) -> None:
     cli.model.compiles = True
 
 
-def _train(cli: Any, run: Any, resume: bool) -> int:
-    from ebt.cli.checkpoints import Stopped, check_hyperparameters
-    from ebt.cli.memory import out_of_memory
-
+def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     check_hyperparameters(cli.model, cli.datamodule)
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # whatever is wrong with the data comes to light before the folder is made
@@ -99,7 +58,8 @@ def _train(cli: Any, run: Any, resume: bool) -> int:
     try:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.last if resume else None, weights_only=True)
     except (Stopped, SystemExit) as stop:  # SystemExit: Lightning's answer to a second Ctrl-C
-        print(_farewell(run), file=sys.stderr)
+        left = f"Stopped; {run.last} is intact. To continue: ebt fit --resume --out {run.folder}"
+        print(left if run.last.is_file() else "Stopped before the first checkpoint: start again.", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
     except InputError as error:  # such as a disk that is full
         if not run.last.is_file():
@@ -116,17 +76,8 @@ def _train(cli: Any, run: Any, resume: bool) -> int:
     return 0
 
 
-def _farewell(run: Any) -> str:
-    if not run.last.is_file():
-        return "Stopped before the first checkpoint: start again."
-    return f"Stopped; {run.last} is intact. To continue: ebt fit --resume --out {run.folder}"
-
-
-def _finish(cli: Any, run: Any) -> None:
+def _finish(cli: TrainingCLI, run: Run) -> None:
     """Results into the terminal and into results.json."""
-    from ebt.cli.checkpoints import Checkpoints
-    from ebt.cli.progress import Report, parameters, results_table, statistics
-
     best, report, trainer = cli.callback(Checkpoints).best, cli.callback(Report), cli.trainer
     loss = trainer.callback_metrics.get("train/loss")
     run.add_results(
@@ -147,4 +98,4 @@ def _finish(cli: Any, run: Any) -> None:
         title = f"validation, best at update {best['update']}"
         print_table(console, title, results_table(best["metrics"], cli.model.steps))
     kept = f"model: {run.model}" if run.model.is_dir() else f"weights: {run.best if run.best.is_file() else run.last}"
-    console.print(f"run: {run.folder}  {kept}  results: {run.results}", highlight=False, soft_wrap=True)
+    say(console, f"run: {run.folder}  {kept}  results: {run.results}")

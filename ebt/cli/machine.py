@@ -1,8 +1,10 @@
-"""What a trainer may run on: devices that are there, processes that find each other, precisions that are right."""
+"""What a trainer may run on (devices, processes, precisions), and which part of a training asked for too much memory."""
 
 from __future__ import annotations
 
 import os
+import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,9 +25,29 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         InputError: a device that is not there, more processes than cores, machines that
             nothing connects, 16 bits without scaling or on a CPU.
     """
-    _check_accelerator(settings["accelerator"], settings["devices"])
-    _check_nodes(int(settings["num_nodes"] or 1))
-    _check_precision(settings["precision"], _on_cpu(settings["accelerator"]))
+    accelerator, devices, precision = settings["accelerator"], settings["devices"], settings["precision"]
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    wanted = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
+    if isinstance(accelerator, str) and accelerator not in ("auto", "cpu") and not any(map(_is_there, wanted)):
+        raise InputError(f"trainer.accelerator is {accelerator}, and this machine has none: choose cpu, or auto.")
+    count = int(devices) if str(devices).isdecimal() else None
+    if count == 0:
+        raise InputError("trainer.devices is 0: give at least 1, or auto.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count is not None and on_cpu and count > max(2, cores):
+        raise InputError(f"trainer.devices is {count}, and this machine has {cores} cores: at most one process for each.")
+    nodes = int(settings["num_nodes"] or 1)
+    if nodes > 1 and _started() is None and "NODE_RANK" not in os.environ:
+        raise InputError(
+            f"trainer.num_nodes is {nodes}, but nothing tells the machines of each other: start with torchrun or srun on each, "
+            "or set MASTER_ADDR, MASTER_PORT and NODE_RANK."
+        )
+    asked = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(str(precision), str(precision))
+    if precision is not None and (asked not in PRECISIONS or (on_cpu and asked == "16-mixed")):
+        raise InputError(
+            f"trainer.precision is {precision}, which is not offered on this device (float16 is too narrow for gradients of "
+            "gradients): choose bf16-mixed, bf16-true or 32-true."
+        )
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -34,57 +56,20 @@ def check_trainer(trainer: L.Trainer) -> None:
     Raises:
         InputError: another number of processes than were started.
     """
-    started = _started()
-    if started is not None and started[1] != trainer.world_size:
-        who, count = started
+    who, count = _started() or ("", trainer.world_size)
+    if count != trainer.world_size:
         raise InputError(
             f"{who} started {count} processes, and trainer.devices x trainer.num_nodes is {trainer.world_size}: "
             "set trainer.devices to the processes of each machine, and trainer.num_nodes."
         )
 
 
-def _check_precision(precision: Any, on_cpu: bool) -> None:
-    asked = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(str(precision), str(precision))
-    if precision is None or (asked in PRECISIONS and not (on_cpu and asked == "16-mixed")):
-        return
-    raise InputError(
-        f"trainer.precision is {precision}, which is not offered on this device (float16 is too narrow for gradients of "
-        "gradients): choose bf16-mixed, bf16-true or 32-true."
-    )
-
-
-def _check_accelerator(accelerator: Any, devices: Any) -> None:
-    if isinstance(accelerator, str) and accelerator not in ("auto", "cpu"):
-        wanted = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
-        if not any(_is_there(name) for name in wanted):
-            raise InputError(f"trainer.accelerator is {accelerator}, and this machine has none: choose cpu, or auto.")
-    count = int(devices) if str(devices).isdecimal() else None
-    if count == 0:
-        raise InputError("trainer.devices is 0: give at least 1, or auto.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if count is not None and _on_cpu(accelerator) and count > max(2, cores):
-        raise InputError(f"trainer.devices is {count}, and this machine has {cores} cores: at most one process for each.")
-
-
-def _on_cpu(accelerator: Any) -> bool:
-    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-
-
 def _is_there(accelerator: str) -> bool:
-    if accelerator not in AcceleratorRegistry.available_accelerators():
-        return False
     try:
-        return bool(AcceleratorRegistry.get(accelerator).is_available())
+        known = accelerator in AcceleratorRegistry.available_accelerators()
+        return known and bool(AcceleratorRegistry.get(accelerator).is_available())
     except ModuleNotFoundError:  # its library is not installed
         return False
-
-
-def _check_nodes(nodes: int) -> None:
-    if nodes > 1 and _started() is None and "NODE_RANK" not in os.environ:
-        raise InputError(
-            f"trainer.num_nodes is {nodes}, but nothing tells the machines of each other: start with torchrun or srun on each, "
-            "or set MASTER_ADDR, MASTER_PORT and NODE_RANK."
-        )
 
 
 def _started() -> tuple[str, int] | None:
@@ -94,3 +79,35 @@ def _started() -> tuple[str, int] | None:
     if SLURMEnvironment.detect():
         return "SLURM", int(os.environ["SLURM_NTASKS"])
     return None
+
+
+_BATCH = "lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or data.context_length"
+_STEPS, _WORDS = f"{_BATCH}, or model.recipe.max_steps", f"{_BATCH}, or train a tokenizer with fewer words"
+_SIZE = "choose a smaller model.network.size"
+_PARTS = (
+    (r"/torch/optim/", "the optimiser's state", f"{_SIZE}, or trainer.precision bf16-true"),
+    (r"/ebt/training/task\.py:_evaluate", "an evaluation", "lower data.evaluation_batch_size or model.validation_steps"),
+    (r"/ebt/thinking/(geometry|fast/vocabulary|fast/compact)", "the vocabulary", _WORDS),
+    (r"/ebt/training/sharding", "the whole weights, which an update gathers", _SIZE),
+    (r":configure_model$", "the model's weights", f"{_SIZE}, or trainer.precision bf16-true"),
+    (r"/ebt/problems/\w+/(data|corpora|packing|sources|clips|features)", "the data", "give less data, or set data.streaming"),
+    (r"/torch/autograd/|:backward$", "the backward passes", _STEPS),
+    (r"/ebt/(nn|thinking|models|problems)/|:training_step$", "the activations of thinking", _STEPS),
+)
+"""Where an error came from, as file:function; the part; the remedy. The innermost place that is known counts."""
+
+
+def out_of_memory(error: BaseException) -> InputError | None:
+    """What a user should know of an error, if it says that memory ran out."""
+    text = str(error)
+    told = re.search(r"can't allocate memory|out of memory", text)
+    if not (told or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+        return None
+    places = [f"{frame.filename}:{frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    part, remedy = next(
+        ((part, remedy) for place in reversed(places) for pattern, part, remedy in _PARTS if re.search(pattern, place)),
+        ("the training", _BATCH),
+    )
+    size = re.search(r"allocate (?:(\d+) bytes|([\d.]+ [KMG]iB))", text)
+    asked = size and f", which asked for {size[2] or f'{int(size[1]) / 2**20:,.0f} MiB'} more"
+    return InputError(f"Out of memory in {part}{asked or ''}: {remedy}. `ebt plan` tells what fits.")

@@ -9,6 +9,7 @@ import sys
 import warnings
 
 from ebt import __version__
+from ebt.cli.options import options_of
 from ebt.errors import InputError, show_warning, unknown
 
 LAB = {"demo": "ebt.lab.demo.command", "scaling": "ebt.lab.scaling.command", "study": "ebt.lab.studies.command"}
@@ -31,7 +32,8 @@ COMMANDS = {
     "study": "many trainings with seeds and intervals: what thinking is worth, and why",
     "scaling": "do EBTs scale faster than Transformer++ in data, size, operations? power laws with intervals",
 }
-"""Each command with what it does; its module is ``ebt.cli.NAME`` unless ``LAB`` has it, with ``main(argv) -> exit code``."""
+"""Each command with what it does. Its module has ``main``, which returns the exit code: that of ``ebt.cli.NAME`` takes the
+options, which are read before it is imported; that of ``LAB`` the arguments."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
-            return _run([argument for argument in arguments if argument != "--debug"])
+            return run([argument for argument in arguments if argument != "--debug"])
     except KeyboardInterrupt:
         if debug:
             raise
@@ -56,27 +58,22 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (InputError, ArithmeticError) as error:
-        if debug or not (isinstance(error, InputError) or _is_non_finite(error)):
+        if debug or not type(error).__module__.startswith("ebt."):  # what is not finite, but no division by zero
             raise
         print(f"ebt: error: {error}", file=sys.stderr)
         return 2
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Run a command; its errors are raised."""
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help", "--version"):
         print(f"{__version__}\n" if name == "--version" else _help(), end="")
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS, "ebt")
-    code: int = importlib.import_module(LAB.get(name, f"ebt.cli.{name}")).main(rest)
-    return code
-
-
-def _is_non_finite(error: ArithmeticError) -> bool:
-    from ebt.thinking import NonFiniteError  # not above: `ebt --help` shall not wait for torch
-
-    return isinstance(error, NonFiniteError)
+    given = rest if name in LAB else options_of(name).read(rest)
+    return importlib.import_module(LAB.get(name, f"ebt.cli.{'validate' if name == 'test' else name}")).main(given)
 
 
 def _help() -> str:

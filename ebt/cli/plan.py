@@ -1,145 +1,276 @@
-"""``ebt plan``: parameters, operations, memory and days of a training, before anyone pays for a cluster."""
+"""``ebt plan``: parameters, operations, memory and days of a training, before anyone pays for a cluster.
+
+The training of a configuration is rehearsed without numbers.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from rich.table import Column
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ebt.cli.terminal import Options, count_from, number_in, plain_table, print_table
+from ebt.cli.terminal import plain_table, print_table
+from ebt.cli.training import TrainingCLI, configure
 from ebt.errors import InputError
+from ebt.problems.language.data import TextDataModule
+from ebt.problems.language.task import LanguageTask
+from ebt.problems.language.tokenizers import load_tokenizer, vocabulary_size
+from ebt.thinking import Recipe
+from ebt.thinking.fast.adjoint import rows_together
+from ebt.thinking.fast.vocabulary import CHUNK
+from ebt.training.plan import USABLE, Memory, Sizes, floor, largest_batch, parse_bytes, sizes_of, tokens_per_day
+from ebt.training.rehearsal import Rehearsal, Update, extended, rehearse
+from ebt.training.sharding import Sharded, supported
 
-_EPILOG = """
-every key of a configuration is an option, too: --model.network.size xl, --trainer.precision bf16-mixed
-the training step itself is rehearsed on tensors without numbers: its memory is that of the code, at any size in seconds
-with --trainer.accelerator cpu as on a CPU, where gradients are taken of a few rows at a time; otherwise of all rows at once
-a tenth of each device is left free for kernels, communication and the gaps of the allocator
-"""
-
-
-def _options() -> Options:
-    options = Options(
-        "plan",
-        "What training a language model will take: parameters, operations per token, memory of a device by part, days.",
-        "ebt plan --config language/ebt --devices 8 --device-memory 80GB --flops 400e12 --tokens 20e9 \\\n"
-        "    --model.network.size xl --data.context_length 2048 --vocabulary 50277",
-    )
-    options.epilog = f"{options.epilog}\n{_EPILOG}"
-    options.usage = "ebt plan --config FILE --device-memory SIZE --flops F [OPTIONS] [--KEY VALUE ...]"
-    options.add_argument("-c", "--config", action="append", required=True, metavar="FILE", help="as for `ebt fit`")
-    options.add_argument("--devices", type=count_from(1), default=1, metavar="N", help="all together (default: 1)")
-    options.add_argument("--device-memory", required=True, metavar="SIZE", help="of each, such as 80GB or 40GiB")
-    options.add_argument(
-        "--flops", type=number_in(0), required=True, metavar="F", help="operations a second that each device really reaches"
-    )
-    options.add_argument(
-        "--batch", type=count_from(1), metavar="B", help="contexts on each device (default: the configuration's)"
-    )
-    options.add_argument("--vocabulary", type=count_from(2), metavar="V", help="words (default: the tokenizer's)")
-    budget = options.add_mutually_exclusive_group()
-    budget.add_argument("--tokens", type=number_in(0), metavar="T", help="budget, such as 20e9")
-    budget.add_argument("--updates", type=count_from(1), metavar="U", help="budget (default: the configuration's max_steps)")
-    options.add_argument("--json", metavar="FILE", help="write the plan into this file, too")
-    return options
+SMALL = 2
+"""Words of the vocabulary that costs nothing, beside which another one's memory is told."""
 
 
-def main(argv: list[str]) -> int:
+class PlanCLI(TrainingCLI):
+    """Reads a configuration without a trainer: its devices may be elsewhere."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What of a configuration matters for its plan."""
+
+    task: LanguageTask
+    vocabulary: int
+    context: int
+    batch: int
+    accumulate: int
+    updates: int
+    precision: str
+    accelerator: str
+    sharded: bool = False
+    """Whether devices share the weights, the gradients and the optimiser's state out among them."""
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """None for Transformer++."""
+        return self.task.recipe if self.task.network.kind == "ebt" else None
+
+    def schedule(self, drawn: int) -> tuple[int, ...]:
+        """The steps of a batch for which the recipe draws this number."""
+        return replace(self.task.recipe, min_steps=drawn, max_steps=drawn).draw_schedule()
+
+    @property
+    def mean_steps(self) -> float:
+        return self.task.recipe.mean_steps
+
+    def rows(self, batch: int) -> int:
+        """Rows of a batch with those replayed."""
+        recipe = self.task.recipe
+        return batch + (max(1, round(recipe.replay_fraction * batch)) if recipe.replay_size else 0)
+
+
+def planned_run(arguments: list[str], vocabulary: int | None) -> PlannedRun:
+    """Read a configuration.
+
+    Raises:
+        InputError: something in it is wrong, or it does not train a fresh language model.
+    """
+    cli = configure(arguments, kind=PlanCLI)
+    task, data, trainer = cli.model, cli.datamodule, cli.config["trainer"]
+    if not isinstance(task, LanguageTask) or not isinstance(data, TextDataModule):
+        raise InputError(f"ebt plan is for language models (LanguageTask with TextDataModule), not {type(task).__name__}.")
+    if task.network.pretrained is not None:
+        raise InputError("network.pretrained is set: plan a fresh model of its sizes instead (model.network.layers, dim, ...).")
+    precision = _PRECISIONS.get(str(trainer["precision"]))
+    if precision is None:
+        raise InputError(f"trainer.precision is {trainer['precision']!r}: choose 32-true, bf16-mixed or bf16-true.")
+    words = vocabulary or vocabulary_size(load_tokenizer(data.tokenizer_spec))
+    accumulate = trainer["accumulate_grad_batches"]
+    sizes = (words, data.context_length, data.batch_size)
+    sharded = isinstance(supported(cli.config_init["trainer"]["strategy"]), Sharded)
+    return PlannedRun(task, *sizes, accumulate, trainer["max_steps"], precision, str(trainer["accelerator"]), sharded)
+
+
+_PRECISIONS = {"None": "32-true", "32": "32-true", "32-true": "32-true", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed",
+               "bf16-true": "bf16-true"}  # fmt: skip
+
+
+class Rehearsals:
+    """Rehearsals of one run with several batches, each done once. The whole model is built without numbers, too."""
+
+    def __init__(self, run: PlannedRun, devices: int) -> None:
+        self.run, self.devices, self._rows_at_once = run, devices, run.task.recipe.rows_at_once
+        with FakeTensorMode():
+            self._model: Any = run.task.network.build(run.vocabulary, run.context, run.task.recipe, run.task.steps)
+        self._most = cache(self._memory)
+
+    def memory(self, batch: int) -> Memory:
+        """Of one device, by part."""
+        whole = self._most(batch, self.run.vocabulary)
+        words = min(max(0, whole.activations - self._most(batch, SMALL).activations), whole.activations)
+        return Memory(*self._at_rest(whole), whole.activations - words, words, self._communication(whole))
+
+    def peak(self, batch: int) -> int:
+        """Bytes of one device."""
+        whole = self._most(batch, self.run.vocabulary)
+        return sum(self._at_rest(whole)) + whole.activations + self._communication(whole)
+
+    def _at_rest(self, whole: Rehearsal) -> tuple[int, int, int]:
+        """Weights, gradients and the optimiser's state of one device."""
+        owners = self.devices if self.run.sharded else 1
+        return -(-whole.weights // owners), -(-whole.gradients // owners), -(-whole.optimiser // owners)
+
+    def _communication(self, whole: Rehearsal) -> int:
+        if self.devices == 1:
+            return 0
+        return whole.weights if self.run.sharded else whole.gradients
+
+    def operations_per_token(self) -> float:
+        """What the code carries out per fresh token, on average over the numbers of steps, and over a warm start."""
+        recipe, rows, words = self.run.task.recipe, self.run.rows(4), self.run.vocabulary
+        found = [
+            self._rehearsal(rows, rows, words, drawn, count=True).operations for drawn in {recipe.min_steps, recipe.max_steps}
+        ]
+        mean = (1 - recipe.warm_start) * sum(found) / len(found)
+        if recipe.warm_start:  # nothing is replayed
+            mean += recipe.warm_start * self._rehearsal(4, 4, words, 1, count=True, warm=True).operations
+        return mean / (4 * self.run.context)
+
+    def sizes(self) -> Sizes:
+        """Those that operations depend on."""
+        return sizes_of(self._model.network, self.run.task.recipe, self.run.vocabulary, self.run.context)
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.numel() for weight in self._model.parameters())
+
+    @property
+    def non_embedding(self) -> int:
+        return sum(weight.numel() for weight in self._model.network.parameters())
+
+    def _memory(self, batch: int, vocabulary: int) -> Rehearsal:
+        """Many groups of rows follow from one and two; if all rows are one group, as many as fill a chunk of the vocabulary."""
+        rows, drawn = self.run.rows(batch), self.run.task.recipe.max_steps
+        group = self._rows_together(rows)
+        unit = group if group < rows else -(-CHUNK // (self.run.context * vocabulary))
+        if rows <= 2 * unit:
+            return self._rehearsal(rows, group, vocabulary, drawn, count=False)
+        one, two = (self._rehearsal(few * unit, min(group, few * unit), vocabulary, drawn, count=False) for few in (1, 2))
+        return extended(one, two, rows / unit - 2)
+
+    def _rows_together(self, rows: int) -> int:
+        """How many of ``rows`` rows have their graphs at once, on the device of the configuration."""
+        device = "cpu" if self.run.accelerator == "cpu" else "cuda"
+        numbers = self.run.context * self._model.network.config.dim
+        together = rows if self.run.recipe is None else rows_together(rows, numbers, device)
+        return min(rows, self._rows_at_once or together)
+
+    def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False) -> Rehearsal:
+        """Of the whole network; many layers follow from two and three, so that the largest takes no longer."""
+        layers = self._model.network.config.layers
+        if layers <= 3:
+            return self.rehearsed(layers, rows, group, vocabulary, drawn, count, warm)
+        two, three = (self.rehearsed(few, rows, group, vocabulary, drawn, count, warm) for few in (2, 3))
+        return extended(two, three, layers - 3)
+
+    def rehearsed(
+        self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False
+    ) -> Rehearsal:
+        """An update of a network of so many layers, for which the recipe draws this number of steps; ``group`` rows at once.
+        After the warm start, which takes less memory, or in it."""
+        run, task = self.run, self.run.task
+        schedule, network = run.schedule(drawn), replace(task.network, layers=layers)
+
+        def make() -> Update:
+            model = network.build(vocabulary, run.context, task.recipe, task.steps)
+            task.recipe = replace(task.recipe, rows_at_once=group)
+            task.model = model.to(torch.bfloat16) if run.precision == "bf16-true" else model
+            task.draw_schedule = lambda: schedule  # type: ignore[method-assign]
+            task.budget = lambda: 0.0 if warm else 1.0
+            words = torch.zeros(rows, run.context, dtype=torch.long)
+            inputs = {"input_ids": words, "targets": words}
+            return Update(task, task.optimisation.optimiser(task), lambda: task.learn(inputs).loss, task.optimisation.clip)
+
+        mixed = run.precision == "bf16-mixed"
+        return rehearse(make, torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext(), count)
+
+
+def main(args: argparse.Namespace) -> int:
     """Run the command."""
-    args, rest = _options().parse_known_args(argv)
-    from ebt.training.plan import parse_bytes
-
     room = parse_bytes(args.device_memory)
     if args.json is not None:
         _write(args.json, "")  # a file that cannot be written is told before the work
-    plan = _plan(args, rest, room)
-    _show(Console(), plan)
+    plan, console = _plan(args, room), Console()
+    table = plain_table(Column(no_wrap=True), Column(justify="right", no_wrap=True))
+    for name, value in _rows(plan):
+        table.add_row(name, value)
+    print_table(console, f"plan: {plan['devices']} x {_size(room)}", table)
+    if not plan["fits"]:
+        largest = f"at most {plan['largest_batch']}" if plan["largest_batch"] else "not even one context"
+        needed = f"{_size(plan['memory']['total'])} of {_size(room)}, a tenth of it free; {largest} fits."
+        console.print(f"[bold red]does not fit[/]: {needed}", highlight=False)
     if args.json is not None:
-        _write(args.json, _as_json(plan))
+        _write(args.json, json.dumps(plan, indent=1) + "\n")
     return 0
 
 
-def _plan(args: argparse.Namespace, rest: list[str], room: int) -> Any:
-    from ebt.cli.rehearsals import Rehearsals, planned_run
-    from ebt.training.plan import USABLE, Plan, floor, largest_batch, tokens_per_day
-
-    run = planned_run([*(f"--config={file}" for file in args.config), *rest], args.vocabulary)
-    batch = args.batch or run.batch
+def _plan(args: argparse.Namespace, room: int) -> dict[str, Any]:
+    """What goes to JSON: sizes in bytes; operations, ``least`` and ``executed``, per token."""
+    run = planned_run([*(f"--config={file}" for file in args.config), *args.keys], args.vocabulary)
+    batch, updates = args.batch or run.batch, args.updates or run.updates
+    if args.tokens is None and updates < 1:
+        raise InputError("trainer.max_steps is not set in the configuration: give --tokens or --updates.")
     tokens_per_update = args.devices * batch * run.context * run.accumulate
-    tokens = int(args.tokens) if args.tokens is not None else tokens_per_update * _updates(args, run)
+    tokens = int(args.tokens) if args.tokens is not None else tokens_per_update * updates
     rehearsals = Rehearsals(run, args.devices)
     memory, least = rehearsals.memory(batch), floor(rehearsals.sizes(), run.recipe, run.mean_steps)
     executed = rehearsals.operations_per_token()
     daily = tokens_per_day(args.devices, args.flops, executed)
-    return Plan(
-        parameters=rehearsals.parameters,
-        non_embedding=rehearsals.non_embedding,
-        devices=args.devices,
-        batch=batch,
-        tokens_per_update=tokens_per_update,
-        least=least,
-        executed=executed,
-        memory=memory,
-        device_memory=room,
-        largest_batch=largest_batch(rehearsals.peak, USABLE * room),
-        tokens_per_day=daily,
-        tokens=tokens,
-    )
+    return {
+        "parameters": rehearsals.parameters,
+        "non_embedding": rehearsals.non_embedding,
+        "devices": args.devices,
+        "batch": batch,
+        "tokens_per_update": tokens_per_update,
+        "least": {**asdict(least), "total": least.total},
+        "executed": executed,
+        "memory": {**asdict(memory), "total": memory.total},
+        "device_memory": room,
+        "largest_batch": largest_batch(rehearsals.peak, USABLE * room),
+        "tokens_per_day": daily,
+        "tokens": tokens,
+        "days": tokens / daily,
+        "fits": memory.total <= USABLE * room,
+    }
 
 
-def _updates(args: argparse.Namespace, run: Any) -> int:
-    updates: int = args.updates or run.updates
-    if updates < 1:
-        raise InputError("trainer.max_steps is not set in the configuration: give --tokens or --updates.")
-    return updates
-
-
-def _show(console: Console, plan: Any) -> None:
-    table = plain_table()
-    table.add_column("", no_wrap=True)
-    table.add_column("", justify="right", no_wrap=True)
-    for name, value in _rows(plan):
-        table.add_row(name, value)
-    print_table(console, f"plan: {plan.devices} x {_size(plan.device_memory)}", table)
-    if not plan.fits:
-        largest = f"at most {plan.largest_batch}" if plan.largest_batch else "not even one context"
-        console.print(
-            f"[bold red]does not fit[/]: {_size(plan.memory.total)} of {_size(plan.device_memory)}, a tenth of it free; "
-            f"{largest} fits.",
-            highlight=False,
-        )
-
-
-def _rows(plan: Any) -> list[tuple[str, str]]:
-    least, memory = plan.least, plan.memory
+def _rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    least, memory, executed = dict(plan["least"]), dict(plan["memory"]), plan["executed"]
+    operations, total = least.pop("total"), memory.pop("total")
     return [
-        ("parameters", f"{plan.parameters:,}"),
-        ("  beside the tables of words", f"{plan.non_embedding:,}"),
-        ("least operations per token", f"{least.total:.4g}"),
-        ("  network", f"{least.network:.4g}"),
-        ("  attention", f"{least.attention:.4g}"),
-        ("  vocabulary", f"{least.vocabulary:.4g}"),
-        ("operations carried out", f"{plan.executed:.4g}  ({plan.executed / least.total:.2f} x)"),
-        (f"memory per device, {plan.batch} contexts", _size(memory.total)),
-        *((f"  {name}", _size(value)) for name, value in asdict(memory).items()),
-        ("largest batch that fits", f"{plan.largest_batch:,}"),
-        ("tokens per update", f"{plan.tokens_per_update:,}"),
-        ("tokens per day", f"{plan.tokens_per_day:.4g}"),
-        (f"days for {plan.tokens:.4g} tokens", f"{plan.days:.3g}"),
+        ("parameters", f"{plan['parameters']:,}"),
+        ("  beside the tables of words", f"{plan['non_embedding']:,}"),
+        ("least operations per token", f"{operations:.4g}"),
+        *((f"  {name}", f"{value:.4g}") for name, value in least.items()),
+        ("operations carried out", f"{executed:.4g}  ({executed / operations:.2f} x)"),
+        (f"memory per device, {plan['batch']} contexts", _size(total)),
+        *((f"  {name}", _size(value)) for name, value in memory.items()),
+        ("largest batch that fits", f"{plan['largest_batch']:,}"),
+        ("tokens per update", f"{plan['tokens_per_update']:,}"),
+        ("tokens per day", f"{plan['tokens_per_day']:.4g}"),
+        (f"days for {plan['tokens']:.4g} tokens", f"{plan['days']:.3g}"),
     ]
 
 
 def _size(size: float) -> str:
     return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
-
-
-def _as_json(plan: Any) -> str:
-    numbers = asdict(plan)
-    numbers["memory"]["total"], numbers["least"]["total"] = plan.memory.total, plan.least.total
-    return json.dumps(numbers | {"days": plan.days, "fits": plan.fits}, indent=1) + "\n"
 
 
 def _write(path: str, text: str) -> None:

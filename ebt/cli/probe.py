@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-from ebt.cli.terminal import Options, count_from
+import argparse
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-DIGITS = "digits"
+from rich.console import Console
 
+from ebt.cli.denoise import TYPES
+from ebt.cli.terminal import numbers, out_folder, plain_table, print_table, say_written
+from ebt.errors import InputError
+from ebt.files import write_json
+from ebt.problems.folder import load_folder
+from ebt.problems.images.models import EBTForImages
+from ebt.problems.images.probe import Labelled, Probe, labelled_images, linear_probe, pooled_features
 
-def _options() -> Options:
-    options = Options(
-        "probe",
-        "Train a linear classifier on the features of image models, and test it.",
-        f"ebt probe --checkpoint runs/ebt --baseline runs/dit --data {DIGITS}",
-    )
-    options.checkpoint()
-    options.add_argument(
-        "--baseline", action="append", default=[], metavar="DIR", help="another model to compare with; may be repeated"
-    )
-    options.add_argument(
-        "--data", default=DIGITS, metavar="SOURCE", help="a folder with a folder for each class, or a dataset (default: digits)"
-    )
-    options.add_argument(
-        "--limit", type=count_from(10), default=2000, metavar="N", help="at most so many images (default: 2000)"
-    )
-    options.seed("the split")
-    options.out("probe.json")
-    return options
+LEVELS = (0, 25, 50, 99)
+"""Noise levels that a Diffusion Transformer is told of clean images; the best on held-out training data counts."""
 
 
-def main(argv: list[str]) -> int:
+def main(args: argparse.Namespace) -> int:
     """Run the command."""
-    args = _options().parse_args(argv)
-    from ebt.cli.probing import run
+    console = Console()
+    models = {name: load_folder(name, TYPES) for name in [args.checkpoint, *args.baseline]}
+    shapes = {(model.config.image_size, model.config.num_channels) for model in models.values()}
+    if len(shapes) > 1:
+        raise InputError("The models are for images of different sizes or channels: compare models of one size.")
+    data = labelled_images(args.data, *shapes.pop(), args.limit, args.seed)
+    table = plain_table("model", *numbers("top-1 %", "top-5 %", "images"))
+    probes = {name: probe_model(model, data, args.seed) for name, model in models.items()}
+    for name, probe in probes.items():
+        accuracy = f"{100 * probe.top1:.2f} ±{100 * probe.error:.2f}"
+        table.add_row(Path(name).resolve().name, accuracy, f"{100 * probe.top5:.2f}", f"{probe.train} + {probe.test}")
+    print_table(console, f"linear probe on {Path(args.data).name}: {len(data.classes)} classes", table)
+    if (folder := out_folder(args.out)) is not None:
+        plain = {name: asdict(probe) for name, probe in probes.items()}
+        write_json({"data": args.data, "classes": data.classes, "probes": plain}, folder / "probe.json")
+        say_written(console, [folder / "probe.json"])
+    return 0
 
-    return run(args)
+
+def probe_model(model: Any, data: Labelled, seed: int = 0) -> Probe:
+    """The probe of one model; a Diffusion Transformer is told the noise level that suits it best."""
+    ways = [model.features] if isinstance(model, EBTForImages) else [partial(model.features, t=t) for t in LEVELS]
+    features = ([pooled_features(way, images) for images in (data.train, data.test)] for way in ways)
+    probes = [linear_probe(train, data.labels, test, data.test_labels, seed) for train, test in features]
+    return max(probes, key=lambda probe: probe.validation)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -23,9 +23,9 @@ QUIET_SECONDS = 30
 class Report(ProgressBar):
     """One bar for the whole run, a line per validation; without a terminal, lines alone."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.console = console or Console()
+        self.console = Console()
         self.seconds = 0.0
         """Spent in training, validation included, by all processes that continued the run."""
         self._before = 0.0
@@ -74,24 +74,23 @@ class Report(ProgressBar):
         if self._line < trainer.global_step:  # without validation
             self._say(trainer)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._close()
-
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._open("validation", sum(int(count) for count in trainer.num_val_batches), 0)
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._open("test", sum(int(count) for count in trainer.num_test_batches), 0)
+        if trainer.state.fn != "fit":
+            label, batches = ("test", trainer.num_test_batches) if trainer.testing else ("validation", trainer.num_val_batches)
+            self._open(label, int(sum(batches)), 0)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if self._bar is not None and trainer.state.fn != "fit":
             self._bar.advance(self._task)
 
-    on_test_batch_end = on_validation_batch_end
+    on_test_start, on_test_batch_end = on_validation_start, on_validation_batch_end
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._close()
+    def _close(self, *_: Any, **__: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    on_exception = teardown = _close
 
     def state_dict(self) -> dict[str, float]:
         return {"seconds": self.seconds}
@@ -108,7 +107,8 @@ class Report(ProgressBar):
         loss = trainer.callback_metrics.get("train/loss")
         rate = (trainer.global_step - self._first) / max(self.seconds - self._before, 1e-9)
         left = trainer.estimated_stepping_batches - trainer.global_step
-        told = f"  left {duration(left / rate)}" if self._bar is None and rate > 0 and 0 < left < float("inf") else ""
+        known = self._bar is None and rate > 0 and 0 < left < float("inf")
+        told = f"  left {timedelta(seconds=round(left / rate))}" if known else ""
         return ("" if loss is None else f"train/loss {loss.item():.4g}  ") + f"{rate:.3g} updates/s{told}"
 
     def _open(self, label: str, total: int | None, completed: int) -> None:
@@ -119,18 +119,6 @@ class Report(ProgressBar):
             self._task = self._bar.add_task(label, total=total, completed=completed, text="")
             self._bar.start()
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-def duration(seconds: float) -> str:
-    """``1:05`` or ``2:01:05``."""
-    minutes, second = divmod(round(seconds), 60)
-    hour, minute = divmod(minutes, 60)
-    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
-
 
 def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
     """What is about to be trained, on what, where."""
@@ -138,7 +126,13 @@ def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
     network: Any = getattr(task, "network", None)
     kind = f", {network.kind}" if hasattr(network, "kind") else ""
     table.add_row("model", f"{type(task).__name__}{kind}, {parameters(task):,} parameters")
-    table.add_row("data", data_line(statistics(trainer)))
+    data = statistics(trainer)
+    sizes = [str(data["source"])] if "source" in data else []
+    for unit in ("documents", "tokens", "puzzles", "images", "videos", "clips"):
+        if isinstance(count := data.get(unit), dict) and "train" in count:
+            held_out = f" ({count['validation']:,} for validation)" if "validation" in count else ""
+            sizes.append(f"{count['train']:,} {unit}{held_out}")
+    table.add_row("data", ", ".join(sizes) or "of the data module")
     total = trainer.estimated_stepping_batches
     table.add_row("updates", "until stopped" if total == float("inf") else f"{total:,}")
     table.add_row("device", f"{trainer.world_size} x {trainer.strategy.root_device}, precision {trainer.precision}")
@@ -156,24 +150,12 @@ def statistics(trainer: L.Trainer) -> dict[str, Any]:
     return tell() if callable(tell) else {}
 
 
-def data_line(data: dict[str, Any]) -> str:
-    """The sizes of the training and validation data in words."""
-    sizes = [
-        f"{data[unit]['train']:,} {unit}"
-        + (f" ({data[unit]['validation']:,} for validation)" if "validation" in data[unit] else "")
-        for unit in ("documents", "tokens", "puzzles", "images", "videos", "clips")
-        if isinstance(data.get(unit), dict) and "train" in data[unit]
-    ]
-    return ", ".join(([str(data["source"])] if "source" in data else []) + sizes) or "of the data module"
-
-
 def results_table(metrics: dict[str, float], steps: int) -> Table:
     """Metrics as rows, numbers of thinking steps as columns, the model's own first."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
-        found = re.fullmatch(r"(.*?)(?:_at_(\d+))?", name.partition("/")[2])
-        assert found is not None
-        rows.setdefault(found[1], {})[found[2] or ""] = value
+        what, _, step = name.partition("/")[2].partition("_at_")
+        rows.setdefault(what, {})[step] = value
     rows.pop("alarms", None)
     numbers = sorted({key for row in rows.values() for key in row if key}, key=int)
     table = plain_table("", f"own steps ({steps})" if numbers else "", *(f"at {number}" for number in numbers))

@@ -2,40 +2,182 @@
 
 from __future__ import annotations
 
-from ebt.cli.terminal import RULES, SPLITS, Options, count_from
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from torch import Tensor
+
+from ebt.cli.terminal import numbers, out_folder, plain_table, print_table, progress_bar, say, say_written, scaled_and_noisy
+from ebt.errors import InputError
+from ebt.evaluation.measure import thinks
+from ebt.evaluation.results import write_json
+from ebt.problems.folder import load_folder
+from ebt.problems.images.pictures import film_strip
+from ebt.problems.images.sources import to_picture
+from ebt.problems.video.clips import import_av, write_video
+from ebt.problems.video.metrics import FrameEnergies, Rollout, frame_energies, frame_loss, rollout
+from ebt.problems.video.pictures import frame_energy_map, save_gif, side_by_side_frames
+from ebt.problems.video.problem import HeldOutVideo, held_out_video
+
+TYPES = ("ebt_video", "ebt_video_transformer")
+SHOWN = 12
+"""Predicted frames of a strip, at most."""
 
 
-def _options() -> Options:
-    options = Options(
-        "rollout",
-        "Predict frames of videos, each from those before it; the truth and the prediction side by side, and the energy of\n"
-        "every frame while the model thinks: is it unsure before something new appears?",
-        "ebt rollout --checkpoint runs/digits --frames 8 --out rollout\n"
-        "  ebt rollout --checkpoint runs/clips --data my-video.mp4 --frames 4 --mp4 --out rollout",
-    )
-    options.checkpoint()
-    options.add_argument("--data", metavar="SOURCE", help="a video, a folder of videos, or digits (default: the run's own)")
-    options.add_argument(
-        "--split", choices=SPLITS, default="test", help="which of the run's own videos (default: test; shifted: moving digits)"
-    )
-    options.add_argument("--frames", type=count_from(1), default=8, metavar="N", help="to predict (default: 8)")
-    options.add_argument("--given", type=count_from(1), metavar="N", help="frames to start from (default: the model's context)")
-    options.add_argument("--limit", type=count_from(1), default=4, metavar="N", help="at most so many clips (default: 4)")
-    thinking = options.add_argument_group("thinking (defaults: those of the model)")
-    thinking.add_argument("--steps", type=count_from(1), metavar="N", help="thinking steps")
-    thinking.add_argument("--candidates", type=count_from(1), metavar="M", help="candidates of each predicted frame")
-    thinking.add_argument("--rule", choices=RULES[:3], default="lowest", help="which candidate wins (default: lowest)")
-    options.scale_and_noise(thinking)
-    options.seed("the random starts")
-    options.out("rollout.json, and for each clip a GIF, a strip of frames and a picture of the energies,")
-    options.add_argument("--mp4", action="store_true", help="write MP4 files beside the GIFs")
-    options.add_argument("--no-pictures", action="store_true", help="write rollout.json and energies only")
-    return options
+@dataclass(frozen=True)
+class ClipRollout:
+    """What goes to JSON, of one clip. Losses are smooth L1 in the encoder's space; frames count from 1."""
+
+    losses: list[float]
+    """Of each predicted frame."""
+    repeated: list[float]
+    """The same for repeating the last given frame."""
+    energies: list[list[float]] | None
+    """Of each predicted frame, before the first and after each step."""
+    watched_energies: list[list[float]] | None
+    """Of each frame from the second on, thought of with the true frames before it."""
+    watched_losses: list[list[float]] | None
+    """After each step, likewise."""
 
 
-def main(argv: list[str]) -> int:
+@dataclass(frozen=True)
+class Results:
+    """All clips of one call."""
+
+    data: str
+    given: int
+    ahead: int
+    clips: list[ClipRollout]
+    steps: int | None = None
+    candidates: int | None = None
+    spearman: float | None = None
+    """Rank correlation of energy and loss over all frames, thought of with the true ones before; None without an energy."""
+    spearman_within_clips: float | None = None
+    """The same in each clip, mean over the clips."""
+    spearman_of_moves: float | None = None
+    """Of how far the last step still moved a frame, and its loss."""
+
+
+def _check(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """The thinking options."""
+    if not thinks(model) and (args.steps, args.candidates) != (None, None):
+        raise InputError("--steps and --candidates need a model with an energy: Transformer++ answers in one pass.")
+    many = args.candidates or (model.thinking.candidates if thinks(model) else 1)
+    options: dict[str, Any] = scaled_and_noisy(args, [model], many)
+    if args.mp4 and (args.out is None or args.no_pictures):
+        raise InputError("--mp4 writes files: give --out, and leave out --no-pictures.")
+    if args.mp4:
+        import_av()
+    return {**options, "steps": args.steps, "candidates": args.candidates, "rule": args.rule or "lowest", "seed": args.seed}
+
+
+def _results(
+    args: argparse.Namespace,
+    videos: HeldOutVideo,
+    model: Any,
+    frames: Tensor,
+    found: Rollout,
+    watched: FrameEnergies | None,
+    given: int,
+) -> Results:
+    true = frames[:, given:]
+    losses, repeated = (frame_loss(made.cpu(), true) for made in (found.frames, frames[:, given - 1 : given].expand_as(true)))
+    by_step = found.energies, *((None, None) if watched is None else (watched.energies, watched.losses))
+    clips = [
+        ClipRollout(losses[i].tolist(), repeated[i].tolist(), *(None if all is None else all[:, i].tolist() for all in by_step))
+        for i in range(len(frames))
+    ]
+    if watched is None:
+        return Results(videos.name, given, args.frames, clips)
+    steps, candidates = args.steps or model.thinking.steps, args.candidates or model.thinking.candidates
+    known = watched.spearman, watched.spearman_within_clips, watched.spearman_of_moves
+    return Results(videos.name, given, args.frames, clips, steps, candidates, *known)
+
+
+def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:
+    energy = ["energy at start", "at end"] if results.spearman is not None else []
+    table = plain_table(*numbers("frame", "loss", "repeated", *energy))
+    for i in range(results.ahead):
+        row = [f"{np.mean([getattr(clip, name)[i] for clip in results.clips]):.4f}" for name in ("losses", "repeated")]
+        if results.spearman is not None:
+            row += [f"{np.mean([(clip.energies or [])[step][i] for clip in results.clips]):.4g}" for step in (0, -1)]
+        table.add_row(str(i + 1), *row)
+    count = len(results.clips)
+    title = f"{results.data}: {results.ahead} frames after {results.given} given ones, {count} clip{'s' * (count > 1)}"
+    print_table(console, title, table, "loss: smooth L1 of the encoded frame; repeated: of repeating the last given one")
+    if results.spearman is not None:
+        all_frames, within, moves = (
+            "-" if value is None or math.isnan(value) else f"{value:.2f}"
+            for value in (results.spearman, results.spearman_within_clips, results.spearman_of_moves)
+        )
+        said = f"energy ~ loss {all_frames}, within clips {within}; how far the last step moved ~ loss {moves}"
+        say(console, f"next frames, given the true ones, Spearman: {said}")
+    if videos.note:
+        say(console, videos.note, "dim")
+
+
+def _write(
+    args: argparse.Namespace, folder: Path, results: Results, videos: HeldOutVideo, frames: Tensor, found: Rollout
+) -> list[Path]:
+    written = [folder / "rollout.json"]
+    write_json(results, written[0])
+    for i, clip in enumerate(results.clips):
+        films: tuple[np.ndarray, ...] = ()
+        if not args.no_pictures:
+            true, predicted = (
+                np.stack([np.array(to_picture(frame)) for frame in videos.data.encoder.decode(part[i].cpu())])
+                for part in (frames, found.frames)
+            )
+            films = (true, np.concatenate((true[: results.given], predicted)))
+            written += _films(args, folder / f"rollout-{i:02}", *films, results, videos.data.seconds)
+        if clip.watched_energies is not None and clip.watched_losses is not None:
+            written.append(folder / f"rollout-{i:02}-energy.png")
+            shown = list(films[0][1:]) if films else ()
+            frame_energy_map(
+                clip.watched_energies, clip.watched_losses[-1], written[-1], shown, "the next frame, given the true ones"
+            )
+    return written
+
+
+def _films(
+    args: argparse.Namespace, stem: Path, true: np.ndarray, found: np.ndarray, results: Results, seconds: float
+) -> list[Path]:
+    pages = side_by_side_frames(true, found, results.given)
+    written = [stem.with_suffix(".gif"), stem.with_suffix(".png")]
+    save_gif(pages, written[0], seconds)
+    first = results.given - min(2, results.given)
+    last = results.given + min(SHOWN, results.ahead)
+    names = ["given" if i < results.given else f"+{i - results.given + 1}" for i in range(first, last)]
+    film_strip({"true": list(true[first:last]), "predicted": list(found[first:last])}, names, written[1])
+    if args.mp4:
+        written.append(stem.with_suffix(".mp4"))
+        write_video(pages, written[-1], seconds)
+    return written
+
+
+def main(args: argparse.Namespace) -> int:
     """Run the command."""
-    args = _options().parse_args(argv)
-    from ebt.cli.rollouts import run
-
-    return run(args)
+    console = Console()
+    model = load_folder(args.checkpoint, TYPES)
+    options = _check(args, model)
+    given = args.given or model.config.context_length
+    videos = held_out_video(args.checkpoint, model, args.data, args.split, given + args.frames)
+    if args.out is not None and not args.no_pictures and not videos.data.encoder.decodes:
+        raise InputError(
+            f"{videos.data.encoder_name} cannot be turned back into pictures: add --no-pictures for the numbers alone."
+        )
+    frames = videos.frames(given + args.frames, args.limit)
+    folder = out_folder(args.out)
+    with progress_bar("frames", args.frames) as bar:
+        found = rollout(model, frames[:, :given], args.frames, progress=bar, **options)
+    watched = frame_energies(model, frames, **options) if thinks(model) else None
+    results = _results(args, videos, model, frames, found, watched, given)
+    _print(console, results, videos)
+    if folder is not None:
+        say_written(console, _write(args, folder, results, videos, frames, found))
+    return 0

@@ -75,8 +75,9 @@ class Run:
         Raises:
             InputError: a run is there already.
         """
-        if inherited := _inherited():
-            return inherited
+        folder = os.environ.get(_ENVIRONMENT)
+        if folder and os.environ.get("LOCAL_RANK", "0") != "0":  # in a process that the first one started for another device
+            return cls(Path(folder))
         run = cls.named(out, name)
         if run is None:
             path = Path(configs[-1] if configs else "run.yaml")
@@ -130,12 +131,6 @@ class Run:
                 "in its checkpoints/."
             )
         return run, file
-
-
-def _inherited() -> Run | None:
-    """The run folder, in the processes that the first one starts for its other devices."""
-    folder = os.environ.get(_ENVIRONMENT)
-    return Run(Path(folder)) if folder and os.environ.get("LOCAL_RANK", "0") != "0" else None
 
 
 def absolute(settings: Any, name: str = "") -> Any:

@@ -2,50 +2,309 @@
 
 from __future__ import annotations
 
-from ebt.cli.terminal import RULES, Options, count_from, number_in
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-BUDGET = {"board": 10.0, "file": 60.0}
-"""Seconds."""
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.columns import Columns
+from rich.console import Console
+from rich.live import Live
+from rich.padding import Padding
+from rich.text import Text
+from torch import Tensor
+
+from ebt.cli.options import BUDGET
+from ebt.cli.terminal import given, out_folder, plain_table, print_table, progress_bar, say_written, scaled_and_noisy
+from ebt.errors import InputError
+from ebt.evaluation.measure import thinks
+from ebt.evaluation.statistics import auroc
+from ebt.files import finite, write_json
+from ebt.problems.folder import load_folder
+from ebt.problems.sudoku.boards import BOARD_FILES, board_errors, format_board, is_solved, parse_board, read_csv
+from ebt.problems.sudoku.generator import generate, solutions
+from ebt.problems.sudoku.metrics import BoardThinking, watched_board
+from ebt.problems.sudoku.models import fill
+from ebt.problems.sudoku.pictures import board_strip
+from ebt.thinking import Thought
+
+SHOWN = (0, 1, 2, 4, 8, 16, 32, 64, 128)
+SECONDS = 4.0
+"""Longest showing of a board in a terminal, in seconds."""
+ITERATIONS = 16
+"""Of a looped model, whose configuration has no number of its own."""
+ROWS = 64
+"""Boards times candidates that are thought about at once."""
+OWNER = "this model solves"
 
 
-def _options() -> Options:
-    options = Options(
-        "solve",
-        "Think about a Sudoku puzzle and watch the board fill in; or solve all puzzles of a file.\n\n"
-        "A board can be checked by the rules. So the first attempt thinks with the model's own steps and candidates, and\n"
-        "attempt k with 2^k times as many (at most 8 times the steps, 32 times the candidates), from other random starts,\n"
-        "until a candidate is valid or the budget is spent. Of a file, each attempt is about what is not yet solved.\n"
-        "With --steps or --candidates there is one attempt, exactly so. Looped models iterate 16 to 128 times.",
-        "ebt solve --checkpoint runs/sudoku --givens 10 --steps 16 --candidates 8\n"
-        "  ebt solve --checkpoint runs/sudoku .5.3..1...26.4..6......2......5.6...\n"
-        "  ebt solve --checkpoint runs/sudoku --csv puzzles.csv --out solved",
-    )
-    options.checkpoint()
-    add = options.add_argument
-    add(
-        "puzzle",
-        nargs="?",
-        metavar="PUZZLE",
-        help="cells row by row, 0 . _ or * where empty; | - and spaces are skipped, # begins a comment; or a .sdk or .ss file",
-    )
-    add("--csv", metavar="FILE", help="puzzles, one a line, instead of PUZZLE")
-    add("--givens", type=count_from(1), metavar="N", help="make a new puzzle with so many givens instead of PUZZLE")
-    thinking = options.add_argument_group("thinking (defaults: those of the model)")
-    thinking.add_argument("--steps", type=count_from(1), metavar="N", help="thinking steps, or iterations of a looped model")
-    thinking.add_argument("--candidates", type=count_from(1), metavar="M", help="candidates; the lowest energy wins")
-    thinking.add_argument("--rule", choices=RULES, help="which candidate wins (default: lowest)")
-    thinking.add_argument("--tolerance", type=number_in(0), metavar="T", help="stop when probabilities move by less than this")
-    options.scale_and_noise(thinking)
-    default = f"default: {BUDGET['board']:g}, of a file {BUDGET['file']:g}; the first attempt is always finished"
-    thinking.add_argument("--budget", type=number_in(0), metavar="SECONDS", help=f"for attempts until all is valid ({default})")
-    options.seed("the random starts and the new puzzle")
-    options.out("solve.json, and solutions.csv for a file or board.png for a single board,")
-    return options
+@dataclass
+class Attempt:
+    """One way to think, and what came of it in a file."""
+
+    steps: int
+    candidates: int
+    seed: int
+    puzzles: int = 0
+    """How many were thought about."""
+    solved: int = 0
+    forward: float = 0.0
+    """Passes of the network, all puzzles together."""
+    backward: float = 0.0
 
 
-def main(argv: list[str]) -> int:
+@dataclass
+class SolvedFile:
+    """What goes to JSON about a file."""
+
+    puzzles: int
+    solved: int = 0
+    exact: float = 0.0
+    """Share of the boards that are solved."""
+    cell: float = 0.0
+    """Share of the empty cells that are right."""
+    energy: float | None = None
+    """Mean of the boards; None for models without an energy."""
+    board_auroc: float | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+def main(args: argparse.Namespace) -> int:
     """Run the command."""
-    args = _options().parse_args(argv)
-    from ebt.cli.solving import run
+    if len(given(args, ("puzzle", "csv", "givens"))) != 1:
+        raise InputError("Give exactly one of PUZZLE, --csv FILE and --givens N.")
+    args.exact = args.steps is not None or args.candidates is not None
+    if args.exact and args.budget is not None:
+        raise InputError("--steps and --candidates make one attempt, so there is nothing to spend --budget on: leave one out.")
+    model = load_folder(args.checkpoint, ("ebt_sudoku", "ebt_sudoku_transformer"))
+    _check_thinking(args, model)
+    args.rule = args.rule or "lowest"
+    args.budget = args.budget or BUDGET["file" if args.csv is not None else "board"]
+    with torch.no_grad():
+        (_solve_file if args.csv is not None else _solve_board)(args, Console(), model, out_folder(args.out))
+    return 0
 
-    return run(args)
+
+def _check_thinking(args: argparse.Namespace, model: Any) -> None:
+    """Note the thinking options; InputError for those that a model without an energy has no use for."""
+    for option in () if thinks(model) else given(args, ("candidates", "rule", "tolerance")):
+        raise InputError(f"{args.checkpoint} does not think, so it has no use for --{option}: leave it out.")
+    alone = args.exact and thinks(model) and (args.candidates or model.thinking.candidates) == 1
+    args.options = scaled_and_noisy(args, [model], 1 if alone else 2)  # without a number, there will be more of them
+    args.options |= {"tolerance": args.tolerance, "rule": args.rule}
+
+
+def _attempts(args: argparse.Namespace, model: Any) -> Iterator[Attempt]:
+    """One attempt after the other, as the help of the command says."""
+    thinking = thinks(model)
+    steps = args.steps or (model.thinking.steps if thinking else ITERATIONS if model.config.loop != "none" else 1)
+    candidates = args.candidates or (model.thinking.candidates if thinking else 1)
+    yield Attempt(steps, candidates, args.seed)
+    number = 1
+    while not args.exact and (thinking or (model.config.loop != "none" and number <= 3)):
+        yield Attempt(steps * 2 ** min(number, 3), candidates * 2 ** min(number, 5) if thinking else 1, args.seed + number)
+        number += 1
+
+
+def _solve_file(args: argparse.Namespace, console: Console, model: Any, folder: Path | None) -> None:
+    puzzles, truth = read_csv(args.csv, model.config.board, owner=OWNER)
+    found, energies, valid = puzzles.copy(), np.full(len(puzzles), np.inf), np.zeros(len(puzzles), dtype=bool)
+    result, end = SolvedFile(len(puzzles)), time.monotonic() + args.budget
+    with progress_bar("solving", len(puzzles)) as bar:
+        for attempt in _attempts(args, model):
+            rows = np.flatnonzero(~valid)
+            if result.attempts and (not len(rows) or time.monotonic() > end):
+                break
+            for part in np.split(rows, range(step := max(1, ROWS // attempt.candidates), len(rows), step)):
+                if result.attempts and time.monotonic() > end:
+                    break
+                boards, energy = _answer(model, torch.from_numpy(puzzles[part]), attempt, args)
+                solved = is_solved(boards, puzzles[part], model.config.board)
+                better = solved | ~(energy >= energies[part])  # models without an energy have NaN: the last attempt counts
+                found[part[better]], energies[part[better]], valid[part] = boards[better], energy[better], solved
+                attempt.solved += int(solved.sum())
+                bar(attempt.puzzles, len(rows))
+            result.attempts.append(attempt)
+    empty = puzzles == 0
+    result.solved, result.exact = int(valid.sum()), float(valid.mean())
+    result.cell = float((found == truth)[empty].mean()) if empty.any() else 1.0
+    if thinks(model):
+        result.energy, result.board_auroc = float(energies.mean()), auroc(torch.from_numpy(energies), torch.from_numpy(~valid))
+    _print_file(console, Path(args.csv).name, model.config.board, result, args)
+    if folder is not None:
+        write_json(asdict(result), folder / "solve.json")
+        _write_solutions(folder / "solutions.csv", puzzles, found, valid, energies)
+        say_written(console, [folder / "solve.json", folder / "solutions.csv"])
+
+
+def _think(model: Any, puzzles: Tensor, attempt: Attempt, args: argparse.Namespace) -> Thought:
+    how = {"steps": attempt.steps, "candidates": attempt.candidates, "seed": attempt.seed, **args.options}
+    thought = model.think(puzzles, **how)
+    return thought if args.exact else _valid_first(model, puzzles, thought)
+
+
+def _answer(
+    model: Any, puzzles: Tensor, attempt: Attempt, args: argparse.Namespace
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
+    """Boards (B, C), and their energies (B,), NaN where the model has none; the attempt counts the passes."""
+    puzzles = puzzles.to(model.device).long()
+    if thinks(model):
+        won = _think(model, puzzles, attempt, args)
+        words, energy = won.geometry.decide(won.state), won.energies[-1].sum(-1)
+        forward, backward = won.evaluations.forward, won.evaluations.backward
+    else:
+        words, energy = model(puzzles, attempt.steps)[-1].argmax(-1), torch.full((len(puzzles),), math.nan)
+        forward, backward = attempt.steps * model.passes, 0
+    attempt.puzzles += len(puzzles)
+    attempt.forward += forward * len(puzzles)
+    attempt.backward += backward * len(puzzles)
+    return fill(puzzles, words).to(torch.int8).cpu().numpy(), energy.double().cpu().numpy()
+
+
+def _valid_first(model: Any, puzzles: Tensor, chosen: Thought) -> Thought:
+    """The record of the lowest of the valid boards, where there is one."""
+    every = chosen.candidates
+    assert every is not None
+    assert chosen.winner is not None
+    candidates = len(every.start) // len(puzzles)
+    repeated = puzzles.repeat(candidates, 1)
+    boards = fill(repeated, every.geometry.decide(every.state)).cpu()
+    valid = torch.from_numpy(is_solved(boards, repeated.cpu(), model.config.board)).to(puzzles.device)
+    energies = every.energies[-1].sum(1).masked_fill(~valid, math.inf).unflatten(0, (candidates, -1))
+    winner = torch.where(energies.isinf().all(0), chosen.winner, energies.argmin(0))
+    rows = winner * len(puzzles) + torch.arange(len(puzzles), device=winner.device)
+    return replace(every.rows(rows), winner=winner, candidates=every, evaluations=chosen.evaluations)
+
+
+def _print_file(console: Console, name: str, size: int, result: SolvedFile, args: argparse.Namespace) -> None:
+    table = plain_table()
+    table.show_header = False
+    last, more = result.attempts[-1], f" in {len(result.attempts)} attempts" if len(result.attempts) > 1 else ""
+    error = math.sqrt(result.exact * (1 - result.exact) / result.puzzles)
+    share = f"{100 * result.exact:.1f} ± {100 * error:.1f} %"
+    table.add_row("boards solved", f"{result.solved} of {result.puzzles}, {share}")
+    table.add_row("empty cells right", f"{100 * result.cell:.2f} %")
+    table.add_row("thinking", f"up to {last.steps} steps, {last.candidates} candidate(s), {args.rule}{more}")
+    forward, backward = (sum(getattr(a, way) for a in result.attempts) / result.puzzles for way in ("forward", "backward"))
+    table.add_row("evaluations per board", f"{forward:.1f} forward, {backward:.1f} backward passes")
+    if result.energy is not None:
+        table.add_row("mean energy per board", f"{result.energy:.4g}")
+        told = "-" if result.board_auroc is None else f"{result.board_auroc:.3f}"
+        table.add_row("energy tells wrong boards (AUROC)", told)
+    print_table(console, f"{name}: {result.puzzles} puzzles of {size} x {size}", table)
+
+
+def _write_solutions(path: Path, puzzles: Any, found: Any, valid: Any, energies: Any) -> None:
+    """One line for each puzzle, in the order of the file."""
+    lines = ["puzzle,prediction,valid,energy"]
+    for puzzle, board, right, energy in zip(puzzles.tolist(), found.tolist(), valid.tolist(), energies.tolist(), strict=True):
+        number = "" if math.isnan(energy) else f"{energy:.6g}"
+        lines.append(f"{''.join(map(str, puzzle))},{''.join(map(str, board))},{str(right).lower()},{number}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _solve_board(args: argparse.Namespace, console: Console, model: Any, folder: Path | None) -> None:
+    size, end = model.config.board, time.monotonic() + args.budget
+    puzzle = _puzzle(args, size)
+    truth = solutions(puzzle, size, 1)[0]
+    best: BoardThinking | None = None
+    solved, number = False, 0
+    with progress_bar("thinking") as bar:
+        for number, attempt in enumerate(_attempts(args, model), 1):
+            thinking = _watch(model, torch.from_numpy(puzzle), attempt, args)
+            solved = bool(is_solved(np.array(thinking.boards[-1], dtype=np.int8), puzzle, size))
+            if solved or best is None or not best.energies or thinking.energies[-1] < best.energies[-1]:
+                best, made = thinking, attempt
+            bar(number, None)
+            if solved or time.monotonic() > end:
+                break
+    assert best is not None
+    (_play if console.is_terminal else _print_boards)(console, best, size)
+    console.print(_verdict(best, size, truth, solved, made, number, args))
+    if folder is not None:
+        written = [folder / "solve.json", folder / "board.png"]
+        plain = finite(asdict(best))
+        write_json({**plain, "solution": truth.tolist(), "solved": solved, "attempts": number}, written[0])
+        title = f"{'Solved' if solved else 'Not solved'} after {best.steps} steps"
+        board_strip(plain, written[1], solution=truth.tolist(), title=title)
+        say_written(console, written)
+
+
+def _puzzle(args: argparse.Namespace, size: int) -> npt.NDArray[np.int8]:
+    if args.puzzle is None:
+        return generate(size, args.givens, 1, args.seed).puzzles[0]
+    if args.puzzle.endswith(BOARD_FILES):
+        return read_csv(args.puzzle, size, owner=OWNER).puzzles[0]
+    return parse_board(args.puzzle, size, check_unique=True, owner=OWNER)
+
+
+def _watch(model: Any, puzzle: Tensor, attempt: Attempt, args: argparse.Namespace) -> BoardThinking:
+    """The board after every step, or after every iteration of a model without an energy, which starts with the givens."""
+    given = puzzle.to(model.device).long().unsqueeze(0)
+    if not thinks(model):
+        sure, words = torch.cat(model(given, attempt.steps)).softmax(-1).max(-1)
+        sure = torch.cat((torch.zeros_like(sure[:1]), sure)).masked_fill(given > 0, 1)
+        boards, steps = [*given.tolist(), *fill(given, words).tolist()], len(words)
+        return BoardThinking(given[0].tolist(), boards, sure.tolist(), [], 0, [], steps, steps * model.passes, 0)
+    return watched_board(given, _think(model, given, attempt, args))
+
+
+def _play(console: Console, thinking: BoardThinking, size: int) -> None:
+    """The board step by step, in place."""
+    pause = min(0.4, SECONDS / len(thinking.boards))
+    with Live(_frame(thinking, 0, size), console=console, auto_refresh=False) as live:
+        for step in range(1, len(thinking.boards)):
+            time.sleep(pause)
+            live.update(_frame(thinking, step, size), refresh=True)
+
+
+def _print_boards(console: Console, thinking: BoardThinking, size: int) -> None:
+    """A few of the boards, side by side."""
+    last = len(thinking.boards) - 1
+    steps = sorted({step for step in SHOWN if step <= last} | {last})
+    console.print(Columns([Padding(_frame(thinking, step, size), (0, 2, 1, 0)) for step in steps]))
+
+
+def _frame(thinking: BoardThinking, step: int, size: int) -> Text:
+    """The board as ``format_board`` writes it: givens in brackets and bold, conflicts with ! and red, others by confidence."""
+    name = "start" if step == 0 else f"step {step}"
+    energy = f": energy {thinking.energies[step]:.4g}" if thinking.energies else ""
+    board, puzzle = (np.array(cells, dtype=np.int8) for cells in (thinking.boards[step], thinking.puzzle))
+    wrong = board_errors(board, size)
+    text, cell = Text(f"{name}{energy}\n"), 0
+    for character in format_board(board, size, puzzle):
+        style = ""
+        if character.isdigit() or character == ".":
+            sure = round(255 - 155 * (1 - thinking.confidence[step][cell]))
+            style = "bold" if puzzle[cell] else "bold red" if wrong[cell] else f"rgb({sure // 2},{sure // 2 + 40},{sure})"
+            cell += 1
+        text.append(character, "bold red" if character == "!" else style)
+    return text
+
+
+def _verdict(
+    thinking: BoardThinking, size: int, truth: Any, solved: bool, made: Attempt, attempts: int, args: argparse.Namespace
+) -> Text:
+    board = np.array(thinking.boards[-1], dtype=np.int8)
+    empty = np.array(thinking.puzzle) == 0
+    conflicts, right = int(board_errors(board, size).sum()), int((board == truth)[empty].sum())
+    text = Text().append("solved" if solved else "not solved", "bold green" if solved else "bold red")
+    text.append(", a valid board that keeps every given" if solved else f": {conflicts} cells in conflict (marked !)")
+    text.append(f"; {right} of {int(empty.sum())} empty cells right\n")
+    if thinking.energies:
+        text.append(f"energy {thinking.energies[0]:.4g} at the start, {thinking.energies[-1]:.4g} ")
+    text.append(f"after {thinking.steps} steps" + (f" of at most {made.steps}" if args.tolerance is not None else ""))
+    if made.candidates > 1:
+        low, high = min(thinking.candidate_energies), max(thinking.candidate_energies)
+        text.append(f"; candidate {thinking.winner + 1} of {made.candidates} won ({args.rule} of {low:.4g} to {high:.4g})")
+    if attempts > 1:
+        shown = "solves it" if solved else "has the lowest energy" if thinking.energies else "came last"
+        text.append(f"\n{attempts} attempts; shown is the one that {shown}")
+    text.append(f"\n{thinking.forward:.0f} forward and {thinking.backward:.0f} backward passes; [digit]: given, !: in conflict")
+    return text

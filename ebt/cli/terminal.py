@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from ebt.errors import InputError
 
@@ -24,7 +24,6 @@ WORD_RULES = (*RULES, "mean")
 RULE_HELP = "which candidate wins (default: lowest); of text also mean: of what all candidates thought at all steps"
 SPLITS = ("validation", "test", "shifted")
 """Of what runs held out; shifted: the harder test of moving digits."""
-CHECKPOINT = "model folder, or run folder of `ebt fit`"
 
 
 class Options(argparse.ArgumentParser):
@@ -38,27 +37,62 @@ class Options(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        self.open = False
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}. See `{self.prog} --help`.")
 
-    def checkpoint(self) -> None:
+    def read(self, argv: list[str]) -> argparse.Namespace:
+        """The options; ``keys`` of them are those of a configuration, where the command takes them."""
+        if not self.open:
+            return self.parse_args(argv)
+        args, keys = self.parse_known_args(argv)
+        return argparse.Namespace(**vars(args), keys=keys)
+
+    def takes_keys(self, usage: str) -> None:
+        """Take the keys of a configuration, too."""
+        self.open, self.usage = True, f"{self.prog} {usage} [--KEY VALUE ...]"
+
+    def config(self, metavar: str, what: str, required: bool = False) -> None:
+        """Add --config, which may be repeated."""
+        default: list[str] | None = None if required else []
+        self.add_argument("-c", "--config", action="append", default=default, required=required, metavar=metavar, help=what)
+
+    def checkpoint(self, what: str = "model folder, or run folder of `ebt fit`", metavar: str = "DIR") -> None:
         """Add --checkpoint."""
-        self.add_argument("--checkpoint", required=True, metavar="DIR", help=CHECKPOINT)
+        self.add_argument("--checkpoint", required=True, metavar=metavar, help=what)
+
+    def baseline(self) -> None:
+        """Add --baseline."""
+        what = "another model to compare with; may be repeated"
+        self.add_argument("--baseline", action="append", default=[], metavar="DIR", help=what)
+
+    def text(self, name: str, file: str, what: str) -> None:
+        """Add an option for a text and one for its file; ``text_of`` reads them."""
+        text = self.add_mutually_exclusive_group(required=True)
+        text.add_argument(f"--{name}", dest="text", metavar="TEXT", help=what)
+        text.add_argument(f"--{file}", dest="file", metavar="FILE", help=f"file with the {what}, UTF-8")
+
+    def thinking(self, steps: str, candidates: str, rules: Sequence[str], moves: str = "") -> Callable[..., Any]:
+        """Add the options of thinking, and --tolerance of what ``moves``; returns what adds another beside them."""
+        group = self.add_argument_group("thinking (defaults: those of the model)")
+        group.add_argument("--steps", type=count_from(1), metavar="N", help=steps)
+        group.add_argument("--candidates", type=count_from(1), metavar="M", help=candidates)
+        group.add_argument("--rule", choices=rules, help=RULE_HELP if rules == WORD_RULES else RULE_HELP.partition(";")[0])
+        if moves:
+            what = f"stop thinking when {moves} by less than this"
+            group.add_argument("--tolerance", type=number_in(0), metavar="T", help=what)
+        self.scale_and_noise(group)
+        return group.add_argument
 
     def scale_and_noise(self, group: argparse._ArgumentGroup) -> None:
         """Add --step-size-scale, --candidate-noise and --stop; ``scaled_and_noisy`` reads them."""
-        group.add_argument(
-            "--step-size-scale", type=number_in(0), metavar="X", help="alpha, as a multiple of the learned one; below 1: softer"
-        )
-        group.add_argument(
-            "--candidate-noise", type=number_in(0), metavar="X", help="Langevin noise of all candidates but the first"
-        )
-        group.add_argument(
-            "--stop",
-            metavar="NAME",
-            help="stop thinking by change(X), energy(X), budget(N) or my_module.MyStop(...) of your own",
-        )
+        add, positive = group.add_argument, number_in(0)
+        softer = "alpha, as a multiple of the learned one; below 1: softer"
+        add("--step-size-scale", type=positive, metavar="X", help=softer)
+        add("--candidate-noise", type=positive, metavar="X", help="Langevin noise of all candidates but the first")
+        own = "stop thinking by change(X), energy(X), budget(N) or my_module.MyStop(...) of your own"
+        add("--stop", metavar="NAME", help=own)
 
     def out(self, what: str) -> None:
         """Add --out."""
@@ -67,6 +101,11 @@ class Options(argparse.ArgumentParser):
     def seed(self, what: str) -> None:
         """Add --seed."""
         self.add_argument("--seed", type=count_from(0), default=0, metavar="N", help=f"of {what} (default: 0)")
+
+
+def given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Those of the named options that are given."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def scaled_and_noisy(args: argparse.Namespace, models: Sequence[Any], candidates: int) -> dict[str, Any]:
@@ -122,6 +161,11 @@ def number_in(above: float, most: float = math.inf) -> Callable[[str], float]:
     return number
 
 
+def text_of(args: argparse.Namespace) -> str:
+    """The text of ``Options.text``."""
+    return args.text if args.text is not None else read_text(args.file)
+
+
 def read_text(path: str) -> str:
     """A UTF-8 text file.
 
@@ -149,9 +193,14 @@ def out_folder(path: str | None) -> Path | None:
     return Path(path)
 
 
-def plain_table(*columns: str) -> Table:
+def plain_table(*columns: str | Column) -> Table:
     """A table with a line under its head only."""
     return Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+
+
+def numbers(*names: str) -> list[Column]:
+    """Columns of numbers, which end in one line."""
+    return [Column(name, justify="right") for name in names]
 
 
 def print_table(console: Console, title: str, table: Table, caption: str = "") -> None:
@@ -172,9 +221,14 @@ def print_table(console: Console, title: str, table: Table, caption: str = "") -
         console.print(caption, style="dim", markup=False, highlight=False)
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """One line, which runs on where the terminal is narrow."""
+    console.print(text, style=style, highlight=False, soft_wrap=True)
+
+
 def say_written(console: Console, paths: Sequence[Path]) -> None:
     """One line for the files that were written."""
-    console.print(f"written: {', '.join(str(path) for path in paths)}", style="dim", highlight=False, soft_wrap=True)
+    say(console, f"written: {', '.join(map(str, paths))}", "dim")
 
 
 def warn(console: Console, texts: Sequence[str]) -> None:
@@ -188,19 +242,11 @@ def bar_columns() -> list[ProgressColumn]:
     return [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
 
 
-class Bar:
-    """A progress bar that serves as the callback of the evaluations."""
-
-    def __init__(self, progress: Progress, label: str, total: int | None) -> None:
-        self.progress, self.task = progress, progress.add_task(label, total=total)
-
-    def __call__(self, done: int, total: int | None) -> None:
-        self.progress.update(self.task, completed=done, total=total)  # None leaves the total as it is
-
-
 @contextmanager
-def progress_bar(label: str, total: int | None = None) -> Iterator[Bar]:
-    """A bar on the error stream while a terminal looks on; it disappears in the end."""
+def progress_bar(label: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on the error stream while a terminal looks on; it disappears in the end. Yields what moves it,
+    which takes what is done, and all where that is known."""
     console = Console(stderr=True)
     with Progress(*bar_columns(), console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield Bar(progress, label, total)
+        task = progress.add_task(label, total=total)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -73,17 +73,12 @@ class TrainingCLI(LightningCLI):
                 action._typehint = Union[int, float, None]  # noqa: UP007
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--checkpoint_every", type=PositiveInt, default=200, help="Updates between checkpoints of the last state."
-        )
-        parser.add_argument(
-            "--loggers",
-            type=list[Literal["csv", "tensorboard", "wandb"]],
-            default=["csv", "tensorboard"],
-            help="Where logs go.",
-        )
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        every = "Updates between checkpoints of the last state."
+        parser.add_argument("--checkpoint_every", type=PositiveInt, default=200, help=every)
+        loggers = list[Literal["csv", "tensorboard", "wandb"]]
+        parser.add_argument("--loggers", type=loggers, default=["csv", "tensorboard"], help="Where logs go.")
+        for part in ("model", "data"):
+            parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -170,9 +165,8 @@ def explain(error: BaseException) -> str:
     keys = [key for link in chain for key in re.findall(r'Parser key "([^"]+)"', str(link))]
     key = max(dict.fromkeys(keys), key=len, default="")
     reason = " ".join(re.sub(r'^Parser key "[^"]+":\s*', "", str(chain[-1]).strip()).split())
-    for pattern in _UNKNOWN:
-        if found := re.search(pattern, reason):
-            return _unknown_setting(".".join((*keys[:1], *found.groups())), " ".join(map(str, chain)))
+    if found := next(filter(None, (re.search(pattern, reason) for pattern in _UNKNOWN)), None):
+        return _unknown_setting(".".join((*keys[:1], *found.groups())), " ".join(map(str, chain)))
     for pattern, rewrite in _REASONS:
         if found := re.search(pattern, reason):
             return found.expand(rewrite)

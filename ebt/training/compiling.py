@@ -11,10 +11,8 @@ import torch
 from ebt.errors import InputError
 from ebt.nn import EBTDecoder, EBTEncoder
 
-NOTHING = (
-    "--compile has nothing to compile: each pass of a bidirectional EBT is differentiated twice, which torch.compile refuses. "
-    "Leave it out."
-)
+NOTHING = """--compile has nothing to compile: each pass of a bidirectional EBT is differentiated twice, which torch.compile \
+refuses. Leave it out."""
 
 
 class CompileWarning(UserWarning):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback
 
 from ebt.training.task import ThinkingTask
 
@@ -41,6 +41,10 @@ def train(
     Raises:
         NonFiniteError: a loss, an energy or a gradient is not finite.
     """
+
+    def tell(trainer: L.Trainer, *_: Any) -> None:
+        report(trainer.global_step, int(trainer.max_steps), _note(trainer))
+
     with quiet():
         trainer = L.Trainer(
             accelerator=accelerator,
@@ -52,7 +56,7 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
             limit_val_batches=0,
-            callbacks=[_Beat(report), *callbacks],
+            callbacks=[LambdaCallback(on_train_batch_end=tell), *callbacks],
         )
         began = time.monotonic()
         trainer.fit(task, datamodule=data)
@@ -75,11 +79,9 @@ def train_for(
     budget = _Budget(60 * minutes, report, clock)
     averaging = [_SecondHalf(budget, average)] if average else []
     began = clock()
-    train(task, data, _ENDLESS, lambda *_: None, *averaging, budget, accelerator=accelerator)
+    endless = 10**9
+    train(task, data, endless, lambda *_: None, *averaging, budget, accelerator=accelerator)
     return {"updates": budget.updates, "seconds": clock() - began, "lr": budget.lr}
-
-
-_ENDLESS = 10**9
 
 
 class _Budget(L.Callback):
@@ -121,16 +123,6 @@ class _SecondHalf(EMAWeightAveraging):
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         return step_idx is not None and self.budget.share >= (1 + self.budget.warm) / 2
-
-
-class _Beat(L.Callback):
-    """Reports each update."""
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        self.report(trainer.global_step, int(trainer.max_steps), _note(trainer))
 
 
 def _note(trainer: L.Trainer) -> str:

@@ -73,10 +73,13 @@ class Network:
             if getattr(self, name) is not None:
                 raise InputError(f"network.{name}: {type(self).__name__} has no use for it. Leave it out.")
         network_config(self.size, layers=self.layers, dim=self.dim, heads=self.heads, ffn_dim=self.ffn_dim)
-        if self.space is not None and self.space not in self.spaces:
-            _named("network.space", self.space, dict.fromkeys(self.spaces))
-        if self.update is not None:
-            _named("network.update", self.update, UPDATES)
+        try:
+            if self.space is not None and self.space not in self.spaces:
+                named(self.space, dict.fromkeys(self.spaces), "network.space", make=False)
+            if self.update is not None:
+                named(self.update, UPDATES, "network.update", make=True)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         if self.step_size is not None and not self.step_size > 0:
             raise InputError(f"network.step_size is {self.step_size}: give a positive number")
 
@@ -120,13 +123,6 @@ class Network:
 def _thinking() -> list[str]:
     """Fields that say how an EBT thinks."""
     return [field.name for field in fields(Network) if field.name not in _SIZES]
-
-
-def _named(what: str, name: str, known: dict[str, Any]) -> None:
-    try:
-        named(name, known, what, make=known is UPDATES)
-    except ValueError as error:
-        raise InputError(str(error)) from error
 
 
 class ModelTask(ThinkingTask):
@@ -219,8 +215,7 @@ class ModelTask(ThinkingTask):
         return self.model.step_size
 
     def thinking(self) -> Thinking:
-        how: Thinking = self.model.thinking
-        return how
+        return self.model.thinking
 
     def parts(self, batch: Batch) -> tuple[int, ...]:
         return tuple(self.context(batch).shape)
@@ -230,14 +225,10 @@ class ModelTask(ThinkingTask):
 
     def geometry(self) -> Geometry:
         """The model's; without an energy, states are logits."""
-        if self.thinks:
-            geometry: Geometry = self.model.geometry()
-            return geometry
-        return Simplex(self.prediction_dims, torch.empty(0, device=self.device))
+        return self.model.geometry() if self.thinks else Simplex(self.prediction_dims, torch.empty(0, device=self.device))
 
     def update(self) -> Update:
-        update: Update = self.model.update()
-        return update
+        return self.model.update()
 
     def learn(self, batch: Batch, replayed: Tensor | None = None) -> Outcome:
         if self.thinks:
@@ -249,6 +240,4 @@ class ModelTask(ThinkingTask):
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
         if not self.thinks:
             return self.passes(batch, max(steps))
-        own = self.thinking().candidates
-        found: Explored = self.model.explore(self.context(batch), steps, (own,))
-        return found
+        return self.model.explore(self.context(batch), steps, (self.thinking().candidates,))

@@ -105,38 +105,6 @@ class Memory:
         return self.weights + self.gradients + self.optimiser + self.activations + self.vocabulary + self.communication
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A training on several devices."""
-
-    parameters: int
-    non_embedding: int
-    """N."""
-    devices: int
-    batch: int
-    """Contexts on each device, at once."""
-    tokens_per_update: int
-    least: Operations
-    """Per token."""
-    executed: float
-    """Operations per token that the code carries out."""
-    memory: Memory
-    device_memory: int
-    largest_batch: int
-    """Contexts on each device that fit into ``USABLE`` of its memory; 0 if not even one does."""
-    tokens_per_day: float
-    tokens: int
-    """The budget."""
-
-    @property
-    def days(self) -> float:
-        return self.tokens / self.tokens_per_day
-
-    @property
-    def fits(self) -> bool:
-        return self.memory.total <= USABLE * self.device_memory
-
-
 def tokens_per_day(devices: int, flops: float, per_token: float) -> float:
     """Tokens of ``devices`` that each reach ``flops`` operations a second."""
     return devices * flops * DAY / per_token

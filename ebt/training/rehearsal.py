@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -39,10 +39,8 @@ class Rehearsal:
 def extended(before: Rehearsal, after: Rehearsal, times: float) -> Rehearsal:
     """The rehearsal of something of which ``after`` has one more than ``before``, and which comes ``times`` more than that:
     each takes as much as the last."""
-    names = [field.name for field in fields(Rehearsal)]
-    return Rehearsal(
-        **{name: round(getattr(after, name) + times * (getattr(after, name) - getattr(before, name))) for name in names}
-    )
+    pairs = zip(astuple(before), astuple(after), strict=True)
+    return Rehearsal(*(round(last + times * (last - first)) for first, last in pairs))
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Update:
     clip: float | None = None
 
 
-def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any] | None = None, count: bool = True) -> Rehearsal:
+def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any], count: bool) -> Rehearsal:
     """Run an update that is not the first, without numbers.
 
     The real code runs, on tensors that have shapes and no storage, so that the result follows whatever the training step is.
@@ -69,11 +67,20 @@ def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any] 
     """
     with FakeTensorMode(), FlopCounterMode(display=False, custom_mapping=_FUSED) if count else nullcontext() as counter:
         update = make()
+        parameters = list(update.module.parameters())
         with _Alive() as alive:
-            _begin(update)
+            for parameter in parameters:  # what a first update leaves behind
+                if parameter.requires_grad:
+                    parameter.grad = torch.zeros_like(parameter)
+            update.optimiser.step()
             alive.peak = alive.now
-            _run(update, precision or nullcontext())
-    parameters = list(update.module.parameters())
+            with precision:
+                loss = update.loss()
+            update.optimiser.zero_grad()  # as the trainer does: the last gradients go when the loss is there
+            loss.backward()
+            if update.clip is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, update.clip)
+            update.optimiser.step()
     states = [value for state in update.optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]
     return Rehearsal(
         weights=_bytes([*parameters, *update.module.buffers()]),
@@ -82,25 +89,6 @@ def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any] 
         peak=alive.peak,
         operations=0 if counter is None else counter.get_total_flops(),
     )
-
-
-def _begin(update: Update) -> None:
-    """Leave gradients and the optimiser's state behind, as a first update does."""
-    for parameter in update.module.parameters():
-        if parameter.requires_grad:
-            parameter.grad = torch.zeros_like(parameter)
-    update.optimiser.step()
-
-
-def _run(update: Update, precision: AbstractContextManager[Any]) -> None:
-    """One update in the trainer's order: the last gradients go when the loss is there."""
-    with precision:
-        loss = update.loss()
-    update.optimiser.zero_grad()
-    loss.backward()
-    if update.clip is not None:
-        torch.nn.utils.clip_grad_norm_(list(update.module.parameters()), update.clip)
-    update.optimiser.step()
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
@@ -140,16 +128,9 @@ class _Alive(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
-
-
-_FUSED = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+_ATEN = torch.ops.aten
+_FUSED: dict[Any, Callable[..., int]] = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *all, **_: sdpa_flop_count(*all[:3]),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *all, **_: sdpa_backward_flop_count(*all[:4]),
 }
 """Attention of the CPU, which torch's counter does not know."""

@@ -20,7 +20,6 @@ from ebt.models.exploration import Explored, explore
 from ebt.models.thinking import Thinking
 from ebt.thinking import Energy, Geometry, Gradient, NonFiniteError, Recipe, StepSize, Thought, Update, supervise
 from ebt.training.optimisation import Optimisation
-from ebt.training.processes import share
 from ebt.training.replay import ReplayBuffer
 from ebt.training.sharding import full, gathered, refuse_sharding
 
@@ -174,22 +173,17 @@ class ThinkingTask(L.LightningModule):
     # Random draws
 
     def generator(self, device: torch.device | str) -> torch.Generator:
-        """The source of this process's training draws on a device."""
-        kind = torch.device(device).type
+        """The source of this process's training draws on a device; of ``shared``, those that all processes make alike."""
+        shared = device == _SHARED
+        kind, own = (_SHARED, SCHEDULE_SEED) if shared else (torch.device(device).type, self.global_rank)
         if kind not in self._generators:
-            mixed = self.seed * 1_000_003 + self.global_rank
-            self._generators[kind] = torch.Generator(device).manual_seed(mixed)
+            self._generators[kind] = torch.Generator("cpu" if shared else device).manual_seed(self.seed * 1_000_003 + own)
         return self._generators[kind]
 
     def draw_schedule(self) -> tuple[int, ...]:
         """The steps of one training batch, each with the index that the network is told; the same in all processes, which
         would wait for the one that thinks longest."""
-        return self.recipe.draw_schedule(self._shared_generator())
-
-    def _shared_generator(self) -> torch.Generator:
-        if _SHARED not in self._generators:
-            self._generators[_SHARED] = torch.Generator().manual_seed(self.seed * 1_000_003 + SCHEDULE_SEED)
-        return self._generators[_SHARED]
+        return self.recipe.draw_schedule(self.generator(_SHARED))
 
     # Training
 
@@ -221,7 +215,12 @@ class ThinkingTask(L.LightningModule):
 
     def _weight(self, batch: Batch) -> Tensor | float:
         """What makes the mean over processes, which the trainer takes of their gradients, the mean over all scored parts."""
-        return share(self.geometry().scored(self.target(batch)).expand(self.parts(batch)).sum())
+        own = self.geometry().scored(self.target(batch)).expand(self.parts(batch)).sum()
+        if not (dist.is_available() and dist.is_initialized()):
+            return 1.0
+        everyone = own.float()
+        dist.all_reduce(everyone)
+        return own * dist.get_world_size() / everyone.clamp(min=1)
 
     def _with_replay(self, batch: Batch) -> tuple[Batch, Tensor | None]:
         """The batch with replayed rows behind the fresh ones, and where those rows start."""
@@ -255,21 +254,15 @@ class ThinkingTask(L.LightningModule):
                 "The learning rate shall decay, but the number of updates is not known: set trainer.max_steps or "
                 "trainer.max_epochs, or optimisation.min_lr_ratio to 1."
             )
-        optimiser = self.optimisation.optimiser(self, fused=self.trainer.precision != "16-mixed")
-        schedule = {"scheduler": self.optimisation.schedule(optimiser, updates, self._second(updates)), "interval": "step"}
-        return {"optimizer": optimiser, "lr_scheduler": schedule}
-
-    def _second(self, updates: float) -> int:
-        """The first update after the warm start."""
         if self.recipe.warm_start and updates == float("inf"):
             raise InputError("recipe.warm_start is a share of the updates: set trainer.max_steps or trainer.max_epochs.")
-        return math.ceil(self.recipe.warm_start * updates) if self.recipe.warm_start else 0
+        optimiser = self.optimisation.optimiser(self, fused=self.trainer.precision != "16-mixed")
+        second = math.ceil(self.recipe.warm_start * updates) if self.recipe.warm_start else 0  # the first after it
+        schedule = {"scheduler": self.optimisation.schedule(optimiser, updates, second), "interval": "step"}
+        return {"optimizer": optimiser, "lr_scheduler": schedule}
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip by the global norm, which must be finite.
 
@@ -316,31 +309,30 @@ class ThinkingTask(L.LightningModule):
                 self._count_thinking(prefix, batch, found)
                 if batch_idx == 0 and (self._warm or self.trainer.state.fn != "fit"):
                     alarmed = torch.tensor(float(self._look_for_alarms(found.first)))
-                    self._count(prefix, {"alarms": (alarmed, torch.tensor(1))}, "")
+                    self._count(prefix, {"alarms": (alarmed, torch.tensor(1))})
             elif len(found) == 1:
-                self._count(prefix, self.measure(batch, found[0]), "")
+                self._count(prefix, self.measure(batch, found[0]))
             else:
                 for step in self.validation_steps:
-                    self._count_at(prefix, step, self.measure(batch, found[step - 1]))
+                    self._count(prefix, self.measure(batch, found[step - 1]), step)
 
     def _count_thinking(self, prefix: str, batch: Batch, found: Explored) -> None:
         for step in self.validation_steps:
             won = found.at(step, found.how.candidates)
-            self._count_at(prefix, step, self.measure(batch, won.state))
+            self._count(prefix, self.measure(batch, won.state), step)
             if step == self.steps:
                 for name, energies in zip(("energy_first", "energy_last"), won.energies, strict=True):
                     each = won.geometry.per_prediction(energies)
-                    self._count(prefix, {name: (each.sum(), torch.tensor(each.numel()))}, "")
+                    self._count(prefix, {name: (each.sum(), torch.tensor(each.numel()))})
 
-    def _count_at(self, prefix: str, step: int, sums: Sums) -> None:
-        for suffix in (f"_at_{step}", *([""] if step == self.steps else [])):
-            self._count(prefix, sums, suffix)
-
-    def _count(self, prefix: str, sums: Sums, suffix: str) -> None:
-        for name, (total, count) in sums.items():
-            meter = self._meters.setdefault(f"{prefix}{name}{suffix}", MeanMetric().to(self.device))
-            if count > 0:
-                meter.update(total / count, count)
+    def _count(self, prefix: str, sums: Sums, step: int | None = None) -> None:
+        """Take in the metrics of a batch after a step; if it is the model's own, or there is none, under their plain names."""
+        suffixes = [*([] if step is None else [f"_at_{step}"]), *([""] if step in (None, self.steps) else [])]
+        for suffix in suffixes:
+            for name, (total, count) in sums.items():
+                meter = self._meters.setdefault(f"{prefix}{name}{suffix}", MeanMetric().to(self.device))
+                if count > 0:
+                    meter.update(total / count, count)
 
     def _report(self, stage: str) -> None:
         """Log the means over each set, of all processes together."""
@@ -379,7 +371,7 @@ class ThinkingTask(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "optimizer_states" not in checkpoint:  # weights alone
             return
-        self._shared_generator()
+        self.generator(_SHARED)
         own = {
             "generators": {kind: generator.get_state() for kind, generator in self._generators.items()},
             "replay": None if self.replay is None else self.replay.state_dict(),
@@ -406,9 +398,7 @@ class ThinkingTask(L.LightningModule):
         if _SHARED not in own["generators"]:
             raise InputError("The checkpoint is of an older version, which drew the numbers of steps otherwise: start anew.")
         for kind, state in own["generators"].items():
-            device = self.device if self.device.type == kind else "cpu" if kind == _SHARED else kind
-            self._generators[kind] = torch.Generator(device)
-            self._generators[kind].set_state(state.cpu())
+            self.generator(self.device if self.device.type == kind else kind).set_state(state.cpu())
         if self.replay is not None:
             self.replay.load_state_dict(own["replay"])
 

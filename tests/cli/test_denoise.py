@@ -201,7 +201,7 @@ def test_a_mask_that_does_not_fit_one_of_the_images_is_told_before_any_work(
 
 
 def test_masks_of_another_size_and_without_white_are_refused(model: str, photos: str, tmp_path: Path) -> None:
-    from ebt.cli.denoising import read_mask
+    from ebt.cli.denoise import read_mask
 
     Image.new("L", (8, 16)).save(tmp_path / "mask.png")
     with pytest.raises(InputError, match="has 8 x 16 pixels, the image 16 x 16"):

@@ -59,7 +59,7 @@ def test_no_character_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", narrow)
     speak = SimpleNamespace(main=lambda _: print("naïve → 数") or 0)
     monkeypatch.setattr(command.importlib, "import_module", lambda _: speak)
-    assert command.main(["energies"]) == 0
+    assert command.main(["fit"]) == 0
     narrow.flush()
     assert narrow.buffer.getvalue().decode("cp1252").strip() == "naïve ? ?"  # type: ignore[attr-defined]
 
@@ -117,13 +117,18 @@ def test_arguments_and_the_exit_code_pass_through(monkeypatch: pytest.MonkeyPatc
     seen: dict[str, Any] = {}
 
     def module(name: str) -> SimpleNamespace:
-        def run(argv: list[str]) -> int:
-            seen[name] = argv
+        def run(given: Any) -> int:
+            seen[name] = given
             return 7
 
-        main: Callable[[list[str]], int] = run
+        main: Callable[[Any], int] = run
         return SimpleNamespace(main=main)
 
     monkeypatch.setattr(command.importlib, "import_module", module)
-    assert command.main(["solve", "--x", "1"]) == 7
-    assert seen == {"ebt.cli.solve": ["--x", "1"]}
+    assert command.main(["study", "--x", "1"]) == 7
+    assert command.main(["solve", "--checkpoint", "x", "--steps", "3"]) == 7
+    assert command.main(["test", "--checkpoint", "x", "--trainer.devices=2"]) == 7
+    assert list(seen) == ["ebt.lab.studies.command", "ebt.cli.solve", "ebt.cli.validate"]
+    assert seen["ebt.lab.studies.command"] == ["--x", "1"]
+    assert (seen["ebt.cli.solve"].checkpoint, seen["ebt.cli.solve"].steps) == ("x", 3)
+    assert (seen["ebt.cli.validate"].command, seen["ebt.cli.validate"].keys) == ("test", ["--trainer.devices=2"])

@@ -50,7 +50,7 @@ def test_in_a_terminal_the_board_fills_in_live(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr("ebt.cli.solving.SECONDS", 0.01)
+    monkeypatch.setattr("ebt.cli.solve.SECONDS", 0.01)
     assert main(["solve", "--checkpoint", folder, PUZZLE, "--steps", "3"]) == 0
     frames = capsys.readouterr().out.split("\x1b[1A")  # the cursor goes up: the board is drawn in place
     shown = [name for frame in frames for name in re.findall(r"(start|step \d): energy", frame)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ebt.cli.main import COMMANDS, LAB, main
+from ebt.cli.options import options_of
 from ebt.cli.training import configure
 from ebt.problems.registry import configurations
 
@@ -50,11 +51,10 @@ def unknown(line: str) -> list[str]:
     configs = [options[i + 1] for i, option in enumerate(options) if option == "--config"]
     if name == "fit" and configs and all(config in configurations() or Path(config).exists() for config in configs):
         configure(_without(options, OF_A_RUN))
-    module = importlib.import_module(LAB.get(name, f"ebt.cli.{'validate' if name == 'test' else name}"))
     if name == "study":
-        parser, options = module._options(options[0]), options[1:]
+        parser, options = importlib.import_module(LAB[name])._options(options[0]), options[1:]
     else:
-        parser = module._options(name) if name in ("validate", "test") else module._options()
+        parser = importlib.import_module(LAB[name])._options() if name in LAB else options_of(name)
     _, left = parser.parse_known_args(options)
     left = [option for option in left if option.startswith("-")]
     return [option for option in left if "." not in option and option not in KEYS] if name in TRAINING else left

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ebt.cli.rehearsals import PlannedRun, planned_run
+from ebt.cli.plan import PlannedRun, planned_run
 
 
 def resident() -> int:

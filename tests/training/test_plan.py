@@ -12,7 +12,7 @@ from forked import finish, start
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebt.cli.rehearsals import Rehearsals, planned_run
+from ebt.cli.plan import Rehearsals, planned_run
 from ebt.errors import InputError
 from ebt.nn import SIZES, network_config
 from ebt.thinking import Recipe

@@ -156,9 +156,14 @@ class BoardThinking:
 def watch_board(model: Any, puzzle: Tensor, thinking: Thinking | None = None, **options: Any) -> BoardThinking:
     """Think about one puzzle (C,) and keep what the board looked like after every step; options as for ``think``."""
     puzzle = puzzle.to(model.device).long().unsqueeze(0)
-    won = model.think(puzzle, thinking, **options)
+    return watched_board(puzzle, model.think(puzzle, thinking, **options))
+
+
+def watched_board(puzzle: Tensor, won: Thought) -> BoardThinking:
+    """What the board (1, C) looked like after every step of a thought that knows its candidates."""
     made, geometry, given = int(won.steps), won.geometry, puzzle != 0
     assert isinstance(geometry, Simplex)
+    assert won.candidates is not None
     with torch.no_grad():
         probabilities = torch.cat([geometry.logits(state).softmax(-1) for state in (won.start, *won.states[:made])])
     top, word = probabilities.max(-1)
@@ -167,7 +172,7 @@ def watch_board(model: Any, puzzle: Tensor, thinking: Thinking | None = None, **
         boards=torch.where(given, puzzle, word + 1).tolist(),
         confidence=top.masked_fill(given, 1.0).tolist(),
         energies=[*won.energies[:made].sum((1, 2)).tolist(), won.energies[-1].sum().item()],
-        winner=int(won.winner),
+        winner=int(won.winner),  # type: ignore[arg-type]
         candidate_energies=won.candidates.energies[-1].sum(1).tolist(),
         steps=made,
         forward=won.evaluations.forward,
