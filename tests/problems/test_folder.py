@@ -22,6 +22,8 @@ from ebt.problems.language.tokenizers import byte_tokenizer
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.problems.sudoku.models import EBTForSudoku
 
+pytestmark = pytest.mark.slow
+
 FILES = {"checksums.json", "config.json", "model.safetensors", "modeling_ebt.py"}
 
 

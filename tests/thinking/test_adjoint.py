@@ -13,7 +13,7 @@ from toys import SIMPLEX, SPACES, WIDTH, make_network, make_simplex, make_space,
 from ebt.thinking import IGNORED, Energy, Recipe, StepSize, Supervised
 from ebt.thinking.fast import adjoint
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.slow]
 
 ROWS, PARTS = 3, 4
 RECIPES: dict[str, dict[str, Any]] = {

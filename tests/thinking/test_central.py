@@ -14,7 +14,7 @@ import ebt
 from ebt.thinking import Recipe, StepSize, supervise
 from ebt.thinking.fast.central import leaves
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.slow]
 
 ROWS, PARTS = 2, 3
 RECIPES: dict[str, Any] = {

@@ -31,7 +31,7 @@ from toys import (
 
 from ebt.thinking import Energy, Momentum, Recipe, StepSize
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.slow]
 
 ROWS, PARTS, STEPS = 2, 3, 3
 
