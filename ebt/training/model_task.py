@@ -145,7 +145,8 @@ class ModelTask(ThinkingTask):
         """The task around a model of your own, ``settings`` as for the constructor without ``network``.
 
         Raises:
-            InputError: the recipe starts elsewhere than the model thinks from.
+            InputError: the recipe's ``start_std`` is not the model's, or the model does not think and the recipe has other
+                fields than it uses.
         """
         if isinstance(model, ThinkingModel):
             settings.setdefault("steps", model.thinking.steps)
@@ -153,6 +154,11 @@ class ModelTask(ThinkingTask):
                 raise InputError(
                     f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them one"
                 )
+        else:
+            used = _LOOPING if getattr(model.config, "loop", "none") != "none" else ()
+            own, default = asdict(settings.get("recipe", RECIPE)), asdict(RECIPE)
+            if unused := [f"recipe.{name}" for name in own if own[name] != default[name] and name not in used]:
+                raise InputError(f"{', '.join(unused)}: {type(model).__name__} does not think. Leave it out.")
         task = cls(**settings)
         task.model = model
         return task

@@ -22,7 +22,9 @@ from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
+from ebt.problems.sudoku.configuration import SudokuTransformerConfig
 from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.models import SudokuTransformer
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import IGNORED, Euclidean, Geometry, NonFiniteError, Recipe, StepSize
 from ebt.training.optimisation import Optimisation
@@ -129,6 +131,18 @@ def test_the_twin_has_one_loss_and_its_perplexity() -> None:
     logits = task.model(ids).logits
     nats = nn.functional.cross_entropy(logits.flatten(0, 1), ids.roll(-1, 1).flatten()).item()
     assert metrics == {"val/loss": pytest.approx(nats, rel=1e-5), "val/perplexity": pytest.approx(math.exp(nats), rel=1e-5)}
+
+
+def test_a_recipe_around_a_twin_counts_or_is_refused() -> None:
+    twin = TransformerPPForCausalLM(TransformerPPConfig(11, 6, **TINY))
+    with pytest.raises(InputError, match=r"recipe\.noise.*TransformerPPForCausalLM"):
+        LanguageTask.around(twin, recipe=Recipe(noise=0.1))
+    with pytest.raises(InputError, match=r"recipe\.max_steps"):
+        LanguageTask.around(twin, recipe=Recipe(max_steps=5))
+    loop = SudokuTransformer(SudokuTransformerConfig(4, "hidden", **TINY))
+    assert SudokuTask.around(loop, recipe=Recipe(max_steps=5)).recipe.max_steps == 5
+    with pytest.raises(InputError, match=r"recipe\.clamp"):
+        SudokuTask.around(loop, recipe=Recipe(clamp=1.0))
 
 
 def test_thinking_that_does_nothing_is_told_once() -> None:
