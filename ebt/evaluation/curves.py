@@ -50,7 +50,9 @@ def thinking_curve(
         axes.set_ylabel(own["label"] if measure == own["name"] else LABELS[measure])
         if title:
             axes.set_title(title)
-        if len(lines) > 1:
+        if len(lines) > 3:
+            figure.legend(loc="outside lower center", ncols=3)
+        elif len(lines) > 1:
             axes.legend()
 
 
