@@ -89,7 +89,7 @@ class Curve(Generic[P]):
         """
         found = [point for point in self.points if (point.steps, point.candidates) == (steps, candidates)]
         if not found:
-            raise KeyError(f"{steps} steps with {candidates} candidates were not measured")
+            raise KeyError(f"{steps} steps with {candidates} candidates were not measured: choose one of points")
         return found[0]
 
 
