@@ -1,43 +1,44 @@
 """Energy-Based Transformers: networks that predict by descending a learned energy (Gladstone et al., arXiv 2507.02092).
 
-A model gives an energy to a (context, candidate prediction) pair; low is compatible. It predicts by *thinking*::
+A model assigns an energy to a context and a candidate prediction. The lower the energy, the better they fit. The model predicts
+by *thinking*, which is gradient descent on the candidate::
 
     y[i+1] = y[i] - alpha * dE(x, y[i])/dy + noise
 
-More steps is thinking longer; several candidates, of which that of lowest energy is kept, is self-verification.
+Taking more steps is called thinking longer. Keeping the candidate of lowest energy out of several is called self-verification.
 
-An energy of your own, 8 candidates of 4 predictions in R^2::
+Descend your own energy, with 8 candidates for each of 4 predictions in R^2::
 
     out = ebt.descend(lambda y: energy(x, y), torch.randn(8, 4, 2), steps=16, step_size=0.1)
     out.best, out.energy, out.path          # (4, 2), (17, 4), (17, 8, 4, 2)
 
-A trained model of any problem, from a folder or the Hugging Face hub::
+Load a trained model from a folder or from the Hugging Face Hub, and think::
 
     model = ebt.load("runs/demo/models/sudoku-ebt")
     thought = model.think(".5.3..1...26.4..6......2......5.6...", steps=16, candidates=8, seed=0)
-    thought.answer, thought.energy          # of the winner; its energy before each step and at the end
+    thought.answer, thought.energy          # the winner's answer, and its energy before each step and at the end
 
-Training in a PyTorch loop of your own::
+Train in your own PyTorch loop::
 
     loss = ebt.loss(energy, target, recipe=ebt.Recipe.s1())
     loss.backward()
 
-or by a configuration, and what thinking is worth::
+Train from a configuration, and measure quality against the number of steps::
 
     model = ebt.train("language/ebt", name="text")
     curve = ebt.evaluate("runs/text", steps=[1, 2, 4, 8])
 
 Functions:
-    load, think, train, evaluate: models, see ``help(ebt.load)`` and so on.
-    descend, loss, choose, mean: energies of your own.
+    load, think, train, evaluate: For models. See ``help(ebt.load)`` and so on.
+    descend, loss, choose, mean: For your own energies.
 
-Values:
-    Thinking: how a model thinks. Recipe: how it is trained. Thought: what thinking gave.
+Settings and results:
+    Recipe: How a model is trained. Thinking: How it thinks afterwards. Thought: The result of thinking.
 
-Pieces of a descent, each one class to add to:
-    Geometry: Euclidean, Projected, Simplex, CompactSimplex, FreeVector.
-    Update: Gradient, Mirror, Restart, Momentum, Published.
-    Stop: Change, EnergyChange, Budget, Either.
+Components of a descent (each is one class, and you can add your own):
+    Geometry, where candidates live: Euclidean, Projected, Simplex, CompactSimplex, FreeVector.
+    Update, how they move: Gradient, Mirror, Restart, Momentum, Published.
+    Stop, when they stop: Change, EnergyChange, Budget, Either.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Names of the front door, imported (and torch with them) when they are used."""
+    """Import public names, and torch with them, on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'ebt' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES.get(name, "ebt.thinking")), name)

@@ -1,4 +1,4 @@
-"""Files that a reader finds whole or not at all, and strict JSON."""
+"""Atomic file writes and strict JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def write_whole(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of ``path`` when the block ends, and leaves no trace if the block fails.
+    """Open a file that replaces ``path`` when the block ends and is discarded if the block fails.
 
-    The content is written beside ``path``, synchronised to the disk and renamed, so that the former file stays intact until the
-    new one is complete. A link keeps pointing to its file, whose content changes; what is no file (``/dev/stdout``, a named
-    pipe) is written directly.
+    The content goes to a temporary file in the same folder, is synced to disk and then renamed, so the previous file stays
+    intact until the new one is complete. Symbolic links are followed. Anything that is not a regular file (``/dev/stdout``, a
+    named pipe) is written directly.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -42,13 +42,13 @@ def write_whole(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_text(text: str, path: str | Path) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with write_whole(path) as file:
         file.write(text.encode())
 
 
 def finite(value: Any) -> Any:
-    """A value for JSON: tuples become lists, numbers that are not finite None."""
+    """Prepare a value for JSON: tuples become lists, and non-finite numbers become None."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -57,7 +57,7 @@ def finite(value: Any) -> Any:
 
 
 def write_json(value: Any, path: str | Path) -> None:
-    """Write a JSON file, whole or not at all; numbers that are not finite become null."""
+    """Write a JSON file atomically. Non-finite numbers become null."""
     write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", path)
 
 

@@ -1,4 +1,4 @@
-"""The front door: models of any problem by name, what they think, how they are trained, what they are worth."""
+"""Load, run, train and evaluate models of any problem."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ebt.thinking import Thought
 
 
 def load(name: str | PathLike[str], revision: str | None = None) -> Any:
-    """Load a model of any problem, in evaluation mode, on the CPU.
+    """Load a model of any problem onto the CPU, in evaluation mode.
 
     Args:
-        name: a model folder, a run folder of ``ebt fit``, or the id of a model on the Hugging Face hub.
-        revision: a branch, tag or commit on the hub.
+        name: A model folder, a run folder of ``ebt fit``, or a model id on the Hugging Face Hub.
+        revision: A branch, tag or commit on the Hub.
 
     Returns:
-        a ``transformers`` model with ``think``, ``predict`` and ``forward``.
+        A ``transformers`` model with ``think``, ``predict`` and ``forward``.
 
     Raises:
-        InputError: no such folder or model, or one that is damaged or of another library.
+        InputError: If the model does not exist, is damaged or belongs to another library.
     """
     path = Path(name)
     if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
@@ -37,43 +37,43 @@ def load(name: str | PathLike[str], revision: str | None = None) -> Any:
     try:
         return load_folder(snapshot_download(str(name), revision=revision))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"no such folder: {name}; nor can it be had from the Hugging Face hub ({error})") from error
+        raise InputError(f"no such folder: {name}; it cannot be loaded from the Hugging Face Hub either ({error})") from error
 
 
 def think(model: Any, context: Any, thinking: Thinking | None = None, **options: Any) -> Thought:
     """Think about a context.
 
     Args:
-        model: a model that thinks, or the name of one (see ``load``).
-        context: what it is given: tokens (B, S), puzzles (B, C), images (B, C, H, W), frames (B, S, E).
-        thinking: how; the model's own by default.
-        options: fields of ``Thinking`` for this call, such as ``steps=16, candidates=8``.
+        model: A model that thinks, or its name (see ``load``).
+        context: Input of the model: tokens (B, S), puzzles (B, C), images (B, C, H, W) or frames (B, S, E).
+        thinking: How to think. Default: the model's own settings.
+        options: Fields of ``Thinking`` that this call overrides, for example ``steps=16, candidates=8``.
 
     Returns:
-        the winners: ``answer``, ``energy`` at each step, ``path``.
+        The record of the winners, with their ``answer``, their ``energy`` at each step and their ``path``.
 
     Raises:
-        InputError: a model that does not think, an option that there is not, or outside its range.
+        InputError: If the model does not think, or an option is unknown or outside its range.
     """
     model = load(model) if isinstance(model, (str, PathLike)) else model
     if not hasattr(model, "think"):
-        raise InputError(f"{type(model).__name__} does not think: it has no energy. Call predict() instead.")
+        raise InputError(f"{type(model).__name__} has no energy and does not think: call predict() instead")
     return model.think(context, thinking, **options)
 
 
 def train(configuration: str, name: str | None = None, **settings: Any) -> Any:
-    """Train a model by a configuration, as ``ebt fit`` does, with its progress in the terminal.
+    """Train a model from a configuration, like ``ebt fit``, and show progress in the terminal.
 
     Args:
-        configuration: the name of one of the library's, such as ``sudoku/ebt``, or a YAML file.
-        name: of the run, whose folder is ``runs/NAME``; after the configuration by default.
-        settings: keys of the configuration with ``__`` for the dots: ``trainer__max_steps=500, data__source="my.txt"``.
+        configuration: Name of a configuration of the library (``sudoku/ebt``), or path to a YAML file.
+        name: Name of the run, which is stored in ``runs/NAME``. Default: derived from the configuration.
+        settings: Configuration keys, with ``__`` for each dot: ``trainer__max_steps=500, data__source="my.txt"``.
 
     Returns:
-        the best model by the validation loss.
+        The model with the lowest validation loss.
 
     Raises:
-        InputError: something in the configuration is wrong, or the training was stopped.
+        InputError: If the configuration is invalid, or the training was stopped.
     """
     from ebt.cli.main import run as command
     from ebt.cli.run import Run
@@ -81,7 +81,7 @@ def train(configuration: str, name: str | None = None, **settings: Any) -> Any:
     run = Run.new(None, name, [configuration])
     given = [f"--{key.replace('__', '.')}={value}" for key, value in settings.items()]
     if code := command(["fit", f"--config={configuration}", f"--out={run.folder}", *given]):
-        raise InputError(f"the training was stopped (exit code {code}): continue it with ebt fit --resume --out {run.folder}")
+        raise InputError(f"training was stopped (exit code {code}): continue it with ebt fit --resume --out {run.folder}")
     return load(run.folder)
 
 
@@ -93,29 +93,29 @@ def evaluate(
     progress: Progress | None = None,
     **options: Any,
 ) -> Curve[Any]:
-    """Quality of a model after each number of steps with each number of candidates, as ``ebt think`` measures it.
+    """Measure the quality of a model for each number of steps and candidates, like ``ebt think``.
 
     Args:
-        model: a model, or the name of one (see ``load``).
-        data: batches of ``input_ids`` and ``targets`` (language), puzzles and solutions (Sudoku), clean and noisy images, or
-            frames (B, S + 1, E); what the run held out, by default, where ``model`` names a run.
-        steps: numbers of steps to measure.
-        candidates: numbers of candidates to measure.
-        progress: called with the rows done, and all rows where that is known.
-        options: fields of ``Thinking``.
+        model: A model, or its name (see ``load``).
+        data: Batches of ``input_ids`` and ``targets`` (language), puzzles and solutions (Sudoku), clean and noisy images, or
+            frames (B, S + 1, E). Default: the held-out data of the run that ``model`` names.
+        steps: Numbers of steps to measure.
+        candidates: Numbers of candidates to measure.
+        progress: Called with the number of rows done and the total number of rows (None if unknown).
+        options: Fields of ``Thinking`` to override.
 
     Returns:
-        a curve: ``points``, ``best()``, ``at(steps, candidates)``.
+        A curve with ``points``, ``best()`` and ``at(steps, candidates)``.
 
     Raises:
-        InputError: data that are not known, or numbers below 1.
+        InputError: If ``data`` is missing or not supported, or a number of steps or candidates is below 1.
     """
     folder = str(model) if isinstance(model, (str, PathLike)) else None
     model = model if folder is None else load(folder)
     problem = problem_of(model.config.model_type)
     if data is None:
         if folder is None:
-            raise InputError("data is missing: give it, or the run folder of the model, which knows what it held out")
+            raise InputError("data is missing: give data, or name a run folder to use the data that it held out")
         held_out = problem.held_out(Request(folder, {folder: model}))
     else:
         held_out = HeldOut("data", 0, data if problem.name != "images" or len(data) > 2 else (*data, None))

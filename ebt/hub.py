@@ -1,3 +1,3 @@
-"""Where model folders saved by earlier versions look for their classes."""
+"""Classes for model folders saved by earlier versions, which import them from here."""
 
 from ebt.problems import __getattr__ as __getattr__

@@ -1,1 +1,1 @@
-"""What all problems share when they are measured: descents, results, statistics, curves. Results go to JSON."""
+"""Evaluation shared by all problems: measurements, results as JSON, statistics and plots."""

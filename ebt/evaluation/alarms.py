@@ -1,4 +1,4 @@
-"""Alarms instead of silence: thinking that does nothing, energies that rise."""
+"""Alarms for thinking that changes nothing and for energies that rise."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from ebt.thinking import Thought
 
 
 class ThinkingWarning(UserWarning):
-    """A model's thinking looks broken though its numbers are finite."""
+    """Thinking looks broken although all values are finite."""
 
     alarm = True
-    """Told as one (``ebt.errors.show_warning``)."""
+    """Shown as an alarm by ``ebt.errors.show_warning``."""
 
 
 @torch.no_grad()
 def alarms(thought: Thought, least_change: float = 1e-4) -> list[str]:
-    """What is wrong with the thinking in a record of at least two steps with all states kept; empty if nothing is.
+    """Problems with thinking in a record of at least two steps with all states. Empty if there are none.
 
-    Energies are judged by the function that the updates descend (``Update.objective``), on average, from the first
-    step on.
+    Energies are judged by the mean of the function that the updates descend (``Update.objective``), from the first step on.
     """
     found: list[str] = []
     if len(thought.states) < 2:

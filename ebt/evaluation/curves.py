@@ -1,4 +1,4 @@
-"""Lines: quality against thinking steps, energy against thinking steps. Curves are what ``ebt.evaluation`` writes as JSON."""
+"""Plots of quality and energy against thinking steps, from curves as JSON objects."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from ebt.evaluation.style import COLOURS, GREY, MARKERS, picture, step_axis
 
 LABELS = {"perplexity": "perplexity per token", "accuracy": "right tokens (%)", "cell": "empty cells right (%)"}
-"""Of measures that a problem has beside its own."""
+"""Axis labels of secondary measures."""
 PERCENT = ("accuracy", "cell")
 
 
 def thinking_curve(
     curves: Mapping[str, Mapping[str, Any]], path: str | Path, measure: str | None = None, title: str | None = None
 ) -> None:
-    """Quality against thinking steps: a line for each number of candidates, a dashed level for a feed-forward model.
+    """Plot quality against thinking steps: a line per number of candidates, and a dashed level for a feed-forward model.
 
     Args:
-        curves: results of ``ebt.evaluation.measure.measure`` as JSON objects, by the name of the model; all of one problem.
-        path: the PNG to write.
-        measure: the problem's own by default; of text also perplexity or accuracy, of boards cell.
-        title: above the picture.
+        curves: Results of ``ebt.evaluation.measure.measure`` as JSON objects, by model name. All must be of one problem.
+        path: PNG file to write.
+        measure: Default: the measure of the problem. Also perplexity and accuracy for text, cell for boards.
+        title: Title of the plot.
     """
     own = next(iter(curves.values()))["measure"]
     measure = measure or own["name"]
@@ -57,7 +57,7 @@ def thinking_curve(
 
 
 def _lines(name: str, curve: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]], bool]]:
-    """What is drawn of a curve: names, points, and whether it is a level."""
+    """Lines of a curve: name, points, and whether it is a level."""
     if curve["kind"] == "feed-forward":
         return [(name, curve["points"], True)]
     counts = sorted({point["candidates"] for point in curve["points"]})
@@ -66,12 +66,12 @@ def _lines(name: str, curve: Mapping[str, Any]) -> list[tuple[str, list[Mapping[
 
 
 def energy_curve(curve: Mapping[str, Any], path: str | Path, title: str | None = None) -> None:
-    """Mean energy, and what the updates descend, after each number of steps with the fewest candidates measured.
+    """Plot the mean energy and the objective of the updates against steps, for the smallest number of candidates.
 
     Args:
-        curve: a result of ``ebt.evaluation.measure.measure`` as a JSON object, of a model with an energy.
-        path: the PNG to write.
-        title: above the picture.
+        curve: Result of ``ebt.evaluation.measure.measure`` as a JSON object, of a model with an energy.
+        path: PNG file to write.
+        title: Title of the plot.
     """
     fewest = min(point["candidates"] for point in curve["points"])
     points = [point for point in curve["points"] if point["candidates"] == fewest]

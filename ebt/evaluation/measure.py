@@ -1,4 +1,4 @@
-"""The one way to measure quality after k steps with m candidates, whatever the problem."""
+"""Measure quality against numbers of steps and candidates, for any problem."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ebt.thinking import Thought
 
 
 def thinks(model: Any) -> bool:
-    """Whether a model descends an energy; otherwise it is a feed-forward or looped rival."""
+    """Whether a model descends an energy. Otherwise it is a feed-forward or looped baseline."""
     return hasattr(model, "landscape")
 
 
 class Tally:
-    """What is gathered for one number of steps and candidates: tensors by name, batch after batch."""
+    """Values for one number of steps and candidates, collected by name over all batches."""
 
     def __init__(self) -> None:
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
@@ -40,48 +40,48 @@ class Tally:
         return name in self._parts
 
     def mean(self, name: str, units: int | None = None) -> float:
-        """The mean, or the sum by so many units, in double precision."""
+        """Mean of the values, or their sum divided by ``units``, in float64."""
         total = self[name].double()
         return total.mean().item() if units is None else total.sum().item() / units
 
 
 class Scorer(ABC, Generic[P]):
-    """What a problem says of answers; batches are what ``batches`` of ``measure`` gives."""
+    """Scores answers for one problem. Batches are those passed to ``measure``."""
 
     task: str
     measure: Measure
 
     @abstractmethod
     def context(self, batch: Any, device: torch.device) -> Any:
-        """What the model is given."""
+        """Input of the model."""
 
     @abstractmethod
     def rows(self, batch: Any) -> int:
-        """Rows of a batch, for progress."""
+        """Number of rows in a batch."""
 
     @abstractmethod
     def scored(self, batch: Any) -> int:
-        """How many predictions count: tokens, empty cells, images, frames."""
+        """Number of predictions that count: tokens, empty cells, images or frames."""
 
     def units(self, batch: Any) -> int:
-        """What energies are told per."""
+        """Number of units by which energies are divided."""
         return self.scored(batch)
 
     def counts(self, batch: Any) -> Tensor | None:
-        """Which parts (B, *P) have an energy that counts; None: all."""
+        """Mask (B, *P) of the parts whose energies count. None: all."""
         return None
 
     @abstractmethod
     def score(self, batch: Any, won: Thought, found: Explored, steps: int, candidates: int) -> dict[str, Tensor]:
-        """What the winners are worth."""
+        """Score the winners."""
 
     @abstractmethod
     def passes(self, model: Any, batch: Any, steps: Sequence[int]) -> Iterable[tuple[int, float, dict[str, Tensor]]]:
-        """Of a model that does not think: iterations, forward passes, what the answer is worth."""
+        """For a model that does not think: iterations, forward passes and scores."""
 
     @abstractmethod
     def point(self, common: dict[str, Any], tally: Tally) -> P:
-        """The point of a curve; ``common`` are the fields that all points have."""
+        """A point of the curve. ``common`` holds the fields of ``Point``."""
 
 
 @torch.no_grad()
@@ -97,25 +97,28 @@ def measure(
     kind: Kind = "feed-forward",
     **options: Any,
 ) -> Curve[P]:
-    """Quality for every number of steps and candidates, on the same predictions.
+    """Measure quality for every number of steps and candidates, on the same predictions.
 
-    One descent a batch, of the largest numbers, serves all: a smaller number of candidates are the first ones. Winners are
-    chosen per prediction, by their energy after that number of steps. All states are kept, so batches should be small.
+    Each batch takes one descent with the largest numbers; smaller numbers of candidates use the first ones. Winners are chosen
+    per prediction, by their energy after each number of steps. All states are kept, so batches should be small.
 
     Args:
-        model: one that thinks, or a rival.
-        scorer: the problem's.
-        batches: what to measure on.
-        steps: numbers of steps to measure.
-        candidates: numbers of candidates to measure.
-        thinking: how to think beside these; as the model's configuration says, by default.
-        progress: called with the rows done, and ``total``, after each batch.
-        total: rows in all, where that is known.
-        kind: of a model that does not think.
-        **options: fields of ``Thinking`` that replace those of ``thinking``.
+        model: A model that thinks, or a baseline.
+        scorer: Scorer of the problem.
+        batches: Data.
+        steps: Numbers of steps to measure.
+        candidates: Numbers of candidates to measure.
+        thinking: Other thinking options. Default: the model's own settings.
+        progress: Called with the number of rows done and ``total`` after each batch.
+        total: Total number of rows, if known.
+        kind: Kind of a model that does not think.
+        **options: Fields of ``Thinking`` to override.
+
+    Returns:
+        A curve with one point per number of steps and candidates.
 
     Raises:
-        InputError: numbers below 1, or nothing that is scored.
+        InputError: If a number of steps or candidates is below 1, or no prediction counts.
     """
     steps, candidates = check_counts("steps", steps), check_counts("candidates", candidates)
     tallies: dict[tuple[int, int], Tally] = defaultdict(Tally)

@@ -1,4 +1,4 @@
-"""What evaluations return: plain dataclasses that go to JSON and back to pictures."""
+"""Results of evaluations, as dataclasses that can be written as JSON."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any, Generic, Literal, TypeVar
 from ebt import files
 
 Progress = Callable[[int, int | None], None]
-"""Called after each batch with the number of rows done, and of all rows where that is known."""
+"""Called after each batch with the number of rows done and the total number of rows (None if unknown)."""
 
 Kind = Literal["ebt", "feed-forward", "looped"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """Quality after a number of steps (iterations of a looped model) with a number of candidates."""
+    """Quality for one number of steps (iterations of a looped model) and candidates."""
 
     steps: int
     candidates: int
     energy: float | None
-    """Mean energy of the winners, per token or per board; None for models without an energy."""
+    """Mean energy of the winners per unit. None for models without an energy."""
     objective: float | None
-    """Mean of the function that the updates descend (``Update.objective``), per token or per board."""
+    """Mean of the function that the updates descend (``Update.objective``), per unit."""
     forward: float
-    """Forward passes of the network that the answer took, all candidates together."""
+    """Forward passes of the network per answer, summed over candidates."""
     backward: float
-    """Inner backward passes, likewise."""
+    """Inner backward passes per answer, summed over candidates."""
 
 
 P = TypeVar("P", bound=Point)
@@ -36,65 +36,65 @@ P = TypeVar("P", bound=Point)
 
 @dataclass(frozen=True)
 class Measure:
-    """The quality that a problem is judged by."""
+    """The quality measure of a problem."""
 
     name: str
-    """The field of a point."""
+    """Field of a ``Point``."""
     label: str
-    """For axes of pictures."""
+    """Axis label."""
     unit: str
-    """What energies and evaluations are told per: token, board, image, frame."""
+    """Unit of energies and evaluations: token, board, image or frame."""
     higher: bool = False
-    """Whether more is better."""
+    """Whether higher is better."""
     percent: bool = False
-    """Whether it is shown in per cent."""
+    """Whether values are shown as percentages."""
 
     def cost(self, point: Point) -> float:
-        """Lower is better."""
+        """The value of a point, negated if higher is better."""
         value: float = getattr(point, self.name)
         return -value if self.higher else value
 
 
 @dataclass(frozen=True)
 class Curve(Generic[P]):
-    """Quality against thinking steps, for one model on one set."""
+    """Quality against thinking steps, for one model on one data set."""
 
     task: str
-    """The problem's name."""
+    """Name of the problem."""
     measure: Measure
     kind: Kind
     points: list[P]
     rows: int
-    """Rows of text, boards, images, or clips."""
+    """Number of rows: contexts, boards, images or clips."""
     scored: int
-    """Tokens, empty cells, images, or frames."""
+    """Number of predictions that count: tokens, empty cells, images or frames."""
     rule: str | None = None
-    """How the winner was chosen; None for models without an energy."""
+    """How the winner was chosen. None for models without an energy."""
     tolerance: float | None = None
     seed: int = 0
     start_energy: float | None = None
     """Mean energy of the random starts."""
     alarms: tuple[str, ...] = ()
-    """What looks broken in the thinking (``ebt.thinking.alarms``), judged on the first batch."""
+    """Alarms for the first batch (``ebt.evaluation.alarms``)."""
 
     def best(self) -> P:
-        """The point of the best quality; among equals, the one with the fewest evaluations."""
+        """The point of best quality. Ties go to the one with the fewest evaluations."""
         return min(self.points, key=lambda point: (self.measure.cost(point), point.forward + point.backward))
 
     def at(self, steps: int, candidates: int = 1) -> P:
-        """The point of a number of steps and candidates.
+        """The point for one number of steps and candidates.
 
         Raises:
-            KeyError: it was not measured.
+            KeyError: If it was not measured.
         """
         found = [point for point in self.points if (point.steps, point.candidates) == (steps, candidates)]
         if not found:
-            raise KeyError(f"{steps} steps with {candidates} candidates were not measured")
+            raise KeyError(f"{steps} steps with {candidates} candidates were not measured: choose one of points")
         return found[0]
 
 
 def to_json(result: Any) -> dict[str, Any]:
-    """A result as a JSON object; numbers that are not finite become null."""
+    """Convert a result to a JSON object. Non-finite numbers become null."""
     return dict(files.finite(asdict(result)))
 
 

@@ -1,4 +1,4 @@
-"""Means, slopes and correlations with intervals of 95 %; whether a score, such as an energy, knows what is wrong."""
+"""Means, slopes and correlations with 95% intervals, and measures of error detection by a score (for example the energy)."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from torch import Tensor
 
 LEVEL = 0.95
 DRAWS = 2000
-"""Of a bootstrap."""
+"""Number of bootstrap draws."""
 
 Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, None where it cannot be known."""
+    """A number with its interval. The ends are None if unknown."""
 
     mean: float
     low: float | None
     high: float | None
     count: int
-    """How many values it stands on."""
+    """Number of values it is based on."""
 
     def text(self, digits: int = 2, sign: bool = False) -> str:
-        """As in a table: ``1.23 [1.20, 1.26]``."""
+        """Format as ``1.23 [1.20, 1.26]``."""
         mean, low, high = ("" if end is None else f"{end:{'+' * sign}.{digits}f}" for end in (self.mean, self.low, self.high))
         return f"{mean} [{low}, {high}]" if low else mean
 
     def around(self, digits: int = 2, sign: bool = False) -> str:
-        """Where the interval is symmetric: ``1.23 ± 0.03``."""
+        """Format a symmetric interval as ``1.23 ± 0.03``."""
         half = "" if self.high is None else f" ± {self.high - self.mean:.{digits}f}"
         return f"{self.mean:{'+' * sign}.{digits}f}{half}"
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of independent runs, with Student's interval; without one if there is a single run."""
+    """Mean of independent runs with Student's t interval. A single run has no interval."""
     from scipy import stats
 
     mean, count = float(np.mean(values)), len(values)
@@ -52,7 +52,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def spread(values: Sequence[float]) -> Estimate:
-    """The mean of independent runs between the least and the largest: for shares, which Student's interval may leave."""
+    """Mean of independent runs with their range. For fractions, since a t interval may leave [0, 1]."""
     low, high = (float(min(values)), float(max(values))) if len(values) > 1 else (None, None)
     return Estimate(float(np.mean(values)), low, high, len(values))
 
@@ -60,21 +60,21 @@ def spread(values: Sequence[float]) -> Estimate:
 def bootstrap(
     statistic: Callable[[npt.NDArray[Any]], float], count: int, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, float]:
-    """The percentile interval of a statistic of ``count`` independent items, given the indices of those drawn.
+    """Bootstrap percentile interval of ``statistic(indices)`` over ``count`` independent items.
 
-    Draws whose statistic is not a number are left out; if that is all of them, the interval is not a number either.
+    NaN values are left out. If all values are NaN, so is the interval.
     """
     generator = np.random.default_rng(seed)
     return _percentiles([statistic(generator.integers(0, count, count)) for _ in range(draws)])
 
 
 def slope(x: Numbers, y: Numbers) -> float:
-    """Of the line of least squares through points; not a number where all x are equal."""
+    """Slope of the least squares line. NaN if all x are equal."""
     return float(_slopes(x, y))
 
 
 def _slopes(x: Numbers, y: Numbers) -> Numbers:
-    """Of each row of points, (..., points)."""
+    """Slope for each row of points (..., points)."""
     away = x - x.mean(-1, keepdims=True)
     square, joint = (away**2).sum(-1), (away * (y - y.mean(-1, keepdims=True))).sum(-1)
     known = square > 1e-12 * np.maximum(1.0, (x**2).sum(-1))
@@ -82,7 +82,7 @@ def _slopes(x: Numbers, y: Numbers) -> Numbers:
 
 
 def slope_over(x: Numbers, y: Numbers, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """The slope of y against x, both (sets, seeds), with a bootstrap interval: both are drawn anew, with replacement."""
+    """Slope of y against x, both (sets, seeds), with a bootstrap interval over sets and seeds."""
     generator = np.random.default_rng(seed)
     drawn = [[generator.integers(0, size, size) for size in x.shape] for _ in range(draws)]
     sets, seeds = (np.array(numbers) for numbers in zip(*drawn, strict=True))
@@ -92,21 +92,21 @@ def slope_over(x: Numbers, y: Numbers, draws: int = DRAWS, seed: int = 0) -> Est
 
 
 def pearson(a: Numbers, b: Numbers) -> float:
-    """Linear correlation; not a number where one of both is constant."""
+    """Linear correlation. NaN if one of the inputs is constant."""
     a, b = a.ravel() - a.mean(), b.ravel() - b.mean()
     scale = math.sqrt(float((a**2).sum()) * float((b**2).sum()))
     return float((a * b).sum()) / scale if scale > 0 else math.nan
 
 
 def spearman(a: Numbers, b: Numbers) -> float:
-    """Rank correlation; equal values share their mean rank."""
+    """Rank correlation. Ties share their mean rank."""
     from scipy.stats import rankdata
 
     return pearson(rankdata(a), rankdata(b))
 
 
 def correlation(method: Callable[[Numbers, Numbers], float], a: Numbers, b: Numbers, draws: int = 200) -> Estimate:
-    """A correlation of two quantities of the parts of rows, (rows, parts), with a bootstrap interval over rows."""
+    """Correlation of two arrays (rows, parts), with a bootstrap interval over rows."""
     return _between(method(a, b), bootstrap(lambda rows: method(a[rows], b[rows]), len(a), draws), a.size)
 
 
@@ -122,43 +122,43 @@ def _percentiles(found: Sequence[float]) -> tuple[float, float]:
 
 
 def auroc(energy: Tensor, wrong: Tensor) -> float | None:
-    """Area under the receiver operating characteristic: the chance that a wrong prediction has more energy than a right one.
+    """Area under the ROC curve: the probability that a wrong prediction has a higher energy than a correct one.
 
     Args:
-        energy: energies of predictions, any shape.
+        energy: Energies of predictions, of any shape.
         wrong: True where the prediction is wrong, same shape.
 
     Returns:
-        0.5 if the energy tells nothing, 1 if it tells all; None where all predictions are right, or all wrong.
+        0.5 for an uninformative energy, 1 for perfect detection. None if all predictions are correct or all are wrong.
     """
-    from torchmetrics.functional.classification import binary_auroc  # takes seconds to import, which few callers need
+    from torchmetrics.functional.classification import binary_auroc  # slow to import, so imported on use
 
     wrong = wrong.flatten().long()
     if not 0 < int(wrong.sum()) < wrong.numel():
         return None
-    _, rank = energy.flatten().double().unique(return_inverse=True)  # scores outside [0, 1] would be squashed, which makes ties
+    _, rank = energy.flatten().double().unique(return_inverse=True)  # a sigmoid of raw scores would create ties
     return binary_auroc(rank.double() / rank.max().clamp(min=1), wrong).item()
 
 
 @dataclass(frozen=True)
 class RiskCoverage:
-    """How often predictions are wrong if only the surest are kept."""
+    """Error rate if only the most confident predictions are kept."""
 
     coverage: list[float]
-    """Shares of the predictions that are kept."""
+    """Fractions of the predictions kept."""
     risk: list[float]
-    """Share of those that is wrong."""
+    """Fraction of the kept predictions that is wrong."""
     area: float
-    """Mean risk over all coverages (AURC): lower is better."""
+    """Mean risk over all coverages (AURC). Lower is better."""
 
 
 def risk_coverage(score: Tensor, wrong: Tensor, points: int = 50) -> RiskCoverage:
-    """Risk against coverage when predictions of low score are kept first; those of equal score are kept alike.
+    """Risk against coverage, keeping predictions of low score first. Ties share their mean risk.
 
     Args:
-        score: of predictions, any shape; high where the prediction should be doubted.
+        score: Scores of predictions, of any shape. Higher means less confident.
         wrong: True where the prediction is wrong, same shape.
-        points: of the curve.
+        points: Number of points on the curve.
     """
     score, wrong = score.flatten().double(), wrong.flatten().double()
     _, rank, counts = score.unique(return_inverse=True, return_counts=True)

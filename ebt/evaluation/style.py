@@ -1,4 +1,4 @@
-"""One look for all pictures: readable at 800 pixels, colours that the colour-blind can tell apart (Okabe and Ito's)."""
+"""Style of all plots: readable at 800 pixels, with the colour-blind safe palette of Okabe and Ito."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _STYLE = {
 
 @contextmanager
 def picture(path: str | Path, width: float = 8.0, height: float = 5.0) -> Iterator[Figure]:
-    """A figure of ``width`` x ``height`` hundred pixels, saved as PNG in the end. Leaves no global state behind."""
+    """Create a figure of ``100 width`` x ``100 height`` pixels, and save it as PNG on exit. Changes no global state."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
@@ -48,8 +48,8 @@ def picture(path: str | Path, width: float = 8.0, height: float = 5.0) -> Iterat
 
 
 def step_axis(axes: Axes, steps: list[int], label: str = "thinking steps") -> None:
-    """A logarithmic axis of whole steps, if they span more than a factor of 8; else a linear one. At most eleven ticks, which
-    do not touch; the last one always."""
+    """Set up an axis of whole steps: logarithmic if they span more than a factor of 8, else linear. It has at most eleven ticks
+    without overlap, including the last step."""
     steps = sorted(set(steps))
     curved = steps[-1] > (8 * steps[0] or 16)
     if curved and steps[0]:

@@ -1,1 +1,1 @@
-"""What all models share: saving and loading with Hugging Face, thinking options, starts."""
+"""Base classes of all models: saving and loading with Hugging Face, configuration, thinking."""

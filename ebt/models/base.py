@@ -1,4 +1,4 @@
-"""What all models share: saving, loading without touching weights, thinking options."""
+"""Base classes of models: saving, loading and thinking."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ebt.models.thinking import Thinking, think
 from ebt.thinking import Geometry, StepSize, Thought, Update
 
 MODULE = "modeling_ebt"
-"""The module that a saved folder carries: it imports this library, so that the folder itself holds no copy of the code."""
+"""Module in a saved folder. It imports this library, so the folder holds no copy of the code."""
 CHECKSUMS = "checksums.json"
-"""The SHA-256 of each file of weights in a saved folder."""
+"""File with the SHA-256 of each weight file in a saved folder."""
 
-_SHIM = '''"""Finds the model for ``transformers`` (``trust_remote_code=True``): its code is that of an installed package."""
+_SHIM = '''"""Imports the model for ``transformers`` (``trust_remote_code=True``) from an installed package."""
 
 try:
     from {0} import {2}
@@ -39,10 +39,10 @@ __all__ = ["{2}", "{3}"]
 
 
 class HubModel(PreTrainedModel):
-    """A model that Hugging Face saves and loads; a folder of it loads with ``trust_remote_code=True`` in any program."""
+    """A Hugging Face model. Saved folders load in any program with ``trust_remote_code=True``."""
 
     auto_class: ClassVar[str] = "AutoModel"
-    """The auto class that loads it."""
+    """The auto class that loads the model."""
 
     _built = False
 
@@ -51,19 +51,19 @@ class HubModel(PreTrainedModel):
         self._built = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Every module has initialised itself when it was built. Afterwards ``transformers`` asks for what a checkpoint lacks.
+        """Called by ``transformers`` for weights that a checkpoint lacks. Modules initialise themselves when they are built.
 
         Raises:
-            InputError: weights are missing, which would otherwise be left to chance.
+            InputError: If weights are missing.
         """
         missing = [name for name, weight in module.named_parameters(recurse=False) if not hasattr(weight, "_is_hf_initialized")]
         if self._built and missing:
             where = next((name for name, other in self.named_modules() if other is module), "")
-            raise InputError(f"the checkpoint lacks {'.'.join((where, missing[0]))}: load a complete one of this configuration")
+            raise InputError(f"the checkpoint lacks {'.'.join((where, missing[0]))}: load a complete checkpoint")
 
     def save_pretrained(self, save_directory: str | PathLike[str], is_main_process: bool = True, **kwargs: Any) -> None:
-        """Save configuration, weights, their checksums, and the module that finds the classes. ``ebt.problems.save_folder``
-        does it atomically."""
+        """Save configuration, weights, checksums and the module that imports the classes. To save atomically, use
+        ``ebt.problems.save_folder``."""
         auto = {"AutoConfig": type(self.config), self.auto_class: type(self)}
         self.config.auto_map = {name: f"{MODULE}.{kind.__name__}" for name, kind in auto.items()}
         super().save_pretrained(save_directory, is_main_process, **kwargs)
@@ -74,31 +74,31 @@ class HubModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in ``transformers``; the weights of a folder are compared with their checksums first, if it has any.
+        """Load a model as in ``transformers``, and verify checksums if the folder has any.
 
         Raises:
-            InputError: weights are not those that were saved.
+            InputError: If weights differ from those that were saved.
         """
         check_weights(Path(str(pretrained_model_name_or_path)) / kwargs.get("subfolder", ""))
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def _shim(cls) -> str:
-        """The source of the module that a folder of this class carries; it names modules of the library by its front only."""
+        """Source of the module in a saved folder. It imports library classes from ``ebt.problems`` only."""
         homes = ["ebt.problems" if kind.__module__.startswith("ebt.") else kind.__module__ for kind in (cls.config_class, cls)]
         remedy = f"This model needs the package {homes[1].partition('.')[0]}. {INSTALL}"
         return _SHIM.format(*homes, cls.config_class.__name__, cls.__name__, remedy)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
-        """Nothing to do: a saved folder imports this library instead of carrying a copy of its source."""
+        """Do nothing, since saved folders import this library and hold no copy of its source."""
 
 
 def check_weights(folder: Path) -> None:
-    """Compare the weights of a folder with the checksums in it; without any, nothing is compared.
+    """Verify the weights of a folder against its checksums, if it has any.
 
     Raises:
-        InputError: a file of weights is missing or not as it was saved, or the checksums cannot be read.
+        InputError: If a weight file is missing or was changed, or the checksums cannot be read.
     """
     path = folder / CHECKSUMS
     if not path.is_file():
@@ -106,33 +106,33 @@ def check_weights(folder: Path) -> None:
     try:
         sums = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(sums, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): copy the folder again, or save the model again") from error
     for name, known in sums.items():
         file = folder / name
         if not file.is_file():
-            raise InputError(f"{file} is missing, which {path} lists: copy the whole folder, or save the model again")
+            raise InputError(f"{file} is missing but listed in {path}: copy the whole folder, or save the model again")
         if digest(file) != known:
             remedy = f"copy it again, or save the model again; if it was changed on purpose, remove {path}"
-            raise InputError(f"{file} is damaged, its checksum is not the one in {CHECKSUMS}: {remedy}")
+            raise InputError(f"{file} is damaged, its checksum differs from {CHECKSUMS}: {remedy}")
 
 
 class ThinkingModel(HubModel):
-    """A model that thinks: it has a learned step size, and a configuration that says how it thinks after training.
+    """Base class of models that think. They have a learned step size, and their configuration holds thinking options.
 
-    A subclass implements ``landscape``, ``geometry``, ``parts`` and ``answer``; ``CONTEXT`` names the arguments of
-    ``landscape`` and ``parts`` beside the context itself.
+    Subclasses implement ``landscape``, ``geometry``, ``parts`` and ``answer``. ``CONTEXT`` names the further arguments of
+    ``landscape`` and ``parts``.
     """
 
     step_size: StepSize
     _keep_in_fp32_modules_strict: ClassVar[list[str]] = ["step_size"]
-    """In 16 bits its updates would be lost in rounding."""
+    """In 16 bits, updates of the step size would be lost in rounding."""
     CONTEXT: ClassVar[tuple[str, ...]] = ()
 
     @property
     def thinking(self) -> Thinking:
-        """How it thinks unless a call says otherwise; saved with the model."""
+        """Default thinking options, saved with the model."""
         return Thinking(**self.config.thinking)
 
     @thinking.setter
@@ -140,10 +140,10 @@ class ThinkingModel(HubModel):
         self.config.thinking = asdict(how)
 
     def how(self, thinking: Thinking | None = None, **options: Any) -> Thinking:
-        """How one call thinks: ``thinking``, or the model's own, with the options that are not None.
+        """Thinking options of one call: ``thinking``, or the model's own, updated with the options that are not None.
 
         Raises:
-            InputError: an unknown option, a value of the wrong type or outside its range.
+            InputError: If an option is unknown, of the wrong type or outside its range.
         """
         try:
             how = (self.thinking if thinking is None else thinking).but(**options)
@@ -153,7 +153,7 @@ class ThinkingModel(HubModel):
         return how
 
     def landscape(self, *context: Any, **more: Any) -> Any:
-        """The energy of candidates in a context."""
+        """The landscape of a context."""
         raise NotImplementedError
 
     def geometry(self) -> Geometry:
@@ -166,23 +166,23 @@ class ThinkingModel(HubModel):
         return update
 
     def parts(self, *context: Any, **more: Any) -> tuple[int, ...]:
-        """The shape (B, *P) of the predictions of a context."""
+        """Shape (B, *P) of the predictions for a context."""
         raise NotImplementedError
 
     def answer(self, context: Any, thought: Thought, how: Thinking) -> Any:
-        """What the final states say."""
+        """Decode the answer from the final states."""
         raise NotImplementedError
 
     def first(self, *context: Any, **more: Any) -> Tensor | None:
-        """Where candidates start, (B, *P, K); None: at random."""
+        """Starting states (B, *P, K). None: random."""
         return None
 
     def prepared(self, context: Any) -> Any:
-        """The context as a batch, where it may be given otherwise."""
+        """Convert a context to a batch."""
         return context
 
     def positions(self, *context: Any, **more: Any) -> Tensor | None:
-        """Where predictions stand, (B, *P), for random draws that do not depend on what is computed together."""
+        """Positions of the predictions (B, *P), which make random draws independent of batching. None: from 0."""
         return None
 
     @torch.no_grad()
@@ -199,22 +199,24 @@ class ThinkingModel(HubModel):
     ) -> Thought:
         """Think about a context.
 
+        Works under ``no_grad`` and ``inference_mode``.
+
         Args:
-            context: what the model is given: tokens (B, S), puzzles (B, C), images (B, C, H, W), frames (B, S, E).
-            thinking: how; the model's own by default.
-            generator: draws starts and noise; by default they are a function of the seed, the candidate and the position alone.
-            keep_path: record the state after every step, not the last alone.
-            final_energy: evaluate the energies of the final states, too, by which winners are chosen.
-            backend: ``plain`` or ``auto``, see ``ebt.thinking.descend``.
-            options: fields of ``Thinking`` for this call, such as ``steps=16, candidates=8``, and what else belongs to the
-                context (``CONTEXT``).
+            context: Input of the model: tokens (B, S), puzzles (B, C), images (B, C, H, W) or frames (B, S, E).
+            thinking: How to think. Default: the model's own settings.
+            generator: Source of starts and noise. Default: they depend only on seed, step, candidate and position.
+            keep_path: Whether to keep the state after every step, or only the last one.
+            final_energy: Whether to evaluate the energy of the final states, which self-verification needs.
+            backend: ``plain`` or ``auto``, see ``ebt.descend``.
+            options: Fields of ``Thinking`` that this call overrides, for example ``steps=16, candidates=8``, and the arguments
+                named in ``CONTEXT``.
 
         Returns:
-            the winners: ``answer``, ``energy`` at each step, ``path``; ``candidates`` is the record of all. Works under
-            ``no_grad`` and ``inference_mode``.
+            The record of the winners, with their ``answer``, their ``energy`` at each step and their ``path``. Its
+            ``candidates`` is the record of all candidates.
 
         Raises:
-            InputError: an option that there is not, or outside its range.
+            InputError: If an option is unknown or outside its range.
         """
         more = {name: options.pop(name) for name in self.CONTEXT if name in options}
         how, context = self.how(thinking, **options), self.prepared(context)
@@ -224,9 +226,9 @@ class ThinkingModel(HubModel):
             return replace(thought, shown=self.answer(context, thought, how))
 
     def _bind(self, context: Any, how: Thinking, more: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of ``think`` for a context."""
+        """Arguments of ``ebt.models.thinking.think`` for a context."""
         return {
-            "positions": self.positions(context, **more),  # before a cache takes the context in
+            "positions": self.positions(context, **more),  # before the cache is updated
             "energy": self.landscape(context, **more),
             "geometry": self.geometry(),
             "update": self.update(),
@@ -245,7 +247,7 @@ class ThinkingModel(HubModel):
         thinking: Thinking | None = None,
         **options: Any,
     ) -> Explored:
-        """Think about a context once, for all these numbers of steps and candidates (ascending); other arguments as
+        """Think about a context once for several numbers of steps and candidates, each ascending. Other arguments as in
         ``think``."""
         more = {name: options.pop(name) for name in self.CONTEXT if name in options}
         how = self.how(thinking, **{**options, "steps": max(steps), "candidates": max(candidates)})
@@ -254,13 +256,13 @@ class ThinkingModel(HubModel):
             return explore(**bound, steps=steps, conditioned=conditioned)
 
     def predict(self, context: Any, thinking: Thinking | None = None, **options: Any) -> Any:
-        """The answer of ``think``; arguments as there."""
+        """The answer of ``think``. Takes the same arguments."""
         return self.think(context, thinking, **options).answer
 
 
 @contextmanager
 def leave_inference_mode() -> Iterator[None]:
-    """Thinking needs gradients, which ``torch.inference_mode`` forbids for good: step out of it, without recording a graph."""
+    """Leave ``torch.inference_mode``, in which thinking cannot compute gradients, for ``no_grad``."""
     if not torch.is_inference_mode_enabled():
         yield
         return
@@ -270,11 +272,11 @@ def leave_inference_mode() -> Iterator[None]:
 
 @dataclass
 class Prediction(ModelOutput):
-    """Output of the models of boards, images and frames."""
+    """Output of models for boards, images and frames."""
 
     prediction: Tensor | None = None
-    """Completed boards (B, C), clean images (B, C, H, W), or the frames (B, S, E) that follow."""
+    """Completed boards (B, C), clean images (B, C, H, W) or next frames (B, S, E)."""
     energies: Tensor | None = None
-    """Of the winners, per prediction, before each step and of the final state, (T + 1, B, ...)."""
+    """Energies of the winners per prediction, before each step and of the final state, (T + 1, B, ...)."""
     steps: Tensor | None = None
-    """Steps really taken, per prediction."""
+    """Number of steps taken, per prediction."""

@@ -1,4 +1,4 @@
-"""Model configurations, saved as ``config.json`` beside the weights."""
+"""Model configurations, saved as ``config.json`` with the weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FOREIGN: dict[str, Any] = {
     **dict.fromkeys(["name_or_path", "_name_or_path"], Any),
     "architectures": list[Any] | None,
 }
-"""Types of the fields that ``transformers`` puts into files, of this and earlier versions."""
+"""Types of the fields that current and earlier versions of ``transformers`` write."""
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("vocab_size", "context_length", "frame_dim"), (1, 2**31 - 1)),
@@ -49,24 +49,20 @@ LIMITS: dict[str, tuple[float, float]] = {
     "noise_level": (1e-6, 1),
     "noise_levels": (21, 1_000_000),
 }
-"""The least and the largest value of each number; ``NetworkConfig`` and ``Thinking`` have their own."""
+"""Smallest and largest allowed value of each field. ``NetworkConfig`` and ``Thinking`` have their own."""
 TWINS = ("conditioning", "conditioned_steps", "anchor", "head", "head_init", "scale_inputs")
-"""Fields that a model without an energy has no use for."""
+"""Fields that models without an energy do not use."""
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
-    """Whether a field's value has its type and lies in its limits.
-
-    Raises:
-        ValueError: naming it.
-    """
+    """Raise ``ValueError`` if a field has the wrong type or is outside its range."""
     check_type(name, value, hint)
     if name in LIMITS:
         check_range(name, value, *LIMITS[name])
 
 
 def _typed(init: Callable[..., None]) -> Callable[..., None]:
-    """The constructor, whose arguments must have the types of its hints, and lie in their limits, before it looks at them."""
+    """Decorate a constructor to check the types and ranges of its arguments."""
 
     @wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -82,15 +78,15 @@ def _typed(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class NetworkFields(PretrainedConfig):
-    """The fields of ``NetworkConfig``; ``size`` names a preset, any other field overrides it.
+    """Fields of ``NetworkConfig``. ``size`` names a preset, whose values other fields override.
 
     Raises:
-        InputError: a value of the wrong type or outside its range, an unknown field, or one without a use in this model.
+        InputError: If a field is unknown, unused by this model, of the wrong type or outside its range.
     """
 
     attribute_map: ClassVar = {"num_hidden_layers": "layers", "hidden_size": "dim", "num_attention_heads": "heads"}
     unused: ClassVar[tuple[str, ...]] = ()
-    """Fields that all models have and this one has no use for: they keep their defaults."""
+    """Common fields that this model does not use. They keep their defaults."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -116,26 +112,18 @@ class NetworkFields(PretrainedConfig):
             raise InputError(f"{', '.join(kwargs)}: {error}") from error
 
     def refuse(self, given: Mapping[str, Any], default: Mapping[str, Any], unused: Collection[str]) -> None:
-        """Fields without a use keep their defaults.
-
-        Raises:
-            InputError: naming one that does not.
-        """
+        """Raise ``InputError`` if an unused field does not have its default value."""
         for name in given:
             if name in unused and given[name] != default[name]:
                 raise InputError(
-                    f"{name} is {given[name]!r}: {type(self).__name__} with these settings has no use for it. Leave it out"
+                    f"{name} is {given[name]!r}, but {type(self).__name__} does not use it with these settings: leave it out"
                 )
 
     def _check(self, left: dict[str, Any]) -> None:
-        """There are no further fields but those of ``transformers``, of their types.
-
-        Raises:
-            ValueError: naming the one.
-        """
+        """Raise ``ValueError`` if a remaining field is not one of ``transformers`` or is invalid."""
         if unknown := [name for name in left if name not in FOREIGN]:
             close = difflib.get_close_matches(unknown[0], [*vars(self), *vars(NetworkConfig()), *THINKING], 1)
-            hint = f"did you mean {close[0]}?" if close else f"{type(self).__name__} has no such field."
+            hint = f"did you mean {close[0]}?" if close else f"remove it from {type(self).__name__}"
             raise ValueError(f"there is no field {unknown[0]!r}: {hint}")
         for name, value in left.items():
             check_value(name, value, FOREIGN[name])
@@ -148,26 +136,25 @@ class NetworkFields(PretrainedConfig):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
-        """Nothing to do: a saved folder imports this library instead of carrying a copy of its source."""
+        """Do nothing, since saved folders import this library and hold no copy of its source."""
 
 
 _FORMER = {"candidate_noise": "noise", "start_seed": "seed"}
-"""Names of thinking options in configurations of earlier versions."""
+"""Former names of thinking options, in configurations of earlier versions."""
 
 
 class ThinkingFields(NetworkFields):
     """Fields of a model that thinks.
 
     Args:
-        space: candidate space by name (``ebt.models.thinking.SPACES``), or ``module.Class`` of a geometry of your own.
-        update: how candidates move, by name (``ebt.models.thinking.UPDATES``) or ``module.Class``; the space's own by default.
-        step_size: alpha at the start of training.
-        learn_step_size: whether it learns.
-        energy_scale: what energies are divided by, the initial step size by default, so that training does not depend on it; 1
-            leaves imported energies as they are.
-        input_gradient: whether the candidates' table learns from what the network sees of candidates, too.
-        thinking: how the model thinks unless a call says otherwise, fields of ``Thinking``; they may also be given beside the
-            others.
+        space: Candidate space by name (``ebt.models.thinking.SPACES``), or ``module.Class`` of your own geometry.
+        update: Update by name (``ebt.models.thinking.UPDATES``) or ``module.Class``. Default: the update of the space.
+        step_size: Step size alpha at the start of training.
+        learn_step_size: Whether the step size is trained.
+        energy_scale: Divisor of energies. Default: ``step_size``, so training does not depend on it. 1 leaves imported energies
+            unchanged.
+        input_gradient: Whether gradients reach the candidate table through views too.
+        thinking: Default thinking options, as fields of ``Thinking``. They can also be passed as keyword arguments.
     """
 
     spaces: ClassVar[dict[str, tuple[type[Geometry], Update]]] = SPACES
@@ -199,10 +186,10 @@ class ThinkingFields(NetworkFields):
         super().__init__(**kwargs)
 
     def think_with(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All thinking options, from those that are given.
+        """Complete the given thinking options with defaults.
 
         Raises:
-            InputError: an unknown option, a value of the wrong type or outside its range, or an option without a use.
+            InputError: If an option is unknown, unused by this model, of the wrong type or outside its range.
         """
         try:
             how = Thinking(**options)
@@ -212,37 +199,29 @@ class ThinkingFields(NetworkFields):
         return asdict(how)
 
     def check_thinking(self, how: Thinking) -> None:
-        """Whether this model has a use for all thinking options.
-
-        Raises:
-            InputError: naming one without a use.
-        """
+        """Raise ``InputError`` if a thinking option is set that this model does not use."""
         self.refuse(asdict(how), asdict(Thinking()), self.unused)
         if how.rule == "mean" and "mean_from" in self.unused:
-            raise InputError("rule is 'mean', which is for language models: choose another one")
+            raise InputError("rule is 'mean', which is for language models: choose another rule")
 
     def check_rows(self, recipe: Recipe) -> None:
-        """Rows are taken apart where an update carries nothing from step to step.
-
-        Raises:
-            InputError: ``recipe.rows_at_once`` with another update.
-        """
+        """Raise ``InputError`` if ``recipe.rows_at_once`` is set and the update has a memory."""
         if recipe.rows_at_once and self.make_update().begin(torch.zeros(1)) is not None:
-            raise InputError(f"recipe.rows_at_once is for updates without a memory, which {self.update} has: leave it out")
+            raise InputError(f"recipe.rows_at_once is for updates without a memory, but {self.update} has one: leave it out")
 
     def make_geometry(self, *args: Any, **kwargs: Any) -> Geometry:
-        """The geometry of the candidate space; arguments as its class has them."""
+        """The geometry of the candidate space. Arguments are those of its class."""
         kind: Any = self.spaces[self.space][0] if self.space in self.spaces else named(self.space, {}, "space", make=False)
         return kind(*args, **kwargs)
 
     def make_update(self) -> Update:
-        """How candidates move."""
+        """The update of candidates."""
         own = self.spaces[self.space][1] if self.space in self.spaces else Gradient()
         return own if self.update is None else named(self.update, UPDATES, "update")
 
 
 def _option(name: str) -> property:
-    """A thinking option as an attribute, so that ``from_pretrained(folder, steps=8)`` sets it."""
+    """A property for a thinking option, so that ``from_pretrained(folder, steps=8)`` sets it."""
 
     def put(self: ThinkingFields, value: Any) -> None:
         self.thinking = self.think_with({**self.thinking, name: value})

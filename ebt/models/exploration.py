@@ -1,4 +1,4 @@
-"""One descent that serves every number of steps up to its own, and every number of candidates."""
+"""Results for several numbers of steps and candidates from a single descent."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from ebt.thinking import Thought, choose, mean
 
 
 def check_counts(name: str, counts: Sequence[int]) -> list[int]:
-    """The counts, sorted and each once.
-
-    Raises:
-        InputError: none at all, or one below 1.
-    """
+    """Distinct counts in ascending order. Raises ``InputError`` if there are none or one is below 1."""
     if not counts or min(counts) < 1:
         raise InputError(f"{name} is {list(counts)}: give one or more whole numbers, each at least 1.")
     return sorted(set(counts))
@@ -27,27 +23,27 @@ def check_counts(name: str, counts: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Explored:
-    """A descent of M x B rows with all states, and the energies after those numbers of steps that are asked for."""
+    """A descent of M x B rows with all states, and the energies after the requested numbers of steps."""
 
     thought: Thought
     """The record of all rows, candidate-major."""
     how: Thinking
-    """With the largest numbers of steps and candidates."""
+    """Thinking options, with the largest numbers of steps and candidates."""
     after: dict[int, Tensor]
-    """Energies per part (M x B, *P) of the states after so many steps."""
+    """Energies per part (M x B, *P) of the states, by number of steps."""
 
     @property
     def first(self) -> Thought:
-        """The record of the first candidates."""
+        """The record of the first candidate of each context."""
         return self.thought.rows(torch.arange(self.rows, device=self.thought.start.device))
 
     @property
     def rows(self) -> int:
-        """B, the contexts."""
+        """Number of contexts B."""
         return len(self.thought.start) // self.how.candidates
 
     def at(self, steps: int, candidates: int = 1, rule: str | None = None) -> Thought:
-        """What thinking for ``steps`` steps with the first ``candidates`` gives: the record of the winners, one state."""
+        """The record of the winners after ``steps`` steps among the first ``candidates``, with the last state only."""
         states = self.thought.states
         cut = replace(
             self.thought,
@@ -60,32 +56,32 @@ class Explored:
         return choose(cut.rows(rows), candidates, rule or self.how.rule)
 
     def mean(self, steps: int, candidates: int, rows: Tensor) -> Tensor:
-        """The mean of what the first ``candidates`` thought about some rows until ``steps``, as logits."""
+        """Average over the first ``candidates`` and the first ``steps`` of some rows, as logits (see ``ebt.mean``)."""
         taken = (state.unflatten(0, (self.how.candidates, -1)) for state in self.thought.states[:steps])
         cut = replace(self.thought, states=tuple(state[:candidates, rows].flatten(0, 1) for state in taken))
         return mean(cut, candidates, self.how.mean_from)
 
     def taken(self, steps: int, candidates: int) -> float:
-        """Mean number of updates of the first ``candidates`` when ``steps`` are allowed."""
+        """Mean number of updates of the first ``candidates`` in at most ``steps`` steps."""
         return self.thought.steps[: self.rows * candidates].clamp(max=steps).double().mean().item()
 
 
 def evaluations(taken: float, candidates: int) -> tuple[float, float]:
-    """Forward and inner backward passes for an answer; choosing among candidates takes one more forward pass each."""
+    """Forward and inner backward passes per answer. Several candidates need one more forward pass each."""
     return candidates * (taken + (candidates > 1)), candidates * taken
 
 
 def explore(energy: Any, how: Thinking, steps: Sequence[int], conditioned: bool = False, **descent: Any) -> Explored:
-    """Think once, for the largest of ``steps``.
+    """Think once for several numbers of steps.
 
     Args:
-        energy: as for ``ebt.models.thinking.think``.
-        how: how to think, with the largest numbers of steps and candidates.
-        steps: the numbers of steps to record, ascending.
-        conditioned: the landscape changes with the step, so that the energy before a step is not that of an answer.
-        **descent: the other arguments of ``think``.
+        energy: See ``ebt.models.thinking.think``.
+        how: Thinking options, with the largest numbers of steps and candidates.
+        steps: Numbers of steps to record, ascending.
+        conditioned: Whether the landscape depends on the step, so the energy before a step is not that of the last answer.
+        **descent: Other arguments of ``think``.
     """
-    moves = how.noise > 0 and how.candidates > 1  # before each step, noise moves the state that was the answer
+    moves = how.noise > 0 and how.candidates > 1  # noise changes states before their energies are evaluated
     shared = not conditioned and how.stops() is None and not moves
     thought = think(energy, how=how.but(rule="lowest"), **descent).candidates
     assert thought is not None
@@ -94,7 +90,7 @@ def explore(energy: Any, how: Thinking, steps: Sequence[int], conditioned: bool 
 
 @torch.no_grad()
 def _after(landscape: Any, thought: Thought, steps: Sequence[int]) -> dict[int, Tensor]:
-    """Energies of the recorded states, on the landscape of the step that led there; of rows that have moved only."""
+    """Energies of the recorded states, on the landscape of their last step. Only rows that moved are evaluated."""
     after: dict[int, Tensor] = {}
     energies, previous = thought.energies[0], 0
     for step in steps:

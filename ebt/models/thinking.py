@@ -1,4 +1,4 @@
-"""One value says how a model thinks; one function thinks by it: validation, generation, commands and studies alike."""
+"""Thinking options, and the function that validation, generation, commands and studies use to think."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ SPACES: dict[str, tuple[type[Geometry], Update]] = {
     "compact-restart": (CompactSimplex, Restart()),
     "free": (FreeVector, Gradient()),
 }
-"""Candidate spaces of a vocabulary by name: a geometry with its customary update (letters as in ``ebt.thinking.geometry``).
+"""Candidate spaces of a vocabulary by name: a geometry and its default update (notation as in ``ebt.thinking.geometry``).
 
 ================  ====================  ===========  =====================================================
 space             geometry              update       next state
 ================  ====================  ===========  =====================================================
-reference         Simplex               Published    l' = p - alpha W g           the published code
-listing           Simplex               Gradient     l' = l - alpha J(l) W g      the paper's listing
+reference         Simplex               Published    l' = p - alpha W g           published code
+listing           Simplex               Gradient     l' = l - alpha J(l) W g      listing of the paper
 mirror            Simplex               Mirror       l' = l - alpha W g           entropic mirror descent
 restart           Simplex               Restart      l' = -alpha W g
 compact-mirror    CompactSimplex        Mirror       u' = u - alpha g             D numbers, l = W u
@@ -65,7 +65,7 @@ VECTOR_SPACES: dict[str, tuple[type[Geometry], Update]] = {
     "euclidean": (Projected, Gradient()),
     "restart": (Projected, Restart()),
 }
-"""Candidate spaces of vectors."""
+"""Candidate spaces of vectors by name."""
 UPDATES = {"gradient": Gradient, "mirror": Mirror, "restart": Restart, "published": Published, "momentum": Momentum}
 STOPS = {"change": Change, "energy": EnergyChange, "budget": Budget}
 LIMITS: dict[str, tuple[float, float]] = {
@@ -76,20 +76,20 @@ LIMITS: dict[str, tuple[float, float]] = {
     "tolerance": (0, 1e30),
     "seed": (0, 2**63 - 1),
 }
-"""The least and the largest value of each number of ``Thinking``."""
+"""Smallest and largest allowed value of each field of ``Thinking``."""
 
 
 def named(text: str, known: dict[str, Any], what: str, make: bool = True) -> Any:
-    """The object that a configuration names: ``momentum``, ``momentum(0.7)``, or ``my_module.MyUpdate(0.7)`` of your own.
+    """Create the object named in a configuration: ``momentum``, ``momentum(0.7)`` or ``my_module.MyUpdate(0.7)``.
 
     Args:
-        text: the name, with arguments behind it in Python's notation.
-        known: classes by name.
-        what: what is named, for errors.
-        make: False gives the class itself.
+        text: Name of a class, optionally followed by arguments in Python syntax.
+        known: Classes by name.
+        what: Name of the setting, for errors.
+        make: Whether to create an object, or return the class.
 
     Raises:
-        ValueError: no such class, or other arguments than it takes.
+        ValueError: If the class does not exist or does not accept the arguments.
     """
     name, _, rest = text.partition("(")
     try:
@@ -102,7 +102,7 @@ def named(text: str, known: dict[str, Any], what: str, make: bool = True) -> Any
         kind = getattr(importlib.import_module(module), attribute)
         base = {"update": Update, "space": Geometry}.get(what.rpartition(".")[2])
         if not isinstance(kind, type) or (not issubclass(kind, base) if base else "__call__" not in vars(kind)):
-            raise ValueError(f"it is no class of {'such a rule' if base is None else f'ebt.thinking.{base.__name__}'}")
+            raise ValueError(f"give {f'a subclass of ebt.thinking.{base.__name__}' if base else 'a class with __call__'}")
         return kind(*arguments) if make else kind
     except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"{what} is {text!r}: {error}") from error
@@ -110,43 +110,43 @@ def named(text: str, known: dict[str, Any], what: str, make: bool = True) -> Any
 
 @dataclass(frozen=True)
 class Thinking:
-    """How a model thinks after training; part of its configuration and an argument of every call.
+    """How a model thinks after training. Part of its configuration, and an argument of every call.
 
     Raises:
-        ValueError: a value of the wrong type or outside its range, by name.
+        ValueError: If a field has the wrong type or is outside its range.
     """
 
     steps: int = 3
     candidates: int = 1
-    """M candidates of each prediction, of which one wins."""
+    """Number of candidates M for each prediction, one of which wins."""
     rule: Rule = "lowest"
-    """Which."""
+    """How the winner is chosen, see ``ebt.thinking.Rule``."""
     noise: float = 0.0
-    """Langevin noise of all candidates but the first, which thinks as one alone does; the others explore."""
+    """Standard deviation of the Langevin noise. The first candidate has none, so it equals a single candidate."""
     step_size_scale: float = 1.0
-    """alpha, as a multiple of the learned one; a smaller one commits later."""
+    """Factor on the learned step size."""
     clamp: float | None = None
-    """Largest absolute entry of the direction."""
+    """Largest absolute value of an element of the direction."""
     tolerance: float | None = None
-    """A prediction that changes by less in one step stops (``Change``)."""
+    """Stop a prediction that changes by less than this in one step (``Change``)."""
     stop: str | None = None
-    """Another stop by name: ``energy(0.001)``, ``budget(16)``, or ``my_module.MyStop`` of your own."""
+    """Another stop by name: ``energy(0.001)``, ``budget(16)``, or your own ``my_module.MyStop``."""
     start_std: float = 1.0
     """Standard deviation of the starting candidates."""
     seed: int = 0
-    """Of the starts and the noise."""
+    """Seed of starts and noise."""
     mean_from: int = 1
-    """The first step that counts in a mean (``rule: mean``)."""
+    """First step to include in the average of ``rule: mean``."""
 
     def __post_init__(self) -> None:
         check_fields(self, LIMITS)
         self.stops()
 
     def but(self, **options: Any) -> Thinking:
-        """The same with other values; None leaves a value as it is.
+        """A copy with the options that are not None.
 
         Raises:
-            ValueError: an unknown option.
+            ValueError: If an option is unknown or invalid.
         """
         known = [field.name for field in fields(self)]
         if unknown := [name for name in options if name not in known]:
@@ -154,13 +154,13 @@ class Thinking:
         return replace(self, **{name: value for name, value in options.items() if value is not None})
 
     def stops(self) -> Stop | None:
-        """When a prediction is thought about no further."""
+        """The stop of ``tolerance`` and ``stop``. None: all steps are taken."""
         stops = [] if self.tolerance is None else [Change(self.tolerance)]
         stops += [] if self.stop is None else [named(self.stop, STOPS, "stop")]
         return Either(tuple(stops)) if len(stops) > 1 else stops[0] if stops else None
 
 
-@torch.compiler.disable  # gradients inside, and gradients of them
+@torch.compiler.disable  # it takes gradients, and training differentiates them
 def think(
     energy: Energy,
     geometry: Geometry,
@@ -180,28 +180,28 @@ def think(
     """Think about B contexts with M candidates each, and keep the winners.
 
     Args:
-        energy: as for ``descend``.
-        geometry: as for ``descend``.
-        update: as for ``descend``.
-        step_size: the learned alpha.
-        how: how to think.
-        parts: (B, *P), the predictions of the contexts.
-        start: where candidates start, (B, *P, K); drawn by default.
-        positions: where the predictions stand, (B, *P), for draws that do not depend on what is computed together.
-        generator: draws starts and noise instead, each row its own.
-        keep_path: as for ``descend``.
-        final_energy: as for ``descend``; several candidates need it.
-        gradients: as for ``descend``.
-        backend: as for ``descend``.
+        energy: See ``descend``.
+        geometry: See ``descend``.
+        update: See ``descend``.
+        step_size: Learned step size alpha.
+        how: Thinking options.
+        parts: Shape (B, *P) of the predictions.
+        start: Starting states (B, *P, K). Default: random.
+        positions: Positions of the predictions (B, *P), which make random draws independent of batching.
+        generator: Source of starts and noise. Default: ``Places`` with the seed of ``how``.
+        keep_path: See ``descend``.
+        final_energy: See ``descend``. Always True for several candidates.
+        gradients: See ``descend``.
+        backend: See ``descend``.
 
     Returns:
-        the winners' record; ``candidates`` in it is that of all M x B rows.
+        The record of the winners. Its ``candidates`` is the record of all M x B rows.
 
     Raises:
-        ValueError: the mean of answers that are not words.
+        ValueError: If the rule is 'mean' and the geometry is not a vocabulary.
     """
     if how.rule == "mean" and not isinstance(geometry, Simplex):
-        raise ValueError("rule is 'mean', which is for words: choose another one")
+        raise ValueError("rule is 'mean', which needs a vocabulary: choose another rule")
     draws, count = Places(how.seed, how.candidates, positions), how.candidates
     if start is None:
         start = geometry.start((count * parts[0], *parts[1:]), how.start_std, draws.at(-1) if generator is None else generator)

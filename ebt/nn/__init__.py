@@ -1,4 +1,4 @@
-"""Layers and networks. No training code; networks see embeddings and know no text, image or puzzle."""
+"""Layers and networks. They work on embeddings of any modality and contain no training code."""
 
 from ebt.nn.config import SIZES, Anchor, Conditioning, Head, HeadInit, NetworkConfig, network_config
 from ebt.nn.decoder import CausalTransformer, DecoderLandscape, EBTDecoder, KeyValueCache

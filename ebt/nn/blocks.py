@@ -1,6 +1,6 @@
-"""Layers that all networks share: rotary attention for each way of looking, SwiGLU, blocks, the energy head.
+"""Layers shared by all networks: attention, rotary embeddings, norms, blocks and the energy head.
 
-Letters: B rows of context, N rows of candidates (M x B, candidate-major), S positions, K visible context positions, H heads,
+Shapes: B rows of context, N rows of candidates (M x B, candidate-major), S positions, K visible context positions, H heads,
 D width, d head width.
 """
 
@@ -20,9 +20,9 @@ from ebt.thinking.noise import precise
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float, like: Tensor) -> Tensor:
-    """Turns of rotary embeddings for positions (S,) or (B, S): complex numbers, broadcastable to (B, H, S, d / 2).
+    """Rotations of rotary embeddings for positions (S,) or (B, S): complex numbers, broadcastable to (B, H, S, d / 2).
 
-    Angles are in double precision. Where the positions are on a device without it, they are computed on the host.
+    Angles are computed in float64, on the CPU if the device does not support it.
     """
     places = positions
     if positions.device.type not in ("cpu", "cuda"):
@@ -35,13 +35,13 @@ def rotation(positions: Tensor, head_dim: int, theta: float, like: Tensor) -> Te
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Turn neighbouring pairs of the last dimension of (..., S, d), as complex numbers."""
+    """Rotate neighbouring pairs of the last dimension of x (..., S, d)."""
     pairs = torch.view_as_complex(precise(x).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Multi-head attention; one set of weights for context and candidates."""
+    """Projections of multi-head attention, shared by context and candidates."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -60,11 +60,11 @@ class Attention(nn.Module):
 
 
 class Relations(nn.Module):
-    """What each head of each layer adds to the attention between two parts for being in the same group, nothing at first.
+    """Learned attention biases, per layer and head, between parts in the same group. They start at zero.
 
     Args:
-        config: the network's.
-        groups: (R, S), for R ways to group the S parts, the group that each part is in.
+        config: Configuration of the network.
+        groups: Group of each of the S parts, for R ways to group them, (R, S).
     """
 
     groups: Tensor
@@ -73,26 +73,26 @@ class Relations(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(config.layers, config.heads, len(groups)))
         self.scale = config.dim**0.5
-        """So that the weights are as small as those of tables, and learn as fast."""
-        self.register_buffer("groups", groups)  # saved with the weights: what is not is lost when a model is loaded
+        """Keeps the weights as small as those of tables, so they learn as fast."""
+        self.register_buffer("groups", groups)  # persistent, or loading a model would lose it
 
     def forward(self, length: int) -> tuple[Tensor, ...]:
-        """The bias (H, length, length) of each layer; what stands in front of the S parts is in no group."""
+        """Bias of each layer, (H, length, length). Positions in front of the S parts belong to no group."""
         front = length - self.groups.shape[1]
         same = F.pad(self.groups.unsqueeze(-1) == self.groups.unsqueeze(-2), (front, 0, front, 0))
         return torch.einsum("lhr,rst->lhst", self.weight * self.scale, same.to(self.weight.dtype)).unbind()
 
 
 def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
-    """Each candidate attends to the context positions it may see and to itself only, in one softmax; twice differentiable.
+    """Attention (N, H, S, d) of each candidate to the visible context and to itself, in one softmax. Twice differentiable.
 
     Args:
-        q: queries (N, H, S, d) of the candidates, N = M x B.
-        k: their keys (N, H, S, d).
-        v: their values (N, H, S, d).
-        keys: (B, H, K, d) of the context, shared by the M candidates.
-        values: (B, H, K, d) of the context, likewise.
-        visible: (S, K) or (B, 1, S, K), which context positions each candidate sees; None is all of them.
+        q: Queries of the candidates (N, H, S, d), N = M x B.
+        k: Keys of the candidates (N, H, S, d).
+        v: Values of the candidates (N, H, S, d).
+        keys: Keys of the context (B, H, K, d), shared by the M candidates.
+        values: Values of the context (B, H, K, d), shared by the M candidates.
+        visible: Mask (S, K) or (B, 1, S, K) of the context positions that each candidate sees. None: all.
     """
     n, heads, length, width = q.shape
     rows = keys.shape[0]
@@ -108,21 +108,21 @@ def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, value
 
 
 def norm(config: NetworkConfig) -> nn.Module:
-    """The normalisation of a network's style."""
+    """The norm of a network's block style."""
     if config.block == "dit":
         return nn.LayerNorm(config.dim, eps=config.norm_eps, elementwise_affine=False)
     return RMSNorm(config.dim, eps=config.norm_eps)
 
 
 class RMSNorm(nn.RMSNorm):
-    """Root mean square norm; its second derivatives are written out."""
+    """Root mean square norm with explicit second derivatives."""
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps or 0.0)
 
 
 class Modulation(nn.Module):
-    """Adaptive norm, zero at first (adaLN-Zero; Peebles & Xie 2023): a condition shifts, scales and gates."""
+    """Shift, scale and gate from a condition, initialised to zero (adaLN-Zero; Peebles & Xie 2023)."""
 
     def __init__(self, config: NetworkConfig, parts: int) -> None:
         super().__init__()
@@ -130,19 +130,19 @@ class Modulation(nn.Module):
         self.projection = nn.Linear(config.dim, parts * config.dim)
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """``parts`` tensors (..., 1, D) of a condition (..., D)."""
+        """``parts`` tensors (..., 1, D) from a condition (..., D)."""
         return self.projection(F.silu(condition)).unsqueeze(-2).chunk(self.parts, -1)
 
 
 def adapt(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """A normalised input, shifted and scaled by a condition."""
+    """Shift and scale a normalised input."""
     return x * (1 + scale) + shift
 
 
 class Block(nn.Module):
-    """Pre-norm block: attention and a feed-forward layer, each added to its input.
+    """Pre-norm transformer block: attention and a feed-forward layer, each with a residual connection.
 
-    ``condition`` (D,) or (B, D) goes to the adaptive norms of modulated networks; others have none.
+    ``condition`` (D,) or (B, D) is for the adaptive norms of networks with ``conditioning="modulation"``.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -157,7 +157,7 @@ class Block(nn.Module):
         self.modulation = Modulation(config, 6) if config.conditioning == "modulation" else None
 
     def adapt(self, condition: Tensor | None) -> tuple[Tensor, ...] | None:
-        """What ``project`` and ``finish`` need of the condition."""
+        """Shifts, scales and gates for ``project`` and ``finish``."""
         return None if self.modulation is None or condition is None else self.modulation(condition)
 
     def project(
@@ -168,7 +168,7 @@ class Block(nn.Module):
         return self.attention.project(normed if adapted is None else adapt(normed, *adapted[:2]), rotary)
 
     def finish(self, x: Tensor, attended: Tensor, adapted: tuple[Tensor, ...] | None = None) -> Tensor:
-        """The rest of the block, given the heads' outputs (B, H, S, d)."""
+        """The rest of the block, given the outputs of the heads (B, H, S, d)."""
         if adapted is None:
             x = x + self.attention.merge(attended)
             return x + self._feed_forward(self.ffn_norm(x))
@@ -193,7 +193,7 @@ class Blocks(nn.ModuleList):
 
 
 class OutputNorm(nn.Module):
-    """The norm after the last block; adaptive in modulated networks."""
+    """The norm after the last block. Adaptive with ``conditioning="modulation"``."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -206,18 +206,18 @@ class OutputNorm(nn.Module):
 
 
 class ToNumber(nn.Linear):
-    """A linear map to one number, in 32 bits at least whatever the precision around it."""
+    """A linear map to a scalar, in at least float32 even under autocast."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (precise(x) * precise(self.weight[0])).sum(-1, keepdim=True)
 
 
 class EnergyHead(nn.Module):
-    """The energy of each part, zero at first by default, so that training starts flat.
+    """The energy of each part. By default it is zero at initialisation, so training starts from a flat landscape.
 
-    linear: ``E = w . n(x)`` as in the paper; bilinear: ``E = -w . (n(x) * e)``, how well what the blocks make of context and
-    candidate agrees with the candidate ``e``; quadratic: ``E = -w . (x * e)``. The energy is divided by the initial step size
-    ``alpha0``, so that loss and gradients do not depend on ``alpha0``. It has 32 bits at least, in any precision of training.
+    With the output ``x`` of the blocks, norm ``n`` and candidate ``e``: linear ``E = w . n(x)`` (paper), bilinear
+    ``E = -w . (n(x) * e)``, quadratic ``E = -w . (x * e)``. The energy is divided by the initial step size ``alpha0``, so loss
+    and gradients do not depend on ``alpha0``. It is computed in at least float32.
     """
 
     def __init__(self, config: NetworkConfig, alpha0: float) -> None:
@@ -228,13 +228,13 @@ class EnergyHead(nn.Module):
         self.scale = config.dim**0.5 / alpha0 if self.bilinear else 1 / alpha0
 
     def forward(self, x: Tensor, candidate: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Energies (N, S) of the blocks' output x (N, S, D) for candidates (N, S, D)."""
+        """Energies (N, S) from the output x (N, S, D) of the blocks and candidates (N, S, D)."""
         normed = x if self.norm is None else self.norm(x, condition)
         return self.projection(-normed * candidate if self.bilinear else normed).squeeze(-1) * self.scale
 
 
 class StepEmbedding(nn.Module):
-    """One learned vector per step index; later indices count as the last."""
+    """One learned vector per step index. Later indices use the last one."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -248,12 +248,12 @@ class StepEmbedding(nn.Module):
 
 
 class EnergyNetwork(nn.Module):
-    """What networks with an energy share: blocks, head and what tells them the step index.
+    """Base class of networks with an energy: blocks, energy head and step embedding.
 
     Args:
-        config: the size.
-        alpha0: the initial step size, by which the head divides the energy.
-        groups: of ``Relations`` between parts, if there are any.
+        config: Configuration of the network.
+        alpha0: Initial step size, by which the head divides the energy.
+        groups: Groups of parts, see ``Relations``.
     """
 
     def __init__(self, config: NetworkConfig, alpha0: float = 1.0, groups: Tensor | None = None) -> None:
@@ -266,35 +266,34 @@ class EnergyNetwork(nn.Module):
         initialise(self, config)
 
     def token(self, step: int, conditioning: Conditioning) -> Tensor | None:
-        """The vector (D,) of a step index, if the network is conditioned in this way."""
+        """The vector (D,) of a step index, or None if the network uses another conditioning."""
         return self.steps(step) if self.steps is not None and self.config.conditioning == conditioning else None
 
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """What landscapes of all networks share; see ``ebt.thinking.Energy``."""
+    """Base class of landscapes, see ``ebt.thinking.Energy``."""
 
     network: Any
     x: Tensor
     """The input (B, S, D)."""
     blind: bool = field(default=False, kw_only=True)
-    """Whether the blocks do not see the candidates."""
+    """Whether candidates are hidden from the blocks."""
 
     def unseen(self) -> Self:
-        """The same, with candidates that the blocks do not see.
+        """The same landscape with candidates hidden from the blocks.
 
         Raises:
-            ValueError: the head is linear, and nothing would depend on the candidates.
+            ValueError: If the head is linear, since no energy would depend on the candidates.
         """
         if not self.network.head.bilinear:
-            raise ValueError("the energy head is linear, and cannot judge what the blocks do not see: choose head bilinear")
+            raise ValueError("the energy head is linear, so blocks must see the candidates: choose head bilinear or quadratic")
         return replace(self, blind=True)
 
 
 def initialise(network: nn.Module, config: NetworkConfig) -> None:
-    """The one place for initial weights: normal, std 1 / sqrt(fan in), residual outputs smaller, gates zero, and so the
-    energy head, unless ``head_init`` says otherwise. Weights without numbers, as those of a model that is being
-    read, have none."""
+    """Initialise all weights: normal with std 1 / sqrt(fan in), smaller for residual outputs, zero for gates and, unless
+    ``head_init`` differs, for the energy head. Weights on the meta device are left alone."""
     if next(network.parameters()).is_meta:
         return
     for name, module in network.named_modules():

@@ -1,12 +1,12 @@
-"""Attention of candidates to the observed tokens before them and to themselves, with its second derivatives written out.
+"""Attention of candidates to earlier observed tokens and to themselves, with explicit second derivatives.
 
-Letters: G rows x heads, S candidates, K observed positions, d head width. Candidate i sees the first ``horizon + i`` observed
-positions, so a block of neighbouring candidates needs a part of the keys only, and its scores are masked at their edge alone.
+Shapes: G rows x heads, S candidates, K observed positions, d head width. Candidate i sees the first ``horizon + i`` observed
+positions. A block of neighbouring candidates therefore uses only part of the keys, and only the edge of its scores is masked.
 
-With scores ``s = q K^T``, and ``s_o = q . k`` of the candidate itself, ``P = softmax(s_o, s)`` and ``O = P V + P_o v``. From a
-gradient ``g`` with respect to O follow ``dP = g V^T``, ``dS = P (dP - g . O)``, ``dq = dS K + dS_o k``, ``dk = dS_o q`` and
-``dv = P_o g``. Given slopes (a, b, c) with respect to (dq, dk, dv), the second derivatives follow from ``U = a K^T`` (``U_o =
-a . k + b . q``) less its mean under P, and ``T = dS U - P x`` with ``x = sum dS U + P_o c . g`` (``T_o``: ``P_o c . g`` more).
+With scores ``s = q K^T`` and ``s_o = q . k`` for the candidate itself, ``P = softmax(s_o, s)`` and ``O = P V + P_o v``. For a
+gradient ``g`` with respect to O, ``dP = g V^T``, ``dS = P (dP - g . O)``, ``dq = dS K + dS_o k``, ``dk = dS_o q`` and
+``dv = P_o g``. For gradients (a, b, c) with respect to (dq, dk, dv), the second derivatives use ``U = a K^T`` (``U_o = a . k +
+b . q``) minus its mean under P, and ``T = dS U - P x`` with ``x = sum dS U + P_o c . g`` (``T_o`` adds ``P_o c . g``).
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from ebt.nn.second_order import dot, without_autocast
 from ebt.thinking.noise import precise
 
 BLOCK = 64
-"""Candidates whose scores are computed together."""
+"""Number of candidates in a block."""
 Parts = list[tuple[slice, slice, Tensor]]
-"""For each block its candidates, the observed positions that the last of them sees, and its weights (G, n, 1 + K), the
-candidate itself first."""
+"""For each block: its candidates, the observed positions that it uses, and its attention weights (G, n, 1 + K), with the weight
+of the candidate itself first."""
 
 
 def attend_causally(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, horizon: int) -> Tensor:
-    """Each of S candidates attends to the first ``horizon + i`` observed positions and to itself; twice differentiable.
+    """Attention (N, H, S, d) of candidate i to the first ``horizon + i`` observed positions and to itself.
+
+    Twice differentiable. Computed in at least float32.
 
     Args:
-        q: queries (N, H, S, d) of the candidates.
-        k: their keys (N, H, S, d).
-        v: their values (N, H, S, d).
-        keys: (N, H, K, d) of the observed positions.
-        values: (N, H, K, d) of the observed positions.
-        horizon: how many of them the first candidate sees.
-
-    Scores, and what is made of them, have 32 bits at least.
+        q: Queries of the candidates (N, H, S, d).
+        k: Keys of the candidates (N, H, S, d).
+        v: Values of the candidates (N, H, S, d).
+        keys: Keys of the observed positions (N, H, K, d).
+        values: Values of the observed positions (N, H, K, d).
+        horizon: Number of observed positions that the first candidate sees.
     """
     shape, dtype, parts = q.shape, v.dtype, Parts()
     inputs = (q * shape[-1] ** -0.5, k, v, keys, values)
@@ -50,7 +50,7 @@ def attend_causally(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tenso
 
 
 def _softmax(q: Tensor, k: Tensor, keys: Tensor, seen_by_all: int) -> Tensor:
-    """Weights of a block."""
+    """Attention weights of a block."""
     scores = q @ keys.transpose(-1, -2)
     edge = scores[..., seen_by_all:]
     edge.masked_fill_(torch.ones(edge.shape[-2:], dtype=torch.bool, device=q.device).triu(), float("-inf"))
@@ -58,7 +58,7 @@ def _softmax(q: Tensor, k: Tensor, keys: Tensor, seen_by_all: int) -> Tensor:
 
 
 class _Attend(torch.autograd.Function):
-    """``O``; gradients with respect to keys and values, which thinking does not ask for at first, come from ``_Observed``."""
+    """``O``. Gradients of keys and values, which the inner backward pass does not need, come from ``_Observed``."""
 
     @staticmethod
     @without_autocast
@@ -119,7 +119,7 @@ class _Slope(torch.autograd.Function):
 
 
 def _second(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The second derivatives of one block, with respect to (g, q, k, v, keys, values); letters as above."""
+    """Second derivatives of one block with respect to (g, q, k, v, keys, values). Notation as above."""
     a, b, c, g, q, k, v, keys, values, weight, slope, own_slope = tensors
     own, others = weight[..., :1], weight[..., 1:]
     push, own_push = a @ keys.transpose(-1, -2), dot(a, k) + dot(b, q)
@@ -139,7 +139,7 @@ def _second(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Observed(torch.autograd.Function):
-    """Zero, with the gradients of ``O`` with respect to keys and values: a branch that thinking itself leaves out."""
+    """Zero, with the gradients of ``O`` with respect to keys and values. The inner backward pass skips this branch."""
 
     @staticmethod
     @without_autocast

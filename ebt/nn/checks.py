@@ -1,4 +1,4 @@
-"""Types and ranges of settings, checked where they come in: files and command lines hand over anything."""
+"""Type and range checks for settings that come from files and command lines."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
-    """Whether a value is of the type that a hint says, or one of its choices; whole numbers serve as numbers, truth values as
-    neither.
-
-    Raises:
-        ValueError: naming it.
-    """
+    """Raise ``ValueError`` if a value does not match a type hint. An int is accepted as a float; a bool is neither."""
     if get_origin(hint) is Literal and not _fits(value, hint):
         raise ValueError(f"{name} is {value!r}: choose one of {', '.join(get_args(hint))}")
     if not _fits(value, hint):
@@ -24,21 +19,13 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 
 
 def check_range(name: str, value: Any, least: float, most: float) -> None:
-    """Whether a number lies between two others, both included; None always does.
-
-    Raises:
-        ValueError: naming it.
-    """
+    """Raise ``ValueError`` if a number is outside [least, most]. None always passes."""
     if value is not None and not least <= value <= most:
         raise ValueError(f"{name} is {value}: give a number of at least {least} and at most {most}")
 
 
 def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]]) -> None:
-    """Whether every field of a dataclass has a value of its type, within its limits if it has any.
-
-    Raises:
-        ValueError: naming the first that has not.
-    """
+    """Raise ``ValueError`` for the first field of a dataclass with a wrong type or a value outside its ``limits``."""
     hints = get_type_hints(type(settings))
     for field in fields(settings):
         value = getattr(settings, field.name)

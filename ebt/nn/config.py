@@ -1,4 +1,4 @@
-"""The size of a network, and the paper's sizes by name."""
+"""Configuration of a network, and the sizes of the paper by name."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Literal
 from ebt.nn.checks import check_fields
 
 Conditioning = Literal["none", "candidate", "prefix", "modulation"]
-"""How the network learns the step index: not at all (one landscape); added to the candidate stream, which leaves the context
-shared by all steps; as a learned token in front of the context (the published code's ``time_embed``); or by adaptive norms
-in every block (its ``adaln``). The last two make one context a step."""
+"""How the step index enters the network. none: not at all (one landscape). candidate: added to the candidate stream, so all
+steps share one context. prefix: a learned token in front of the context (``time_embed`` in the published code). modulation:
+adaptive norms in every block (``adaln`` there). With the last two, each step has its own context."""
 
 BlockStyle = Literal["llama", "dit"]
-"""RMSNorm, SwiGLU, no biases, as in Llama 2; or LayerNorm without weights, GELU, biases, as in Diffusion Transformers."""
+"""llama: RMSNorm, SwiGLU, no biases (Llama 2). dit: LayerNorm without weights, GELU, biases (Diffusion Transformers)."""
 
 Anchor = Literal["none", "token", "hidden"]
-"""What a prediction's stream starts from besides its candidate: nothing, as in the published code, so that it must fetch even
-the last observed token by attention; that token's embedding; or the observed stream's output there."""
+"""What is added to the candidate at the input of its stream. none: nothing (published code). token: the embedding of the last
+observed token. hidden: the output of the observed stream at that token."""
 
 Head = Literal["linear", "bilinear", "quadratic"]
-"""How an energy is read off the blocks' output: by a projection to one number, as in the paper; by its agreement with the
-candidate; or the same without the last norm, so that its gradient grows with what is wrong, however large that is."""
+"""How the energy is computed from the output of the blocks. linear: projection to a scalar (paper). bilinear: product with the
+candidate. quadratic: the same without the last norm, so the gradient grows with the error without bound."""
 
 HeadInit = Literal["zero", "xavier", "unit"]
-"""The first weights of the energy head: zero, so that training starts flat; Xavier's, as in the published code; or, for heads
-that are a product with the candidate, that product itself: what the blocks make of a context is then read as by the head of the
-feed-forward twin, and the candidates' table stays as small as the twin's."""
+"""Initial weights of the energy head. zero: training starts from a flat landscape. xavier: Xavier (published code). unit: the
+plain product with the candidate, not for linear heads. The output of the blocks is then read as by the head of the feed-forward
+twin, and the candidate table stays as small as the twin's."""
 
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("dim", "heads", "ffn_dim", "conditioned_steps"), (1, 2**17)),
@@ -34,15 +34,15 @@ LIMITS: dict[str, tuple[float, float]] = {
     "norm_eps": (1e-20, 1),
     "rope_theta": (1e-3, 1e12),
 }
-"""The least and the largest value of each number."""
+"""Smallest and largest allowed value of each field."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A stack of transformer blocks.
+    """Configuration of a stack of transformer blocks.
 
     Raises:
-        ValueError: sizes that contradict each other.
+        ValueError: If a field is invalid, or fields contradict each other.
     """
 
     layers: int = 4
@@ -50,26 +50,26 @@ class NetworkConfig:
     heads: int = 4
     block: BlockStyle = "llama"
     ffn_dim: int | None = None
-    """Inner width of the feed-forward layers, where it is given; else 8/3 of ``dim``, rounded up to a multiple of 16, for
-    SwiGLU, and 4 x ``dim`` for GELU."""
+    """Inner width of the feed-forward layers. None: 8/3 of ``dim``, rounded up to a multiple of 16, for SwiGLU; 4 x ``dim`` for
+    GELU."""
     conditioning: Conditioning = "none"
     conditioned_steps: int = 1
-    """Number of step indices that are told apart; later steps count as the last."""
+    """Number of distinct step indices. Later steps use the last one."""
     anchor: Anchor = "none"
     head: Head = "linear"
     head_init: HeadInit = "zero"
     scale_inputs: bool = False
-    """Multiply embeddings by ``sqrt(dim)`` where they enter the blocks: tables can then be as small, and learn as fast, as
-    output weights, while context and candidate are as large as what the blocks add. Autoregressive networks only."""
+    """Multiply embeddings by ``sqrt(dim)`` at the input of the blocks. Tables can then be as small, and learn as fast, as
+    output weights, while context and candidate match the scale of the blocks' outputs. Autoregressive networks only."""
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
 
     def __post_init__(self) -> None:
         check_fields(self, LIMITS)
         if self.dim % (2 * self.heads):
-            raise ValueError(f"dim {self.dim} must be a multiple of 2 x heads ({2 * self.heads}): rotary embeddings need pairs")
+            raise ValueError(f"dim {self.dim} must be a multiple of 2 x heads ({2 * self.heads}): change dim or heads")
         if self.head_init == "unit" and self.head == "linear":
-            raise ValueError("head_init is 'unit', and a linear head is no product with the candidate: choose head bilinear")
+            raise ValueError("head_init is 'unit', which a linear head does not support: choose head bilinear or quadratic")
 
     @property
     def hidden(self) -> int:
@@ -78,7 +78,7 @@ class NetworkConfig:
 
     @property
     def context_per_step(self) -> bool:
-        """Whether what the network makes of the context depends on the step index."""
+        """Whether the encoded context depends on the step index."""
         return self.conditioning in ("prefix", "modulation")
 
 
@@ -92,14 +92,14 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "large": (24, 1536, 16),
     "xl": (24, 2048, 32),
 }
-"""Layers, dim and heads by name: the paper's (table C.2), and two for CPUs."""
+"""Layers, dim and heads by name. nano and micro are for CPUs; the others are from the paper (table C.2)."""
 
 
 def network_config(size: str, **overrides: object) -> NetworkConfig:
-    """The configuration of a size by name, with any field overridden (None leaves the size's own).
+    """The configuration of a named size. ``overrides`` that are not None replace its fields.
 
     Raises:
-        ValueError: an unknown size.
+        ValueError: If the size is unknown or a field is invalid.
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}: choose one of {', '.join(SIZES)}")

@@ -16,10 +16,10 @@ from ebt.thinking.fast.adjoint import Separated
 
 
 class KeyValueCache(Protocol):
-    """Keys and values of earlier positions, as Hugging Face's caches keep them."""
+    """Keys and values of earlier positions, with the interface of Hugging Face caches."""
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, /) -> tuple[Tensor, Tensor]:
-        """Append (B, H, S, d) and return all (B, H, K, d)."""
+        """Append keys and values (B, H, S, d), and return all of them (B, H, K, d)."""
         ...
 
     def get_seq_length(self, layer_idx: int = 0, /) -> int: ...
@@ -27,18 +27,19 @@ class KeyValueCache(Protocol):
 
 @dataclass(frozen=True)
 class Positions:
-    """Where S observed tokens stand among K visible ones: positions (S,) or (B, S), visibility (S, K) or (B, 1, S, K)."""
+    """Positions and masks of S observed tokens among K visible ones."""
 
     index: Tensor
+    """Positions (S,) or (B, S)."""
     visible: Tensor | None
-    """None: one token sees everything."""
+    """Mask (S, K) or (B, 1, S, K) of the tokens that each one sees. None: one token, which sees all."""
     plain: bool
-    """Nothing before them, nothing padded: the causal mask alone."""
+    """Whether there are neither cached tokens nor padding, so that the causal mask is enough."""
     padded: bool = False
 
     @staticmethod
     def of(length: int, past: int, mask: Tensor | None, device: torch.device) -> Positions:
-        """From the number of new and cached tokens, and an attention mask (B, past + length) with 0 at padding."""
+        """Positions of ``length`` new tokens after ``past`` cached ones. ``mask`` (B, past + length) is 0 at padding."""
         index = torch.arange(past, past + length, device=device)
         visible = index.unsqueeze(-1) >= torch.arange(past + length, device=device)
         if mask is None or bool(mask.all()):
@@ -48,21 +49,21 @@ class Positions:
         return Positions(index, visible & (mask.bool()[:, None, None, :] | own), plain=False, padded=True)
 
     def behind(self, token: bool) -> Positions:
-        """The same positions, behind a token in front that all of them see, if there is one."""
+        """The same positions after a prefix token, if there is one, which all of them see."""
         if not token:
             return self
         visible = None if self.visible is None else F.pad(self.visible, (1, 0), value=True)
         return replace(self, index=self.index + 1, visible=visible, plain=False)
 
     def last(self, predictions: int, observed: int) -> tuple[Tensor | None, int | None]:
-        """What the last of them see of all observed positions, and how many the first of these sees (see ``Context``)."""
+        """Mask and horizon of the last ``predictions`` positions among ``observed`` ones (see ``Context``)."""
         all_of_them = self.visible is None or (predictions == 1 and not self.padded)
         visible = None if all_of_them or self.visible is None else self.visible[..., -predictions:, :]
         return visible, None if self.padded else observed - predictions + 1
 
 
 class CausalTransformer(nn.Module):
-    """Llama-2 style stack on embeddings: RMSNorm, SwiGLU, rotary positions, no biases. With a word head: Transformer++."""
+    """Llama 2 style transformer on embeddings: RMSNorm, SwiGLU, rotary positions, no biases. The body of Transformer++."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -72,17 +73,17 @@ class CausalTransformer(nn.Module):
         initialise(self, self.config)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Hidden states (B, S, D) of embeddings (B, S, D); ``mask`` (B, K) is 0 at padding, ``cache`` holds earlier tokens."""
+        """Hidden states (B, S, D) of embeddings (B, S, D). ``mask`` (B, K) is 0 at padding; ``cache`` holds earlier tokens."""
         return self.norm(self.stream(x, mask, cache)[-1])
 
     def stream(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> list[Tensor]:
-        """What comes out of each block, for the arguments of ``forward``."""
+        """Output of each block. Arguments as in ``forward``."""
         positions = Positions.of(x.shape[1], cache.get_seq_length() if cache is not None else 0, mask, x.device)
         return [hidden for hidden, _, _ in observe(self.blocks, self.config, x, positions, cache)]
 
 
 Layer = tuple[Tensor, Tensor, Tensor]
-"""The stream after a block (B, S, D), with the block's keys and values (B, H, K, d) of all visible positions."""
+"""Output of a block (B, S, D), and its keys and values (B, H, K, d) for all visible positions."""
 
 
 def observe(
@@ -95,17 +96,17 @@ def observe(
     condition: Tensor | None = None,
     front: list[Layer] | None = None,
 ) -> list[Layer]:
-    """The observed stream, plain causal.
+    """Run the observed stream with causal attention, and return one ``Layer`` per block.
 
     Args:
-        blocks: the network's.
-        config: the network's.
-        x: embeddings (B, S, D).
-        positions: of the embeddings.
-        cache: appended to.
-        first_layer: of the cache that belongs to the first block.
-        condition: of the adaptive norms.
-        front: the layers of a token in front, which is no part of the cache.
+        blocks: Blocks of the network.
+        config: Configuration of the network.
+        x: Embeddings (B, S, D).
+        positions: Positions of the embeddings.
+        cache: Cache to append to.
+        first_layer: Index of the cache layer that belongs to the first block.
+        condition: Condition of the adaptive norms.
+        front: Layers of the prefix token, which is not cached.
     """
     rotary = rotation(positions.index, config.dim // config.heads, config.rope_theta, x)
     layers = []
@@ -129,33 +130,33 @@ def observe(
 
 @dataclass(frozen=True)
 class Context:
-    """An encoded context: what a prediction may look at, and from where."""
+    """An encoded context."""
 
     layers: list[tuple[Tensor, Tensor]]
     """Keys and values (B, H, K, d) of every layer."""
     visible: Tensor | None
-    """As ``Positions`` have it."""
+    """See ``Positions``."""
     rotary: Tensor
     anchor: Tensor | None = None
-    """(B, S, D), what each prediction's stream starts from besides its candidate."""
+    """Tensor (B, S, D) added to the candidates, see ``NetworkConfig.anchor``."""
     condition: Tensor | None = None
-    """(D,), of the adaptive norms."""
+    """Condition (D,) of the adaptive norms."""
     horizon: int | None = None
-    """How many positions the first prediction sees, if each next one sees one more; None where there is padding."""
+    """Number of positions that the first prediction sees; each later one sees one more. None with padding."""
     stream: tuple[Tensor, ...] = ()
-    """The observed stream after each block (B, S, D), where rows were not chosen since."""
+    """Output of each block for the observed tokens (B, S, D). Empty after ``rows``."""
 
     def tensors(self) -> list[Tensor]:
-        """Everything in it that may learn."""
+        """All tensors that may require gradients."""
         return [tensor for layer in self.layers for tensor in layer] + ([] if self.anchor is None else [self.anchor])
 
     def on(self, tensors: list[Tensor]) -> Context:
-        """The same context with others in the place of ``tensors()``."""
+        """The same context with new values for ``tensors()``."""
         layers = [(tensors[i], tensors[i + 1]) for i in range(0, 2 * len(self.layers), 2)]
         return replace(self, layers=layers, anchor=None if self.anchor is None else tensors[-1])
 
     def rows(self, index: Tensor | slice) -> Context:
-        """The context of rows B, taken once for each entry of ``index``."""
+        """The context of the rows given by ``index``."""
         return Context(
             [(k[index], v[index]) for k, v in self.layers],
             self.visible if self.visible is None or self.visible.dim() == 2 else self.visible[index],
@@ -168,26 +169,26 @@ class Context:
 
 @dataclass(frozen=True)
 class Places:
-    """Where n predictions stand among N rows of S positions: only the attention, which shares keys, sees them there."""
+    """Rows and positions of n predictions among N x S. Only attention, which shares keys, works on the full shape."""
 
     row: Tensor
     position: Tensor
 
     def pick(self, whole: Tensor, dim: int = 2) -> Tensor:
-        """From (N, .., S, d) with the positions in ``dim``: (n, .., 1, d)."""
+        """Select (n, .., 1, d) from ``whole`` (N, .., S, d), with positions in dimension ``dim``."""
         return whole.movedim(dim, 1)[self.row, self.position].unsqueeze(dim)
 
     def spread(self, part: Tensor, rows: int, length: int) -> Tensor:
-        """(N, H, S, d) of (n, H, 1, d), zero elsewhere."""
+        """Scatter ``part`` (n, H, 1, d) into zeros (N, H, S, d)."""
         whole = part.new_zeros(rows, length, part.shape[1], part.shape[3])
         return whole.index_put((self.row, self.position), part.squeeze(2)).transpose(1, 2)
 
 
 class EBTDecoder(EnergyNetwork):
-    """Autoregressive EBT: prediction i attends to the observed positions 0..i and to itself, never the other way round.
+    """Autoregressive EBT: prediction i attends to the observed positions 0..i and to itself.
 
-    So the observed stream is computed once and serves every step and candidate (with a step token in front: once a step).
-    Both streams share their weights (paper, section 3.4).
+    Observed positions do not attend to predictions, so the observed stream is computed once for all steps and candidates (once
+    per step if the context depends on it). Both streams share their weights (paper, section 3.4).
     """
 
     def __init__(self, config: NetworkConfig, alpha0: float = 1.0) -> None:
@@ -200,26 +201,26 @@ class EBTDecoder(EnergyNetwork):
         """Bind the energy to a context.
 
         Args:
-            x: embeddings of observed tokens (B, S, D).
-            mask: (B, K), 0 at padding; K counts cached tokens, too.
-            cache: keys and values of earlier tokens; appended to. Where each step has its own context, it holds one after
-                another, ``conditioned_steps`` x ``layers`` layers.
-            predictions: how many of the last positions predict; all S by default.
+            x: Embeddings of observed tokens (B, S, D).
+            mask: Mask (B, K), 0 at padding. K includes cached tokens.
+            cache: Keys and values of earlier tokens, to append to. If each step has its own context, the cache holds them one
+                after another, in ``conditioned_steps`` x ``layers`` layers.
+            predictions: Number of last positions that predict. Default: all S.
 
         Raises:
-            ValueError: more predictions than positions, or none.
+            ValueError: If ``predictions`` is not between 1 and S.
         """
         predictions = x.shape[1] if predictions is None else predictions
         if not 1 <= predictions <= x.shape[1]:
-            raise ValueError(f"predictions is {predictions}: choose from 1 to the {x.shape[1]} positions given")
+            raise ValueError(f"predictions is {predictions}: choose between 1 and {x.shape[1]}, the number of positions")
         x, steps = x * self.scale, self.config.conditioned_steps if self.config.context_per_step else 1
         contexts = {}
-        if cache is not None:  # it must take in every token at every step, used or not
+        if cache is not None:  # the cache needs every token at every step
             contexts = {step: self.context(x, mask, cache, step, predictions) for step in range(steps)}
         return DecoderLandscape(self, x, mask, predictions, torch.is_grad_enabled(), contexts)
 
     def context(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, step: int, predictions: int) -> Context:
-        """Keys, values and masks for the last ``predictions`` positions, at one step."""
+        """Encode the context of the last ``predictions`` positions at one step."""
         token, condition, front = self.token(step, "prefix"), self.token(step, "modulation"), None
         if token is not None:
             alone = Positions.of(1, 0, None, x.device)
@@ -228,7 +229,7 @@ class EBTDecoder(EnergyNetwork):
         past = cache.get_seq_length(first_layer) if cache is not None else 0
         positions = Positions.of(x.shape[1], past, mask, x.device).behind(token=front is not None)
         layers = observe(self.blocks, self.config, x, positions, cache, first_layer, condition, front)
-        index = positions.index[..., -predictions:] + 1  # a prediction stands where the token it predicts will stand
+        index = positions.index[..., -predictions:] + 1  # a prediction takes the position of the token it predicts
         rotary = rotation(index, self.config.dim // self.config.heads, self.config.rope_theta, x)
         anchor = None
         if self.config.anchor != "none":
@@ -239,15 +240,15 @@ class EBTDecoder(EnergyNetwork):
         return Context(seen, visible, rotary, anchor, condition, horizon, hidden)
 
     def own_step(self, step: int) -> int:
-        """Which of the contexts serves a step."""
+        """Index of the context that a step uses."""
         return self.steps.index(step) if self.steps is not None and self.config.context_per_step else 0
 
     def energy(
         self, candidate: Tensor, context: Context, step: int, places: Places | None = None, unseen: bool = False
     ) -> Tensor:
-        """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B; (n, 1) of (n, 1, D) at n places.
+        """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B.
 
-        ``unseen``: by the blocks, see ``EBTEncoder.energy``.
+        With n ``places``, energies (n, 1) of candidates (n, 1, D). For ``unseen``, see ``EBTEncoder.energy``.
         """
         view = candidate * self.scale
         candidate = torch.zeros_like(view) if unseen else view
@@ -287,13 +288,13 @@ class DecoderLandscape(Landscape):
     mask: Tensor | None
     predictions: int
     learns: bool
-    """Thinking enables gradients, which a context needs in training only."""
+    """Whether contexts need gradients, as in training. Thinking itself always enables gradients."""
     contexts: dict[int, Context]
-    """Those that have been computed."""
+    """Contexts computed so far, by ``own_step``."""
     places: Places | None = None
 
     def stream(self) -> tuple[Tensor, ...]:
-        """The embeddings, and the observed stream after each block, (B, S, D) each."""
+        """Embeddings and output of each block for the observed tokens, (B, S, D) each."""
         return self.x, *self._context(0).stream
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
@@ -307,13 +308,13 @@ class DecoderLandscape(Landscape):
         return self.contexts[index]
 
     def roots(self) -> list[Tensor] | None:
-        """Inputs and weights; None where each step has a context of its own."""
+        """Input and weights. None if each step has its own context."""
         if self.network.config.context_per_step or not self.learns:
             return None
         return [self.x, *self.network.parameters()]
 
     def on(self, x: Tensor) -> DecoderLandscape:
-        """The same landscape with other inputs."""
+        """The same landscape with another input."""
         return replace(self, x=x, contexts={})
 
     def separate(self, rows: slice) -> Separated:
@@ -325,7 +326,7 @@ class DecoderLandscape(Landscape):
         return Separated(replace(part, contexts={0: context.on(leaves)}), sources, leaves)
 
     def select(self, rows: Tensor, positions: Tensor | None = None) -> DecoderLandscape:
-        """The landscape of some candidate rows (indices into M x B), or of the predictions at (rows, positions), (n, 1, D)."""
+        """The landscape of some candidate rows (indices into M x B), or of n predictions at (rows, positions)."""
         places = None
         if positions is not None and self.predictions > 1:
             rows, row = rows.unique(return_inverse=True)

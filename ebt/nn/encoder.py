@@ -1,4 +1,4 @@
-"""Bidirectional networks: the EBT encoder, its feed-forward twin, and the looped transformer."""
+"""Bidirectional networks: the EBT encoder and the transformer of its feed-forward and looped twins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ebt.thinking.fast.adjoint import Separated
 
 
 class Transformer(nn.Module):
-    """Bidirectional stack on embeddings (B, S, D) that already carry their positions; twice differentiable."""
+    """Bidirectional transformer on embeddings (B, S, D) that include positions. Twice differentiable."""
 
     def __init__(self, config: NetworkConfig, groups: Tensor | None = None) -> None:
         super().__init__()
@@ -25,16 +25,16 @@ class Transformer(nn.Module):
         initialise(self, config)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Hidden states (B, S, D); ``condition`` (D,) or (B, D) is for the adaptive norms of a modulated network."""
+        """Hidden states (B, S, D). ``condition`` (D,) or (B, D) is for adaptive norms (``conditioning="modulation"``)."""
         return self.norm(self.hidden(x, condition), condition)
 
     def hidden(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What the last block makes of embeddings, (B, S, D), before the norm."""
+        """Output of the last block (B, S, D), before the norm."""
         return run_blocks(self.blocks, x, condition, self.relations)
 
 
 def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None = None, relations: Relations | None = None) -> Tensor:
-    """Everything attends to everything, more to what it is related to."""
+    """Run all blocks with full attention, biased by ``relations``."""
     biases = [None] * len(blocks) if relations is None else relations(x.shape[1])
     for block, bias in zip(blocks, biases, strict=True):
         adapted = block.adapt(condition)
@@ -44,19 +44,19 @@ def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None = None, relat
 
 
 class EBTEncoder(EnergyNetwork):
-    """Bidirectional EBT: context and candidate of each part are added, all parts see each other, one energy per part."""
+    """Bidirectional EBT: adds the candidate of each part to its context, attends to all parts, returns one energy per part."""
 
     def encode(self, x: Tensor, free: Tensor | None = None) -> EncoderLandscape:
         """Bind the energy to a context.
 
         Args:
-            x: embeddings of the parts with their positions (B, S, D).
-            free: (B, S), True where a part is to be predicted; the candidates of other parts are not seen. All, by default.
+            x: Embeddings of the parts, with positions (B, S, D).
+            free: Mask (B, S) of the parts to predict. The candidates of other parts are hidden. Default: all parts.
         """
         return EncoderLandscape(self, x, None if free is None else free.unsqueeze(-1).to(x.dtype))
 
     def hidden(self, context: Tensor, candidate: Tensor | None, step: int = 0) -> Tensor:
-        """What the last block makes of candidates (N, S, D) in a context, or of the context alone, before norm and head."""
+        """Output of the last block for candidates (N, S, D) in a context, or for the context alone if None."""
         x = context if candidate is None else context + candidate
         if (token := self.token(step, "candidate")) is not None:
             x = x + token
@@ -66,10 +66,10 @@ class EBTEncoder(EnergyNetwork):
         return x if front is None else x[:, 1:]
 
     def energy(self, context: Tensor, candidate: Tensor, step: int, unseen: bool = False) -> Tensor:
-        """Energies (N, S) of candidates (N, S, D) with the context at the same places (N, S, D).
+        """Energies (N, S) of candidates (N, S, D) with the context at the same positions (N, S, D).
 
-        With candidates ``unseen`` by the blocks, a bilinear energy is linear in them: its gradient is what the feed-forward
-        twin would predict, in one pass.
+        If candidates are ``unseen`` by the blocks, a bilinear energy is linear in them, and its gradient is the prediction of
+        the feed-forward twin.
         """
         condition = self.token(step, "modulation")
         return self.head(self.hidden(context, None if unseen else candidate, step), candidate, condition)
@@ -77,7 +77,7 @@ class EBTEncoder(EnergyNetwork):
 
 @dataclass(frozen=True, eq=False)
 class EncoderLandscape(Landscape):
-    """The energy of candidates for the free parts of a context."""
+    """The energy of candidates for the free parts of an encoded context."""
 
     network: EBTEncoder
     x: Tensor

@@ -1,6 +1,6 @@
-"""Images as rows of patches: cutting, embedding, positions, and back.
+"""Patches of images: cutting, joining, embedding and positions.
 
-Letters: B rows, C channels, H x W pixels, p patch size, S = H/p x W/p patches in reading order, D width.
+Shapes: B rows, C channels, H x W pixels, p patch size, S = H/p x W/p patches in row-major order, D width.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 def patchify(image: Tensor, patch: int) -> Tensor:
-    """Patches (B, S, C p p) of images (B, C, H, W), each laid out channel, row, column.
+    """Cut images (B, C, H, W) into patches (B, S, C p p), each laid out as channel, row, column.
 
     Raises:
-        ValueError: a height or width that is no multiple of the patch size.
+        ValueError: If the height or width is not a multiple of the patch size.
     """
     rows, columns = grid(image, patch)
     cut = image.unflatten(-2, (rows, patch)).unflatten(-1, (columns, patch))  # (B, C, rows, p, columns, p)
@@ -21,16 +21,16 @@ def patchify(image: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch: int, rows: int, columns: int) -> Tensor:
-    """Images (B, C, H, W) of patches (B, S, p p C), each laid out row, column, channel."""
+    """Join patches (B, S, p p C), each laid out as row, column, channel, to images (B, C, H, W)."""
     cut = patches.unflatten(1, (rows, columns)).unflatten(-1, (patch, patch, -1))  # (B, rows, columns, p, p, C)
     return cut.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
 def grid(image: Tensor, patch: int) -> tuple[int, int]:
-    """Rows and columns of patches of images (..., H, W).
+    """Number of rows and columns of patches in images (..., H, W).
 
     Raises:
-        ValueError: a height or width that is no multiple of the patch size.
+        ValueError: If the height or width is not a multiple of the patch size.
     """
     height, width = image.shape[-2:]
     if height % patch or width % patch or not height or not width:
@@ -39,13 +39,13 @@ def grid(image: Tensor, patch: int) -> tuple[int, int]:
 
 
 def fixed_positions(rows: int, columns: int, dim: int) -> Tensor:
-    """Sines and cosines (S, D) of a patch's column (first half) and row (second half).
+    """Sines and cosines (S, D) of each patch's column (first half) and row (second half).
 
     Raises:
-        ValueError: a width that four kinds of numbers cannot share.
+        ValueError: If ``dim`` is not a multiple of 4.
     """
     if dim % 4:
-        raise ValueError(f"dim {dim} must be a multiple of 4: rows and columns need sines and cosines")
+        raise ValueError(f"dim {dim} must be a multiple of 4, for sines and cosines of rows and columns: change dim")
     frequency = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = [place.flatten().unsqueeze(-1) * frequency for place in (column, row)]
@@ -54,7 +54,7 @@ def fixed_positions(rows: int, columns: int, dim: int) -> Tensor:
 
 
 class PatchEmbedding(nn.Module):
-    """A linear map of each patch, and where the patch stands: fixed, and saved with the weights."""
+    """A linear embedding of patches, with fixed positions that are saved with the weights."""
 
     def __init__(self, channels: int, size: int, patch: int, dim: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class PatchEmbedding(nn.Module):
         return self.projection(patchify(image, self.patch))
 
     def places(self, image: Tensor) -> Tensor:
-        """Positions (S, D) of the patches of images (B, C, H, W), of any size that patches divide."""
+        """Position embeddings (S, D) for images (B, C, H, W) of any size that the patch size divides."""
         rows, columns = grid(image, self.patch)
         if (rows, columns) == (self.side, self.side):
             return self.positions

@@ -1,8 +1,8 @@
-"""Parts of a block with their second derivatives written out: fewer and larger operations than taking them apart.
+"""Operations of a block with explicit second derivatives, which take fewer and larger kernels than autograd.
 
-Thinking differentiates energies twice: first with respect to the candidate, then that gradient with respect to everything. Each
-function here has a class for its value, whose ``backward`` is another class for the first derivative, whose ``backward`` is the
-second. Third derivatives are refused. Everything equals the plain formulas (see tests/nn/test_second_order.py).
+Training differentiates energies twice: first with respect to the candidate, then that gradient with respect to everything.
+Each operation is an autograd function; its ``backward`` is a second one, whose ``backward`` is the second derivative. Third
+derivatives raise an error. tests/nn/test_second_order.py compares everything with the plain formulas.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch.autograd.function import once_differentiable
 from ebt.thinking.noise import precise
 
 SMALL = 2**14
-"""Tensors of at most so many numbers, as in generation, take the plain formulas: there calls cost more than arithmetic."""
+"""Tensors of at most this many elements use the plain formulas, since call overhead dominates (as in generation)."""
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def without_autocast(function: Method) -> Method:
-    """A method of an autograd function (context and tensors) that chooses its own precision."""
+    """Decorator that disables autocast in a method of an autograd function."""
 
     @wraps(function)
     def run(ctx: Any, *args: Any) -> Any:
@@ -36,7 +36,7 @@ def without_autocast(function: Method) -> Method:
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:
-    """Sum over the last dimension, kept."""
+    """Dot product over the last dimension, which is kept."""
     return (x * y).sum(-1, keepdim=True)
 
 
@@ -77,7 +77,7 @@ class _NormaliseSlope(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root mean square norm of (..., D) with weights (D,)."""
+    """Root mean square norm of x (..., D) with weights (D,)."""
     if x.numel() <= SMALL:
         wide = precise(x)
         return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * weight
@@ -129,7 +129,7 @@ def swiglu(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Attend(torch.autograd.Function):
-    """``O = P v`` with ``P = softmax(q k^T + bias)``; letters: G rows x heads, S places, d head width."""
+    """``O = P v`` with ``P = softmax(q k^T + bias)``, for tensors (G, S, d) with G rows x heads, S positions, d head width."""
 
     @staticmethod
     @without_autocast
@@ -151,10 +151,10 @@ class _Attend(torch.autograd.Function):
 
 
 class _AttendSlope(torch.autograd.Function):
-    """``dv = P^T g``, ``dq = dS k``, ``dk = dS^T q`` with ``dS = P (g v^T - g . O)``, whose sum over rows is that of the bias.
+    """``dv = P^T g``, ``dq = dS k``, ``dk = dS^T q`` with ``dS = P (g v^T - g . O)``. The sum of ``dS`` over rows is ``dbias``.
 
-    Given slopes (a, b, c) with respect to (dq, dk, dv), let ``U = a k^T + q b^T`` less its mean under P,
-    and ``T = Y - P sum Y`` with ``Y = U dS + P g c^T``: T is the slope of the scores.
+    For gradients (a, b, c) with respect to (dq, dk, dv), let ``U = a k^T + q b^T`` minus its mean under P, and
+    ``T = Y - P sum Y`` with ``Y = U dS + P g c^T``. T is the gradient with respect to the scores.
     """
 
     @staticmethod
@@ -193,15 +193,13 @@ class _AttendSlope(torch.autograd.Function):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention (B, H, S, d) of everything to everything, which fused kernels cannot differentiate twice.
+    """Full attention (B, H, S, d), twice differentiable unlike fused kernels. Computed in at least float32.
 
     Args:
-        q: queries (B, H, S, d).
-        k: keys (B, H, S, d).
-        v: values (B, H, S, d).
-        bias: (H, S, S), added to the scores.
-
-    Scores, and what is made of them, have 32 bits at least.
+        q: Queries (B, H, S, d).
+        k: Keys (B, H, S, d).
+        v: Values (B, H, S, d).
+        bias: Bias added to the scores, (H, S, S).
     """
     if q.numel() <= SMALL:
         scores = precise(q) @ precise(k).transpose(-1, -2) * q.shape[-1] ** -0.5

@@ -1,4 +1,4 @@
-"""The paper: one descent; where candidates live, how they move, when they stop, who wins, recipes. Imports torch only."""
+"""The method of the paper: descent, geometries, updates, stops, self-verification and training recipes. Imports only torch."""
 
 from ebt.thinking.descent import Energy, Gradients, NonFiniteError, descend, slope
 from ebt.thinking.fast.compact import CompactSimplex

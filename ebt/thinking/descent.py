@@ -1,4 +1,4 @@
-"""The one descent, for training and inference, every modality, one candidate or many (paper, equations 2 and 5)."""
+"""The descent, shared by training and inference in every modality (paper, equations 2 and 5)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ebt.thinking.thought import Evaluations, Thought
 from ebt.thinking.update import Gradient, Update
 
 Gradients = Literal["none", "detached", "truncated", "full"]
-"""How gradients pass through a descent. none: inference; detached (S1): a candidate is a constant at the beginning of each
-step; truncated (S2): the energies' gradients of all steps but the last are constants; full: nothing is cut."""
+"""How gradients flow through a descent. none: inference. detached (S1): the candidate is detached before each step. truncated
+(S2): energy gradients are constants, except at the last step. full: back-propagation through all steps."""
 Energy = Callable[..., Tensor]
-"""Energies per part (N, *P) of what the network sees of candidates, (N, *P, D); where it takes a second argument, also of the
-step index. A *landscape* is such a function for one encoded context. It may offer ``select(rows)``, or ``select(rows,
-positions)`` where each position is a prediction of its own: then predictions that have stopped are not evaluated any more."""
+"""A function from views of candidates (N, *P, D), and optionally the step index, to energies per part (N, *P). A *landscape* is
+such a function for one encoded context. If it has a method ``select(rows)``, or ``select(rows, positions)`` where each position
+is a separate prediction, then predictions that have stopped are no longer evaluated."""
 
 
 class NonFiniteError(ArithmeticError):
-    """An energy, a gradient or a candidate is not finite; the message names the tensor and the step."""
+    """An energy, a gradient or a candidate is not finite. The message names the tensor and the step."""
 
 
 def descend(
@@ -52,30 +52,30 @@ def descend(
     """Descend an energy: ``y[i+1] = y[i] - alpha dE(x, y[i])/dy + noise`` (paper, equation 2; with noise, equation 5).
 
     Args:
-        energy: see ``Energy``; the context x is bound in it.
-        start: candidates y[0], (N, *P, K).
-        steps: T, the number of updates; with a ``stop`` the largest.
-        step_size: alpha; a number, or one per prediction.
-        geometry: where candidates live; ``Euclidean`` with one prediction for each vector, by default.
-        update: how they move; ``Gradient`` by default.
-        stop: when a prediction is thought about no further; serves inference only.
-        noise: standard deviation of the Langevin noise added before each step; a number, or one per prediction.
-        clamp: largest absolute entry of the direction.
-        gradients: see ``Gradients``.
-        generator: what draws the noise.
-        schedule: the step index that the energy is given at each step; 0, 1, 2, ... by default.
-        first: steps taken before this call, where a longer descent goes on.
-        final_energy: evaluate the energies of the final states, too, by which candidates are chosen.
-        keep_path: record the state after every step, not the last alone.
-        nudge: takes gradients of gradients by central differences (``ebt.thinking.fast.central``); exact ones by default.
-        backend: ``plain`` evaluates every prediction at every step; ``auto`` leaves out those that have stopped.
+        energy: Energy with the context x bound in it, see ``Energy``.
+        start: Initial candidates y[0], (N, *P, K).
+        steps: Number of updates T. With ``stop``, the maximum.
+        step_size: Step size alpha, a scalar or one value per prediction.
+        geometry: Where candidates live. Default: ``Euclidean``, in which each vector is one prediction.
+        update: How candidates move. Default: ``Gradient``.
+        stop: When a prediction stops. For inference only.
+        noise: Standard deviation of the Langevin noise added before each step, a scalar or one value per prediction.
+        clamp: Largest absolute value of an element of the direction.
+        gradients: How gradients flow through the descent, see ``Gradients``.
+        generator: Source of the noise.
+        schedule: Step index passed to the energy at each step. Default: 0, 1, 2, ...
+        first: Number of steps taken before this call, if it continues a longer descent.
+        final_energy: Whether to evaluate the energy of the final states, which self-verification needs.
+        keep_path: Whether to keep the state after every step, or only the last one.
+        nudge: Central differences for gradients of gradients (``ebt.thinking.fast.central``). Default: exact.
+        backend: ``plain`` evaluates every prediction at every step. ``auto`` skips predictions that have stopped.
 
     Returns:
-        the record of all rows.
+        The record of all rows.
 
     Raises:
-        ValueError: an argument outside its range, or energies of other rows than the candidates.
-        NonFiniteError: an energy, a gradient or a candidate is not finite.
+        ValueError: If an argument is outside its range, or the energies do not match the candidates.
+        NonFiniteError: If an energy, a gradient or a candidate is not finite.
     """
     check(steps, noise, clamp, gradients, stop, schedule, backend)
     geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:])) if geometry is None else geometry
@@ -90,9 +90,9 @@ def descend(
             y = y.detach() if gradients in ("none", "detached") else y
             y, view = geometry.look(y, rows.part(std), rows.source(generator, first + i))  # y[i] + noise
             second = gradients in ("detached", "full") or (gradients == "truncated" and i == steps - 1)
-            e, g = slope(rows.energy, view, first + i, second, index[i], nudge)  # E(x, y[i]) and dE/dy, as the network sees y
+            e, g = slope(rows.energy, view, first + i, second, index[i], nudge)  # E(x, y[i]) and dE/dview
             direction = update.direction(geometry, y, g).to(y.dtype)
-            direction = direction if second else direction.detach()  # earlier states depend on no weight but alpha
+            direction = direction if second else direction.detach()  # constant, so y depends on alpha only
             direction = direction if clamp is None else direction.clamp(-clamp, clamp)
             y, kept = update.move(y, direction, rows.part(alpha), kept)  # y[i+1] = y[i] - alpha dE/dy
             energies.append(rows.put(energies[-1] if energies else None, e.detach()))
@@ -117,19 +117,23 @@ def slope(
     told: int | None = None,
     nudge: Nudge | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Energies per part and their gradient ``dE/dview``; works under ``no_grad``.
+    """Evaluate an energy and its gradient. Works under ``no_grad``.
 
     Args:
-        energy: takes a view and a step index.
-        view: what the network sees of candidates.
-        step: counts from 0, for errors.
-        second_order: keep the graph of the gradient.
-        told: the step index that the energy is given, where it is not ``step``.
-        nudge: see ``descend``.
+        energy: Function of a view and a step index.
+        view: What the network sees of the candidates, (N, *P, D).
+        step: Number of the step for error messages, from 0.
+        second_order: Whether to keep the graph of the gradient.
+        told: Step index passed to the energy. Default: ``step``.
+        nudge: See ``descend``.
+
+    Returns:
+        Energies per part (N, *P), and their gradient ``dE/dview`` (N, *P, D).
 
     Raises:
-        NonFiniteError: an energy or a gradient is not finite.
-        ValueError: energies without a gradient, or of other rows than the candidates; a context of ``torch.inference_mode``.
+        NonFiniteError: If an energy or a gradient is not finite.
+        ValueError: If the energies do not match or do not depend on the candidates, or use tensors made under
+            ``torch.inference_mode``.
     """
     with torch.enable_grad():
         view = view if second_order and view.requires_grad else view.detach().requires_grad_()
@@ -139,13 +143,13 @@ def slope(
             if "Inference tensors cannot be saved" not in str(error):
                 raise
             raise ValueError(
-                "the energy uses tensors that were made under torch.inference_mode, through which no gradient passes:"
-                " make them outside of it, or under torch.no_grad"
+                "the energy uses tensors made under torch.inference_mode, which do not support gradients:"
+                " create them outside of it, or under torch.no_grad"
             ) from error
         if energies.shape[:1] != view.shape[:1]:
-            raise ValueError(f"energies of shape {tuple(energies.shape)}, candidates {tuple(view.shape)}: give one a part")
+            raise ValueError(f"energies {tuple(energies.shape)} for candidates {tuple(view.shape)}: return one energy per part")
         if not energies.requires_grad:
-            raise ValueError("the energy does not depend on the candidates: nothing can be descended")
+            raise ValueError("the energy does not depend on the candidates: compute it from its first argument")
         (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order and nudge is None)
         if second_order and nudge is not None:
             gradient = nudge.gradient(energy, step if told is None else told, view, energies, gradient)
@@ -155,11 +159,11 @@ def slope(
 def check(
     steps: int, noise: Any, clamp: Any, gradients: str, stop: Any = None, schedule: Any = None, backend: str = "auto"
 ) -> None:
-    """Raise ``ValueError`` for the setting of a descent that is outside its range."""
+    """Raise ``ValueError`` if a setting of a descent is outside its range."""
     if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps}: thinking needs a whole number of at least 1")
+        raise ValueError(f"steps is {steps}: give a whole number of at least 1")
     if schedule is not None and len(schedule) != steps:
-        raise ValueError(f"schedule has {len(schedule)} entries for {steps} steps: give one step index a step")
+        raise ValueError(f"schedule has {len(schedule)} entries for {steps} steps: give one step index per step")
     if torch.as_tensor(noise).lt(0).any():
         raise ValueError(f"noise is {noise}: a standard deviation cannot be negative; 0 turns it off")
     if clamp is not None and not clamp > 0:
@@ -167,13 +171,13 @@ def check(
     if gradients not in get_args(Gradients):
         raise ValueError(f"gradients is {gradients!r}: choose one of {', '.join(get_args(Gradients))}")
     if stop is not None and gradients != "none":
-        raise ValueError("stop serves inference only: set gradients to none")
+        raise ValueError("stop is for inference only: set gradients to none")
     if backend not in ("auto", "plain"):
         raise ValueError(f"backend is {backend!r}: choose auto or plain")
 
 
 def everyone(backend: str) -> type[Everyone]:
-    """What keeps the account of predictions that have stopped."""
+    """The class that tracks which predictions have stopped."""
     if backend == "plain":
         return Everyone
     from ebt.thinking.fast.leaving import Leaving
@@ -193,7 +197,7 @@ def with_step(energy: Energy) -> Energy:
 
 
 def finite(tensor: Tensor, name: str, step: int) -> Tensor:
-    """The tensor; ``NonFiniteError`` if an entry of it is not finite."""
+    """Return the tensor, or raise ``NonFiniteError`` if an element is not finite."""
     if not torch.isfinite(tensor).all():
         remedy = "lower the learning rate or the step size, or clamp the direction"
         raise NonFiniteError(f"{name} at thinking step {step + 1} is not finite: {remedy}")
@@ -201,6 +205,6 @@ def finite(tensor: Tensor, name: str, step: int) -> Tensor:
 
 
 def per_prediction(value: Tensor | float, state: Tensor) -> Tensor:
-    """A number, or one per prediction, broadcastable to the states."""
+    """Reshape a scalar, or one value per prediction, to broadcast against states."""
     value = torch.as_tensor(value, dtype=state.dtype, device=state.device)
     return value.reshape(*value.shape, *([1] * (state.dim() - value.dim()))) if value.dim() else value

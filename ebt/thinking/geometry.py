@@ -1,8 +1,9 @@
-"""Geometries: where candidates live, what the network sees of them, and what a gradient there is in their coordinates.
+"""Geometries: where candidates live, what the network sees of them, and how gradients map back to their coordinates.
 
-Letters: N rows (candidates x contexts), P parts of a row (tokens, cells, frames), V words, D width, K numbers a part's state.
-A state is (N, *P, K). ``W`` (V, D) embeds a vocabulary, whose logits ``l`` are seen as ``e = W^T p`` with ``p = softmax(l)``; a
-gradient ``g = dE/de`` is ``W g = dE/dp``. A geometry and an update (``ebt.thinking.update``) make a candidate space.
+Shapes: N rows (candidates x contexts), P parts of a row (tokens, cells, frames), V vocabulary size, D width, K size of a state.
+States are (N, *P, K). The embedding table ``W`` is (V, D). The network sees logits ``l`` as ``e = W^T p`` with
+``p = softmax(l)``, and a gradient ``g = dE/de`` gives ``dE/dp = W g``. A candidate space is a geometry with an update
+(``ebt.thinking.update``).
 """
 
 from __future__ import annotations
@@ -19,75 +20,75 @@ from ebt.thinking.fast.vocabulary import by_chunks
 from ebt.thinking.noise import Source, draw_normal, precise
 
 IGNORED = -100
-"""Target of parts that are not scored."""
+"""Target of parts that do not count in the loss."""
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry(ABC):
-    """A space of candidates. Parts beyond the prediction share one prediction and one energy, the sum over the parts."""
+    """A space of candidates. A prediction may have several parts; its energy is the sum over them."""
 
     prediction_dims: int
-    """Leading dimensions that index independent predictions: 2 for text (row, position), 1 for a board or an image (row)."""
+    """Number of leading dimensions that index predictions: 2 for text (row, position), 1 for boards and images (row)."""
 
     @abstractmethod
     def start(self, parts: tuple[int, ...], std: float = 1.0, source: torch.Generator | Source | None = None) -> Tensor:
-        """Random starting states (N, *P, K) for parts (N, *P), drawn by ``draw_normal``."""
+        """Draw random starting states (N, *P, K) for parts (N, *P), with ``draw_normal``."""
 
     @abstractmethod
     def view(self, state: Tensor) -> Tensor:
-        """What the network sees of a state (N, *P, D)."""
+        """What the network sees of a state, (N, *P, D)."""
 
     @abstractmethod
     def pull_back(self, state: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient in the state's coordinates (N, *P, K) of ``gradient = dE/dview`` (N, *P, D)."""
+        """Map ``gradient = dE/dview`` (N, *P, D) to the coordinates of the state, (N, *P, K)."""
 
     @abstractmethod
     def loss(self, state: Tensor, target: Tensor) -> Tensor:
-        """The default loss of states, per part (N, *P); zero where the target is ignored."""
+        """Default loss per part (N, *P). It is zero where the target is ignored."""
 
     @abstractmethod
     def change(self, before: Tensor, after: Tensor) -> Tensor:
-        """How far two states' predictions lie apart, per prediction."""
+        """Distance between the predictions of two states, one value per prediction."""
 
     def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
-        """What ``pull_back`` gives, as the derivative with respect to the state itself (the same, unless space is curved)."""
+        """Map the output of ``pull_back`` to the derivative with respect to the state. Default: the identity."""
         return dual
 
     def potential(self, state: Tensor) -> Tensor:
-        """The function per part that a restart adds to the energy, times alpha: ``|y|^2 / 2``, or ``-H(p)``."""
+        """The function per part that ``Restart`` adds to the energy, times alpha: ``|y|^2 / 2`` or ``-H(p)``."""
         return precise(state).square().sum(-1) / 2
 
     def weights(self) -> list[Tensor]:
-        """Tensors of the geometry that may learn."""
+        """Tensors of the geometry that may be trained."""
         return []
 
     def decide(self, state: Tensor) -> Tensor:
-        """The discrete answer that a state stands for; ``ValueError`` where answers cannot be counted."""
+        """Discrete answers of states. Raises ``ValueError`` if the geometry has none."""
         raise ValueError(f"{type(self).__name__} has no discrete answers to count: choose another rule than 'majority'")
 
     def scored(self, target: Tensor) -> Tensor:
-        """Which parts count in a mean loss, broadcastable to the loss."""
+        """Mask of the parts that count in a mean loss, broadcastable to the loss."""
         return torch.ones((), dtype=torch.bool, device=target.device)
 
     def look(self, state: Tensor, std: Tensor, draw: Source) -> tuple[Tensor, Tensor]:
-        """The state with Langevin noise of standard deviation ``std`` (0 draws none), and what the network sees of it."""
+        """Add Langevin noise of standard deviation ``std`` (none if 0); return the state and its view."""
         state = state + std * draw(state) if std.any() else state
         return state, self.view(state)
 
     def per_prediction(self, parts: Tensor) -> Tensor:
-        """Sum of a quantity per part (N, *P) over the parts of each prediction."""
+        """Sum values per part (N, *P) over the parts of each prediction."""
         return parts.flatten(self.prediction_dims).sum(-1) if parts.dim() > self.prediction_dims else parts
 
 
 @dataclass(frozen=True, eq=False)
 class Euclidean(Geometry):
-    """Vectors, images, frames. A state is (N, ..., *shape) with ``shape`` that of one part."""
+    """Vectors, images or frames. A state is (N, ..., *shape), where ``shape`` is the shape of one part."""
 
     shape: tuple[int, ...]
     beta: float = 1.0
-    """Where smooth L1, the loss, turns from quadratic to linear."""
+    """Threshold at which the smooth L1 loss turns from quadratic to linear."""
     like: Tensor | None = None
-    """A tensor whose device the starts take, and in whose dtype the network sees candidates; torch's defaults without."""
+    """A tensor that gives the device of starts and the dtype of views. Default: those of torch."""
 
     def start(self, parts: tuple[int, ...], std: float = 1.0, source: torch.Generator | Source | None = None) -> Tensor:
         return std * draw_normal((*parts, *self.shape), torch.empty(0) if self.like is None else self.like, source)
@@ -99,12 +100,12 @@ class Euclidean(Geometry):
         return gradient
 
     def loss(self, state: Tensor, target: Tensor) -> Tensor:
-        """Smooth L1, mean over the numbers of a part."""
+        """Smooth L1, averaged over the elements of a part."""
         loss = F.smooth_l1_loss(state, target, beta=self.beta, reduction="none")
         return loss.flatten(loss.dim() - len(self.shape)).mean(-1) if self.shape else loss
 
     def change(self, before: Tensor, after: Tensor) -> Tensor:
-        """Root mean square difference, in the data's units."""
+        """Root mean square difference, in units of the data."""
         square = (after - before).square()
         return square.flatten(self.prediction_dims).mean(-1).sqrt() if square.dim() > self.prediction_dims else square.sqrt()
 
@@ -114,10 +115,10 @@ class Projected(Euclidean):
     """Vectors that the network sees through a linear map ``e = P y + b``."""
 
     weight: Tensor | None = None
-    """``P`` (D, E); None for the identity."""
+    """``P`` (D, E). None is the identity."""
     bias: Tensor | None = None
     noise_in: Literal["state", "view"] = "state"
-    """Whether Langevin noise moves the state, or only what the network sees of it (the published video models)."""
+    """Whether Langevin noise is added to the state, or only to the view (published video models)."""
 
     def weights(self) -> list[Tensor]:
         return [tensor for tensor in (self.weight, self.bias) if tensor is not None]
@@ -137,24 +138,24 @@ class Projected(Euclidean):
 
 @dataclass(frozen=True, eq=False)
 class Simplex(Geometry):
-    """Probabilities over a vocabulary; the state is V logits per part."""
+    """Probabilities over a vocabulary. The state is V logits per part."""
 
     table: Tensor
-    """``W`` (V, D), the embedding of the words as candidates."""
+    """Embedding table ``W`` (V, D) of candidates."""
     input_gradient: bool = True
-    """Whether the table learns from what the network sees of candidates, too, or from losses and directions alone."""
+    """Whether gradients reach the table through views too, or only through losses and directions."""
 
     def weights(self) -> list[Tensor]:
         return [self.table]
 
     @property
     def seen(self) -> Tensor:
-        """The table as views use it."""
+        """The table used in views."""
         return self.table if self.input_gradient else self.table.detach()
 
     @property
     def width(self) -> int:
-        """K, the size of the state of one part."""
+        """Size K of the state of one part."""
         return self.table.shape[0]
 
     def logits(self, state: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ class Simplex(Geometry):
         return state
 
     def spread(self, std: float) -> Tensor | float:
-        """Standard deviation of a starting state's entries that gives its logits the standard deviation ``std``."""
+        """Standard deviation of a starting state for which its logits have standard deviation ``std``."""
         return std
 
     def start(self, parts: tuple[int, ...], std: float = 1.0, source: torch.Generator | Source | None = None) -> Tensor:
@@ -188,7 +189,7 @@ class Simplex(Geometry):
         return target != IGNORED
 
     def entropy(self, state: Tensor) -> Tensor:
-        """H(p) in nats, per part."""
+        """Entropy H(p) per part, in nats."""
         log_p = precise(self.logits(state)).log_softmax(-1)
         return -(log_p.exp() * log_p).sum(-1)
 
@@ -196,12 +197,12 @@ class Simplex(Geometry):
         return -self.entropy(state)
 
     def change(self, before: Tensor, after: Tensor) -> Tensor:
-        """Total variation distance of the probabilities, in [0, 1]; the largest of a prediction's parts."""
+        """Total variation distance of the probabilities, in [0, 1]. The maximum over the parts of a prediction."""
         gap = by_chunks(lambda a, b: (self._p(b) - self._p(a)).abs().sum(-1) / 2, len(self.table), before, after)
         return gap.flatten(self.prediction_dims).amax(-1) if gap.dim() > self.prediction_dims else gap
 
     def decide(self, state: Tensor) -> Tensor:
-        """The most probable word per part (N, *P)."""
+        """Index of the most probable entry per part (N, *P)."""
         return by_chunks(lambda part: self.logits(part).argmax(-1), len(self.table), state)
 
     def _p(self, state: Tensor) -> Tensor:

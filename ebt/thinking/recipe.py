@@ -1,4 +1,4 @@
-"""Recipes: how a descent is trained (paper, section 3.2), and the loss of one batch."""
+"""Training recipes (paper, section 3.2), and the loss of one batch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from ebt.thinking.update import Gradient, Update
 
 
 class StepSize(nn.Module):
-    """``alpha = initial * exp(log_scale)``: it stays positive, and learns at one rate whatever its start.
+    """Learnable step size ``alpha = initial * exp(log_scale)``.
 
-    It keeps float32 where a model is turned into 16 bits, which would round its updates away.
+    It stays positive, and its relative rate of change does not depend on ``initial``. It stays in float32 when a model is
+    converted to 16 bits, where its updates would be rounded away.
 
     Raises:
-        ValueError: ``initial`` is not positive.
+        ValueError: If ``initial`` is not positive.
     """
 
     def __init__(self, initial: float, learnable: bool = True) -> None:
@@ -39,7 +40,7 @@ class StepSize(nn.Module):
         return self.initial * precise(self.log_scale).exp()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What ``to`` and its like do to all parameters."""
+        """Called by ``to``, ``half`` and similar methods on all parameters."""
 
         def convert(tensor: Tensor) -> Tensor:
             changed = fn(tensor)
@@ -51,66 +52,65 @@ class StepSize(nn.Module):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How candidates are thought during training.
+    """How a model thinks during training.
 
-    The defaults are plain: gradients through the whole descent and a loss at every step. ``Recipe.warm()`` is the library's own
-    recipe for language, ``Recipe.s1()`` and ``Recipe.s2()`` are the paper's. Contradictions raise ``ValueError``.
+    By default gradients flow through the whole descent and every step has a loss. ``Recipe.s1()`` and ``Recipe.s2()`` are the
+    recipes of the paper, ``Recipe.warm()`` is this library's recipe for language. Invalid settings raise ``ValueError``.
     """
 
     min_steps: int = 2
     max_steps: int = 3
-    """The number of steps is drawn per batch, both ends included."""
+    """The number of steps is drawn for each batch, from ``min_steps`` to ``max_steps`` inclusive."""
     landscapes: int | None = None
-    """For conditioned networks, step indices of which each one gets its own number of steps, as in the published code; None:
-    every step has its own index."""
+    """Number of step indices of a conditioned network, each used for several steps, as in the published code. None: every step
+    has its own index."""
     repeated: Literal["all", "last"] = "all"
-    """Whether every landscape is stepped on repeatedly, or the last only."""
+    """Which landscapes are used for more than one step."""
     gradients: Gradients = "full"
     loss: Literal["every", "last"] = "every"
     step_size_spread: float = 1.0
-    """alpha is drawn per prediction from [alpha / spread, alpha * spread]."""
+    """The step size of each prediction is drawn from [alpha / spread, alpha * spread]."""
     noise: float = 0.0
     """Standard deviation of the Langevin noise."""
     start_std: float = 1.0
-    """Standard deviation of the starting candidates (of the logits, on a vocabulary)."""
+    """Standard deviation of the starting candidates (of their logits, on a vocabulary)."""
     clamp: float | None = None
     replay_size: int = 0
-    """Records in the replay buffer; 0 is none."""
+    """Number of records in the replay buffer. 0: no buffer."""
     replay_fraction: float = 0.0
-    """Replayed rows, appended to a batch, as a fraction of it."""
+    """Number of replayed rows added to a batch, as a fraction of the batch size."""
     warm_start: float = 0.0
-    """The share of training, from its beginning, in which the network does not see its candidates. One step is then a pass of
-    the feed-forward twin, at the twin's price (autoregressive: two passes, one of them for the context); heads that are no
-    product with the candidate cannot learn by it."""
+    """Initial fraction of training during which the blocks do not see the candidates. Its one step is a pass of the
+    feed-forward twin (autoregressive: two passes, one of them for the context). Not for linear energy heads."""
     second_order: Literal["auto", "exact", "central"] = "auto"
-    """How gradients of gradients are taken: exactly, by double backward, or by central differences of first derivatives
+    """How gradients of gradients are computed. exact: double backward. central: central differences of first derivatives
     (``ebt.thinking.fast.central``). auto: exact on CPUs, central elsewhere."""
     nudge: float | None = None
-    """Size of central differences, as a share of a candidate's norm; by default what suits the precision."""
+    """Size of central differences, relative to the norm of a candidate. None: depends on the precision."""
     rows_at_once: int | None = None
-    """Rows whose gradients are computed at once: fewer need less memory. By default a few on CPUs, else all of a batch."""
+    """Number of rows whose gradients are computed at once. Fewer rows need less memory. None: a few on CPUs, else all."""
 
     def __post_init__(self) -> None:
         steps, replay = (self.min_steps, self.max_steps), (self.replay_size, self.replay_fraction)
         rules = {
-            "landscapes": (self.landscapes is None or self.landscapes >= 1, "at least 1, or null for an index for every step"),
+            "landscapes": (self.landscapes is None or self.landscapes >= 1, "give at least 1, or null for one index per step"),
             "repeated": (self.repeated in ("all", "last"), "choose all or last"),
-            "gradients": (self.gradients != "none", "training needs detached, truncated or full"),
+            "gradients": (self.gradients != "none", "choose detached, truncated or full for training"),
             "loss": (self.loss in ("every", "last"), "choose every or last"),
-            "step_size_spread": (self.step_size_spread >= 1, "give a factor >= 1 (1: no randomness)"),
-            "start_std": (self.start_std >= 0, "a standard deviation cannot be negative"),
-            "warm_start": (0 <= self.warm_start < 1, "give a share of the training, at least 0 and below 1"),
+            "step_size_spread": (self.step_size_spread >= 1, "give a factor of at least 1 (1: no randomness)"),
+            "start_std": (self.start_std >= 0, "give a standard deviation of at least 0"),
+            "warm_start": (0 <= self.warm_start < 1, "give a fraction of training, at least 0 and below 1"),
             "second_order": (self.second_order in ("auto", "exact", "central"), "choose auto, exact or central"),
-            "nudge": (self.nudge is None or 0 < self.nudge < 1, "give a share above 0 and below 1, or null for the default"),
-            "rows_at_once": (self.rows_at_once is None or self.rows_at_once >= 1, "at least 1, or null for the default"),
+            "nudge": (self.nudge is None or 0 < self.nudge < 1, "give a number above 0 and below 1, or null for the default"),
+            "rows_at_once": (self.rows_at_once is None or self.rows_at_once >= 1, "give at least 1, or null for the default"),
         }
         for name, (right, remedy) in rules.items():
             if not right:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: {remedy}")
         if self.nudge is not None and self.second_order == "exact":
-            raise ValueError("nudge is for central differences: set second_order to central or auto, or leave it out")
+            raise ValueError("nudge is for central differences: leave it out, or set second_order to central or auto")
         if not 1 <= steps[0] <= steps[1]:
-            raise ValueError("min_steps {} and max_steps {}: need 1 <= min_steps <= max_steps".format(*steps))
+            raise ValueError("min_steps {} and max_steps {}: choose 1 <= min_steps <= max_steps".format(*steps))
         if (replay[0] > 0) != (replay[1] > 0) or replay[0] < 0 or not 0 <= replay[1] <= 1:
             remedy = "set both (fraction in (0, 1]) or neither"
             raise ValueError("replay_size {} with replay_fraction {}: {}".format(*replay, remedy))
@@ -123,43 +123,43 @@ class Recipe:
 
     @classmethod
     def s1(cls, steps: int = 2, **overrides: Any) -> Recipe:
-        """The paper's System 1 recipe (section 3.2): a fixed number of steps, detached, loss at every step, no regularisers."""
+        """The System 1 recipe (paper, section 3.2): fixed number of steps, detached, loss at every step, no regularisers."""
         return cls(**{"min_steps": steps, "max_steps": steps, "gradients": "detached", **overrides})
 
     @classmethod
     def s2(cls, **overrides: Any) -> Recipe:
-        """The paper's System 2 recipe (section 3.3, table 2): random steps and step sizes, Langevin noise, replay buffer, loss
-        at the last step."""
+        """The System 2 recipe (paper, section 3.3, table 2): random numbers of steps and step sizes, Langevin noise, replay
+        buffer, loss at the last step."""
         regularised = {"step_size_spread": 2.0, "noise": 0.1, "replay_size": 1000, "replay_fraction": 0.25}
         return cls(**{"gradients": "truncated", "loss": "last", **regularised, **overrides})
 
     @classmethod
     def warm(cls, **overrides: Any) -> Recipe:
-        """The library's own recipe for language: half of training as the feed-forward twin, then a random number of steps, a
-        loss and a gradient at the last of them."""
+        """This library's recipe for language: half of training as the feed-forward twin, then a random number of steps with a
+        loss and a gradient at the last one."""
         settings = {"min_steps": 1, "max_steps": 3, "gradients": "truncated", "loss": "last", "warm_start": 0.5}
         return cls(**{**settings, **overrides})
 
     @property
     def told_steps(self) -> int:
-        """How many step indices a conditioned network is told."""
+        """Number of step indices of a conditioned network."""
         return self.max_steps if self.landscapes is None else self.landscapes
 
     @property
     def own_steps(self) -> int:
-        """The number of steps of evaluations: the largest; of several landscapes only the last is stepped on repeatedly."""
+        """Number of steps in evaluation: the maximum. Of several landscapes, the last one is repeated."""
         return self.max_steps if self.landscapes is None else self.landscapes - 1 + self.max_steps
 
     @property
     def mean_steps(self) -> float:
-        """Steps of a training batch on average, over all landscapes."""
+        """Mean number of steps of a training batch, over all landscapes."""
         mean = (self.min_steps + self.max_steps) / 2
         if self.landscapes is None:
             return mean
         return self.landscapes * mean if self.repeated == "all" else self.landscapes - 1 + mean
 
     def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
-        """The steps of one batch, each with the index that the network is told."""
+        """Draw the steps of one batch, as step indices passed to the network."""
 
         def count() -> int:
             return draw_integer(self.min_steps, self.max_steps + 1, generator)
@@ -173,12 +173,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Supervised:
-    """The outcome of one training batch."""
+    """The result of one training batch."""
 
     loss: Tensor
-    """What to back-propagate: the mean over the steps that count."""
+    """Scalar to back-propagate: the mean over the steps that have a loss."""
     losses: Tensor
-    """Mean loss after each step, (T,), constants."""
+    """Mean loss after each step, (T,), without gradients."""
     thought: Thought
 
 
@@ -194,37 +194,37 @@ def loss(
     generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """The loss of one batch by a recipe (paper, section 3.2); the energy itself is never supervised.
+    """Loss of one batch under a recipe (paper, section 3.2). The energy itself is never supervised.
 
     Args:
-        energy: see ``descend``.
-        target: what the candidates should become: vectors (N, *P, K), or words (N, *P) with a ``geometry`` of a vocabulary.
-        recipe: how candidates are thought; ``Recipe()`` by default. What a training loop does, ``replay_size`` and
-            ``warm_start``, is the caller's: a ``UserWarning`` says so.
-        start: where they start, such as states of a ``ReplayBuffer``; normal draws with ``recipe.start_std``, by default.
-        step_size: alpha, a learning ``StepSize`` or a number.
-        geometry: see ``descend``.
-        update: see ``descend``.
-        generator: of every random draw.
-        backend: see ``supervise``.
+        energy: See ``descend``.
+        target: Target of the candidates: vectors (N, *P, K), or vocabulary indices (N, *P) with a suitable ``geometry``.
+        recipe: Training recipe. Default: ``Recipe()``. The caller handles ``replay_size`` and ``warm_start``; a ``UserWarning``
+            says so.
+        start: Starting states, for example from a ``ReplayBuffer``. Default: normal draws with ``recipe.start_std``.
+        step_size: Step size alpha, a learnable ``StepSize`` or a scalar.
+        geometry: See ``descend``.
+        update: See ``descend``.
+        generator: Source of all random draws.
+        backend: See ``supervise``.
 
     Returns:
-        a scalar to back-propagate.
+        A scalar to back-propagate.
 
     Raises:
-        ValueError: words without a geometry of theirs.
+        ValueError: If ``target`` holds indices and ``geometry`` is missing.
     """
     recipe = Recipe() if recipe is None else recipe
     if geometry is None:
         if not target.is_floating_point():
-            raise ValueError(f"target has dtype {target.dtype}: give its vocabulary's geometry, such as Simplex(1, table)")
+            raise ValueError(f"target has dtype {target.dtype}: pass a vocabulary's geometry, for example Simplex(1, table)")
         geometry = Euclidean(max(1, target.dim() - 1), tuple(target.shape[-1:]), like=target)
     if recipe.replay_size and start is None:
         remedy = "pass states of an ebt.ReplayBuffer as start, or set replay_size and replay_fraction to 0"
-        warnings.warn(f"recipe.replay_size is {recipe.replay_size}, and loss() keeps no replay buffer: {remedy}", stacklevel=2)
+        warnings.warn(f"recipe.replay_size is {recipe.replay_size}, but loss() keeps no replay buffer: {remedy}", stacklevel=2)
     if recipe.warm_start:
-        remedy = "set it to 0, and pass landscape.unseen() for as long as you want"
-        warnings.warn(f"recipe.warm_start is {recipe.warm_start}, and loss() sees no training: {remedy}", stacklevel=2)
+        remedy = "set it to 0, and pass landscape.unseen() during the warm start"
+        warnings.warn(f"recipe.warm_start is {recipe.warm_start}, but loss() ignores it: {remedy}", stacklevel=2)
     if start is None:
         parts = target.shape[: -len(geometry.shape) or None] if isinstance(geometry, Euclidean) else target.shape
         start = geometry.start(tuple(parts), recipe.start_std, generator)
@@ -245,21 +245,24 @@ def supervise(
     noise: Draws | None = None,
     backend: str = "auto",
 ) -> Supervised:
-    """Think by a recipe and compare the candidates with the target (paper, section 3.2).
+    """Think according to a recipe and compare the candidates with the target (paper, section 3.2).
 
     Args:
-        energy: as for ``descend``, and so are ``geometry``, ``update`` and ``start``.
-        geometry: as for ``descend``.
-        update: as for ``descend``.
-        start: as for ``descend``.
-        target: one target per part, (N, *P) words or (N, *P, ...) vectors.
-        step_size: alpha.
-        recipe: the training recipe.
-        generator: of every random draw.
-        steps: their number, or the step index of each of them, if the recipe shall not draw them.
-        noise: what draws the Langevin noise; each row its own, by default.
-        backend: ``plain`` back-propagates through the whole descent; ``auto`` takes the gradients of what can be taken apart on
-            the way (``ebt.thinking.fast.adjoint``).
+        energy: See ``descend``.
+        geometry: See ``descend``.
+        update: See ``descend``.
+        start: See ``descend``.
+        target: One target per part: vocabulary indices (N, *P) or vectors (N, *P, ...).
+        step_size: Step size alpha.
+        recipe: Training recipe.
+        generator: Source of all random draws.
+        steps: Number of steps, or the step index of each step. Default: drawn by the recipe.
+        noise: Source of the Langevin noise. Default: independent for each row.
+        backend: ``plain`` back-propagates through the whole descent. ``auto`` computes gradients during the descent if the
+            landscape is ``Separable`` (``ebt.thinking.fast.adjoint``).
+
+    Returns:
+        The loss, and the record of the descent.
     """
     schedule = recipe.draw_schedule(generator) if steps is None else tuple(range(steps)) if isinstance(steps, int) else steps
     alpha = draw_step_size(step_size, start.shape[: geometry.prediction_dims], recipe.step_size_spread, generator, start)
@@ -292,7 +295,7 @@ def supervise(
 
 
 def mean_loss(geometry: Geometry, state: Tensor, target: Tensor) -> Tensor:
-    """Mean loss over the parts that are scored."""
+    """Mean loss over the parts that count."""
     loss = geometry.loss(state, target)
     scored = geometry.scored(target).expand_as(loss)
     return (loss * scored).sum() / scored.sum().clamp(min=1)
@@ -301,7 +304,7 @@ def mean_loss(geometry: Geometry, state: Tensor, target: Tensor) -> Tensor:
 def draw_step_size(
     step_size: StepSize | Tensor | float, predictions: tuple[int, ...], spread: float, generator: Any, like: Tensor
 ) -> Tensor:
-    """One alpha per prediction, uniform in [alpha / spread, alpha * spread] (paper, table 2); 1 gives alpha itself."""
+    """Draw one alpha per prediction, uniform in [alpha / spread, alpha * spread] (paper, table 2). Spread 1 returns alpha."""
     alpha = step_size() if isinstance(step_size, StepSize) else torch.as_tensor(step_size, dtype=like.dtype, device=like.device)
     if spread == 1:
         return alpha

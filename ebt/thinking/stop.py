@@ -1,4 +1,4 @@
-"""Stops: when a prediction has been thought about enough (paper, section 3.3: thinking longer). Adding one is one class."""
+"""Stops: when a prediction stops thinking (paper, section 3.3: thinking longer). Any callable can be a ``Stop``."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ebt.thinking.noise import Source, draw_normal
 
 @dataclass(frozen=True)
 class Step:
-    """What a stop judges by, of the predictions that are still evaluated."""
+    """Input of a stop, for the predictions that are still evaluated."""
 
     geometry: Geometry
     before: Tensor
     """States before the step."""
     after: Tensor
-    """States after it."""
+    """States after the step."""
     energies: Tensor
-    """Energies per part of the states before it."""
+    """Energies per part of ``before``."""
     previous: Tensor | None
-    """Those one step earlier; None at the first step."""
+    """Energies one step earlier. None at the first step."""
     evaluations: float
-    """Forward passes so far, mean over all predictions."""
+    """Forward passes so far, averaged over all predictions."""
 
 
 class Stop(Protocol):
-    """Which predictions stop after a step: a bool for each, or one for all."""
+    """Decides which predictions stop after a step: one bool per prediction, or one for all."""
 
     def __call__(self, step: Step, /) -> Tensor | bool: ...
 
 
 @dataclass(frozen=True)
 class Change:
-    """Stops a prediction that changes by less than ``tolerance`` in one step (``Geometry.change``)."""
+    """Stop a prediction that changes by less than ``tolerance`` in one step (``Geometry.change``)."""
 
     tolerance: float
 
@@ -51,7 +51,7 @@ class Change:
 
 
 class EnergyChange(Change):
-    """Stops a prediction whose energy fell by less than ``tolerance`` in the step before."""
+    """Stop a prediction if its energy fell by less than ``tolerance`` in the previous step."""
 
     def __call__(self, step: Step, /) -> Tensor | bool:
         if step.previous is None:
@@ -61,7 +61,7 @@ class EnergyChange(Change):
 
 @dataclass(frozen=True)
 class Budget:
-    """Stops all predictions after so many forward passes a prediction on average, or so many seconds."""
+    """Stop all predictions after a mean number of forward passes per prediction, or after a number of seconds."""
 
     evaluations: float | None = None
     seconds: float | None = None
@@ -81,13 +81,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class Either:
-    """Stops what any of several stops would stop."""
+    """Stop a prediction when any of several stops does."""
 
     stops: tuple[Stop, ...]
 
     def __post_init__(self) -> None:
         if not self.stops:
-            raise ValueError("there is no stop in an empty tuple: give at least one")
+            raise ValueError("stops is empty, so no stop is set: give at least one")
 
     def __call__(self, step: Step, /) -> Tensor | bool:
         found: Tensor | bool = False
@@ -97,7 +97,7 @@ class Either:
 
 
 class Everyone:
-    """The account of predictions: all are evaluated at every step, and those that have stopped keep their states."""
+    """Tracks the predictions of a descent. All are evaluated at every step; those that have stopped keep their states."""
 
     def __init__(self, energy: Any, geometry: Geometry, start: Tensor, stop: Stop | None) -> None:
         self.energy, self.geometry, self.stop = energy, geometry, stop
@@ -109,19 +109,19 @@ class Everyone:
 
     @property
     def passes(self) -> float:
-        """Forward passes so far, mean over all predictions."""
+        """Forward passes so far, averaged over all predictions."""
         return self.evaluated / self.steps.numel()
 
     def part(self, tensor: Any) -> Any:
-        """Of the predictions still evaluated, a tensor broadcastable to states or energies."""
+        """Select the predictions still evaluated from a tensor broadcastable to states or energies."""
         return tensor
 
     def put(self, whole: Tensor | None, part: Any) -> Any:
-        """``whole`` with the values of those still evaluated."""
+        """Put the values of the predictions still evaluated into ``whole``."""
         return part
 
     def source(self, generator: Any, step: int) -> Source:
-        """What draws the noise of one step: for all predictions, whoever is still evaluated."""
+        """Source of the noise of one step. It draws for all predictions, so draws do not depend on which are evaluated."""
         source = generator if generator is None or isinstance(generator, torch.Generator) else generator.at(step)
 
         def draw(like: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Everyone:
         return draw
 
     def advance(self, state: Tensor, here: Tensor, energies: Tensor) -> Tensor:
-        """The whole state with the predictions' new values."""
+        """Update the whole state with the new values of the predictions still evaluated."""
         self.evaluated += here.shape[: len(self.predictions)].numel()
         if self.stop is None:
             self.steps += 1

@@ -1,4 +1,4 @@
-"""What a descent returns, and self-verification: of M candidates the winner, per prediction (paper, section 3.3)."""
+"""The result of a descent, and self-verification, which keeps one of M candidates per prediction (paper, section 3.3)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ebt.thinking.noise import precise
 from ebt.thinking.update import Update
 
 Rule = Literal["lowest", "highest", "largest_drop", "majority", "mean"]
-"""Which candidate wins: lowest final energy (the default), or for comparison the highest, the one whose energy fell most, or
-the most frequent answer (among equals the one of lowest energy). With ``mean`` the answer of text is the mean of all that was
-thought (``mean``), and the record that of the lowest."""
+"""How the winner is chosen. lowest, highest: by final energy. largest_drop: by the decrease in energy. majority: the most
+frequent answer, with ties broken by lowest energy. mean: text is predicted from the average over all states (``mean``), and the
+record is that of ``lowest``."""
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Function evaluations, mean over the predictions: forward passes and inner backward passes of the network."""
+    """Forward and inner backward passes of the network, averaged over the predictions."""
 
     forward: float
     backward: float
@@ -35,30 +35,30 @@ class Evaluations:
 
 @dataclass(frozen=True, repr=False)
 class Thought:
-    """The record of a descent with N rows, parts *P of a row and T updates; after ``choose``, of the winners."""
+    """The record of a descent with N rows, parts *P per row and T updates. After ``choose``, the record of the winners."""
 
     geometry: Geometry
     update: Update
     start: Tensor
     """State (N, *P, K) before the first update."""
     states: tuple[Tensor, ...]
-    """States after each update; only the last where they were not kept."""
+    """States after each update, or only the last one if the path was not kept."""
     energies: Tensor
-    """Energies per part (T, N, *P) before each update; one more, of the final state, where it was asked for. Predictions that
-    are not evaluated any more repeat the last energy that they had."""
+    """Energies per part before each update, (T, N, *P), and of the final states with ``final_energy``, (T + 1, N, *P).
+    Predictions that are no longer evaluated repeat their last energy."""
     steps: Tensor
-    """Updates that each prediction really made."""
+    """Number of updates made, per prediction."""
     step_size: Tensor
     """The step size, broadcastable to the states."""
     evaluations: Evaluations
     final_energy: bool = False
-    """Whether the last energies are those of the final states."""
+    """Whether the last entry of ``energies`` belongs to the final states."""
     winner: Tensor | None = None
-    """After self-verification: which of the M candidates won, per prediction."""
+    """After self-verification: index of the winner among the M candidates, per prediction."""
     candidates: Thought | None = None
     """After self-verification: the record of all M x B rows."""
     shown: Any = None
-    """What a model makes of the final states: completed boards, images, tokens."""
+    """Output that the model decodes from the final states: completed boards, images, tokens."""
 
     @property
     def state(self) -> Tensor:
@@ -67,25 +67,25 @@ class Thought:
 
     @cached_property
     def path(self) -> Tensor:
-        """States before and after each update, (T + 1, N, *P, K)."""
+        """The start and the states after each update, (T + 1, N, *P, K)."""
         return torch.stack((self.start, *self.states))
 
     @cached_property
     def best(self) -> Tensor:
-        """The final state of lowest energy, for each prediction, of all rows as candidates of one context: (*P, K)."""
+        """The final state of lowest energy for each prediction, (*P, K), with all rows as candidates for one context."""
         return self._verified.state[0] if self.winner is None else self.state
 
     @cached_property
     def energy(self) -> Tensor:
-        """Energies of the winner before each update and of the final state, per prediction: (T + 1, B, ...) of a model's
-        thought, (T + 1, ...) of the ``best`` of a descent."""
+        """Energies of the winner per prediction, before each update and of the final state: (T + 1, B, ...) from a model,
+        (T + 1, ...) from ``descend``."""
         thought = self if self.winner is not None else self._verified
         energies = torch.stack([self.geometry.per_prediction(each) for each in thought.energies])
         return energies if self.winner is not None else energies[:, 0]
 
     @cached_property
     def answer(self) -> Any:
-        """What the winner says: boards, tokens, images or frames; the final state where a model makes nothing else of it."""
+        """The winner's answer: boards, tokens, images or frames. The final state if the model decodes nothing."""
         return self.best if self.shown is None else self.shown
 
     @cached_property
@@ -93,17 +93,17 @@ class Thought:
         return choose(self, len(self.start))
 
     def objective(self, index: int) -> Tensor:
-        """The function per part (N, *P) that the updates descend, of the states after ``index + 1`` of them."""
+        """The function per part (N, *P) that the updates descend, at the states after ``index + 1`` updates."""
         alpha = self.step_size.squeeze(-1) if self.step_size.dim() == self.start.dim() else self.step_size
         return self.update.objective(self.geometry, self.energies[index + 1], self.states[index], alpha)
 
     def rows(self, index: Tensor) -> Thought:
-        """The record of some rows only."""
+        """The record of some rows."""
         thought = self._map(lambda tensor: tensor[index], self.step_size.dim() > 0 and self.step_size.shape[0] > 1)
         return replace(thought, winner=None if self.winner is None else self.winner[index])
 
     def _map(self, pick: Callable[[Tensor], Tensor], own_sizes: bool) -> Thought:
-        """A record of other rows."""
+        """Apply ``pick`` to every tensor with rows."""
         return replace(
             self,
             start=pick(self.start),
@@ -120,18 +120,19 @@ class Thought:
 
 
 def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
-    """Keep one of ``candidates`` per prediction (paper, section 3.3).
+    """Self-verification: keep one of ``candidates`` per prediction (paper, section 3.3).
 
     Args:
-        thought: a record of M x B rows, candidate-major, with the energy of the final state.
-        candidates: M.
-        rule: see ``Rule``.
+        thought: Record of M x B rows, candidate-major, with the energy of the final states.
+        candidates: Number of candidates M.
+        rule: See ``Rule``.
 
     Returns:
-        the record of B rows with ``winner`` (B, *predictions); its evaluations are those of all M candidates.
+        The record of the B winning rows, with ``winner`` (B, *predictions). Its evaluations count all M candidates.
 
     Raises:
-        ValueError: rows not divisible by M, an unknown rule, no final energy, or 'majority' where answers are not discrete.
+        ValueError: If M does not divide the rows, the rule is unknown, the final energy is missing, or the rule is 'majority'
+            and answers are not discrete.
     """
     rows = thought.start.shape[0]
     if candidates < 1 or rows % candidates:
@@ -170,18 +171,18 @@ def _winner(thought: Thought, candidates: int, rule: str) -> Tensor:
 
 
 def mean(thought: Thought, candidates: int = 1, first: int = 1) -> Tensor:
-    """The mean of the probabilities of all candidates after step ``first`` and every later one.
+    """Average the probabilities over all candidates and over all steps from ``first`` on.
 
-    Averaged iterates, for which mirror descent has its guarantee (Nemirovski & Yudin 1983). By Jensen's inequality its loss is
-    at most the mean of their losses.
+    The convergence guarantee of mirror descent holds for averaged iterates (Nemirovski & Yudin 1983). By Jensen's inequality,
+    the loss of the average is at most the average loss.
 
     Args:
-        thought: a record of M x B rows, candidate-major, with all states, on a vocabulary.
-        candidates: M.
-        first: the first step that counts; where fewer were taken, the last state alone does.
+        thought: Record of M x B rows, candidate-major, on a vocabulary, with all states.
+        candidates: Number of candidates M.
+        first: First step to include. If fewer steps were taken, only the last state is used.
 
     Returns:
-        log-probabilities (B, *P, V), which serve as logits.
+        Log-probabilities (B, *P, V), usable as logits.
     """
     geometry, states = thought.geometry, thought.states[min(first, len(thought.states)) - 1 :]
     assert isinstance(geometry, Simplex)

@@ -1,4 +1,4 @@
-"""Updates: how a gradient moves a candidate (paper, equation 2). Adding one is one class."""
+"""Updates: how a gradient moves a candidate (paper, equation 2). Subclass ``Update`` to add one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Moved = tuple[Tensor, Tensor | None]
 
 
 class Update(ABC):
-    """One step of a candidate; ``memory`` is what it carries on beside the state, shaped as the state, or None."""
+    """One step of a candidate. ``memory`` is carried from step to step with the shape of the state; None if not used."""
 
     def begin(self, state: Tensor) -> Tensor | None:
         """The memory before the first step."""
         return None
 
     def direction(self, geometry: Geometry, state: Tensor, gradient: Tensor) -> Tensor:
-        """What alpha multiplies, (N, *P, K), from ``gradient = dE/dview``."""
+        """The direction (N, *P, K) that alpha scales, given ``gradient = dE/dview``."""
         return geometry.pull_back(state, gradient)
 
     @abstractmethod
@@ -29,26 +29,26 @@ class Update(ABC):
         """The next state and memory."""
 
     def objective(self, geometry: Geometry, energies: Tensor, state: Tensor, alpha: Tensor) -> Tensor:
-        """The function per part that the update descends, given the energies (N, *P) of states; alpha is one per part."""
+        """The function per part that the update descends, given the energies (N, *P) of states and one alpha per part."""
         return energies
 
 
 class Mirror(Update):
-    """``y' = y - alpha g``, g in the geometry's dual: on a vocabulary entropic mirror descent (Nemirovski & Yudin 1983)."""
+    """``y' = y - alpha g`` with ``g`` from ``pull_back``. Entropic mirror descent on a simplex (Nemirovski & Yudin 1983)."""
 
     def move(self, state: Tensor, direction: Tensor, alpha: Tensor, memory: Tensor | None) -> Moved:
         return state - alpha * direction, memory
 
 
 class Gradient(Mirror):
-    """``y' = y - alpha dE/dy``, the paper's equation 2, with the derivative taken through the geometry's view."""
+    """``y' = y - alpha dE/dy`` (paper, equation 2), with the derivative taken through the view of the geometry."""
 
     def direction(self, geometry: Geometry, state: Tensor, gradient: Tensor) -> Tensor:
         return geometry.jacobian(state, geometry.pull_back(state, gradient))
 
 
 class Restart(Update):
-    """``y' = -alpha g``: a fixed point is stationary for ``E + potential / alpha``, which keeps a simplex calibrated."""
+    """``y' = -alpha g``. Fixed points are stationary for ``E + potential / alpha``, which keeps probabilities calibrated."""
 
     def move(self, state: Tensor, direction: Tensor, alpha: Tensor, memory: Tensor | None) -> Moved:
         return -alpha * direction, memory
@@ -59,10 +59,10 @@ class Restart(Update):
 
 @dataclass(frozen=True)
 class Momentum(Update):
-    """``m' = beta m - alpha g``: a memory of earlier gradients that fades.
+    """``m' = beta m - alpha g``, a decaying memory of earlier gradients.
 
-    With ``restart`` the next state is ``m'``: ``Restart`` at ``beta`` 0, towards ``Mirror`` (from 0) as it nears 1. Without, it
-    is ``y + m'``, heavy-ball momentum (Polyak 1964). A ``beta`` outside [0, 1) raises ``ValueError``.
+    With ``restart`` the next state is ``m'``, which equals ``Restart`` for ``beta = 0`` and approaches ``Mirror`` (from 0) as
+    ``beta`` nears 1. Otherwise it is ``y + m'``, heavy-ball momentum (Polyak 1964). Requires ``0 <= beta < 1``.
     """
 
     beta: float = 0.5

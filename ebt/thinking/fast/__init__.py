@@ -1,1 +1,1 @@
-"""The same, faster: each piece is held to the plain one by tests in double precision."""
+"""Fast versions of the plain code. Tests in double precision check that both agree."""

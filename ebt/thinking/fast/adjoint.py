@@ -1,14 +1,12 @@
-"""Gradients of a whole batch, taken while it thinks: a few rows at a time, one step after the other.
+"""Gradients computed during the descent, a few rows and one step at a time.
 
-Plain back-propagation keeps the graphs of all steps of all rows until ``backward()``. But a step of thinking needs little of
-its past, its state alone; so the adjoint goes back step by step: ``lambda[i] = (d state[i+1] / d state[i])^T lambda[i+1]``
-plus the slope of that state's own loss, and each graph is dropped when it has been used. The losses of states hand over the
-next views (see ``ebt.thinking.fast.vocabulary``). What is left in the end is one number and its gradients, which ``backward()``
-hands out.
+Plain back-propagation keeps the graphs of all steps and rows until ``backward()``. A step depends on its past only through its
+state, so the adjoint can go back step by step: ``lambda[i] = (d state[i+1] / d state[i])^T lambda[i+1]`` plus the gradient of
+that state's own loss. Each graph is freed after use. Losses also return the next views (``ebt.thinking.fast.vocabulary``). The
+result is a scalar with known gradients, which ``backward()`` only distributes.
 
-Memory then depends neither on the number of rows nor on that of steps, nor on the size of a vocabulary. Of descents longer than
-``SHORT`` only the last step keeps the graph of its first run; earlier ones run again when their turn comes, a third of their
-work on top.
+Memory depends neither on the number of rows or steps nor on the size of the vocabulary. In descents longer than ``SHORT``, only
+the last step keeps its graph; earlier steps are recomputed, at the cost of a third more work.
 """
 
 from __future__ import annotations
@@ -30,56 +28,56 @@ from ebt.thinking.thought import Evaluations, Thought
 from ebt.thinking.update import Update
 
 SHORT = 4
-"""Descents of no more steps keep the graphs of all of them."""
+"""Descents of at most this many steps keep the graphs of all steps."""
 RECORDED = 8
-"""Steps whose states are recorded; of longer descents the last state alone."""
+"""Descents of at most this many steps record all states; longer ones record the last."""
 NUMBERS_AT_ONCE = 3 * 2**16
-"""On CPUs, numbers of one activation that exist at once: graphs of a few rows then stay in the processor's caches."""
+"""Elements of one activation computed at once on CPUs, so that graphs stay in the processor caches."""
 
 
 @dataclass(frozen=True)
 class Separated:
-    """A landscape on leaves of its own."""
+    """A landscape that depends on new leaf tensors."""
 
     landscape: Energy
     sources: Sequence[Tensor]
-    """What the leaves stand for: tensors that depend on the roots."""
+    """The tensors that the leaves replace, which depend on the roots."""
     leaves: Sequence[Tensor]
 
 
 @runtime_checkable
 class Separable(Protocol):
-    """A landscape that can be taken apart, so that its gradients can be taken in parts."""
+    """A landscape whose gradients can be computed in parts."""
 
     def __call__(self, candidate: Tensor, step: int, /) -> Tensor: ...
 
     def roots(self) -> list[Tensor] | None:
-        """What it was made from, and the weights that its energies depend on; None: it cannot be separated."""
+        """The input, followed by the weights that the energies depend on. None if it cannot be separated."""
         ...
 
     def on(self, x: Tensor) -> Separable:
-        """The same landscape, made from another tensor."""
+        """The same landscape with another input."""
         ...
 
     def separate(self, rows: slice) -> Separated:
-        """The landscape of some rows, behind leaves in the place of what does not depend on the candidate."""
+        """The landscape of some rows, with leaves in place of all that does not depend on the candidate."""
         ...
 
 
 def separable(energy: Any) -> bool:
-    """Whether an energy can be taken apart, here and now."""
+    """Whether an energy is ``Separable`` in its current state."""
     return isinstance(energy, Separable) and energy.roots() is not None
 
 
 class _Sums:
-    """Sums of gradients, one for each tensor that learns."""
+    """Accumulated gradients, one for each tensor that requires them."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self.tensors = list({id(tensor): tensor for tensor in tensors if tensor.requires_grad}.values())
         self.sums: list[Tensor | None] = [None] * len(self.tensors)
 
     def place(self, tensor: Tensor) -> Tensor | None:
-        """Where to add gradients with respect to a tensor; None if it does not learn."""
+        """The buffer for gradients of a tensor. None if it does not require them."""
         index = next((i for i, other in enumerate(self.tensors) if other is tensor), None)
         if index is None:
             return None
@@ -95,7 +93,7 @@ class _Sums:
 
 
 class _Known(torch.autograd.Function):
-    """A number whose gradients are known."""
+    """A scalar with known gradients."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, factor: float, gradients: list[Tensor | None], *tensors: Tensor) -> Tensor:
@@ -106,7 +104,7 @@ class _Known(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError("the gradients of this loss have been handed out: compute the loss again for another backward()")
+            raise RuntimeError("the gradients of this loss were handed out: compute the loss again before another backward()")
         gradients, ctx.gradients = ctx.gradients, None
         return None, None, None, *(None if known is None else known.mul_(slope * ctx.factor) for known in gradients)
 
@@ -123,24 +121,24 @@ def train(
     noise: Draws | None,
     nudge: Nudge | None = None,
 ) -> Supervised:
-    """Think, and take the gradients of the mean loss on the way; equal to those of plain back-propagation.
+    """Think and compute the gradients of the mean loss. They equal those of plain back-propagation.
 
     Args:
-        landscape: the energy, as for ``supervise``.
-        geometry: as for ``supervise``.
-        update: as for ``supervise``.
-        start: as for ``supervise``.
-        target: as for ``supervise``.
-        alpha: the step size, one or one per prediction.
-        recipe: how to think. By default, groups of equal size with about ``NUMBERS_AT_ONCE`` numbers in an activation have
-            their graphs at once on CPUs, else all rows; ``rows_at_once`` says otherwise.
-        schedule: the step index of each step.
-        noise: what draws the Langevin noise.
-        nudge: as for ``descend``.
+        landscape: Energy, see ``supervise``.
+        geometry: See ``supervise``.
+        update: See ``supervise``.
+        start: See ``supervise``.
+        target: See ``supervise``.
+        alpha: Step size, a scalar or one value per prediction.
+        recipe: Training recipe. ``rows_at_once`` sets the number of rows computed at once. Default: on CPUs, groups of equal
+            size with about ``NUMBERS_AT_ONCE`` elements per activation; elsewhere, all rows.
+        schedule: Step index of each step.
+        noise: Source of the Langevin noise.
+        nudge: See ``descend``.
     """
     step_size = alpha.detach().requires_grad_(alpha.requires_grad)
     x, *weights = landscape.roots() or [start]
-    leaf = x.detach().requires_grad_(x.requires_grad)  # what is behind it may be among the weights, and would count twice
+    leaf = x.detach().requires_grad_(x.requires_grad)  # else weights behind x would count twice
     landscape, every = landscape.on(leaf), recipe.loss == "every"
     sums = _Sums((leaf, *weights, *geometry.weights(), step_size))
     size = recipe.rows_at_once or rows_together(len(start), start.shape[1:-1].numel() * x.shape[-1], start.device.type)
@@ -166,7 +164,7 @@ def train(
 
 
 def rows_together(rows: int, numbers: int, device: str) -> int:
-    """Rows whose graphs exist at once, by default: groups of equal size, where an activation of one row has ``numbers``."""
+    """Default number of rows computed at once, in groups of equal size, if an activation of a row has ``numbers`` elements."""
     if device != "cpu":
         return rows
     return max(1, -(-rows // max(1, round(rows * numbers / NUMBERS_AT_ONCE))))
@@ -174,7 +172,7 @@ def rows_together(rows: int, numbers: int, device: str) -> int:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What all groups of rows share."""
+    """State shared by all groups of rows."""
 
     landscape: Separable
     geometry: Geometry
@@ -192,12 +190,12 @@ class _Batch:
         return len(self.schedule)
 
     def counts(self, index: int) -> bool:
-        """Whether the loss after a step counts."""
+        """Whether a step has a loss."""
         return self.recipe.loss == "every" or index == self.steps - 1
 
 
 class _Seen:
-    """A geometry of which one state's view is known."""
+    """A geometry with a precomputed view of one state."""
 
     def __init__(self, geometry: Any, view: Tensor | None) -> None:
         self.geometry, self.known = geometry, view
@@ -223,7 +221,7 @@ class _Rows:
         self.count = 0
 
     def run(self, start: Tensor) -> _Rows:
-        """Descend, and add up all gradients."""
+        """Descend and accumulate all gradients."""
         ways = {"detached": self._detached, "truncated": self._truncated, "full": self._full}
         ways[self.batch.recipe.gradients](start[self.rows])
         source_of = {id(leaf): source for leaf, source in zip(self.part.leaves, self.part.sources, strict=True)}
@@ -241,12 +239,12 @@ class _Rows:
             state = after.detach()
 
     def _truncated(self, state: Tensor) -> None:
-        """The last step alone has the graph of the landscape: the others are moves."""
+        """Only the last step keeps the graph of the landscape."""
         states = self._think(state, 0, self.batch.schedule, "truncated", None).states
         self._differentiate([(after, self._assess(index, after)[0]) for index, after in enumerate(states)])
 
     def _full(self, state: Tensor) -> None:
-        """Forwards, keeping the graph of the last step, or of all if they are few; backwards, running the others again."""
+        """Forward, keeping the graph of the last step (of all steps if few); then backward, recomputing the others."""
         past, view, steps = list[_Step](), None, self.batch.steps
         for index in range(steps):
             kept = steps <= SHORT or index == steps - 1
@@ -260,7 +258,7 @@ class _Rows:
             adjoint = self._back(past.pop(), adjoint)
 
     def _back(self, step: _Step, adjoint: Tensor | None) -> Tensor | None:
-        """From the adjoint of the state after a step to that of the state before it."""
+        """Map the adjoint of the state after a step to that of the state before it."""
         after = self._step(step.before, step.index, "full", None, note=False) if step.after is None else step.after
         if step.slope is not None:
             adjoint = step.slope if adjoint is None else adjoint + step.slope
@@ -278,7 +276,7 @@ class _Rows:
         view: Tensor | None,
         note: bool = True,
     ) -> Thought:
-        """Think on; ``view`` is what the network sees of the state, where that is known; noise makes it useless."""
+        """Continue the descent. ``view`` is the view of the state if known; with noise it is not used."""
         alpha, batch = self.batch.step_size, self.batch
         known = view is not None and self.noise is None
         geometry: Any = _Seen(batch.geometry, view) if known else batch.geometry
@@ -305,7 +303,7 @@ class _Rows:
         return thought
 
     def _assess(self, index: int, state: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The slope of a state's losses, if they count, and its view, if it comes with them; the losses are noted."""
+        """Record the losses of a state; return their gradient if they count, and the view if it is a by-product."""
         geometry, counts, target = self.batch.geometry, self.batch.counts(index), self.target
         scored, view, slope = geometry.scored(target), None, None
         if not counts:
@@ -324,7 +322,7 @@ class _Rows:
         return slope, view
 
     def _differentiate(self, pairs: Iterable[tuple[Tensor, Tensor | None]], before: Tensor | None = None) -> Tensor | None:
-        """Add the gradients of tensors with these slopes; returns the one with respect to the state before."""
+        """Back-propagate (output, gradient) pairs into the sums; return the gradient with respect to ``before``."""
         useful = [(output, slope) for output, slope in pairs if slope is not None and output.requires_grad]
         inputs = [*self.sums.tensors, *self.leaves.tensors, *([] if before is None else [before])]
         if not useful or not inputs:
@@ -340,19 +338,19 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Step:
-    """One step of a descent, to be gone back."""
+    """One step of a descent, kept for the backward pass."""
 
     index: int
     before: Tensor
     after: Tensor | None
-    """With its graph, where that was kept."""
+    """State after the step with its graph. None if the graph was not kept."""
     slope: Tensor | None
 
 
 def _assess(
     geometry: Geometry, state: Tensor, target: Tensor, weight: Tensor, into: list[Tensor | None]
 ) -> tuple[Tensor, Tensor]:
-    """Losses of states as constants, and the slope of their weighted sum; gradients of weights are added to ``into``."""
+    """Detached losses of states, and the gradient of their weighted sum. Gradients of weights are added to ``into``."""
     with torch.enable_grad():
         leaf = state.detach().requires_grad_()
         losses = geometry.loss(leaf, target)

@@ -1,13 +1,13 @@
-"""Gradients of gradients by central differences: two ordinary passes at nudged candidates, first derivatives only.
+"""Gradients of gradients by central differences: two ordinary passes at nudged candidates, with first derivatives only.
 
-Training needs ``d <lambda, dE/de> / d theta`` for a constant ``lambda``, the slope of the loss with respect to the gradient.
-That is a directional derivative of the energy: with ``d = h lambda / |lambda|`` and ``h = nudge |e|``, for each prediction,
+Training needs ``d <lambda, dE/de> / d theta`` for a constant ``lambda``, the gradient of the loss with respect to ``dE/de``:
+a directional derivative of the energy. With ``d = h lambda / |lambda|`` and ``h = nudge |e|`` for each prediction, it is
 
     |lambda| / (2 h) * d [E(e + d) - E(e - d)] / d theta + O(h^2)
 
-The same passes give ``H lambda``, the slope with respect to the candidate. It is the centred nudge of equilibrium propagation
-(Scellier and Bengio 2017; Laborieux et al. 2021). Energies need one derivative only, so that fused attention,
-``torch.compile``, sharded weights and checkpoints serve.
+The same passes give ``H lambda``, the gradient with respect to the candidate. This is the centred nudge of equilibrium
+propagation (Scellier and Bengio 2017; Laborieux et al. 2021). Since energies are differentiated only once, fused attention,
+``torch.compile``, sharded weights and activation checkpoints can be used.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from ebt.thinking.geometry import Geometry
 from ebt.thinking.noise import precise
 
 SIZES = {torch.float64: 1e-4, torch.float32: 5e-3, torch.bfloat16: 7e-2, torch.float16: 3e-2}
-"""The nudge of a precision, as a share of the candidate's norm: half the sum of the error of differences and of rounding."""
+"""Nudge for each dtype, relative to the norm of a candidate. It balances truncation error against rounding error."""
 LEAST = 1e-3
-"""Norm of a candidate, per number, below which nudges do not shrink any further."""
+"""Root mean square of a candidate below which the nudge no longer shrinks."""
 
 
 @dataclass(frozen=True)
 class Nudge:
-    """How far candidates are nudged."""
+    """Size of the nudge of candidates."""
 
     size: float
-    """As a share of a candidate's norm."""
+    """Size relative to the norm of a candidate."""
     prediction_dims: int
-    """Leading dimensions of a view that index predictions; what lies behind them is nudged together."""
+    """Number of leading dimensions of a view that index predictions. All parts of a prediction are nudged together."""
 
     @classmethod
     def of(cls, way: str, size: float | None, geometry: Geometry, start: Tensor) -> Nudge | None:
-        """That of a recipe, or None for exact gradients of gradients.
+        """The nudge of a recipe, or None for exact gradients of gradients.
 
         Args:
             way: ``exact``, ``central`` or ``auto``, which is exact on CPUs.
-            size: what suits the precision, by default.
-            geometry: whose weights tell the precision of what the network sees.
-            start: a state.
+            size: Size relative to the norm of a candidate. Default: depends on the precision.
+            geometry: Geometry; its weights determine the precision.
+            start: A state.
 
         Raises:
-            ValueError: a size that rounding would swallow.
+            ValueError: If ``size`` is lost in rounding.
         """
         device = start.device.type
         if way == "exact" or (way == "auto" and device == "cpu"):
@@ -56,20 +56,18 @@ class Nudge:
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else seen.dtype
         least = torch.finfo(dtype).eps ** 0.7
         if size is not None and size < least:
-            raise ValueError(
-                f"nudge is {size}, which {dtype} rounds away: give at least {least:.2g}, or null for {SIZES[dtype]}"
-            )
+            raise ValueError(f"nudge is {size}, too small for {dtype}: give at least {least:.2g}, or null for {SIZES[dtype]}")
         return cls(SIZES[dtype] if size is None else size, geometry.prediction_dims)
 
     def gradient(self, energy: Any, told: int, view: Tensor, energies: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient of an energy, which back-propagates by central differences.
+        """The gradient of an energy, differentiable by central differences.
 
         Args:
-            energy: takes a view and a step index.
-            told: the step index.
-            view: what the network sees of candidates (N, *P, D), with the graph of the states.
-            energies: at ``view``, with their graph, in which the tensors that learn are found.
-            gradient: ``dE/dview``, constant.
+            energy: Function of a view and a step index.
+            told: Step index.
+            view: What the network sees of candidates (N, *P, D), with the graph of the states.
+            energies: Energies at ``view``, with their graph, which is searched for leaves that require gradients.
+            gradient: ``dE/dview``, detached.
         """
         learning = leaves(energies, without=view)
         found: Tensor = _Central.apply(view, gradient, energy, told, self, *learning)
@@ -77,7 +75,7 @@ class Nudge:
 
 
 def leaves(output: Tensor, without: Tensor) -> list[Tensor]:
-    """The leaves that a tensor depends on and that learn, in the order of a walk through its graph."""
+    """Leaf tensors that require gradients in the graph of ``output``, without the graph of ``without``."""
     found: dict[int, Tensor] = {}
     stop = without.grad_fn
     seen, stack = {stop}, [output.grad_fn]
@@ -117,10 +115,10 @@ class _Central(torch.autograd.Function):
 
 
 def _norm(tensor: Tensor, dims: int) -> Tensor:
-    """Of all numbers of a prediction, (N, *predictions)."""
+    """Norm over all elements of a prediction, (N, *predictions)."""
     return torch.linalg.vector_norm(precise(tensor).flatten(dims), dim=-1)
 
 
 def _behind(value: Tensor, like: Tensor) -> Tensor:
-    """One number a prediction, broadcastable to all that belongs to it."""
+    """Reshape one value per prediction to broadcast against ``like``."""
     return value.reshape(*value.shape, *[1] * (like.dim() - value.dim()))

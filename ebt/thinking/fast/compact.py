@@ -1,5 +1,4 @@
-"""The simplex of a vocabulary with states of D numbers ``u`` that stand for the logits ``W u``: V of them exist in chunks
-only."""
+"""A simplex with states ``u`` of size D that represent the logits ``W u``. Logits are computed in chunks."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ from ebt.thinking.noise import precise
 
 @dataclass(frozen=True, eq=False)
 class CompactSimplex(Simplex):
-    """A candidate over a vocabulary is D numbers, whatever V: equal to ``Simplex`` with ``l = W u`` under mirror and
-    restart."""
+    """A simplex with states of size D instead of V. Equals ``Simplex`` with ``l = W u`` under ``Mirror`` and ``Restart``."""
 
     def logits(self, state: Tensor) -> Tensor:
         return state.to(self.table.dtype) @ self.table.T
@@ -32,7 +30,7 @@ class CompactSimplex(Simplex):
         return self.attach(state, None)
 
     def attach(self, state: Tensor, known: Tensor | None) -> Tensor:
-        """``view(state)`` as a function of the state, where its value may be known already."""
+        """``view(state)``, without computing its value again if ``known``."""
         flat = None if known is None else known.flatten(0, -2)
         seen: Tensor = vocabulary.View.apply(state.flatten(0, -2), self.seen, flat)
         return seen.view(*state.shape[:-1], -1)
@@ -41,7 +39,7 @@ class CompactSimplex(Simplex):
         return gradient
 
     def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
-        """``W^T J(W u) W`` times the dual."""
+        """``W^T J(W u) W dual`` with ``J = diag p - p p^T``."""
         p = self._p(state)
         pulled = dual @ self.table.T
         return (p * (pulled - (p * pulled).sum(-1, keepdim=True))) @ self.table
@@ -52,13 +50,13 @@ class CompactSimplex(Simplex):
         return losses.view_as(target) * scored
 
     def assess(self, state: Tensor, target: Tensor, weight: Tensor, into: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of states, the slope of their weighted sum, and the views, in one pass over the vocabulary.
+        """Losses of states, the gradient of their weighted sum, and the views, in one pass over the vocabulary.
 
         Args:
-            state: as for ``loss``.
-            target: as for ``loss``.
-            weight: of each part's loss in the sum, broadcastable to the losses.
-            into: to which the gradient of the sum with respect to the table is added, if it is wanted.
+            state: See ``loss``.
+            target: See ``loss``.
+            weight: Weight of each loss in the sum, broadcastable to the losses.
+            into: Buffer (V, D) to which the gradient with respect to the table is added. None: not computed.
         """
         scored = self.scored(target)
         weight, words = (weight * scored).expand_as(target).flatten(), target.flatten().clamp(min=0)

@@ -1,4 +1,4 @@
-"""Draws that depend neither on how predictions are batched, nor on how they are grouped or cached."""
+"""Random draws that do not depend on batching, grouping or caching."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def _seed(*keys: int) -> int:
 
 
 def draw_integer(low: int, high: int, generator: torch.Generator | None) -> int:
-    """A number from ``low`` up to, and without, ``high``."""
+    """Draw an integer from ``low`` (inclusive) to ``high`` (exclusive)."""
     return int(torch.randint(low, high, (), generator=generator, device="cpu" if generator is None else generator.device))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Noise of training: a pure function of (seed, step, row), so that rows may be computed in groups of any size."""
+    """Noise in training: a pure function of (seed, step, row), so rows can be computed in groups of any size."""
 
     seed: int
     first: int = 0
-    """The first row that is drawn for."""
+    """Index of the first row."""
 
     def of(self, rows: slice) -> Rows:
-        """The draws of the rows from ``rows.start`` on."""
+        """Draws for the rows from ``rows.start`` on."""
         return Rows(self.seed, self.first + rows.start)
 
     def at(self, step: int) -> Source:
-        """The noise before one step."""
+        """Noise before one step."""
 
         def draw(like: Tensor) -> Tensor:
             generator = torch.Generator(like.device)
@@ -48,20 +48,19 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Draws of inference: a pure function of (seed, step, candidate, position).
+    """Draws at inference: a pure function of (seed, step, candidate, position).
 
-    A position draws alike whether it is computed alone with a cache or together with its prefix, in any row, behind any
-    padding, on any device; M candidates are the first M of any larger number. A row is a candidate of a context,
-    candidate-major.
+    They do not depend on the row, on padding, on the device, or on whether a position is computed with its prefix or with a
+    cache. M candidates are the first M of any larger number. Rows are candidate-major.
     """
 
     seed: int
     candidates: int
     positions: Tensor | None = None
-    """(B, S), or (B, *P) flattened behind the rows; by default each row counts its parts from 0."""
+    """Positions (B, *P). Default: the parts of each row are numbered from 0."""
 
     def at(self, step: int) -> Source:
-        """The draws before one step; the starts are those before step -1."""
+        """Draws before one step. Step -1 gives the starts."""
 
         def draw(like: Tensor) -> Tensor:
             rows, parts = len(like) // self.candidates, like.shape[1:-1].numel()
@@ -78,5 +77,5 @@ class Places:
         return draw
 
     def of(self, rows: slice) -> Places:
-        """Of one candidate each, the draws of some rows."""
+        """Draws for some rows, with one candidate each."""
         return Places(self.seed, self.candidates, None if self.positions is None else self.positions[rows])

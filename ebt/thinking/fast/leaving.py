@@ -1,4 +1,4 @@
-"""Predictions that have stopped leave the batch: what is still evaluated are n rows of one prediction each, (n, 1, .., K)."""
+"""Remove predictions that have stopped from the batch. The others are evaluated as n rows of one prediction, (n, 1, .., K)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ebt.thinking.stop import Everyone
 
 
 class Leaving(Everyone):
-    """Uses ``energy.select``, where an energy has it."""
+    """Evaluates only predictions that have not stopped, if the energy has a method ``select``."""
 
     index: tuple[Tensor, ...] | None = None
-    """Predictions still evaluated, if not all: rows, and positions."""
+    """Rows and positions of the predictions still evaluated. None: all."""
     whole: Any = None
 
     def part(self, tensor: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What parity with the published code needs: its update, and candidates that are no probabilities."""
+"""Update and geometry for parity with the published code."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ebt.thinking.update import Moved, Update
 
 
 class Published(Update):
-    """``l' = p - alpha W g``: the next logits start from the probabilities.
+    """``l' = p - alpha W g``, where the next logits start from the probabilities.
 
-    A fixed point is stationary for ``E - (H(p) + |p|^2 / 2) / alpha``.
+    Fixed points are stationary for ``E - (H(p) + |p|^2 / 2) / alpha``.
     """
 
     def move(self, state: Tensor, direction: Tensor, alpha: Tensor, memory: Tensor | None) -> Moved:
@@ -27,7 +27,7 @@ class Published(Update):
 
 @dataclass(frozen=True, eq=False)
 class FreeVector(Simplex):
-    """The network sees the logits themselves, ``e = W^T l`` (without ``normalize_initial_condition``)."""
+    """Logits without a softmax: the network sees ``e = W^T l`` (published code without ``normalize_initial_condition``)."""
 
     def view(self, state: Tensor) -> Tensor:
         return state.to(self.table.dtype) @ self.seen

@@ -1,10 +1,10 @@
-"""Work on a vocabulary in chunks, so that N x P x V numbers never exist at once.
+"""Views and losses over a vocabulary, computed in chunks so that tensors of N x P x V elements never exist.
 
-Letters: N states (all parts of all rows), V words, D width. ``W`` (V, D) is the table, ``u`` (N, D) a compact state that stands
-for the logits ``W u``, ``p`` their softmax, ``e = W^T p`` what the network sees.
+Shapes: N states (all parts of all rows), V vocabulary size, D width. ``W`` (V, D) is the embedding table, ``u`` (N, D) a
+compact state that represents the logits ``W u``, ``p`` their softmax, and ``e = W^T p`` the view.
 
-The cross entropy of word y is ``log sum exp(W u) - w_y . u``; its slope with respect to ``u`` is ``e - w_y``. So one pass over
-the vocabulary gives a loss, its gradients and the next view: three V x D products, as many as an output head needs.
+The cross entropy for index y is ``log sum exp(W u) - w_y . u``, and its gradient with respect to ``u`` is ``e - w_y``. One pass
+over the vocabulary gives a loss, its gradients and the next view with three V x D products, as many as an output head.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from torch import Tensor
 from ebt.thinking.noise import precise
 
 CHUNK = 2**24
-"""Logits that exist at once."""
+"""Number of logits computed at once."""
 
 
 def chunks(rows: int, words: int) -> Iterator[slice]:
-    """Slices of ``rows`` states whose logits are at most ``CHUNK`` numbers (but of one state at least), of even size."""
+    """Slices of ``rows`` states, of equal size, with at most ``CHUNK`` logits but at least one state each."""
     size = max(1, -(-rows // max(1, -(-rows * words // CHUNK))))
     return (slice(first, first + size) for first in range(0, rows, size))
 
 
 def by_chunks(function: Callable[..., Tensor], words: int, *states: Tensor) -> Tensor:
-    """A function of the logits of states (N, *P, K), one number a part, where the logits do not exist all at once."""
+    """Apply a function, which returns one value per part, to states (N, *P, K) in chunks."""
     flat = [state.flatten(0, -2) for state in states]
     found = [function(*(one[part] for one in flat)) for part in chunks(len(flat[0]), words)]
     return torch.cat(found).view(states[0].shape[:-1])
 
 
 def _parts(u: Tensor, table: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """The chunks, each with its logits (V, n).
+    """Iterate over chunks with their logits (V, n).
 
-    Words come first, and CPUs write all chunks to the same memory, for speed: with 50,277 words of 384 numbers that is 1.6
-    times as fast as ``u @ W.T``, which is written to fresh pages. So a chunk must not outlive the next one.
+    CPUs write all chunks to the same memory, so a chunk is only valid until the next one. With V = 50,277 and D = 384 this is
+    1.6 times as fast as ``u @ W.T``.
     """
     table, room = table.detach(), None
     for part in chunks(len(u), len(table)):
@@ -52,7 +52,7 @@ def _parts(u: Tensor, table: Tensor) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``exp(W u - m)`` (V, n) with m the largest logits, their sums (n,), and ``log sum exp(W u)`` (n,); 32 bits at least."""
+    """``exp(W u - max)`` (V, n), their sums (n,) and ``log sum exp(W u)`` (n,), in at least float32."""
     logits = precise(logits)
     top = logits.amax(0)
     weights = logits.sub_(top).exp_()
@@ -61,37 +61,37 @@ def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _mean(weights: Tensor, total: Tensor, table: Tensor) -> Tensor:
-    """The rows of the table, averaged by weights (V, n) with sums ``total``, (n, D)."""
+    """Average of the table's rows (n, D) under weights (V, n) with sums ``total``."""
     return (weights.T.to(table.dtype) @ table.detach()).to(weights.dtype) / total.unsqueeze(-1)
 
 
 def views(u: Tensor, table: Tensor) -> Tensor:
-    """``e`` (N, D) of states (N, D); no gradients."""
+    """Views ``e`` (N, D) of states (N, D), without gradients."""
     return torch.cat([_mean(*_exponentials(logits)[:2], table) for _, logits in _parts(u, table)])
 
 
 def losses(u: Tensor, table: Tensor, target: Tensor) -> Tensor:
-    """Cross entropies (N,) of states with words (N,), at least in 32 bits; no gradients."""
+    """Cross entropy (N,) of states for target indices (N,), in at least float32, without gradients."""
     return torch.cat([_exponentials(logits)[2] for _, logits in _parts(u, table)]) - _own(u, table, target)
 
 
 def _own(u: Tensor, table: Tensor, target: Tensor) -> Tensor:
-    """The target's logits (N,)."""
+    """Logits of the targets, (N,)."""
     return precise(u * table[target]).sum(-1)
 
 
 def assess(u: Tensor, table: Tensor, target: Tensor, weight: Tensor, into: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses of states, the slope of their weighted sum, and the views, in one pass.
+    """Losses of states, the gradient of their weighted sum, and the views, in one pass.
 
     Args:
-        u: states (N, D).
-        table: embeddings of the words (V, D).
-        target: words (N,).
-        weight: (N,), of each loss in the sum.
-        into: (V, D), to which the sum's gradient with respect to the table is added, if it is wanted.
+        u: States (N, D).
+        table: Embedding table (V, D).
+        target: Target indices (N,).
+        weight: Weight of each loss in the sum, (N,).
+        into: Buffer (V, D) to which the gradient with respect to the table is added. None: not computed.
 
     Returns:
-        losses (N,), the slope (N, D) with respect to the states, and views (N, D).
+        Losses (N,), gradient with respect to the states (N, D), and views (N, D).
     """
     found, seen = [], []
     for part, logits in _parts(u, table):
@@ -110,15 +110,15 @@ def assess(u: Tensor, table: Tensor, target: Tensor, weight: Tensor, into: Tenso
 def pull_back(
     u: Tensor, table: Tensor, view: Tensor, gradient: Tensor, into: Tensor | None, wanted: bool = True
 ) -> Tensor | None:
-    """From the gradient (N, D) with respect to views to that with respect to states: ``W^T (diag p - p p^T) W`` times it.
+    """Map the gradient with respect to views to the gradient with respect to states, ``W^T (diag p - p p^T) W gradient``.
 
     Args:
-        u: states (N, D).
-        table: embeddings of the words (V, D).
-        view: what is seen of the states, (N, D).
-        gradient: (N, D).
-        into: (V, D), to which the gradient with respect to the table is added, if it is wanted.
-        wanted: whether that with respect to the states is.
+        u: States (N, D).
+        table: Embedding table (V, D).
+        view: Views of the states (N, D).
+        gradient: Gradient with respect to the views (N, D).
+        into: Buffer (V, D) to which the gradient with respect to the table is added. None: not computed.
+        wanted: Whether to compute the gradient with respect to the states.
     """
     pulled = []
     for (part, logits), (_, push) in zip(_parts(u, table), _parts(gradient, table), strict=True):
@@ -133,7 +133,7 @@ def pull_back(
 
 
 class View(torch.autograd.Function):
-    """``e`` (N, D) of states (N, D), differentiable once; what the softmax was is found again when it is asked for."""
+    """Views ``e`` (N, D) of states (N, D), differentiable once. The backward pass recomputes the softmax."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, table: Tensor, known: Tensor | None) -> Tensor:
@@ -151,7 +151,7 @@ class View(torch.autograd.Function):
 
 
 class CrossEntropy(torch.autograd.Function):
-    """Cross entropies (N,) of states (N, D) with words (N,), differentiable once."""
+    """Cross entropy (N,) of states (N, D) for target indices (N,), differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, table: Tensor, target: Tensor) -> Tensor:
