@@ -1,11 +1,11 @@
-"""An EBT against a Diffusion Transformer, trained for the same time on the same photos: the paper's table 4 and figure 12.
+"""Compare an EBT with a Diffusion Transformer trained for the same time on the same photos (paper, table 4 and figure 12).
 
     python benchmarks/denoising.py --train bsds500/train --test coco-val bsds500/test --minutes 30 --json denoising.json
 
-Both have the same blocks, sizes, batches and optimiser (the DiT has 11 % more parameters), and the same budget of
-processor time, so that other load on the machine does not count. Whatever can be chosen (how many of three steps the EBT takes,
-which way of DDIM) is chosen on validation photos, a tenth of the training folder. A finished run is one JSON file in ``--out``;
-an interrupted benchmark goes on where it stopped. After a change of the code, start with an empty folder.
+Both have the same blocks, sizes, batches and optimiser (the DiT has 11 % more parameters), and the same budget of processor
+time, so other load on the machine does not matter. Options (how many of three steps the EBT takes, how DDIM samples) are chosen
+on validation photos, a tenth of the training folder. A finished run is one JSON file in ``--out``; an interrupted benchmark
+continues where it stopped. After a change of the code, start with an empty folder.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ KINDS = ("ebt", "dit")
 LEVELS = (0.1, 0.2)
 STEPS = (1, 2, 3, 4, 6)
 SCALES = (1.0, 1.25, 1.5, 1.75)
-"""Step sizes that are tried where the noise is not that of training, as multiples of the learned one."""
+"""Step sizes to try at noise levels other than that of training, as multiples of the learned one."""
 TOLERANCE = 0.05
-"""The stop rule: an image that moves by less has converged."""
+"""An image that changes by less in one step stops."""
 PASSES = (1, 3, 10, 30, 100, 300)
 WITHIN = 3
 SETTINGS: dict[str, Any] = {"layers": 3, "dim": 192, "heads": 4, "patch_size": 8}
@@ -57,26 +57,26 @@ OPTIMISATION = {
     "dit": Optimisation(lr=3e-3, warmup_steps=50, weight_decay=0.01, min_lr_ratio=0.02),
 }
 CROPS, CHOOSING, PROBED = 32, 8, 1000
-"""Crops of each folder to test on, and to choose options on; digits for the probe."""
+"""Crops per folder for testing, crops for choosing options, digits for the probe."""
 SEED = 7_411
-"""Of test crops and their noise, the same for all runs."""
+"""Seed of the test crops and their noise, the same for all runs."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a model is applied: thinking steps, or DDIM evaluations in so many rounds."""
+    """How a model is applied: thinking steps, or DDIM evaluations per round."""
 
     steps: int
     rounds: int = 1
     trained_only: bool = False
-    """Start a Diffusion Transformer at the highest level it was trained on, where there is more noise."""
+    """Start a DiT at the highest level it was trained on, if the image has more noise."""
     scale: float = 1.0
-    """Step size of an EBT as a multiple of the learned one."""
+    """Step size of an EBT, as a multiple of the learned one."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One way on the test crops at one noise level."""
+    """Results of one way on the test crops at one noise level."""
 
     level: float
     way: Way
@@ -86,10 +86,10 @@ class Measured:
     mse: float
     ssim: float | None
     seconds: float
-    """Of processor time per image."""
+    """Processor time per image."""
     psnrs: list[float]
     choosing: float
-    """PSNR on the validation crops, by which ways were chosen."""
+    """PSNR on the validation crops, which chooses the way."""
 
 
 @dataclass
@@ -106,25 +106,25 @@ class Result:
     measured: list[Measured] = field(default_factory=list)
     spearman: dict[str, float] = field(default_factory=dict)
     longer: dict[str, dict[str, float]] = field(default_factory=dict)
-    """What twice the trained steps change in PSNR, plain and with the stop rule."""
+    """Change of PSNR with twice the trained steps, without and with a stop, by noise level."""
     probe: dict[str, float] = field(default_factory=dict)
 
 
 def _options() -> Options:
     options = Options("", __doc__.splitlines()[0], "python benchmarks/denoising.py --train DIR --test DIR --json OUT")
     options.prog = "python benchmarks/denoising.py"
-    options.add_argument("--train", default="photos", metavar="DIR", help="photos to train on (default: the embedded ones)")
-    options.add_argument("--test", nargs="+", metavar="DIR", help="photos to test on (default: the embedded ones)")
-    options.add_argument("--minutes", type=number_in(0), default=30.0, metavar="M", help="of training, for each model")
-    options.add_argument("--seeds", type=count_from(1), default=3, metavar="N", help="trainings of each model (default: 3)")
-    options.add_argument("--threads", type=count_from(1), default=1, metavar="T", help="of the processor (default: 1)")
+    options.add_argument("--train", default="photos", metavar="DIR", help="photos to train on (default: embedded photos)")
+    options.add_argument("--test", nargs="+", metavar="DIR", help="photos to test on (default: embedded photos)")
+    options.add_argument("--minutes", type=number_in(0), default=30.0, metavar="M", help="minutes per training (default: 30)")
+    options.add_argument("--seeds", type=count_from(1), default=3, metavar="N", help="training runs per model (default: 3)")
+    options.add_argument("--threads", type=count_from(1), default=1, metavar="T", help="processor threads (default: 1)")
     options.add_argument("--out", default="runs/denoising", metavar="DIR", help="finished runs (default: runs/denoising)")
-    options.add_argument("--json", metavar="OUT", help="write everything into this file, and figures beside it")
+    options.add_argument("--json", metavar="OUT", help="write all results into this file, and a figure next to it")
     return options
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train what is missing, measure, and write the tables."""
+    """Train and measure the missing runs, and print the tables."""
     args, console = _options().parse_args(sys.argv[1:] if argv is None else argv), Console()
     torch.set_num_threads(args.threads)
     folder = out_folder(args.out)
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def settings_of(kind: str, args: argparse.Namespace) -> dict[str, Any]:
-    """All that a run depends on besides its seed, as JSON."""
+    """Everything a run depends on except its seed, as JSON."""
     recipe = asdict(RECIPE) if kind == "ebt" else None
     own = {"train": args.train, "test": args.test, "minutes": args.minutes, "network": SETTINGS, "data": DATA, "crops": SEED}
     plain: dict[str, Any] = json.loads(json.dumps({**own, "recipe": recipe, "optimisation": asdict(OPTIMISATION[kind])}))
@@ -157,14 +157,14 @@ def settings_of(kind: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read(file: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A finished run.
+    """Read a finished run.
 
     Raises:
-        InputError: it was made with other settings.
+        InputError: The run was made with other settings.
     """
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if result["settings"] != settings_of(result["kind"], args):
-        raise InputError(f"{file} was made with other settings: choose another --out, or remove it.")
+        raise InputError(f"{file} was made with other settings: choose another --out, or remove the file.")
     return result
 
 
@@ -190,7 +190,7 @@ def run(kind: str, seed: int, args: argparse.Namespace, folder: Path) -> Result:
 
 
 def train(kind: str, seed: int, data: ImageDataModule, args: argparse.Namespace) -> tuple[DenoisingTask, int, float, float]:
-    """Train for a budget of processor time, within which the learning rate goes its whole way."""
+    """Train for a budget of processor time, over which the learning rate completes its schedule."""
     network = DenoisingNetwork(kind=kind, **SETTINGS)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -216,7 +216,7 @@ def train(kind: str, seed: int, data: ImageDataModule, args: argparse.Namespace)
 
 
 def clock(args: argparse.Namespace) -> float:
-    """Seconds of processor time, as if all threads had worked all the time."""
+    """Processor time in seconds, divided by the number of threads."""
     return time.process_time() / args.threads
 
 
@@ -230,7 +230,7 @@ def endless(data: ImageDataModule) -> Any:
 
 
 def evaluation_crops(data: ImageDataModule, split: str, count: int) -> Tensor:
-    """So many crops, evenly spread over the photos."""
+    """``count`` crops of a split, evenly spread over its photos."""
     crops = Crops(data.sets[split], data.image_size, data.channels, -(-count // len(data.sets[split])), SEED)
     chosen = np.linspace(0, len(crops) - 1, min(count, len(crops))).round().astype(int)
     return torch.stack([crops[int(i)]["image"] for i in chosen])
@@ -247,7 +247,7 @@ def test_crops(args: argparse.Namespace) -> Tensor:
 
 
 def ways(kind: str, level: float) -> list[Way]:
-    """What is tried at a noise level."""
+    """The ways to try at a noise level."""
     if kind == "ebt":
         return [Way(steps, scale=scale) for steps in STEPS for scale in (SCALES if level > LEVELS[0] else SCALES[:1])]
     tried = [Way(passes // rounds, rounds) for passes in PASSES for rounds in (1, 3) if passes % rounds == 0]
@@ -256,7 +256,7 @@ def ways(kind: str, level: float) -> list[Way]:
 
 
 def measure(model: Any, tried: list[Way], level: float, test: Tensor, choosing: Tensor) -> list[Measured]:
-    """For each number of evaluations the way that the validation crops prefer, on the test crops."""
+    """Measure the best way for each number of evaluations, chosen on the validation crops, on the test crops."""
     schedule, thinks = NoiseSchedule.linear(), hasattr(model, "landscape")
     noisy, given = (schedule.noisy(images, level, SEED) for images in (test, choosing))
     chosen: dict[int, tuple[float, Way]] = {}
@@ -278,7 +278,7 @@ def measure(model: Any, tried: list[Way], level: float, test: Tensor, choosing: 
 
 
 def longer(model: Any, test: Tensor, noisy: Tensor) -> dict[str, float]:
-    """PSNR after twice the trained steps less that after the trained ones, in dB."""
+    """PSNR after twice the trained steps minus PSNR after the trained steps, in dB."""
     own = RECIPE.own_steps
     base = psnr(model.think(noisy, steps=own).state, test)
     found = {"plain": model.think(noisy, steps=2 * own), "stopped": model.think(noisy, steps=2 * own, tolerance=TOLERANCE)}
@@ -286,7 +286,7 @@ def longer(model: Any, test: Tensor, noisy: Tensor) -> dict[str, float]:
 
 
 def apply(model: Any, way: Way, level: float, noisy: Tensor) -> Tensor:
-    """Denoised images."""
+    """Denoise images in one way."""
     if hasattr(model, "landscape"):
         return model.think(noisy, steps=way.steps, step_size_scale=way.scale).state
     found: Tensor = model.denoise(noisy, level, way.steps, way.rounds, way.trained_only)
@@ -294,7 +294,7 @@ def apply(model: Any, way: Way, level: float, noisy: Tensor) -> Tensor:
 
 
 def classical(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The noisy input, and scikit-image's non-local means, told the true noise; its strength is chosen on validation."""
+    """PSNR of the noisy input and of scikit-image's non-local means, given the true noise; strength chosen on validation."""
     from skimage.restoration import denoise_nl_means
 
     data = ImageDataModule(args.train, seed=0, **DATA)
@@ -318,7 +318,7 @@ def classical(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def summarise(results: list[dict[str, Any]], inputs: dict[str, Any], means: dict[str, Any]) -> dict[str, Any]:
-    """Tables over the seeds."""
+    """Summarise the runs over the seeds."""
     summary: dict[str, Any] = {"noisy": inputs, "non-local means": means, "levels": {}}
     ebts, dits = ([result for result in results if result["kind"] == kind] for kind in KINDS)
     for level in LEVELS:
@@ -352,7 +352,7 @@ def at_passes(result: dict[str, Any], level: float, passes: int) -> dict[str, An
 
 
 def best(result: dict[str, Any], level: float, which: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The way that validation prefers."""
+    """The best of some ways, chosen on the validation crops."""
     return max(filter(which, at(result, level)), key=lambda point: point["choosing"])
 
 
@@ -364,7 +364,7 @@ def _mean(points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def margin(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean difference of PSNR in dB, paired by image, means over the seeds; with a 95 % interval over the images."""
+    """Mean difference of PSNR in dB, averaged over seeds and paired by image, with a 95 % interval over the images."""
     gaps = np.mean([point["psnrs"] for point in ours], 0) - np.mean([point["psnrs"] for point in theirs], 0)
     half = 1.96 * float(gaps.std(ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
     return {"margin": float(gaps.mean()), "low": float(gaps.mean()) - half, "high": float(gaps.mean()) + half}
@@ -399,7 +399,7 @@ def _cells(point: dict[str, Any]) -> list[str]:
 
 
 def draw(results: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> None:
-    """Figure 12: PSNR against function evaluations, for each noise level."""
+    """Plot PSNR against function evaluations for each noise level (paper, figure 12)."""
     with picture(path, width=10, height=4.5) as figure:
         for axes, (level, found) in zip(figure.subplots(1, len(LEVELS)), summary["levels"].items(), strict=True):
             for i, (kind, name, each) in enumerate((("ebt", "EBT", 2), ("dit", "DiT, DDIM", 1))):
@@ -419,7 +419,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(value: dict[str, Any], file: Path) -> None:
-    """As a whole or not at all."""
+    """Write a JSON file atomically."""
     fresh = file.with_name(f".{file.name}.new")
     fresh.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     fresh.replace(file)

@@ -1,25 +1,25 @@
-"""Generation: tokens per second of Transformer++ and EBTs, with a cache and without, over what arithmetic demands.
+"""Generation speed: tokens per second of Transformer++ and EBTs, with and without a cache, against a floor by operations.
 
     python benchmarks/generate.py --threads 1 --clock cpu --json generate.json
 
-One row of a batch, one token after the other, by turns in one process; the published architecture with random weights, which
-change no speed. Times are compared with that of one token by Transformer++ with a cache behind the same prefix.
+One row generates token by token, all cases by turns in one process. The models have the published architecture and random
+weights, which do not affect speed. Times are relative to one token of Transformer++ with a cache after the same prefix.
 
-cached, no cache: ``generate()``, which thinks about the last position alone.
-everywhere: no cache; for each new token the model's own forward pass thinks about what follows each position.
-plain: the same as the published code does it (benchmarks/plain.py): observed tokens and predictions as one sequence of twice
-the length, anew at every step.
+cached, no cache: ``generate()``, which only thinks at the last position.
+everywhere: without a cache; for each new token, the model's forward pass thinks at every position.
+plain: as in the published code (benchmarks/plain.py): observed tokens and predictions form one sequence of twice the length,
+recomputed at every step.
 
-The floor counts operations. With L layers, V words, D width, K positions to look at, and n = N + 2 L D K for N weights of the
-blocks: Transformer++ takes 2 n for each position that it encodes and 2 V D for a word. An EBT encodes for the same 2 n; each
-step of each candidate takes 4 n, forward and inner backward, and 4 V D to find its logits and to see it; choosing among several
-candidates 2 n and 4 V D more for each, for the final energies; the logits 2 V D. Plain takes 8 n a step, as observed tokens go
-through forward and backward with the predictions. One row reads all weights for few operations, so it is slower than its
-operations, and several candidates cost less than as many rows.
+The floor counts operations, with L layers, V words, D width, K positions to attend to, and n = N + 2 L D K for N weights in the
+blocks. Transformer++ takes 2 n per encoded position and 2 V D per token. An EBT takes the same 2 n to encode. Each step of each
+candidate takes 4 n (forward and inner backward) and 4 V D (logits and view). With several candidates, the final energy takes
+2 n and 4 V D more for each. The logits take 2 V D. Plain takes 8 n per step, because observed tokens go forward and backward
+with the predictions. One row reads all weights for few operations, so it is slower than its count suggests, and several
+candidates cost less than as many rows.
 
-Three ratios have limits: generating 256 tokens after 768 plainly over doing so with the cache, a token behind 1,024 over one
-behind 16, and 8 candidates over one. The long plain run is integrated over three lengths (Simpson's rule), not made; that of
-``everywhere`` is shown without a limit.
+Three ratios have limits: 256 tokens after 768, plain over cached; a token after 1,024 over one after 16; and 8 candidates over
+one. The long plain run is integrated over three lengths (Simpson's rule) instead of measured; so is that of ``everywhere``,
+which has no limit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
+sys.path.insert(0, str(Path(__file__).parent))  # benchmarks import each other
 from plain import OneSequence
 from race import options, write
 from train import PUBLISHED, SMALL, Row
@@ -60,7 +60,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 @dataclass(frozen=True)
 class Lengths:
-    """What is measured: prefixes of the table, steps, tokens a turn, and the long run's prompt and new tokens."""
+    """Prefixes and steps of the table, tokens per turn, and prompt and new tokens of the long run."""
 
     prefixes: tuple[int, ...] = (16, 256, 1024)
     steps: tuple[int, ...] = (1, 2, 8)
@@ -71,12 +71,12 @@ class Lengths:
 
 QUICK = Lengths((4, 16, 64), (1, 2), 2, 24, 8)
 LONG = "generate"
-"""The whole of a long run, its prompt included."""
+"""The long run, including its prompt."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a turn does; ``steps`` is 0 for Transformer++."""
+    """One row of the table; ``steps`` is 0 for Transformer++."""
 
     mode: Mode
     prefix: int
@@ -90,19 +90,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """One case's time per token."""
+    """Speed of one case."""
 
     case: Case
     tokens_per_second: float
     times_twin: float
-    """The time over that of one cached token of Transformer++ behind the same prefix."""
+    """Time per token over that of cached Transformer++ after the same prefix."""
     floor: float
-    """That ratio by arithmetic."""
+    """The same ratio by operations."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio of two times, and its limit."""
+    """A ratio of two times and its limit."""
 
     what: str
     ratio: float
@@ -115,7 +115,7 @@ class Target:
 
 
 def operations(case: Case, row: Row, weights: int) -> float:
-    """Operations for one token, by the docstring's count; the token itself is the last position of its prefix."""
+    """Operations for one token (see the module's docstring); the token is the last position of its prefix."""
     reach, table = 2 * row.layers * row.dim, row.words * row.dim
     here = weights + reach * case.prefix
     whole = case.prefix * (weights + reach * (case.prefix + 1) / 2)
@@ -131,7 +131,7 @@ def operations(case: Case, row: Row, weights: int) -> float:
 
 
 def models(row: Row, positions: int) -> dict[str, Model]:
-    """Both models with random weights; the energy is not flat, so that thinking moves."""
+    """Both models with random weights; the energy head is not zero, so that steps move candidates."""
     torch.manual_seed(0)
     ebt = EBTForCausalLM(EBTConfig(row.words, positions, **PUBLISHED, **row.sizes))
     torch.nn.init.normal_(ebt.network.head.projection.weight, std=row.dim**-0.5)
@@ -144,7 +144,7 @@ def prompt_of(words: int, length: int) -> Tensor:
 
 
 def generated(model: Model, ids: Tensor, tokens: int, **how: Any) -> Tensor:
-    """The ids with so many greedy tokens more."""
+    """Extend the ids greedily by a number of tokens."""
     mask = torch.ones_like(ids)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -156,7 +156,7 @@ def generated(model: Model, ids: Tensor, tokens: int, **how: Any) -> Tensor:
 
 @torch.no_grad()
 def plain_logits(model: EBTForCausalLM, ids: Tensor, steps: int) -> Tensor:
-    """Logits (1, S, V) after all positions, as the published code finds them, from zeros."""
+    """Logits (1, S, V) after all positions, computed as in the published code from a start at zero."""
     simplex = Simplex(2, model.geometry().table)
     how = {"geometry": simplex, "update": Restart(), "final_energy": False, "keep_path": False, "backend": "plain"}
     start = simplex.start(tuple(ids.shape), 0.0)
@@ -164,7 +164,7 @@ def plain_logits(model: EBTForCausalLM, ids: Tensor, steps: int) -> Tensor:
 
 
 def turn_of(case: Case, model: Model, words: int, tokens: int) -> Callable[[], object]:
-    """Makes so many tokens behind the prefix, or one where every position is thought about."""
+    """A function that generates ``tokens`` tokens after the prefix, or one token for modes that think at every position."""
     ids = prompt_of(words, case.prefix)
     how = {"steps": case.steps, "candidates": case.candidates} if case.steps else {}
     cache = GrowingCache()
@@ -187,7 +187,7 @@ def turn_of(case: Case, model: Model, words: int, tokens: int) -> Callable[[], o
 
 
 def cases(lengths: Lengths) -> list[Case]:
-    """Of the table."""
+    """The cases of the table."""
     found = []
     for prefix in lengths.prefixes:
         found += [Case("cached", prefix), Case("no cache", prefix)]
@@ -197,7 +197,7 @@ def cases(lengths: Lengths) -> list[Case]:
 
 
 def measure(row: Row, lengths: Lengths, rounds: int, clock: str) -> tuple[dict[Case, float], float]:
-    """Seconds per token of all cases, and of the long run; medians of turns that take turns."""
+    """Median seconds per token of all cases, and of the long run, measured by turns."""
     ends = (lengths.prompt, lengths.prompt + lengths.new // 2, lengths.prompt + lengths.new)
     both = models(row, max(*lengths.prefixes, *ends) + lengths.tokens)
     todo = list(dict.fromkeys([*cases(lengths), *(Case(mode, length, 2) for mode in ANEW for length in ends)]))
@@ -240,8 +240,8 @@ def targets(lengths: Lengths, seconds: dict[Case, float], long: float) -> list[T
     return [
         Target(f"{run}, plain / cached", times["plain"], 50, at_least=True),
         Target(f"{run}, everywhere / cached", times["everywhere"]),
-        Target(f"a token behind {full} / behind {short}", token[full] / token[short], 1.5),
-        Target(f"8 candidates / 1, behind {usual}", seconds[Case("cached", usual, 2, 8)] / token[usual], 3),
+        Target(f"a token after {full} / after {short}", token[full] / token[short], 1.5),
+        Target(f"8 candidates / 1, after {usual}", seconds[Case("cached", usual, 2, 8)] / token[usual], 3),
     ]
 
 
@@ -259,7 +259,7 @@ def show(row: Row, found: Sequence[Result], wanted: Sequence[Target], console: C
             f"{one.times_twin / one.floor:.2f}",
         )
         table.add_row(f"{case.model}, {case.mode}", str(case.prefix), *thinking, *numbers)
-    caption = "M: candidates; / twin: time over that of transformer++ with a cache; floor: of that, by operations"
+    caption = "M: candidates; / twin: time over cached transformer++; floor: the same ratio by operations"
     print_table(console, f"Generation, V = {row.words}, D = {row.dim}", table, caption)
     limits = plain_table()
     for column in ("2 steps", "ratio", "limit", ""):
@@ -267,11 +267,11 @@ def show(row: Row, found: Sequence[Result], wanted: Sequence[Target], console: C
     for target in wanted:
         bound = "" if target.limit is None else f"{'>=' if target.at_least else '<='} {target.limit:g}"
         limits.add_row(target.what, f"{target.ratio:.2f}", bound, "" if not bound else "met" if target.met else "missed")
-    print_table(console, "Limits; what has no cache is integrated over three lengths", limits)
+    print_table(console, "Limits; modes without a cache are integrated over three lengths", limits)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; exit code 1 where a limit is missed."""
+    """Run the benchmark; the exit code is 1 if a limit is missed."""
     parser: argparse.ArgumentParser = options(__doc__)
     parser.add_argument("--row", type=int, choices=range(len(ROWS)), default=0, help="V = 512, D = 256, or V = 50,277, D = 384")
     args, console = parser.parse_args(argv), Console()

@@ -1,10 +1,9 @@
-"""Killed again and again: does a training end with the weights of one that was never interrupted, bit for bit?
+"""Kill a training run repeatedly: does it end with the weights of an uninterrupted run, bit for bit?
 
     python benchmarks/kill.py --kills 30
 
-``ebt fit`` trains a tiny model on 4x4 boards by the S2 recipe, whose draws, noise and replay buffer must all survive, and
-writes a checkpoint at every update. SIGKILL ends it at random moments, be it in the middle of an update or of a checkpoint;
-``--resume`` goes on.
+``ebt fit`` trains a tiny model on 4x4 boards with the S2 recipe, so random draws, noise and replay buffer must all survive, and
+writes a checkpoint at every update. SIGKILL ends it at random moments, during updates and checkpoints; ``--resume`` continues.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
+sys.path.insert(0, str(Path(__file__).parent))  # benchmarks import each other
 from race import PRELOAD
 
 from ebt.cli.main import main as ebt
@@ -35,11 +34,11 @@ SETTINGS = [
     *("--checkpoint_every=1", "--loggers=[]", "--trainer.limit_val_batches=0"),
 ]
 PATIENCE = 300.0
-"""Seconds until a training must have written a checkpoint."""
+"""Seconds to wait for a run."""
 
 
 def fit(folder: Path, updates: int, output: Path) -> None:
-    """Train in a process of its own, or go on where the last checkpoint is."""
+    """Train, or resume from the last checkpoint, in a separate process."""
     torch.set_num_threads(1)
     with output.open("a") as file:
         for stream in (1, 2):
@@ -50,7 +49,7 @@ def fit(folder: Path, updates: int, output: Path) -> None:
 
 
 def run(folder: Path, updates: int, checkpoints: int | None, delay: float = 0.0) -> int | None:
-    """The exit code of a training that is killed so many checkpoints and seconds after its start; None: not at all."""
+    """Exit code of a run that is killed ``checkpoints`` checkpoints and ``delay`` seconds after its start (None: never)."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(PRELOAD)
     last, seen = folder / "checkpoints" / "last.ckpt", 0
@@ -73,19 +72,19 @@ def written(file: Path) -> int:
 
 
 def survived(folder: Path, kills: int, updates: int, seed: int) -> list[int]:
-    """Train once in peace, and once with interruptions, into two folders.
+    """Train once without and once with interruptions, into two folders.
 
     Args:
-        folder: of both runs.
-        kills: interruptions.
-        updates: of both.
-        seed: of the moments.
+        folder: Parent folder of both runs.
+        kills: Number of interruptions.
+        updates: Updates of each run.
+        seed: Seed of the moments of interruption.
 
     Returns:
-        Updates that were done at each interruption.
+        Updates completed at each interruption.
 
     Raises:
-        RuntimeError: a training failed, or ended before it was killed as often.
+        RuntimeError: A run failed, or ended before all interruptions.
     """
     draw, done = random.Random(seed), list[int]()
     if run(folder / "whole", updates, None) != 0:
@@ -106,7 +105,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The tensors of two checkpoints that are not equal: weights, states of the optimiser, the replay buffer."""
+    """Names of unequal tensors in two checkpoints: weights, optimiser state, replay buffer."""
     parts = [
         {name: value for key in ("state_dict", "optimizer_states", "thinking") for name, value in flat(found[key], key).items()}
         for found in (one, other)
@@ -127,11 +126,11 @@ def same(one: Any, other: Any) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; exit code 1 where something differs."""
+    """Run the benchmark; the exit code is 1 if anything differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=3, metavar="N", help="interruptions (default: 3)")
-    parser.add_argument("--updates", type=int, metavar="N", help="of both trainings (default: 10 an interruption, and 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--updates", type=int, metavar="N", help="updates of each run (default: 10 per interruption, plus 10)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of interruption (default: 0)")
     args = parser.parse_args(argv)
     updates = args.updates or 10 * (args.kills + 1)
     with tempfile.TemporaryDirectory() as name:

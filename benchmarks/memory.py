@@ -1,9 +1,9 @@
-"""Memory: against the vocabulary, the number of steps with full gradients, the number of candidates, and the plain way.
+"""Memory against the vocabulary, the number of steps with full gradients, the number of candidates, and plain training.
 
     python benchmarks/memory.py --quick --json memory.json
 
-Peak resident memory above what weights, gradients and the optimiser's state take, of batches of 8 x 256 tokens (quick: 2 x 256;
-candidates: of thinking about them, without gradients), each measured in a process of its own.
+Peak resident memory above weights, gradients and optimiser state, for batches of 8 x 256 tokens (quick: 2 x 256), each measured
+in a separate process. Candidates are measured at inference, without gradients for training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
+sys.path.insert(0, str(Path(__file__).parent))  # benchmarks import each other
 from race import Contestant, Turn, options, race, write
 from train import CONTEXT, ROWS, Row, ebt, turns
 
@@ -29,7 +29,7 @@ from ebt.thinking import Recipe, supervise
 
 
 def full(row: Row, steps: int) -> tuple[Turn, Turn]:
-    """Full gradients over a number of steps, the loss after the last."""
+    """Training with full gradients over a number of steps and the loss after the last."""
     model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, **row.sizes))
     recipe, generator = Recipe(steps, steps, loss="last"), torch.Generator().manual_seed(1)
 
@@ -42,7 +42,7 @@ def full(row: Row, steps: int) -> tuple[Turn, Turn]:
 
 
 def thinking(row: Row, candidates: int) -> tuple[Turn, Turn]:
-    """Thinking about every position, two steps for each candidate."""
+    """Thinking at every position, with two steps for each candidate."""
     model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, **row.sizes)).eval()
     generator = torch.Generator().manual_seed(0)
 
@@ -56,7 +56,7 @@ def thinking(row: Row, candidates: int) -> tuple[Turn, Turn]:
 
 @dataclass(frozen=True)
 class Result:
-    """One ratio of two peaks."""
+    """Ratio of two peaks."""
 
     what: str
     first: str
@@ -76,7 +76,7 @@ STEPS = (2, 4, 8, 16, 32)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; exit code 1 where a limit is missed."""
+    """Run the benchmark; the exit code is 1 if a limit is missed."""
     parser = options(__doc__)
     args, console = parser.parse_args(argv), Console()
     rows = tuple(Row(words, 64, 2, layers=1, batch=2) for words in (512, 1024, 8192)) if args.quick else ROWS
@@ -90,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         *(Contestant(f"{many} candidates", partial(thinking, small, many)) for many in (1, 8)),
     ]
     peaks: dict[str, float] = {}
-    for contestant in contestants:  # one after the other: the plain way needs the machine's memory
+    for contestant in contestants:  # one after the other: plain training needs the machine's memory
         memory = race([contestant], args.rounds or 1, args.threads)[contestant.name].memory
         if memory is None:
-            console.print("this system does not tell how much memory a process has: run the benchmark on Linux")
+            console.print("this system does not report the memory of a process: run the benchmark on Linux")
             return 2
         peaks[contestant.name] = memory
     results = [

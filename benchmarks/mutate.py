@@ -1,10 +1,10 @@
-"""Damaged model folders: each is refused by an ``InputError``, or holds a working model; a flipped bit of weights is refused.
+"""Load damaged model folders: each raises an ``InputError`` or gives a working model; a flipped bit in the weights must raise.
 
     python benchmarks/mutate.py --count 1000 --seed 0 --json mutate.json
 
-A tiny model of each kind is saved. Each folder is a copy with one mutation: a bit of the weights is flipped, bytes of another
-file are changed, or a value of the configuration is replaced, removed or added. It is loaded, with its tokenizer if it has one,
-and thinks once. The exit code is 1 where anything else is raised, or flipped weights are loaded.
+A tiny model of each type is saved. Each folder is a copy with one mutation: a bit of the weights is flipped, bytes of another
+file are changed, or a value of the configuration is replaced, removed or added. The model is loaded, with its tokenizer if it
+has one, and thinks once. The exit code is 1 if anything else is raised, or if flipped weights are loaded.
 """
 
 from __future__ import annotations
@@ -76,17 +76,17 @@ VALUES: tuple[Any, ...] = (
 
 @dataclass(frozen=True)
 class Found:
-    """What came of one mutated folder."""
+    """Outcome of one mutated folder."""
 
     kind: str
     mutation: str
     outcome: str
-    """refused, works, or the name of another error."""
+    """refused, works, or the name of an unexpected error."""
     message: str
 
     @property
     def fault(self) -> bool:
-        """Whether this must not happen."""
+        """Whether this outcome is a failure."""
         return self.outcome not in ("refused", "works") or (self.mutation.startswith("weights") and self.outcome == "works")
 
 
@@ -101,12 +101,12 @@ def model(kind: str) -> HubModel:
 
 
 def folders(root: Path) -> dict[str, Path]:
-    """A saved model of each kind."""
+    """Save a model of each type."""
     return {kind: save_folder(model(kind), root / kind, byte_tokenizer() if kind == "ebt" else None) for kind in SETTINGS}
 
 
 def think(loaded: Any) -> None:
-    """One answer to a small input."""
+    """Predict once from a small input."""
     kind, config = loaded.config.model_type, loaded.config
     if "sudoku" in kind:
         loaded.predict(torch.zeros(1, config.board**2, dtype=torch.long))
@@ -130,7 +130,7 @@ def flip(folder: Path, draw: random.Random) -> str:
 
 
 def scramble(folder: Path, draw: random.Random) -> str:
-    """Change, insert, drop or cut off bytes of a file that holds no weights and no code."""
+    """Change, insert, drop or cut off bytes of a file without weights or code."""
     path = draw.choice(sorted(path for path in folder.iterdir() if path.suffix not in (".safetensors", ".py")))
     data, place = bytearray(path.read_bytes()), 0
     place = draw.randrange(len(data))
@@ -176,13 +176,13 @@ def attempt(kind: str, whole: Path, mutate: Callable[[Path, random.Random], str]
             think(loaded)
         except InputError as error:
             return made("refused", str(error))
-        except Exception as error:  # what is looked for
+        except Exception as error:  # an unexpected error is a result
             return made(type(error).__name__, "".join(traceback.format_exception(error)[-4:]))
         return made("works", "")
 
 
 def mutate(count: int, seed: int) -> Iterator[Found]:
-    """So many mutated folders, kinds of models and of mutations in turns."""
+    """Try ``count`` mutated folders, cycling through model types and mutations."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as root:
         whole = folders(Path(root))
@@ -192,11 +192,11 @@ def mutate(count: int, seed: int) -> Iterator[Found]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 1: a traceback, or weights whose damage nobody noticed."""
+    """Run the benchmark; the exit code is 1 after an unexpected error or an undetected flip in the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1000, help="mutated folders")
+    parser.add_argument("--count", type=int, default=1000, help="number of mutated folders (default: 1000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write all outcomes here")
+    parser.add_argument("--json", type=Path, help="write all outcomes into this file")
     args = parser.parse_args(argv)
     logging.set_verbosity(logging.CRITICAL)
     found = list(mutate(args.count, args.seed))

@@ -1,8 +1,8 @@
-"""The plain way, to compare with: how an EBT is written down at first, as the published code has it.
+"""Plain training and generation, as in the published code, for comparison.
 
-Observed tokens and predictions go through the blocks as one sequence of twice the length, anew at every step, so that the
-context is computed as often, and gradients of gradients pass through all of it; states are V logits; ordinary back-propagation
-keeps everything. Same weights, same losses and same gradients as the library's way (see tests/benchmarks).
+Observed tokens and predictions form one sequence of twice the length. Every step recomputes it, and gradients of gradients pass
+through all of it. States are V logits, and ordinary back-propagation keeps every graph. With the same weights, losses and
+gradients equal those of the library (see tests/benchmarks).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ebt.thinking import Recipe, Restart, Simplex, Supervised, supervise
 
 
 class OneSequence:
-    """The energy of predictions of the tokens after each of (B, S), for networks without anchor and conditioning."""
+    """Energies of predictions for the tokens after ids (B, S), for networks without anchor and conditioning."""
 
     def __init__(self, model: EBTForCausalLM, ids: Tensor) -> None:
         self.model, self.ids = model, ids
@@ -32,7 +32,7 @@ class OneSequence:
 
 
 def _run(block: Block, x: Tensor, rotary: Tensor, length: int) -> Tensor:
-    """Predictions see what they see of the observed tokens, and themselves; observed tokens see no prediction."""
+    """Run a block: predictions attend to earlier observed tokens and to themselves, observed tokens to no prediction."""
     observed, predicted = zip(*(part.split(length, 2) for part in block.project(x, rotary)), strict=True)
     earlier = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
     scores = observed[0] @ observed[1].transpose(-1, -2) * observed[0].shape[-1] ** -0.5
@@ -43,7 +43,7 @@ def _run(block: Block, x: Tensor, rotary: Tensor, length: int) -> Tensor:
 def supervise_plainly(
     model: EBTForCausalLM, ids: Tensor, target: Tensor, recipe: Recipe, steps: int, generator: torch.Generator
 ) -> Supervised:
-    """One training batch, with a restart on V logits."""
+    """Supervise one training batch with the restart update on V logits."""
     simplex, energy = Simplex(2, model.geometry().table), OneSequence(model, ids)
     start = simplex.start(tuple(ids.shape), recipe.start_std, generator)
     return supervise(energy, simplex, Restart(), start, target, model.step_size, recipe, generator, steps, backend="plain")

@@ -1,4 +1,4 @@
-"""Contestants that are measured side by side: each in a process of its own, one turn each in every round."""
+"""Measure contestants side by side: each in its own process, one turn each per round."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rich.console import Console
 
 Turn = Callable[[], None]
 PRELOAD = ["lightning", "transformers.modeling_utils", "transformers.generation.utils"]
-"""What takes seconds to import: imported once, by the server that all contestants are forked from. This library takes 0.1 s."""
+"""Slow imports, done once by the server that forks all contestants. Importing this library takes 0.1 s."""
 
 
 @dataclass(frozen=True)
@@ -31,28 +31,31 @@ class Contestant:
 
     name: str
     make: Callable[[], tuple[Turn, Turn]]
-    """Makes a small turn, which warms up, and the turn to measure; runs in the contestant's own process."""
+    """Returns a small turn for warm-up and the turn to measure; called in the contestant's process."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the turns of a contestant took."""
+    """Time and memory of a contestant's turns."""
 
     seconds: float
     """Median wall time of a turn."""
     cpu_seconds: float
-    """Median processor time of a turn, which a busy machine changes less."""
+    """Median processor time of a turn, which depends less on other load."""
     memory: float | None
-    """Largest resident memory in MB, less that after the small turn; None where the system does not tell."""
+    """Peak resident memory in MB above that after the small turn; None if the system does not report it."""
 
 
 def race(contestants: Sequence[Contestant], rounds: int, threads: int) -> dict[str, Measured]:
-    """Measure contestants, interleaved.
+    """Measure contestants by turns.
 
     Args:
-        contestants: their ``make`` must be importable, as for ``multiprocessing``.
-        rounds: measured turns of each, after one that is not.
-        threads: of torch, in each process.
+        contestants: Contestants. ``make`` must be importable, as for ``multiprocessing``.
+        rounds: Measured turns of each contestant, after one that is not measured.
+        threads: Threads of torch in each process.
+
+    Raises:
+        RuntimeError: The process of a contestant has ended.
     """
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload(PRELOAD)
@@ -79,7 +82,7 @@ def _receive(pipe: Connection, name: str) -> Any:
     try:
         return pipe.recv()
     except EOFError as error:
-        raise RuntimeError(f"the process of {name} has ended: out of memory, or see its message above") from error
+        raise RuntimeError(f"the process of {name} has ended: it ran out of memory, or see its message above") from error
 
 
 def _summary(turns: list[Measured]) -> Measured:
@@ -123,15 +126,15 @@ def _forget_peak() -> None:
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """The options that all these benchmarks have."""
+    """Command-line options shared by the benchmarks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: minutes")
-    parser.add_argument("--rounds", type=int, metavar="N", help="measured turns of each contestant (default: 5; quick: 2)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="of each process (default: all cores)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="measured turns per contestant (default: 5; quick: 2)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N", help="per process (default: all cores)")
     parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall", help="what ratios are of; on a busy machine: cpu, with --threads 1"
+        "--clock", choices=("wall", "cpu"), default="wall", help="clock for ratios; on a busy machine use cpu with --threads 1"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers into this file, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers into this file")
     return parser
 
 
@@ -140,7 +143,7 @@ def seconds(measured: Measured, clock: str) -> float:
 
 
 def write(path: str | None, settings: argparse.Namespace, results: Sequence[Any], console: Console) -> None:
-    """Everything as one JSON object."""
+    """Write settings, results, machine and versions as one JSON object."""
     if path is None:
         return
     content = {

@@ -1,11 +1,11 @@
-"""The second-order term of a thinking step, taken in several ways: which is fastest?
+"""Compare the speed of several ways to compute the second-order term of a thinking step.
 
     python benchmarks/second_order.py --quick --json second_order.json
-    python benchmarks/second_order.py --boards           # bidirectional, 81 cells, instead of causal, 256 tokens
+    python benchmarks/second_order.py --boards           # bidirectional with 81 cells, not causal with 256 tokens
 
-A step moves a candidate against ``g = dE/dview``; training needs the gradient of ``v . g`` with respect to all weights and the
-context, for the slope ``v`` of a loss. With N weights in the blocks: the energy takes 2 N operations a prediction and ``g`` as
-many; differentiating ``g`` takes 8 N, a directional derivative ``dE(view + t v)/dt`` 4 N and its gradient 8 N.
+A step moves a candidate against ``g = dE/dview``. Training needs the gradient of ``v . g`` with respect to all weights and the
+context, where ``v`` is the slope of a loss. With N weights in the blocks, the energy takes 2 N operations per prediction and
+``g`` another 2 N. Differentiating ``g`` takes 8 N; a directional derivative ``dE(view + t v)/dt`` 4 N, and its gradient 8 N.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, vjp
 from torch.fx.experimental.proxy_tensor import make_fx
 
-sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
+sys.path.insert(0, str(Path(__file__).parent))  # benchmarks import each other
 from race import Contestant, Turn, options, race, seconds, write
 
 from ebt.cli.terminal import plain_table, print_table
@@ -37,21 +37,21 @@ CONTEXT, BOARD = 256, 9
 
 
 def causal(config: NetworkConfig, rows: int) -> tuple[EBTDecoder, Callable[..., Tensor], list[Tensor], int]:
-    """A network, its energy of a view and tensors of the context, those, and the predictions of a row."""
+    """A network, its energy as a function of a view and context tensors, those tensors, and the predictions per row."""
     network = EBTDecoder(config)
     context = network.context(torch.randn(rows, CONTEXT, config.dim), None, None, 0, CONTEXT)
     return network, lambda view, tensors: network.energy(view, context.on(tensors), 0), list(context.tensors()), CONTEXT
 
 
 def bidirectional(config: NetworkConfig, rows: int) -> tuple[EBTEncoder, Callable[..., Tensor], list[Tensor], int]:
-    """The same for boards, whose cells all see each other, and know which of them share a row."""
+    """The same for boards: all cells see each other, and relations tell which cells share a row."""
     cells = BOARD**2
     network = EBTEncoder(config, groups=(torch.arange(cells) // BOARD).unsqueeze(0))
     return network, lambda view, tensors: network.energy(tensors[0], view, 0), [torch.randn(rows, cells, config.dim)], cells
 
 
 def problem(layers: int, dim: int, rows: int, boards: bool) -> tuple[Callable[..., Tensor], Leaves, Tensor, Tensor]:
-    """The energy as a function of (weights and context, view), those, a view, and a slope."""
+    """The energy as a function of (weights and context, view), its weights and context, a view, and a slope."""
     torch.manual_seed(0)
     make = bidirectional if boards else causal
     network, of_view, context, length = make(NetworkConfig(layers=layers, dim=dim, heads=4 if boards else dim // 64), rows)
@@ -77,14 +77,14 @@ def problem(layers: int, dim: int, rows: int, boards: bool) -> tuple[Callable[..
 
 
 def twice(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[Tensor]:
-    """Double backward."""
+    """Differentiate by double backward."""
     view = view.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(energy(leaves, view), view, create_graph=True)
     return (gradient.detach(), *torch.autograd.grad(gradient, leaves, slope))
 
 
 def along(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[Tensor]:
-    """A first backward pass, then a directional derivative and its backward pass."""
+    """Differentiate by one backward pass, then a directional derivative and its backward pass."""
     view = view.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(energy(leaves, view), view)
     with torch.autograd.forward_ad.dual_level():
@@ -104,7 +104,7 @@ def along_functional(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -
 
 
 def plain() -> AbstractContextManager[Any]:
-    """Norm, SwiGLU and attention of candidates as written down at first."""
+    """Replace norm, SwiGLU and attention of candidates by plain formulas."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, horizon: int) -> Tensor:
         hidden = torch.ones(q.shape[2], keys.shape[2], dtype=torch.bool).triu(horizon)
@@ -117,7 +117,7 @@ def plain() -> AbstractContextManager[Any]:
     def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
 
-    def rotate(x: Tensor, rotary: Tensor) -> Tensor:  # the compiler has no complex numbers
+    def rotate(x: Tensor, rotary: Tensor) -> Tensor:  # the compiler does not support complex numbers
         even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
         cos, sin = rotary.real, rotary.imag
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
@@ -144,11 +144,11 @@ WAYS: dict[str, tuple[Any, bool, str]] = {
     "double backward, traced and compiled": (twice_functional, True, "compiled"),
     "directional derivative, traced": (along_functional, True, "traced"),
 }
-"""A function, whether on plain formulas, and how it runs."""
+"""By name: a function, whether it uses plain formulas, and how it runs."""
 
 
 def prepared(name: str, sizes: tuple[int, int, int, bool]) -> tuple[Callable[[], Sequence[Tensor]], Any]:
-    """One call of a way, and the context in which it must run."""
+    """A call of one way, and the context manager it must run in."""
     function, is_plain, how = WAYS[name]
     energy, *tensors = problem(*sizes)
     call = partial(function, energy)
@@ -173,14 +173,14 @@ def make(name: str, sizes: tuple[int, int, int, bool]) -> tuple[Turn, Turn]:
 
 @dataclass(frozen=True)
 class Result:
-    """One way."""
+    """Speed and memory of one way."""
 
     name: str
     seconds: float
     memory: float | None
-    """Peak above what is there before, in MB."""
+    """Peak above the memory in use before, in MB."""
     times_first: float
-    """Time over that of the library's way."""
+    """Time over that of the library's own way, the first."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--boards", action="store_true", help="a bidirectional network on boards of 81 cells")
     args, console = parser.parse_args(argv), Console()
     layers, dim, rows = (1, 128, 1) if args.quick else (4, 64, 32) if args.boards else (2, 256, 3)
-    names = [name for name in WAYS if not ((args.quick or args.boards) and "compiled" in name)]  # minutes to compile
+    names = [name for name in WAYS if not ((args.quick or args.boards) and "compiled" in name)]  # it takes minutes to compile
     found = race(
         [Contestant(name, partial(make, name, (layers, dim, rows, args.boards))) for name in names],
         args.rounds or 5,

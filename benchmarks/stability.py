@@ -1,8 +1,8 @@
-"""The stability grid: learning rate x initial step size x recipe x seed, ours and the published parameterisation.
+"""Stability grid: learning rate x initial step size x recipe x seed, with our and the published parameterisation.
 
     python benchmarks/stability.py --train wikitext2-test.txt --recipes s1,s2
 
-It is the study of that name, ``ebt study stability``, with all of its options.
+The same as ``ebt study stability``, with the same options.
 """
 
 from __future__ import annotations

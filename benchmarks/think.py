@@ -1,13 +1,12 @@
-"""Thinking: a fixed number of steps against stopping each prediction once it has converged; quality and function evaluations.
+"""Compare a fixed number of thinking steps with stopping converged predictions: quality and function evaluations.
 
     python benchmarks/think.py --models runs/think --json think.json
 
-Two models, trained on embedded data and kept in ``--models``: text (bytes of Python's documentation) and 6x6 Sudoku. A
+Two models are trained on embedded data and kept in ``--models``: text (bytes of the Python documentation) and 6x6 Sudoku. A
 prediction (a token, a board) that changes by less than the tolerance in one step stops, at most after 32 steps, and is not
-evaluated any more. Each tolerance is compared with the smallest fixed number of steps whose loss is within 0.005 nats of its
-own: the ratio of their evaluations. The tolerance with the smallest ratio on validation data is measured on test data; so is
-("the best loss") the one with the fewest evaluations of those whose loss is within 0.005 nats of the best that any fixed
-number of steps reaches.
+evaluated again. Each tolerance is compared with the smallest fixed number of steps with a loss within 0.005 nats of its own, by
+the ratio of their evaluations. Two tolerances chosen on validation data are measured on test data: the one with the smallest
+ratio, and ("the best loss") the one with the fewest evaluations and a loss within 0.005 nats of the best fixed number of steps.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ LIMITS = {"text": 0.8, "sudoku": 0.5}
 SHOWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 TOLERANCES = {"text": (0.5, 0.4, 0.3, 0.2, 0.1, 0.03, 0.01), "sudoku": (0.3, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02, 0.01, 0.003)}
 TEXT = Recipe(min_steps=2, max_steps=4, gradients="truncated", loss="last", step_size_spread=2.0)
-"""The paper's S2 recipe without noise and replay: the first step alone is never trained, so that thinking longer matters."""
+"""The paper's S2 recipe without noise and replay: one step alone is never trained, so thinking longer matters."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is thought about at once."""
+    """Contexts to think about together."""
 
     given: Tensor
     target: Tensor
@@ -51,13 +50,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Point:
-    """Quality and evaluations of one way to think, means over the scored tokens or cells, and over the predictions."""
+    """Quality (mean over scored tokens or cells) and evaluations (mean over predictions) of one way to think."""
 
     steps: int
     tolerance: float | None
     loss: float
     right: float
-    """Fraction of tokens, or of whole boards."""
+    """Fraction of correct tokens, or of solved boards."""
     forward: float
     backward: float
 
@@ -71,7 +70,7 @@ def settings_of(quick: bool) -> Settings:
 
 
 def trained(task: str, folder: Path, quick: bool) -> Any:
-    """The model of a task, from its folder if it is there."""
+    """Load the model of a task from its folder, or train it."""
     settings = settings_of(quick)
     if not (folder / "config.json").exists():
         if task == "text":
@@ -90,7 +89,7 @@ def _say(task: str, done: int, total: int, note: str) -> None:
 
 
 def batches_of(task: str, split: str, count: int, quick: bool) -> list[Batch]:
-    """So many contexts, or boards of each number of givens: the first of the test sets to test, the last to validate."""
+    """``count`` contexts, or boards per number of givens: the first of each test set for test, the last for validation."""
     settings = settings_of(quick)
     if task == "text":
         text = settings.text()
@@ -120,7 +119,7 @@ def thoughts(model: Any, batches: Sequence[Batch], tolerance: float | None) -> I
 
 @torch.no_grad()
 def measure(model: Any, batches: Sequence[Batch], tolerance: float | None = None) -> list[Point]:
-    """One point with a tolerance; without, one for each number of steps."""
+    """One point with a tolerance; without one, a point for each number of steps."""
     geometry, cells = model.geometry(), sum(int(batch.scored.sum()) for batch in batches)
     sums, predictions = torch.zeros(CAP if tolerance is None else 1, 4, dtype=torch.float64), 0
     for batch, thought in thoughts(model, batches, tolerance):
@@ -138,12 +137,12 @@ def measure(model: Any, batches: Sequence[Batch], tolerance: float | None = None
 
 
 def cheapest(points: Sequence[Point], loss: float) -> Point | None:
-    """Of those with at most that loss, the one with the fewest evaluations."""
+    """The point with the fewest evaluations and at most the given loss."""
     return min((point for point in points if point.loss <= loss), key=lambda point: point.evaluations, default=None)
 
 
 def compare(fixed: dict[str, list[Point]], stopped: dict[str, list[Point]]) -> dict[str, Any]:
-    """Tolerances chosen on validation, against fixed numbers of steps on test."""
+    """Choose tolerances on validation data and compare them with fixed numbers of steps on test data."""
     known = fixed["validation"]
     chosen = min(stopped["validation"], key=lambda point: point.evaluations / rival(known, point).evaluations)
     reference = min(point.loss for point in known)
@@ -152,12 +151,12 @@ def compare(fixed: dict[str, list[Point]], stopped: dict[str, list[Point]]) -> d
 
 
 def rival(fixed: Sequence[Point], point: Point) -> Point:
-    """The smallest fixed number of steps with the loss of a point."""
+    """The smallest fixed number of steps with a loss equal to that of a point, within the band."""
     return cheapest(fixed, point.loss + BAND) or fixed[-1]
 
 
 def measured(fixed: Sequence[Point], stopped: Sequence[Point], chosen: Point) -> dict[str, Any]:
-    """A tolerance on test data, against as good a loss, and as many right."""
+    """Compare a tolerance on test data with fixed steps of equal loss, and with fixed steps of as many right."""
     own = next(point for point in stopped if point.tolerance == chosen.tolerance)
     other = rival(fixed, own)
     right = next((point for point in fixed if point.right >= own.right - BAND), fixed[-1])
@@ -220,13 +219,13 @@ def _plain(splits: dict[str, list[Point]]) -> dict[str, list[dict[str, Any]]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="runs/think", metavar="DIR", help="where trained models are kept")
-    parser.add_argument("--only", choices=("text", "sudoku"), help="one of the tasks alone")
-    parser.add_argument("--contexts", type=int, default=200, metavar="N", help="of 64 bytes, in each split (default: 200)")
-    parser.add_argument("--boards", type=int, default=200, metavar="N", help="for 17, 12 and 10 givens each (default: 200)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch (default: 1)")
-    parser.add_argument("--quick", action="store_true", help="seconds: models that have learned nothing")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers into this file, too")
+    parser.add_argument("--models", default="runs/think", metavar="DIR", help="folder of trained models (default: runs/think)")
+    parser.add_argument("--only", choices=("text", "sudoku"), help="run only one of the tasks")
+    parser.add_argument("--contexts", type=int, default=200, metavar="N", help="contexts of 64 bytes per split (default: 200)")
+    parser.add_argument("--boards", type=int, default=200, metavar="N", help="boards per number of givens (default: 200)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of torch (default: 1)")
+    parser.add_argument("--quick", action="store_true", help="seconds, with models that have learned nothing")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers into this file")
     args, console = parser.parse_args(argv), Console()
     torch.set_num_threads(args.threads)
     results = [run(task, args, console) for task in (("text", "sudoku") if args.only is None else (args.only,))]

@@ -1,11 +1,11 @@
-"""Training: tokens per second and memory of Transformer++, EBTs and the plain way to train them, over what arithmetic demands.
+"""Training speed: tokens per second and memory of Transformer++, EBTs and plain EBT training, against a floor by operations.
 
     python benchmarks/train.py --quick --json train.json
 
-Every contestant trains a batch of 8 x 256 tokens (forward, backward, AdamW) in a process of its own, by turns. The floor counts
-operations per token, with N weights of the blocks, V words and D width: Transformer++ 6 N + 6 V D; each step of thinking with a
-gradient 12 N on top of 6 N for the context, each without 4 N; the loss of a step's state 6 V D, a state without one 4 V D
-(``ebt.training.plan.floor``, which ``ebt plan`` prints).
+Each contestant trains on batches of 8 x 256 tokens (forward, backward, AdamW) in its own process, by turns. The floor counts
+operations per token, with N weights in the blocks, V words and D width. Transformer++ takes 6 N + 6 V D. An EBT takes 6 N for
+the context, 12 N per thinking step with a gradient and 4 N per step without, 6 V D per state with a loss and 4 V D per state
+without (``ebt.training.plan.floor``, which ``ebt plan`` prints).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent))  # the benchmarks import each other
+sys.path.insert(0, str(Path(__file__).parent))  # benchmarks import each other
 from plain import supervise_plainly
 from race import Contestant, Measured, Turn, options, race, seconds, write
 
@@ -36,14 +36,14 @@ from ebt.training.plan import Sizes, floor
 
 CONTEXT, BATCH = 256, 8
 PUBLISHED: dict[str, Any] = {"anchor": "none", "head": "linear"}
-"""The plain way trains the published architecture, and so does the library's way in the same comparison."""
+"""The published architecture, for plain training and for the library's."""
 RECIPES = {"s1": (Recipe.s1(2), 2), "s2": (Recipe.s2(replay_size=0, replay_fraction=0.0), 3)}
-"""With the number of steps; S2 takes the larger one, without a replay buffer."""
+"""Recipes with their number of steps; S2 takes its largest number, without a replay buffer."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A size of the networks."""
+    """Size of the networks."""
 
     words: int
     dim: int
@@ -61,14 +61,14 @@ SMALL = (Row(512, 128, 4, 2),)
 
 
 def floors(row: Row, blocks: int) -> dict[str, float]:
-    """Operations per token over those of Transformer++, with ``blocks`` weights in the blocks; without attention."""
+    """Operations per token over those of Transformer++, for ``blocks`` weights in the blocks; attention is not counted."""
     sizes = Sizes(blocks, row.layers, row.dim, row.words, context=0)
     least = {name: floor(sizes, recipe, steps).total for name, (recipe, steps) in RECIPES.items()}
     return {"transformer++": 1.0, **{name: total / floor(sizes, None, 1).total for name, total in least.items()}}
 
 
 def turns(model: torch.nn.Module, row: Row, loss_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Turn, Turn]:
-    """A step with one row, and one with the whole batch."""
+    """An update with one row, and one with the whole batch."""
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     generator = torch.Generator().manual_seed(0)
@@ -83,13 +83,13 @@ def turns(model: torch.nn.Module, row: Row, loss_of: Callable[[Tensor, Tensor], 
 
 
 def twin(row: Row) -> tuple[Turn, Turn]:
-    """Transformer++."""
+    """Train Transformer++."""
     model = TransformerPPForCausalLM(TransformerPPConfig(row.words, CONTEXT, **row.sizes))
     return turns(model, row, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
 
 def llama(row: Row) -> tuple[Turn, Turn]:
-    """The same size in ``transformers``, the measure of our own Transformer++."""
+    """Train a Llama of ``transformers`` of the same size, to judge our Transformer++."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"num_hidden_layers": row.layers, "hidden_size": row.dim, "num_attention_heads": row.heads}
@@ -101,7 +101,7 @@ def llama(row: Row) -> tuple[Turn, Turn]:
 
 
 def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False, compiled: bool = False) -> tuple[Turn, Turn]:
-    """An EBT by a recipe, the library's way or the plain way; ``compiled`` as ``ebt fit --compile`` does."""
+    """Train an EBT with a recipe, by the library or plainly; ``compiled`` as by ``ebt fit --compile``."""
     settings, steps = RECIPES[recipe]
     model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, input_gradient=input_gradient, **PUBLISHED, **row.sizes))
     if compiled:
@@ -147,7 +147,7 @@ class Result:
     tokens_per_second: float
     times_twin: float
     floor: float | None
-    """Of the time over Transformer++'s, by arithmetic."""
+    """Operations over those of Transformer++."""
 
 
 def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
@@ -176,15 +176,15 @@ def show(found: Sequence[Result], console: Console) -> None:
         memory = "" if one.measured.memory is None else f"{one.measured.memory:.0f}"
         numbers = (f"{one.tokens_per_second:.0f}", f"{one.times_twin:.2f}", *least, memory)
         table.add_row(str(one.row.words), str(one.row.dim), one.name, *numbers)
-    caption = "/ twin: time over transformer++; MB: peak memory above weights, gradients and the optimiser's state"
+    caption = "/ twin: time over transformer++; MB: peak memory above weights, gradients and optimiser state"
     print_table(console, f"Training, {BATCH} x {CONTEXT} tokens", table, caption)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = options(__doc__)
-    parser.add_argument("--only", metavar="A;B;..", help=f"contestants besides transformer++, of {'; '.join(NAMES[1:])}")
-    parser.add_argument("--row", type=int, choices=range(len(ROWS)), metavar="0..2", help="one of the sizes alone")
+    parser.add_argument("--only", metavar="A;B;..", help=f"contestants next to transformer++, from {'; '.join(NAMES[1:])}")
+    parser.add_argument("--row", type=int, choices=range(len(ROWS)), metavar="0..2", help="run only one of the sizes")
     args, console = parser.parse_args(argv), Console()
     rows = SMALL if args.quick else ROWS if args.row is None else (ROWS[args.row],)
     names = NAMES if args.only is None else ("transformer++", *(name.strip() for name in args.only.split(";")))

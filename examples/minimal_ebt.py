@@ -1,15 +1,15 @@
 """Energy-Based Transformers in one file: train one on text, then let it think longer.
 
-An Energy-Based Transformer (Gladstone et al., arXiv 2507.02092) does not compute its prediction. It gives an energy E(x, y) to
-a context x and a candidate y, low where y fits x, and finds its prediction by descent from a random start:
+An Energy-Based Transformer (Gladstone et al., arXiv 2507.02092) does not output its prediction. It assigns an energy E(x, y) to
+a context x and a candidate y, low where y fits x, and finds its prediction by descending from a random start:
 
     y[i+1] = y[i] - alpha * dE(x, y[i]) / dy
 
-Training needs no energies as targets: an ordinary loss at y[i+1] is back-propagated through the step, which takes the gradient
-of a gradient. After training, more steps are more thought, and of several candidates the one of lowest energy is kept.
+The energies are never supervised: training back-propagates an ordinary loss at y[i+1] through the step, by the gradient of a
+gradient. After training, the model can take more steps, and keep the lowest-energy candidate of several.
 
-`python examples/minimal_ebt.py` takes a minute on two cores, with the help topics of Python as its text.
-Shapes: B contexts, S positions, the last N of them with a candidate each, V = 256 bytes, D width, H heads.
+`python examples/minimal_ebt.py` takes a minute on two cores and trains on the help topics of Python.
+Shapes: B contexts, S positions of which the last N have a candidate each, V = 256 bytes, D width, H heads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Context = tuple[Tensor, list[Pair]]
 
 
 class Block(nn.Module):
-    """Transformer++: attention and SwiGLU behind RMSNorm, without biases."""
+    """Transformer++ block: attention and SwiGLU, each after RMSNorm, without biases."""
 
     def __init__(self, dim: int, heads: int = 4) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(2 * dim, dim, bias=False)
 
     def forward(self, x: Tensor, context: Pair | None = None) -> tuple[Tensor, Pair]:
-        """The context (B, S, D), or, given its keys and values, candidates (B, N, D) for what follows its last positions.
+        """Process a context (B, S, D) or, given its keys and values, candidates (B, N, D) for what follows its last positions.
 
-        A candidate sees the context up to its position and itself, and the context sees no candidate: all positions think at
-        once without seeing their answers, and the context is computed once for all steps.
+        A candidate attends to itself and to the context up to its position; the context attends to no candidate. All positions
+        therefore think at once without seeing their targets, and the context is computed once for all steps.
         """
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, -1))
         keys, values = (k, v) if context is None else context
@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 class EnergyTransformer(nn.Module):
-    """E(x, y): a causal transformer whose output is one number for each candidate instead of V logits."""
+    """E(x, y): a causal transformer with one output per candidate instead of V logits."""
 
     def __init__(self, context: int, dim: int = 64, layers: int = 2, alpha: float = 10.0) -> None:
         super().__init__()
@@ -69,12 +69,12 @@ class EnergyTransformer(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(context, dim))
         self.blocks = nn.ModuleList(Block(dim) for _ in range(layers))
         self.norm, self.head = nn.RMSNorm(dim), nn.Linear(dim, dim, bias=False)
-        # A flat landscape at first: no step moves anything, and the loss is that of guessing, ln V, whatever alpha is.
+        # The landscape is flat at first: the loss is that of guessing, ln V, for any alpha.
         nn.init.zeros_(self.head.weight)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
 
     def read(self, tokens: Tensor) -> Context:
-        """What the candidates need of a context (B, S): its last hidden states, and the keys and values of each layer."""
+        """Encode a context (B, S) for its candidates: the last hidden states, and the keys and values of each layer."""
         x, memory = self.vocabulary[tokens] + self.position[: tokens.shape[1]], []
         for block in self.blocks:
             x, pair = block(x)
@@ -82,26 +82,26 @@ class EnergyTransformer(nn.Module):
         return F.rms_norm(x, x.shape[-1:]), memory
 
     def energy(self, context: Context, y: Tensor) -> Tensor:
-        """Energies (B, N) of candidates y (B, N, V), probabilities of the bytes that follow the last N positions."""
+        """Energies (B, N) of candidates y (B, N, V): probabilities of the bytes after the last N positions."""
         hidden, memory = context
         candidate = y @ self.vocabulary  # (B, N, D)
-        x = hidden[:, -y.shape[1] :] + math.sqrt(candidate.shape[-1]) * candidate  # both of about unit variance
+        x = hidden[:, -y.shape[1] :] + math.sqrt(candidate.shape[-1]) * candidate  # both have about unit variance
         for block, pair in zip(self.blocks, memory, strict=True):
             x, _ = block(x, pair)
         return -(candidate * self.head(self.norm(x))).sum(-1)
 
 
 def think(model: EnergyTransformer, context: Context, steps: int, last: int | None = None) -> Iterator[Pair]:
-    """The equation above, from a random start, at all positions or the ``last`` ones.
+    """Descend from a random start by the equation above, at all positions or at the ``last`` ones.
 
-    Yields the logits (B, N, V) after each step, and the energies (B, N) of the candidates that the step started from.
+    Yields the logits (B, N, V) after each step, and the energies (B, N) of the candidates before it.
     """
     y = torch.randn(*context[0][:, -last if last else None :].shape[:2], V).softmax(-1)
     for _ in range(steps):
-        y = y.detach().requires_grad_()  # as in the paper's S1 recipe: the loss of a step does not reach those before it
+        y = y.detach().requires_grad_()  # the paper's S1 recipe: the loss of a step does not reach earlier steps
         with torch.enable_grad():
             energy = model.energy(context, y)
-            # The gradient of the sum is each prediction's own, since none sees another; its graph is what training needs.
+            # No prediction sees another, so the gradient of the sum is that of each prediction. Training needs its graph.
             (slope,) = torch.autograd.grad(energy.sum(), y, create_graph=model.training)
             moved = y.detach() - model.log_alpha.exp() * slope
         yield moved, energy.detach()
@@ -109,13 +109,13 @@ def think(model: EnergyTransformer, context: Context, steps: int, last: int | No
 
 
 def batch(text: Tensor, rows: int, length: int) -> Pair:
-    """Contexts (B, S) from random places of a text, and the byte that follows each position."""
+    """Contexts (B, S) from random places of a text, and the byte after each position."""
     window = text[torch.randint(len(text) - length, (rows, 1)) + torch.arange(length + 1)]
     return window[:, :-1], window[:, 1:]
 
 
 def train(model: EnergyTransformer, text: Tensor, args: argparse.Namespace) -> None:
-    """AdamW with warm-up and cosine decay, and a loss after every thinking step."""
+    """Train with AdamW, warm-up and cosine decay, and a loss after every thinking step."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3, betas=(0.9, 0.98), weight_decay=0.01)
     warm_up, began = max(1, args.updates // 20), time.monotonic()
     for update in range(1, args.updates + 1):
@@ -136,14 +136,14 @@ def train(model: EnergyTransformer, text: Tensor, args: argparse.Namespace) -> N
 @torch.no_grad()
 def think_longer(model: EnergyTransformer, tokens: Tensor, targets: Tensor) -> list[tuple[float, float]]:
     """Loss and energy after 1 to 8 steps."""
-    states, energies = zip(*think(model, model.read(tokens), 9), strict=True)  # the ninth tells the energy after the eighth
+    states, energies = zip(*think(model, model.read(tokens), 9), strict=True)  # the ninth gives the energy after the eighth
     losses = [F.cross_entropy(y.flatten(0, 1), targets.flatten()).item() for y in states[:8]]
     return [(loss, energy.mean().item()) for loss, energy in zip(losses, energies[1:], strict=True)]
 
 
 @torch.no_grad()
 def best_of(model: EnergyTransformer, tokens: Tensor, targets: Tensor, candidates: int = 4) -> dict[str, float]:
-    """Self-verification: the losses after one step of the candidate that has the lowest energy, byte by byte, and of others."""
+    """Self-verification: loss after one step of the lowest-energy candidate, chosen per byte, and of other choices."""
     context, found = model.read(tokens), list[Pair]()
     for _ in range(candidates):
         (logits, _), (_, energy) = think(model, context, 2)
@@ -155,7 +155,7 @@ def best_of(model: EnergyTransformer, tokens: Tensor, targets: Tensor, candidate
 
 @torch.no_grad()
 def sample(model: EnergyTransformer, tokens: Tensor, args: argparse.Namespace) -> str:
-    """Continue a prompt (S,), byte by byte; only its last position thinks."""
+    """Continue a prompt (S,) byte by byte; only the last position thinks."""
     for _ in range(args.length):
         *_, (logits, _) = think(model, model.read(tokens[None, -args.context :]), args.steps, last=1)
         tokens = torch.cat((tokens, (logits[0, 0] / 0.7).softmax(-1).multinomial(1)))
@@ -163,16 +163,16 @@ def sample(model: EnergyTransformer, tokens: Tensor, args: argparse.Namespace) -
 
 
 OPTIONS = {
-    "updates": (500, "of training"),
-    "rows": (16, "contexts of an update"),
-    "context": (64, "bytes of a context"),
+    "updates": (500, "training updates"),
+    "rows": (16, "contexts per update"),
+    "context": (64, "bytes per context"),
     "steps": (2, "thinking steps in training and in samples"),
-    "length": (200, "bytes of the sample"),
+    "length": (200, "bytes to sample"),
 }
 
 
 def main(argv: list[str] | None = None) -> tuple[list[tuple[float, float]], dict[str, float]]:
-    """Train, then think longer, verify and sample on the last tenth of the text, which was held out."""
+    """Train, then think longer, verify and sample on the last tenth of the text, which is held out."""
     options = argparse.ArgumentParser(description="Train an Energy-Based Transformer on a text, then let it think longer.")
     options.add_argument("text", nargs="?", help="file to train on (default: the help topics of Python)")
     for name, (value, what) in OPTIONS.items():

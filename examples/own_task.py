@@ -1,10 +1,10 @@
-"""A network, a task and data of your own, in R^d: reconstruct a curve from three of its coefficients, step by step.
+"""Your own network, task and data in R^d: reconstruct a curve from three of its coefficients, step by step.
 
     python examples/own_task.py
     cd examples && ebt fit --model own_task.Curves --data own_task.Waves --name curves --trainer.max_steps 400
 
-All that is specific stands in the classes below; training, logging and alarms come with ThinkingTask, and resuming in the
-middle of an epoch with ResumableData.
+Only the classes below are specific to the task. ThinkingTask provides training, logging and alarms. ResumableData can resume
+in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ POINTS = 16
 
 
 class CurveEnergy(nn.Module):
-    """E(x, y) of coefficients x (B, 3) and candidate curves y (N, POINTS), N a multiple of B; one number per curve."""
+    """E(x, y) for coefficients x (B, 3) and candidate curves y (N, POINTS), with N a multiple of B; one energy per curve."""
 
     def __init__(self, width: int = 96) -> None:
         super().__init__()
         self.inner = nn.Sequential(nn.Linear(3 + POINTS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.head = nn.Linear(width, 1, bias=False)
-        nn.init.zeros_(self.head.weight)  # flat at first: nothing moves until the head has learned where to
+        nn.init.zeros_(self.head.weight)  # flat at first: no step moves a curve
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         energies: Tensor = self.head(self.inner(torch.cat((x.repeat(len(y) // len(x), 1), y), -1)))
@@ -37,7 +37,7 @@ class CurveEnergy(nn.Module):
 
 
 class Curves(ThinkingTask):
-    """Batches are dict(x=(B, 3), y=(B, POINTS))."""
+    """Predict curves from coefficients; a batch is dict(x=(B, 3), y=(B, POINTS))."""
 
     def __init__(self, seed: int = 0) -> None:
         recipe = Recipe(min_steps=2, max_steps=4, loss="last")
@@ -58,7 +58,7 @@ class Curves(ThinkingTask):
 
 
 class Pairs(Dataset[dict[str, Tensor]]):
-    """Sums of three waves: their amplitudes are the context, the curve is the target."""
+    """Sums of three waves: the amplitudes are the context, the curve is the target."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.x = torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
@@ -73,7 +73,7 @@ class Pairs(Dataset[dict[str, Tensor]]):
 
 
 class Waves(ResumableData):
-    """Training pairs, and others to validate on."""
+    """Pairs to train on, and other pairs to validate on."""
 
     def __init__(self, count: int = 4096, batch_size: int = 64, seed: int = 0) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Waves(ResumableData):
 
 
 def main(updates: int = 400) -> dict[int, float]:
-    """Train, then think for several numbers of steps; returns the root mean square error after each."""
+    """Train, then think for several numbers of steps; return the root mean square error after each."""
     L.seed_everything(0)
     task = Curves()
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
