@@ -51,7 +51,7 @@ def thinking_curve(
         if title:
             axes.set_title(title)
         if len(lines) > 3:
-            figure.legend(loc="outside lower center", ncols=3)
+            figure.legend(loc="outside lower center", ncols=2)
         elif len(lines) > 1:
             axes.legend()
 
