@@ -31,6 +31,7 @@ from race import Contestant, Turn, options, race, seconds, write
 
 from ebt.cli.terminal import plain_table, print_table
 from ebt.nn import EBTDecoder, EBTEncoder, NetworkConfig
+from ebt.thinking.fast.central import SIZES
 
 Leaves = tuple[Tensor, ...]
 CONTEXT, BOARD = 256, 9
@@ -93,6 +94,15 @@ def along(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[
     return (gradient, *torch.autograd.grad(change, leaves))
 
 
+def central(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[Tensor]:
+    """Differentiate by one backward pass, then two ordinary passes at nudged candidates (``ebt.thinking.fast.central``)."""
+    view = view.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(energy(leaves, view), view)
+    h = SIZES[view.dtype] * view.detach().norm() / slope.norm()
+    change = (energy(leaves, view.detach() + h * slope) - energy(leaves, view.detach() - h * slope)) / (2 * h)
+    return (gradient, *torch.autograd.grad(change, leaves))
+
+
 def twice_functional(energy: Any, leaves: Leaves, view: Tensor, slope: Tensor) -> Sequence[Tensor]:
     gradient, pull = vjp(lambda weights: grad(energy, 1)(weights, view), leaves)
     return (gradient, *pull(slope)[0])
@@ -140,6 +150,8 @@ WAYS: dict[str, tuple[Any, bool, str]] = {
     "double backward, written out": (twice, False, "eager"),
     "double backward": (twice, True, "eager"),
     "directional derivative": (along, True, "eager"),
+    "central differences, written out": (central, False, "eager"),
+    "central differences": (central, True, "eager"),
     "double backward, traced": (twice_functional, True, "traced"),
     "double backward, traced and compiled": (twice_functional, True, "compiled"),
     "directional derivative, traced": (along_functional, True, "traced"),
@@ -171,6 +183,13 @@ def make(name: str, sizes: tuple[int, int, int, bool]) -> tuple[Turn, Turn]:
     return turn, turn
 
 
+def gradients(name: str, sizes: tuple[int, int, int, bool]) -> Tensor:
+    """All gradients of weights and context by one way."""
+    call, context = prepared(name, sizes)
+    with context():
+        return torch.cat([gradient.flatten().double() for gradient in call()[1:]])
+
+
 @dataclass(frozen=True)
 class Result:
     """Speed and memory of one way."""
@@ -181,6 +200,10 @@ class Result:
     """Peak above the memory in use before, in MB."""
     times_first: float
     """Time over that of the library's own way, the first."""
+    error: float
+    """Relative difference of all gradients from those of the first."""
+    cosine: float
+    """Cosine of the angle between both."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,21 +213,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, console = parser.parse_args(argv), Console()
     layers, dim, rows = (1, 128, 1) if args.quick else (4, 64, 32) if args.boards else (2, 256, 3)
     names = [name for name in WAYS if not ((args.quick or args.boards) and "compiled" in name)]  # it takes minutes to compile
-    found = race(
-        [Contestant(name, partial(make, name, (layers, dim, rows, args.boards))) for name in names],
-        args.rounds or 5,
-        args.threads,
-    )
+    sizes = (layers, dim, rows, args.boards)
+    found = race([Contestant(name, partial(make, name, sizes)) for name in names], args.rounds or 5, args.threads)
     first = seconds(found[names[0]], args.clock)
-    results = [
-        Result(name, seconds(one, args.clock), one.memory, seconds(one, args.clock) / first) for name, one in found.items()
-    ]
+    exact, results = gradients(names[0], sizes), []
+    for name, one in found.items():
+        taken, other = seconds(one, args.clock), gradients(name, sizes)
+        error, cosine = ((other - exact).norm() / exact.norm()).item(), F.cosine_similarity(other, exact, dim=0).item()
+        results.append(Result(name, taken, one.memory, taken / first, error, cosine))
     table = plain_table()
-    for column in ("way", "seconds", "over the first", "memory (MB)"):
+    for column in ("way", "seconds", "over the first", "memory (MB)", "error", "cosine"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for one in results:
         memory = "" if one.memory is None else f"{one.memory:.0f}"
-        table.add_row(one.name, f"{one.seconds:.3f}", f"{one.times_first:.2f}", memory)
+        table.add_row(one.name, f"{one.seconds:.3f}", f"{one.times_first:.2f}", memory, f"{one.error:.1e}", f"{one.cosine:.6f}")
     print_table(console, f"{layers} layers of {dim}, {rows} x {BOARD**2 if args.boards else CONTEXT} predictions", table)
     write(args.json, args, results, console)
     return 0

@@ -89,7 +89,8 @@ def refuse_sharding(strategy: Any) -> None:
     if not isinstance(strategy, Sharded) and any(part in name.lower() for part in _REFUSED):
         raise InputError(
             f"trainer.strategy is {name}: gradients of gradients fail, or are left out silently, with its sharded weights. "
-            "Use fsdp (in Python strategy=ebt.training.sharding.Sharded()), or a ModelParallelStrategy with tensor_parallel_size: 1."
+            "Use fsdp (in Python strategy=ebt.training.sharding.Sharded()), or a ModelParallelStrategy with "
+            "tensor_parallel_size: 1."
         )
 
 

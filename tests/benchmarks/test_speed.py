@@ -55,3 +55,4 @@ def test_ways_to_take_the_second_order_term_are_compared(
     assert results[0]["times_first"] == 1
     assert len(results) > 3
     assert all(one["seconds"] > 0 and one["name"] in table for one in results)
+    assert all(one["error"] < (5e-4 if "central" in one["name"] else 1e-5) and one["cosine"] > 0.9999 for one in results)
