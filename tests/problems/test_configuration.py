@@ -55,7 +55,7 @@ def test_names_that_other_libraries_read() -> None:
         (EBTConfig, {"recipe": {"min_steps": 4, "max_steps": 2}}, "min_steps 4 and max_steps 2"),
         (EBTConfig, {"recipe": {"stepps": 4}}, "stepps"),
         (EBTConfig, {"recipe": {"replay_size": 5, "replay_fraction": 0.5}}, "keeps no replay buffer"),
-        (EBTConfig, {"recipe": {"warm_start": 0.5}}, "does not know how far its training is"),
+        (EBTConfig, {"recipe": {"warm_start": 0.5}}, "does not know the progress of training"),
         (EBTSudokuConfig, {"board": 5}, "board is 5: choose one of 4, 6, 9"),
         (SudokuTransformerConfig, {"board": 16}, "board is 16: choose one of"),
         (SudokuTransformerConfig, {"loop": "twice"}, "loop is 'twice': choose one of"),
