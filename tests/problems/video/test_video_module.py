@@ -108,7 +108,7 @@ def test_copies_are_used_once_and_never_on_both_sides(folder: str, tmp_path: Pat
         data.prepare()
     assert data.statistics()["videos"] == {"train": 2}
     shutil.copy(Path(folder) / "3.mp4", copy / "other.mp4")
-    with pytest.raises(InputError, match=r"other\.mp4 is to be for validation, and is for train as .*3\.mp4: take it out"):
+    with pytest.raises(InputError, match=r"other\.mp4 is a validation video and also the train video .*3\.mp4: remove one"):
         module(folder, tmp_path, validation_source=str(copy)).prepare()
 
 
