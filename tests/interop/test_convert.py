@@ -263,7 +263,7 @@ def test_a_folder_that_exists_and_a_tokenizer_of_another_vocabulary_are_refused(
     assert main(["convert", str(path), str(tmp_path)]) == 2
     assert "exists" in capsys.readouterr().err
     assert main(["convert", str(path), str(tmp_path / "model"), "--tokenizer", "bytes"]) == 2
-    assert "257 tokens, but the model has 13" in capsys.readouterr().err
+    assert "257 words, the model 13" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
     convert(path, tmp_path / "model")
     assert "someone/somewhere" in capsys.readouterr().out
