@@ -113,7 +113,7 @@ def test_copies_are_used_once_and_never_on_both_sides(folder: str, tmp_path: Pat
 
 
 def test_a_video_has_no_more_stretches_than_differ(tmp_path: Path) -> None:
-    """8 and 6 frames have 4 and 2 stretches of 5."""
+    """8 and 6 frames have 4 and 2 windows of 5."""
     clips = Path(clip_folder(tmp_path / "clips", 1))
     clip_folder(clips / "short", 1, frames=6, first=40)
     data = module(str(clips), tmp_path, fractions=(0.5, 0.5, 0), windows=16, evaluation_windows=16)
