@@ -85,7 +85,7 @@ def image_curve(
         InputError: If there are no images, or a number of steps is below 1.
     """
     if not len(images) or images.shape != noisy.shape:
-        raise InputError(f"images {tuple(images.shape)}, noisy {tuple(noisy.shape)}: give one or more, of one shape.")
+        raise InputError(f"images {tuple(images.shape)}, noisy {tuple(noisy.shape)}: give one or more, of the same shape.")
     batches = ((images[rows], noisy[rows]) for rows in torch.arange(len(images)).split(batch_size))
     scorer, total = _Images(level), len(images)
     return measure(model, scorer, batches, steps, total=total, kind="looped", **options)

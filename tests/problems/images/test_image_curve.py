@@ -79,7 +79,7 @@ def test_ranks_are_those_of_all_patches_and_steps() -> None:
 def test_no_images_and_no_steps_are_refused() -> None:
     with pytest.raises(InputError, match="give one or more"):
         image_curve(image_ebt(), CLEAN[:0], NOISY[:0], [1])
-    with pytest.raises(InputError, match="of one shape"):
+    with pytest.raises(InputError, match="of the same shape"):
         image_curve(image_ebt(), CLEAN, NOISY[:2], [1])
     with pytest.raises(InputError, match=r"steps is \[0\]"):
         image_curve(image_ebt(), CLEAN, NOISY, [0])
