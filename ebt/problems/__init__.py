@@ -1,6 +1,6 @@
 """Problems: kinds of tasks, each a folder with everything that belongs to it.
 
-What models, folders and the noise schedule are called is found here by name; a problem is imported when it is first asked for.
+Public names are looked up here. A problem is imported when one of its names is first used.
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ __all__ = list(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module(f"{__name__}.registry").models()  # makes them known to ``transformers``
+    importlib.import_module(f"{__name__}.registry").models()  # registers them with ``transformers``
     return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

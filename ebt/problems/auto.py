@@ -1,4 +1,4 @@
-"""Importing it makes the models known to ``transformers``: ``AutoConfig``, ``AutoModelForCausalLM``, ``AutoModel``."""
+"""Importing this module registers the models with ``AutoConfig``, ``AutoModelForCausalLM`` and ``AutoModel``."""
 
 from ebt.problems.registry import models
 

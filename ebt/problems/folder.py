@@ -1,7 +1,7 @@
-"""Model folders: saved atomically, loaded with errors that name what is wrong.
+"""Model folders: saved atomically, and checked when they are loaded.
 
 A folder holds ``config.json``, ``model.safetensors`` and its checksum, ``generation_config.json`` (language models), the module
-that lets ``transformers`` find the classes, and the tokenizer's files if there is one.
+through which ``transformers`` finds the classes, and the files of the tokenizer if there is one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ebt.models.base import HubModel
 from ebt.problems.registry import models
 
 SHOWN = 3
-"""So many names are written out in an error."""
+"""Maximum number of names listed in an error."""
 
 
 def save_folder(
@@ -35,19 +35,24 @@ def save_folder(
     tokenizer: PreTrainedTokenizerBase | None = None,
     extra: Mapping[str, str] | None = None,
 ) -> Path:
-    """Save a model, and its tokenizer, so that a reader finds either the complete new folder or the complete old one.
+    """Save a model and its tokenizer atomically.
 
-    Everything is written beside the folder first, which then takes its place; whatever fails before leaves the old one alone.
-    With a tokenizer, the generation configuration gets its end-of-text and padding tokens where it has none. ``extra``: texts
-    of further files by their names.
+    The files are written to a temporary folder, which then replaces ``directory``. If anything fails before, the old folder is
+    left unchanged. With a tokenizer, missing special token ids of the generation configuration are filled in from it.
+
+    Args:
+        model: Model to save.
+        directory: Target folder: new, empty or a model folder.
+        tokenizer: Tokenizer to save with the model.
+        extra: Contents of additional text files by file name.
 
     Raises:
-        InputError: the directory holds something else than a model, cannot be written, or the tokenizer's vocabulary is not the
-            model's.
+        InputError: If the directory holds something other than a model or cannot be written, or if the vocabulary of the
+            tokenizer differs from the model's.
     """
     target = Path(directory).resolve()
     if target.exists() and not (target / "config.json").is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} exists and is no model folder: choose a new or empty one")
+        raise InputError(f"{target} exists and is not a model folder: choose a new or empty folder")
     if tokenizer is not None:
         tokenizer = _fitting(copy.deepcopy(tokenizer), model.config.to_dict(), str(target))
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -71,16 +76,15 @@ def save_folder(
 
 
 def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | Iterable[str | type[HubModel]] = ()) -> Any:
-    """The model of a folder, in evaluation mode, on the CPU, in the dtype it was saved in.
+    """Load a model in evaluation mode, on the CPU, in the dtype it was saved in.
 
     Args:
-        directory: a model folder, or a run folder of ``ebt fit`` with one named ``model`` in it.
-        expect: model type or types (``"ebt"``) or model classes that the caller can use; any, by default.
+        directory: Model folder, or a run folder of ``ebt fit`` that contains one named ``model``.
+        expect: Accepted model types (``"ebt"``) or model classes. Any by default.
 
     Raises:
-        InputError: no such folder, no or broken configuration, another model type, or weights that are missing, cut short, of
-            other names or shapes than the configuration asks for, or other than those that were saved, where the folder has
-            their checksums.
+        InputError: If the folder does not exist, its configuration is missing or invalid, the model type is not accepted, or
+            the weights are missing, truncated, do not match the configuration or do not match their checksums.
     """
     folder = find_folder(directory)
     config = _read_config(folder)
@@ -97,44 +101,40 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
             return model_class.from_pretrained(folder, local_files_only=True)
     except InputError:
         raise
-    except Exception as error:  # of a malformed further file, which may raise anything
+    except Exception as error:  # a malformed file may raise anything
         raise InputError(f"{folder} cannot be loaded ({error}): save the model again") from error
 
 
 def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
-    """The tokenizer of a model folder or run folder.
+    """Load the tokenizer of a model folder or run folder.
 
     Raises:
-        InputError: no such folder, no tokenizer in it, one that cannot be read, or one of another vocabulary than the model's.
+        InputError: If there is no such folder, it has no readable tokenizer, or the vocabulary differs from the model's.
     """
-    models()  # whose configurations a tokenizer's class may depend on
+    models()  # the class of a tokenizer may depend on their configurations
     folder = find_folder(directory)
     config = _read_config(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         named = config.get("tokenizer_reference")
         known = f" It was trained with {named}: convert it again with --tokenizer FOLDER." if named else ""
-        remedy = "save the model with one, `save_folder(model, directory, tokenizer)`."
+        remedy = "save the model together with it, `save_folder(model, directory, tokenizer)`."
         raise InputError(f"{folder} has no tokenizer: {remedy}{known}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the Rust side raises plain Exception on a malformed file
+    except Exception as error:  # the Rust code raises a plain Exception for a malformed file
         raise InputError(f"the tokenizer of {folder} cannot be read ({error}): save it again") from error
     return _fitting(tokenizer, config, str(folder))
 
 
 def find_folder(directory: str | PathLike[str]) -> Path:
-    """The model folder that a directory is, or has under the name ``model``.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return ``directory`` or its subfolder ``model``, whichever is a model folder. Raises ``InputError`` if neither is."""
     path = Path(directory)
     if not path.is_dir():
-        raise InputError(f"{path} is no folder: give a model folder, or a run folder of `ebt fit`")
+        raise InputError(f"not a directory: {path}. Give a model folder, or a run folder of `ebt fit`")
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
             return folder
-    raise InputError(f"{path} has no config.json, nor has {path / 'model'}: give a model folder, or a run folder of `ebt fit`")
+    raise InputError(f"neither {path} nor {path / 'model'} has a config.json: give a model or run folder")
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): save the model again") from error
     if not isinstance(config, dict):
-        raise InputError(f"{path} is no JSON object: save the model again")
+        raise InputError(f"{path} is not a JSON object: save the model again")
     return config
 
 
@@ -182,13 +182,13 @@ def _model_class(
     if found not in accepted:
         raise InputError(
             f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted))} is needed: "
-            "give the folder of such a model"
+            "give the folder of a model of that type"
         )
     return known[found]
 
 
 def _compare(folder: Path, wanted: dict[str, tuple[int, ...]]) -> None:
-    """Raises InputError unless the weights of a folder can be read and have the shapes ``wanted``."""
+    """Raise ``InputError`` unless the weights of a folder are readable and have the shapes ``wanted``."""
     files, stored = sorted(folder.glob("model*.safetensors")), dict[str, tuple[int, ...]]()
     if not files:
         raise InputError(f"{folder} has no weights (model.safetensors): copy the whole folder, or save the model again")
@@ -207,15 +207,15 @@ def _compare(folder: Path, wanted: dict[str, tuple[int, ...]]) -> None:
     if any(problems.values()):
         more = {what: f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "" for what, names in problems.items()}
         found = "; ".join(f"{what} {', '.join(names[:SHOWN])}{more[what]}" for what, names in problems.items() if names)
-        raise InputError(f"the weights in {folder} do not fit its config.json: they {found}. Use the one they came with")
+        raise InputError(f"the weights in {folder} do not match its config.json: they {found}. Use the file saved with them")
 
 
 def _fitting(tokenizer: Any, config: dict[str, Any], where: str) -> Any:
-    """The tokenizer, of the model's vocabulary, with the model's context as its longest text unless it is shorter already."""
+    """Return the tokenizer with its maximum length limited to the model's context, after comparing the vocabularies."""
     if len(tokenizer) != config.get("vocab_size"):
         raise InputError(
-            f"{where}: the tokenizer has {len(tokenizer)} words, the model {config.get('vocab_size')}. "
-            "Use the tokenizer that the model was trained with"
+            f"{where}: the tokenizer has {len(tokenizer)} tokens, but the model has {config.get('vocab_size')}. "
+            "Use the tokenizer the model was trained with"
         )
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.get("context_length") or tokenizer.model_max_length)
     return tokenizer

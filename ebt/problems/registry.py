@@ -1,4 +1,4 @@
-"""Problems: kinds of tasks, each with everything that belongs to it, and where their parts are found by name."""
+"""Problems, and the registry through which models and configurations are found by name."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ebt.models.base import HubModel
 from ebt.training.task import ThinkingTask
 
 BUILT_IN = ("language", "sudoku", "images", "video")
-"""Folders beside this file whose module ``problem`` has a ``PROBLEM``."""
+"""Subpackages with a module ``problem`` that defines ``PROBLEM``."""
 GROUP = "ebt.problems"
-"""The group of entry points by which other packages register their own: ``NAME = "package.module:PROBLEM"``."""
+"""Entry point group through which other packages register problems: ``NAME = "package.module:PROBLEM"``."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What ``ebt think`` asks of a problem's data; None is the problem's own."""
+    """What ``ebt think`` asks of a problem's data. ``None`` stands for the problem's default."""
 
     checkpoint: str
     models: Mapping[str, Any]
-    """The models to compare, by their folders; the first is that of ``checkpoint``."""
+    """Models to compare, by folder. The first is that of ``checkpoint``."""
     data: str | None = None
     split: str = "test"
     givens: int | None = None
@@ -52,83 +52,79 @@ class HeldOut:
     """Data that a model was not trained on."""
 
     name: str
-    """For titles."""
+    """Name for titles."""
     size: int
-    """Rows, for progress."""
+    """Number of rows, for progress."""
     data: Any
-    """What the problem's ``curve`` takes."""
+    """Argument of the problem's ``curve``."""
     note: str = ""
-    """What the user should know about it."""
+    """Note for the user."""
 
 
 class Problem(ABC):
-    """A kind of task: models, data, loss, quality, pictures, configurations.
+    """A kind of task: models, data, loss, metrics, pictures, configurations.
 
-    A subclass sets the fields and implements the methods; one instance of it is registered.
+    A subclass sets the fields and implements the methods. One instance of it is registered.
     """
 
     name: ClassVar[str]
     models: ClassVar[tuple[type[HubModel], ...]]
-    """Models that think, and their rivals."""
+    """Models that think, and their baselines."""
     task: ClassVar[type[ThinkingTask]]
     data: ClassVar[type[LightningDataModule]]
     measure: ClassVar[Measure]
     columns: ClassVar[tuple[str, ...]]
-    """Of tables of quality."""
+    """Column titles of quality tables."""
     options: ClassVar[Collection[str]] = ()
-    """What of ``ebt think`` is for this problem: candidates, rule, tolerance, givens, noise, shifted."""
+    """Options of ``ebt think`` that apply: candidates, rule, tolerance, givens, noise, shifted."""
     rules: ClassVar[Collection[str]] = ("lowest", "highest", "largest_drop")
-    """Rules by which candidates of this problem can be chosen."""
+    """Rules by which a candidate can be chosen."""
 
     @abstractmethod
     def cells(self, point: Any) -> list[str]:
-        """A point of a curve, for the columns."""
+        """Format a point of a curve for the columns."""
 
     @abstractmethod
     def told(self, point: Any) -> str:
-        """The quality of a point, in words."""
+        """Describe the quality of a point."""
 
     @abstractmethod
     def held_out(self, request: Request) -> HeldOut:
-        """Data to measure on.
+        """Load the data to measure on.
 
         Raises:
-            InputError: none are known, or the models cannot be compared.
+            InputError: If no data are known, or the models cannot be compared.
         """
 
     @abstractmethod
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
     ) -> Curve[Any]:
-        """Quality for every number of steps and candidates."""
+        """Measure the quality for every number of steps and candidates."""
 
     def pictures(self, folder: Path, request: Request, held_out: HeldOut, steps: int) -> list[Path]:
-        """Pictures beside the curves; returns their files."""
+        """Draw further pictures and return their paths."""
         return []
 
 
 @cache
 def problems() -> dict[str, Problem]:
-    """All problems by name: the library's own, and those that installed packages register."""
+    """Return all problems by name: the library's own, and those registered by installed packages."""
     found: dict[str, Problem] = {name: importlib.import_module(f"ebt.problems.{name}.problem").PROBLEM for name in BUILT_IN}
     return {**found, **{entry.name: entry.load() for entry in entry_points(group=GROUP)}}
 
 
 def problem_of(model_type: str) -> Problem:
-    """The problem that a model type belongs to.
-
-    Raises:
-        InputError: none.
-    """
+    """Return the problem a model type belongs to. Raises ``InputError`` if there is none."""
     for problem in problems().values():
         if any(model.config_class.model_type == model_type for model in problem.models):
             return problem
-    raise InputError(f"no problem has models of type {model_type!r}: install the package that it comes from")
+    raise InputError(f"no problem has models of type {model_type!r}: install the package that provides it")
 
 
 @cache
 def models() -> dict[str, type[HubModel]]:
-    """All models by the ``model_type`` of their configuration, known to the auto classes of ``transformers`` from now on."""
+    """Return all model classes by ``model_type``, and register them with the auto classes of ``transformers``."""
     found = {model.config_class.model_type: model for problem in problems().values() for model in problem.models}
     for model_type, model in found.items():
         transformers.AutoConfig.register(model_type, model.config_class, exist_ok=True)
@@ -137,7 +133,7 @@ def models() -> dict[str, type[HubModel]]:
 
 
 def configurations() -> dict[str, Path]:
-    """All configurations by name, ``PROBLEM/NAME``: ``language/ebt`` is ``ebt/problems/language/configs/ebt.yaml``."""
+    """Return all configurations by name, ``PROBLEM/NAME``. ``language/ebt`` is ``ebt/problems/language/configs/ebt.yaml``."""
     files = sorted(Path(__file__).parent.glob("*/configs/*.yaml"))
     found = {f"{path.parents[1].name}/{path.stem}": path for path in files}
     for entry in entry_points(group=GROUP):
@@ -147,11 +143,12 @@ def configurations() -> dict[str, Path]:
 
 
 def find_configuration(name: str) -> Path:
-    """The file of a configuration: a path, or a name as ``configurations`` has it (a leading ``configs/`` and a trailing
-    ``.yaml`` do not matter).
+    """Return the file of a configuration.
+
+    ``name`` is a path, or a name of ``configurations``. A leading ``configs/`` and a trailing ``.yaml`` are ignored.
 
     Raises:
-        InputError: no such file and no such name.
+        InputError: If there is no such file or name.
     """
     path = Path(name)
     if path.is_file():
@@ -166,15 +163,11 @@ def find_configuration(name: str) -> Path:
 
 
 def same(what: str, values: Collection[Any]) -> None:
-    """Whether models can be compared.
-
-    Raises:
-        InputError: they differ in something.
-    """
+    """Check that models can be compared. Raises ``InputError`` if ``values`` differ."""
     if len(set(values)) > 1:
         raise InputError(f"the models differ in {what} ({sorted(map(str, set(values)))}): compare models of one kind")
 
 
 def unknown_data(folder: str) -> InputError:
-    """The error of a model folder that does not know its data."""
-    return InputError(f"{folder} does not belong to a run folder, which would know its data: name them with --data.")
+    """Return the error for a model folder whose data are unknown."""
+    return InputError(f"{folder} is not part of a run folder, so its data are unknown: give them with --data.")

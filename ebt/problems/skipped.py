@@ -1,6 +1,6 @@
-"""What becomes of bad parts of a source (a file, a line, a row)."""
+"""How bad parts of a source (files, lines, rows) are handled."""
 
 from typing import Literal
 
 OnError = Literal["skip", "refuse"]
-"""They are skipped with one warning, or the first of them is an error."""
+"""``"skip"`` skips them with one warning, ``"refuse"`` raises an error for the first."""

@@ -222,7 +222,7 @@ def test_other_models_and_missing_images_are_refused(
     assert "ebt_sudoku" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     assert denoise(str(tmp_path / "empty"), "--checkpoint", model) == 2
-    assert "holds no images" in capsys.readouterr().err
+    assert "has no images" in capsys.readouterr().err
 
 
 def test_the_mean_of_overlapping_tiles_is_smooth() -> None:

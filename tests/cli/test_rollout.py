@@ -85,7 +85,7 @@ def test_a_short_video_serves_fewer_frames(folders: dict[str, str], tmp_path: Pa
     short = clip_folder(tmp_path / "short", 1, frames=3, first=30)
     assert main(["rollout", "--checkpoint", folders["colour"], "--data", short, "--given", "2", "--frames", "1"]) == 0
     assert main(["rollout", "--checkpoint", folders["colour"], "--data", short, "--frames", "1"]) == 2
-    assert "has 3 frames, 5 are needed" in capsys.readouterr().err
+    assert "has 3 frames, but 5 are needed" in capsys.readouterr().err
 
 
 def test_an_encoder_that_cannot_decode_gives_numbers(tmp_path: Path, capsys: Captured) -> None:
@@ -147,10 +147,10 @@ def test_thinking_curves_of_frames(folders: dict[str, str], tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("command", "model", "options", "message"),
     [
-        ("rollout", "ebt", [], "does not belong to a run folder"),
+        ("rollout", "ebt", [], "is not part of a run folder"),
         ("rollout", "unknown", ["--data", "digits"], 'add "encoding" to its config.json'),
         ("rollout", "ebt", ["--data", "nowhere.mp4"], "nowhere.mp4 does not exist"),
-        ("rollout", "colour", ["--data", "CLIPS", "--frames", "9"], "frames, 13 are needed. Give others"),
+        ("rollout", "colour", ["--data", "CLIPS", "--frames", "9"], "frames, but 13 are needed"),
         ("rollout", "colour", ["--data", "CLIPS", "--split", "shifted"], "harder test of moving digits"),
         ("rollout", "ebt", ["--data", "digits", "--mp4"], "--mp4 writes files: give --out"),
         ("rollout", "ebt", ["--data", "digits", "--frames", "0"], "no whole number of at least 1"),

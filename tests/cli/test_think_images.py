@@ -51,7 +51,7 @@ def test_a_tolerance_stops(folders: dict[str, str], capsys: pytest.CaptureFixtur
     [
         (["--candidates", "2"], "--candidates is not for images"),
         (["--givens", "4"], "--givens is not for images"),
-        ([], "does not belong to a run folder"),
+        ([], "is not part of a run folder"),
     ],
 )
 def test_options_of_other_tasks_are_refused(

@@ -1,1 +1,1 @@
-"""Images: noise to remove, pixels to fill in."""
+"""Images: remove noise, fill in pixels."""

@@ -10,9 +10,9 @@ from ebt.thinking import Euclidean, Gradient
 
 
 class _ImageFields(NetworkFields):
-    """Fields of a model of square images, cut into patches, with the blocks of Diffusion Transformers.
+    """Fields of a model of square images, cut into patches, with Diffusion Transformer blocks.
 
-    ``noise_level``: the share of the noise schedule up to which it was trained.
+    ``noise_level``: highest noise level in training, as a share of the noise schedule.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class _ImageFields(NetworkFields):
     ) -> None:
         if num_channels not in (1, 3) or image_size % patch_size:
             given = f"num_channels {num_channels}, image_size {image_size}, patch_size {patch_size}"
-            raise InputError(f"{given}: images have 1 or 3 channels and a size that patches divide")
+            raise InputError(f"{given}: give 1 or 3 channels, and an image_size that is a multiple of patch_size")
         self.num_channels, self.image_size, self.patch_size = num_channels, image_size, patch_size
         self.noise_level = noise_level
         super().__init__(block=block, conditioning=conditioning, norm_eps=norm_eps, **kwargs)
@@ -37,12 +37,12 @@ class _ImageFields(NetworkFields):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image."""
+        """Shape (C, H, W) of an image."""
         return self.num_channels, self.image_size, self.image_size
 
     @property
     def patches(self) -> int:
-        """Of an image."""
+        """Number of patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -58,7 +58,7 @@ class EBTImagesConfig(_ImageFields, ThinkingFields):
 
 
 class DiTImagesConfig(_ImageFields):
-    """Diffusion Transformer, the rival of ``EBTImagesConfig``, over ``noise_levels`` levels of a linear schedule."""
+    """Diffusion Transformer, the baseline of ``EBTImagesConfig``, with a linear schedule of ``noise_levels`` levels."""
 
     model_type = "ebt_dit_images"
     unused = (*(name for name in TWINS if name != "conditioning"), "rope_theta")
@@ -67,4 +67,4 @@ class DiTImagesConfig(_ImageFields):
         self.noise_levels = noise_levels
         super().__init__(noise_level, **kwargs)
         if self.conditioning not in ("none", "modulation"):
-            raise InputError(f"conditioning is {self.conditioning!r}: the noise level is told by modulation, or not at all")
+            raise InputError(f"conditioning is {self.conditioning!r}: choose modulation, which sees the noise level, or none")

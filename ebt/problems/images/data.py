@@ -1,4 +1,4 @@
-"""Crops of images as batches."""
+"""Batches of image crops."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from ebt.problems.skipped import OnError
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
 
 KEPT = 512
-"""So many decoded images stay in memory."""
+"""Number of decoded images kept in memory."""
 
 
 class Varied(Dataset[dict[str, Tensor]]):
-    """Examples that are other ones in each epoch."""
+    """Examples that differ from epoch to epoch."""
 
     epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose them."""
+        """Set the epoch, which determines the examples."""
         self.epoch = epoch
 
 
 class Crops(Varied):
     """Square crops, a function of (seed, epoch, index): dict(``image`` (C, size, size)).
 
-    Images smaller than ``size`` are continued by their mirror image. Each is cropped ``each`` times in one epoch; with ``flip``
-    every other crop is mirrored. ``level`` goes into every example.
+    Images smaller than ``size`` are extended by reflection. Each is cropped ``each`` times per epoch. With ``flip`` a random
+    half of the crops is mirrored. ``level`` is added to every example.
     """
 
     def __init__(
@@ -64,27 +64,27 @@ def _decoded(images: Images, index: int, channels: int, size: int) -> np.ndarray
 
 
 class SplitData(ResumableData):
-    """Splits that share nothing, from sources of their own or as shares of one; a subclass makes ``sets`` and their examples.
+    """Disjoint splits, from separate sources or as shares of one. A subclass fills ``sets`` and makes their examples.
 
-    The order of training batches depends on the seed and the epoch alone; a checkpoint written in the middle of an epoch
-    resumes with the next batch. Evaluation always sees the same.
+    The order of training batches depends only on the seed and the epoch. A checkpoint saved within an epoch resumes with the
+    next batch. Evaluation examples are always the same.
 
     Args:
-        source, validation_source, test_source: see the subclass.
-        batch_size, evaluation_batch_size: B, per process; evaluation takes ``batch_size`` by default.
-        seed: of the split, the order and the examples of an epoch.
-        fractions: shares for training, validation and test, where neither sources of their own are given nor parts of one.
-        num_workers: processes that prepare batches.
-        on_error: what cannot be used is left out with one warning ("skip"), or ends the run ("refuse").
+        source, validation_source, test_source: See the subclass.
+        batch_size, evaluation_batch_size: B, per process. Evaluation uses ``batch_size`` by default.
+        seed: Seed of the split, the order and the examples of an epoch.
+        fractions: Shares of training, validation and test, for splits without a source of their own.
+        num_workers: Number of processes that prepare batches.
+        on_error: ``"skip"`` skips bad items with one warning, ``"refuse"`` raises an error for the first.
 
     Raises:
-        InputError: by ``__init__`` for settings out of range; by ``prepare`` for sources without anything to use.
+        InputError: By ``__init__`` if settings are out of range. By ``prepare`` if a source has nothing usable.
     """
 
     what: str
-    """Of what there are splits, in errors."""
+    """Name of an item, for errors."""
     test_names: list[str]
-    """The names of the test sets, in the order of their loaders; none for a single one."""
+    """Names of the test sets, in the order of their loaders. Empty for a single test set."""
 
     def __init__(
         self,
@@ -111,11 +111,11 @@ class SplitData(ResumableData):
         self.sets, self.skipped = dict[str, Any](), dict[str, str]()
 
     def examples(self, name: str) -> Varied:
-        """Those of a set: a split, or one of ``test_names``."""
+        """Return the examples of a set: a split, or one of ``test_names``."""
         raise NotImplementedError
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[DataLoader[dict[str, Tensor]]]:
-        """The same examples every time; an empty list, which skips validation, without such a split."""
+        """The same examples every time. An empty list, which skips validation, if there is no validation split."""
         self.prepare()
         return self.evaluation_loader(self.examples("validation")) if "validation" in self.sets else []
 
@@ -127,15 +127,15 @@ class SplitData(ResumableData):
         return [self.evaluation_loader(self.examples(name)) for name in self.test_names or ["test"]]
 
     def split(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Splits without a common item: those that are there stay, missing ones are drawn from those for training."""
+        """Complete the splits: those in ``found`` are kept, missing ones are drawn from the training split."""
         whole, fractions = found["train"], zip(SPLITS, self.hparams["fractions"], strict=True)
         shares = {split: share for split, share in fractions if split not in found and share > 0}
         counts = {split: max(1, round(share * len(whole))) for split, share in shares.items()}
         if sum(counts.values()) >= len(whole):
             raise InputError(
                 f"{whole.source} has {len(whole)} {self.what}(s), too few for {', '.join(['train', *counts])}: give more, or "
-                "others to hold out (in a study --validation; in a configuration validation_source and test_source, or "
-                "fractions [1, 0, 0] for none)."
+                "separate ones to hold out (in a study --validation; in a configuration validation_source and test_source, "
+                "or fractions [1, 0, 0] for none)."
             )
         order = np.random.default_rng(self.seed).permutation(len(whole)).tolist()
         parts = dict(found)
@@ -147,19 +147,19 @@ class SplitData(ResumableData):
 class ImageDataModule(SplitData):
     """Batches of crops: dict(``image`` (B, C, size, size)), values in [-1, 1].
 
-    The splits share no image. The places of the crops depend on the seed and the epoch.
+    The splits share no image. The positions of the crops depend on the seed and the epoch.
 
     Args:
-        source: where images come from, see ``ebt.problems.images.sources.open_images``; the embedded photos by default.
-        validation_source, test_source: sources of their own.
-        image_field: of a Hugging Face dataset.
-        size: of a crop, in pixels.
+        source: Source of images, see ``ebt.problems.images.sources.open_images``. The embedded photos by default.
+        validation_source, test_source: Separate sources.
+        image_field: Field with the images, in a Hugging Face dataset.
+        size: Height and width of a crop, in pixels.
         channels: 3, or 1 for grey images.
-        crops: of an image in one epoch.
-        evaluation_crops: of an image in evaluation.
-        flip: mirror every other training crop.
-        levels: the noise levels of the test sets, as shares of the schedule; one set, ``noise_LEVEL``, for each.
-        settings: see ``SplitData``.
+        crops: Crops per image and epoch.
+        evaluation_crops: Crops per image in evaluation.
+        flip: Whether to mirror a random half of the training crops.
+        levels: Noise levels of the test sets, as shares of the schedule. There is one set, ``noise_LEVEL``, for each.
+        settings: See ``SplitData``.
     """
 
     what = "image"
@@ -180,7 +180,7 @@ class ImageDataModule(SplitData):
     ) -> None:
         super().__init__(source, validation_source, test_source, **settings)
         if min(size, crops, evaluation_crops) < 1:
-            raise InputError("size, numbers of crops and batch sizes must be at least 1.")
+            raise InputError("size, crops and evaluation_crops must be at least 1.")
         if channels not in (1, 3):
             raise InputError(f"channels is {channels}: give 3, or 1 for grey images.")
         if bad := [level for level in levels if not 0 < level <= 1]:
@@ -189,7 +189,7 @@ class ImageDataModule(SplitData):
         self.test_names = list(self.levels)
 
     def prepare(self) -> None:
-        """Find all images, once; any later call returns at once."""
+        """Find all images. Later calls return at once."""
         if self.sets:
             return
         found = dict[str, Images]()
@@ -203,13 +203,13 @@ class ImageDataModule(SplitData):
         self.sets = self.split(found)
 
     def statistics(self) -> dict[str, Any]:
-        """What the data are: source, size of the crops, number of images of each split, and what was skipped."""
+        """Describe the data: source, size of the crops, number of images per split, and skipped images."""
         self.prepare()
         told = {"source": self.sources["train"], "size": self.image_size, "channels": self.channels}
         return {**told, "images": {split: len(images) for split, images in self.sets.items()}, "skipped": self.skipped}
 
     def train_dataloader(self) -> ResumableLoader:
-        """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
+        """Batches in the order of (seed, epoch). An incomplete last batch is dropped, unless it is the only one."""
         return self.training_loader(self.examples("train"), EpochSampler)
 
     def examples(self, name: str) -> Crops:

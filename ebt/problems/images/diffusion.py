@@ -1,7 +1,7 @@
-"""Noise schedules, and the training loss of a diffusion model that learns its variance; samplers are those of ``diffusers``.
+"""Noise schedules, and the training loss of a diffusion model that learns its variance. Samplers are those of ``diffusers``.
 
-Letters: T noise levels, B rows, C channels, H x W pixels. ``kept`` is the share of the signal's power that noise level t leaves
-(alpha bar), ``t`` a level (B,) from 0.
+Letters: T noise levels, B rows, C channels, H x W pixels. ``kept`` is the share of the signal's power left at noise level t
+(alpha bar). ``t`` is a level (B,), counted from 0.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ebt.errors import InputError
 class NoiseSchedule:
     """Noise levels: ``x[t] = sqrt(kept[t]) x + sqrt(1 - kept[t]) noise``, in double precision.
 
-    ``betas`` (T,): the power of the noise that each level adds. ``least_log_variance`` (T,): logarithm of the variance of
-    x[t-1] given x[t] and x; at the first level, where it is zero, the second's.
+    ``betas`` (T,): power of the noise added by each level. ``least_log_variance`` (T,): logarithm of the variance of x[t-1]
+    given x[t] and x. At the first level, where the variance is zero, it is that of the second.
     """
 
     def __init__(self, betas: Tensor) -> None:
@@ -31,56 +31,56 @@ class NoiseSchedule:
 
     @classmethod
     def linear(cls, levels: int = 1000) -> NoiseSchedule:
-        """The linear schedule (Ho et al. 2020), for any number of levels the same noise in all.
+        """Return the linear schedule (Ho et al. 2020), with the same total noise for any number of levels.
 
         Raises:
-            InputError: too few levels for it.
+            InputError: If there are too few levels.
         """
         if levels < 21:
-            raise InputError(f"noise levels {levels}: the linear schedule needs at least 21")
+            raise InputError(f"noise levels {levels}: give at least 21 for the linear schedule")
         scale = 1000 / levels
         return cls(torch.linspace(scale * 1e-4, scale * 0.02, levels, dtype=torch.float64))
 
     def level(self, share: float) -> int:
-        """The level t of a share of the schedule: 0.1 of 1000 levels is level 99.
+        """Convert a share of the schedule to a level t: 0.1 of 1000 levels is level 99.
 
         Raises:
-            InputError: a share outside of (0, 1].
+            InputError: If the share is outside (0, 1].
         """
         if not 0 < share <= 1:
-            raise InputError(f"noise level {share}: give a share of the schedule, above 0 and at most 1, such as 0.1")
+            raise InputError(f"noise level {share}: give a share of the schedule, above 0 and at most 1, for example 0.1")
         return max(0, round(share * len(self.betas)) - 1)
 
     def respaced(self, levels: Tensor) -> NoiseSchedule:
-        """The schedule that visits only some ``levels`` (n,), in ascending order, with the same noise at each."""
+        """Return the schedule that visits only some ``levels`` (n,), in ascending order, with the same noise at each."""
         kept = self.kept[levels]
         return NoiseSchedule(1 - kept / torch.cat((kept.new_ones(1), kept[:-1])))
 
     def noised(self, image: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Images (B, C, H, W) at noise levels t (B,)."""
+        """Return images (B, C, H, W) at noise levels t (B,)."""
         return _at(self.kept.sqrt(), t, image) * image + _at((1 - self.kept).sqrt(), t, image) * noise
 
     def noisy(self, images: Tensor, level: float, seed: int = 0) -> Tensor:
-        """Images (B, C, H, W) at one noise level, a share of the schedule, with noise drawn from a seed."""
+        """Return images (B, C, H, W) at one noise level, a share of the schedule, with noise drawn from a seed."""
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed), dtype=images.dtype)
         return self.noised(images, noise, torch.full((len(images),), self.level(level)))
 
     def clean(self, noisy: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The images (B, C, H, W) that a predicted noise implies."""
+        """Return the images (B, C, H, W) implied by a predicted noise."""
         return _at((1 / self.kept).sqrt(), t, noisy) * noisy - _at((1 / self.kept - 1).sqrt(), t, noisy) * noise
 
     def loss(self, output: Tensor, image: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Square error of the predicted noise, and the variational bound that trains the variance alone, in bits; both (B,).
+        """Squared error of the predicted noise, and the variational bound in bits, which trains the variance only; both (B,).
 
-        Nichol and Dhariwal (2021), section 3.1: at the first level the likelihood of the 8-bit image, at others the divergence
-        of the step's two normal distributions.
+        Nichol and Dhariwal (2021), section 3.1. The bound is the likelihood of the 8-bit image at the first level, and the
+        divergence of the two normal distributions of the step at the others.
 
         Args:
-            output: predicted noise and variance (B, 2C, H, W); the variance is a place between the least (-1) and the largest
-                one (1) on the logarithmic scale.
-            image: clean images (B, C, H, W).
-            noise: standard normal draws, with which the network saw ``noised(image, noise, t)``.
-            t: levels (B,).
+            output: Predicted noise and variance (B, 2C, H, W). The variance is a position on the logarithmic scale, from the
+                smallest variance (-1) to the largest (1).
+            image: Clean images (B, C, H, W).
+            noise: Standard normal noise, as in the network's input ``noised(image, noise, t)``.
+            t: Levels (B,).
         """
         predicted, place = output.chunk(2, 1)
         noisy, share = self.noised(image, noise, t), (place + 1) / 2
@@ -93,25 +93,25 @@ class NoiseSchedule:
         return (noise - predicted).square().flatten(1).mean(1), bound.flatten(1).mean(1) / math.log(2)
 
     def _step(self, image: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """The mean of x[t-1] given x[t] and x."""
+        """Mean of x[t-1] given x[t] and x."""
         clean = self.betas * self._before.sqrt() / (1 - self.kept)
         rest = (1 - self._before) * (1 - self.betas).sqrt() / (1 - self.kept)
         return _at(clean, t, image) * image + _at(rest, t, image) * noisy
 
     def sampler(self, kind: str = "ddim") -> Any:
-        """``diffusers``' DDIM or DDPM scheduler for this schedule, step by step through all levels; images are clipped."""
-        from diffusers import DDIMScheduler, DDPMScheduler  # not above: it takes a second
+        """Return the DDIM or DDPM scheduler of ``diffusers`` for this schedule, with a step per level and clipped images."""
+        from diffusers import DDIMScheduler, DDPMScheduler  # imported late: it takes a second
 
         options = {"num_train_timesteps": len(self.betas), "trained_betas": self.betas.tolist(), "clip_sample": True}
         scheduler: Any = DDIMScheduler(**options) if kind == "ddim" else DDPMScheduler(**options, variance_type="learned_range")
         scheduler.set_timesteps(len(self.betas))
-        # it has rounded the schedule to float32
+        # restore the schedule, which diffusers rounds to float32
         scheduler.betas, scheduler.alphas, scheduler.alphas_cumprod = self.betas, 1 - self.betas, self.kept
         return scheduler
 
 
 def _at(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
-    """Values (T,) at levels t (B,), broadcastable to images."""
+    """Return values (T,) at levels t (B,), broadcastable to images."""
     return values.to(t.device)[t].to(like.dtype).view(-1, 1, 1, 1)
 
 
@@ -122,7 +122,7 @@ def _divergence(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_lo
 
 
 def _pixel_log_likelihood(image: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Log-likelihood of 8-bit pixels in [-1, 1] under a normal distribution, whose tails belong to black and white."""
+    """Log-likelihood of 8-bit pixels in [-1, 1] under a normal distribution. Its tails count as black and white."""
     off, precision = image - mean, (-log_variance / 2).exp()
     upper, lower = (_normal_cdf(precision * (off + sign / 255)) for sign in (1, -1))
     mass = torch.where(image < -0.999, upper, torch.where(image > 0.999, 1 - lower, upper - lower))
@@ -130,5 +130,5 @@ def _pixel_log_likelihood(image: Tensor, mean: Tensor, log_variance: Tensor) -> 
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    """The approximation that published diffusion models use."""
+    """Approximate the normal CDF as published diffusion models do."""
     return (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2

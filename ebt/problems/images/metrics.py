@@ -1,4 +1,4 @@
-"""Denoised images: quality against thinking steps, and whether energy knows where the errors are.
+"""Denoising metrics: quality against thinking steps, and whether energy indicates where the errors are.
 
 Letters: B images, C channels, H x W pixels with values in [-1, 1], S patches of p x p, T steps.
 """
@@ -27,24 +27,24 @@ MEASURE = Measure("psnr", "PSNR (dB)", "image", higher=True)
 
 @dataclass(frozen=True)
 class ImagePoint(Point):
-    """Quality of denoised images; means over images."""
+    """Quality of denoised images. Means are over images."""
 
     psnr: float
     """Peak signal-to-noise ratio, in dB."""
     psnr_error: float | None
-    """Standard error of ``psnr`` over images; None for a single one."""
+    """Standard error of ``psnr`` over images. ``None`` for a single image."""
     mse: float
-    """Mean square error of pixels in [0, 1]."""
+    """Mean squared error of pixels in [0, 1]."""
     psnrs: list[float]
     """PSNR of every image, for paired comparisons."""
 
 
 SAMPLE = 2000
-"""So many pairs of energy and error are kept for pictures."""
+"""Maximum number of pairs of energy and error kept for pictures."""
 
 
 def square_errors(found: Tensor, images: Tensor) -> Tensor:
-    """Mean square error (B,) of pixels in [0, 1]; what lies outside is clipped."""
+    """Mean squared error (B,) of pixels in [0, 1]. Values outside are clipped."""
     return ((found.clamp(-1, 1) - images) / 2).square().flatten(1).mean(1)
 
 
@@ -54,7 +54,7 @@ def psnr(found: Tensor, images: Tensor) -> Tensor:
 
 
 def ssim(found: Tensor, images: Tensor) -> float | None:
-    """Mean structural similarity, in [-1, 1]; None of images below the 11 pixels of its window."""
+    """Mean structural similarity, in [-1, 1]. ``None`` for images smaller than the 11 pixels of its window."""
     if min(images.shape[-2:]) < 11:
         return None
     similarity: Any = structural_similarity_index_measure(found.clamp(-1, 1), images, data_range=2.0)
@@ -70,19 +70,19 @@ def image_curve(
     batch_size: int = 32,
     **options: Any,
 ) -> Curve[ImagePoint]:
-    """PSNR of an EBT after each number of steps, or of a Diffusion Transformer by DDIM with so many evaluations.
+    """Measure the PSNR of an EBT after each number of steps, or of a Diffusion Transformer by DDIM with as many evaluations.
 
     Args:
-        model: an ``EBTForImages`` or ``DiTForImages``.
-        images: clean images (B, C, H, W).
-        noisy: the same with noise (B, C, H, W).
-        steps: numbers of steps to measure.
-        level: the noise, as a share of the schedule, which a Diffusion Transformer must be told.
-        batch_size: images at once.
-        **options: as for ``ebt.evaluation.measure.measure``.
+        model: An ``EBTForImages`` or ``DiTForImages``.
+        images: Clean images (B, C, H, W).
+        noisy: The same images with noise (B, C, H, W).
+        steps: Numbers of steps to measure.
+        level: Noise level, as a share of the schedule. Required by a Diffusion Transformer.
+        batch_size: Number of images at once.
+        **options: See ``ebt.evaluation.measure.measure``.
 
     Raises:
-        InputError: no images, or numbers of steps below 1.
+        InputError: If there are no images, or a number of steps is below 1.
     """
     if not len(images) or images.shape != noisy.shape:
         raise InputError(f"images {tuple(images.shape)}, noisy {tuple(noisy.shape)}: give one or more, of the same shape.")
@@ -127,23 +127,23 @@ class _Images(Scorer[ImagePoint]):
 
 @dataclass(frozen=True)
 class EnergyErrors:
-    """Whether the energy of a patch tells its error, over all patches, images and steps."""
+    """Relation of the energies and the errors of patches, over all patches, images and steps."""
 
     spearman: float
-    """Rank correlation over everything."""
+    """Rank correlation over all pairs."""
     by_step: list[float]
-    """The same after each number of steps, from 0."""
+    """Rank correlation after each number of steps, from 0."""
     energies: list[float]
-    """A sample."""
+    """Energies of a sample of patches."""
     errors: list[float]
     """Root mean square errors of the same patches."""
     steps: list[int]
-    """After how many steps."""
+    """Number of steps after which each was measured."""
 
 
 @torch.no_grad()
 def energy_errors(model: Any, images: Tensor, noisy: Tensor, steps: int, batch_size: int = 32) -> EnergyErrors:
-    """Energies and errors of all patches of images (B, C, H, W), at the start and after each step."""
+    """Return energies and errors of all patches of images (B, C, H, W), at the start and after each step."""
     energies, errors = list[Tensor](), list[Tensor]()
     for clean, given in zip(images.split(batch_size), noisy.split(batch_size), strict=True):
         thought = model.think(given, steps=steps)
@@ -161,5 +161,5 @@ def _rank(energy: Tensor, error: Tensor) -> float:
 
 
 def patch_errors(states: Tensor, images: Tensor, patch: int) -> Tensor:
-    """Root mean square error (T, B, S) of each patch of states (T, B, C, H, W)."""
+    """Root mean square error (T, B, S) of each patch of the states (T, B, C, H, W)."""
     return F.avg_pool2d((states - images).square().mean(2), patch).sqrt().flatten(2)

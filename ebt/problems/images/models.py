@@ -1,4 +1,4 @@
-"""Models of images: the bidirectional EBT, and its rival, the Diffusion Transformer (DiT; Peebles and Xie 2023).
+"""Models of images: the bidirectional EBT and its baseline, the Diffusion Transformer (DiT; Peebles and Xie 2023).
 
 Letters: B rows, C channels, H x W pixels with values in [-1, 1], S patches, D width.
 """
@@ -24,13 +24,13 @@ from ebt.problems.images.sources import pad_to
 from ebt.thinking import Geometry, StepSize, Thought
 
 FREQUENCIES = 256
-"""Sines and cosines of a noise level."""
+"""Number of sines and cosines that encode a noise level."""
 SHARE = 0.75
-"""Of a tile lies before the next one."""
+"""Share of a tile that lies before the next one."""
 
 
 class EBTForImages(ThinkingModel):
-    """One energy a patch, their mean for an image. Thinking starts at the noisy image and needs no other context."""
+    """One energy per patch, their mean per image. Thinking starts at the noisy image and has no other context."""
 
     config_class = EBTImagesConfig
     main_input_name = "pixel_values"
@@ -42,37 +42,37 @@ class EBTForImages(ThinkingModel):
         self.network = EBTEncoder(config.network(), config.energy_scale / config.patches)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         for block in self.network.blocks:
-            # Adaptive norms start with closed gates, so that a network changes nothing at first. Here the zero head sees to
-            # that, and the condition is the same for all: the blocks can learn at once.
+            # Adaptive norms start with closed gates, so that the network is the identity at first. Here the zero head ensures
+            # that, and all images have the same condition: with open gates the blocks learn from the start.
             if block.modulation is not None:
                 block.modulation.projection.bias.detach().view(6, -1)[[2, 5]] = 1
         self.post_init()
 
     def landscape(self, pixel_values: Tensor, free: Tensor | None = None) -> ImageLandscape:
-        """The energy of images (N, C, H, W); where ``free`` (B, 1, H, W) is False, the network sees the given pixels."""
+        """Return the energy of images (N, C, H, W). Where ``free`` (B, 1, H, W) is False, the network sees the given pixels."""
         return ImageLandscape(self, None if free is None else pixel_values.to(self.patches.positions), free)
 
     def geometry(self) -> Geometry:
-        """Images; one prediction a row."""
+        """Images, one prediction per row."""
         return self.config.make_geometry(1, self.config.shape, like=self.patches.positions)
 
     def parts(self, pixel_values: Tensor, free: Tensor | None = None) -> tuple[int, ...]:
         return (len(pixel_values),)
 
     def first(self, pixel_values: Tensor, free: Tensor | None = None) -> Tensor:
-        """The noisy images; candidates differ by their Langevin noise alone."""
+        """Return the noisy images. Candidates differ only by their Langevin noise."""
         return pixel_values.to(self.patches.positions)
 
     def answer(self, pixel_values: Tensor, thought: Thought, how: Thinking) -> Tensor:
-        """Clean images (B, C, H, W)."""
+        """Return clean images (B, C, H, W)."""
         return thought.state.clamp(-1, 1)
 
     def features(self, image: Tensor) -> Tensor:
-        """What the last block makes of images (B, C, H, W), for each patch (B, S, D)."""
+        """Return the output of the last block for images (B, C, H, W), per patch: (B, S, D)."""
         return self.network.hidden(self.patches.places(image), self.patches(image.to(self.patches.positions)))
 
     def forward(self, pixel_values: Tensor, **options: Any) -> Prediction:
-        """Clean noisy images (B, C, H, W); options as for ``think``. Energies are those of the patches."""
+        """Denoise images (B, C, H, W). Energies are per patch. For the options see ``think``."""
         thought = self.think(pixel_values, **options)
         return Prediction(thought.answer, thought.energies, thought.steps)
 
@@ -80,19 +80,19 @@ class EBTForImages(ThinkingModel):
     def infill(
         self, pixel_values: Tensor, free: Tensor, steps: int | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Images (B, C, H, W) whose pixels at ``free`` (B, 1, H, W) are thought; the others stay as they are.
+        """Fill in the pixels of images (B, C, H, W) at ``free`` (B, 1, H, W). The other pixels are unchanged.
 
-        Free pixels start as the mean of the known ones, with the noise that the model was trained to remove.
+        Free pixels start at the mean of the known ones, with the noise that the model was trained to remove.
 
         Raises:
-            InputError: a mask of another size, or one that leaves nothing known.
+            InputError: If the mask has another size or leaves no pixel known.
         """
         if free.shape != (len(pixel_values), 1, *pixel_values.shape[-2:]):
-            shapes = f"the mask has the shape {tuple(free.shape)}, the images {tuple(pixel_values.shape)}"
+            shapes = f"the mask has shape {tuple(free.shape)}, the images have {tuple(pixel_values.shape)}"
             raise InputError(f"{shapes}: make their sizes equal")
         counts = (~free).sum((2, 3), keepdim=True)
         if not counts.all():
-            raise InputError("the mask leaves no pixel of an image known: give a part of it")
+            raise InputError("the mask leaves no pixel of an image known: mask only a part of it")
         mean = (pixel_values * ~free).sum((2, 3), keepdim=True) / counts
         noise = torch.randn(pixel_values.shape, generator=generator, dtype=pixel_values.dtype).to(pixel_values.device)
         schedule = NoiseSchedule.linear()
@@ -104,15 +104,15 @@ class EBTForImages(ThinkingModel):
 
 @dataclass(frozen=True)
 class ImageLandscape:
-    """The energy of images, with known pixels or without; see ``ebt.thinking.Energy``."""
+    """Energy of images, with or without known pixels. See ``ebt.thinking.Energy``."""
 
     model: EBTForImages
     known: Tensor | None = None
     free: Tensor | None = None
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
-        """Energies (N, S) of images (N, C, H, W), each divided by the number of patches that the model was made for, so that
-        a step moves the pixels of larger images as far."""
+        """Energies (N, S) of images (N, C, H, W), divided by the number of patches of the training size, so that a step moves
+        the pixels of larger images equally far."""
         model = self.model
         if self.known is not None and self.free is not None:
             repeats = len(candidate) // len(self.known), 1, 1, 1
@@ -121,7 +121,7 @@ class ImageLandscape:
         return energies / model.config.patches
 
     def select(self, rows: Tensor) -> ImageLandscape:
-        """The landscape of some candidate rows (indices into M x B)."""
+        """Return the landscape of some candidate rows (indices into M x B)."""
         if self.known is None or self.free is None:
             return self
         index = rows % len(self.known)
@@ -129,7 +129,7 @@ class ImageLandscape:
 
 
 class LevelEmbedding(nn.Module):
-    """A noise level as a condition of the adaptive norms."""
+    """Embed a noise level as the condition of the adaptive norms."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class LevelEmbedding(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Vectors (B, D) of levels (B,)."""
+        """Return vectors (B, D) of levels (B,)."""
         half = FREQUENCIES // 2
         frequency = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
         dtype = self.first.weight.dtype
@@ -149,7 +149,7 @@ class LevelEmbedding(nn.Module):
 
 
 class DiTForImages(HubModel):
-    """The same blocks, told the noise level, that predict the noise of an image and the variance of a denoising step."""
+    """The same blocks, conditioned on the noise level, that predict the noise of an image and the variance of a step."""
 
     config_class = DiTImagesConfig
     main_input_name = "pixel_values"
@@ -165,7 +165,7 @@ class DiTForImages(HubModel):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, t: Tensor) -> Tensor:
-        """Predicted noise, and place of the variance between its bounds, (B, 2C, H, W), of images at noise levels t (B,)."""
+        """Predict the noise, and the position of the variance between its bounds, (B, 2C, H, W), at noise levels t (B,)."""
         x = self.patches(pixel_values) + self.patches.places(pixel_values)
         patch = self.config.patch_size
         rows, columns = (size // patch for size in pixel_values.shape[-2:])
@@ -175,17 +175,17 @@ class DiTForImages(HubModel):
     def denoise(
         self, pixel_values: Tensor, level: float | None = None, steps: int = 1, rounds: int = 1, trained_only: bool = False
     ) -> Tensor:
-        """Denoised images (B, C, H, W) by DDIM without noise; one step is the direct estimate of the clean image.
+        """Denoise images (B, C, H, W) by DDIM without noise. One step is the direct estimate of the clean image.
 
         Args:
-            pixel_values: noisy images (B, C, H, W).
-            level: their noise, as a share of the schedule; the model's own by default.
-            steps: function evaluations of a round, evenly spread over the noise levels.
-            rounds: how often the result is denoised again, as a noisy image.
-            trained_only: start at the highest level that the model was trained on, where ``level`` lies above.
+            pixel_values: Noisy images (B, C, H, W).
+            level: Their noise level, as a share of the schedule. The model's own by default.
+            steps: Function evaluations per round, evenly spread over the noise levels.
+            rounds: Number of rounds. Each denoises the result of the last one as a noisy image.
+            trained_only: Whether to start at the highest level of training if ``level`` is above it.
 
         Raises:
-            InputError: fewer than one step or round, or an unknown noise level.
+            InputError: If ``steps`` or ``rounds`` is below 1, or the noise level is invalid.
         """
         if min(steps, rounds) < 1:
             raise InputError(f"steps {steps}, rounds {rounds}: denoising needs at least 1 of each")
@@ -203,7 +203,7 @@ class DiTForImages(HubModel):
     predict = denoise
 
     def features(self, image: Tensor, t: int = 0) -> Tensor:
-        """As of ``EBTForImages``, of images taken as ones at noise level t."""
+        """See ``EBTForImages.features``. The images are treated as being at noise level t."""
         image = image.to(self.patches.positions)
         condition = self.level(torch.full((len(image),), t, device=image.device))
         return self.network.hidden(self.patches(image) + self.patches.places(image), condition)
@@ -212,8 +212,8 @@ class DiTForImages(HubModel):
 def by_tiles(denoise: Callable[[Tensor], Tensor], image: Tensor, size: int, batch_size: int = 32) -> Tensor:
     """Apply a function of tiles (B, C, size, size) to an image (C, H, W) of any size.
 
-    A smaller image is continued by its mirror image, and cropped back. Where tiles overlap, each counts the more the farther
-    a pixel lies from the tile's border.
+    A smaller image is extended by reflection and cropped back. Where tiles overlap, pixels are weighted by their distance from
+    the border of the tile.
     """
     height, width = image.shape[-2:]
     whole = torch.from_numpy(pad_to(image.numpy(), size, size))
@@ -229,6 +229,6 @@ def by_tiles(denoise: Callable[[Tensor], Tensor], image: Tensor, size: int, batc
 
 
 def _places(length: int, size: int) -> list[int]:
-    """Where tiles begin, so that the first and the last one touch the border."""
+    """Positions of tiles. The first and the last touch the border."""
     count = math.ceil((length - size) / (size * SHARE)) + 1
     return [round(i * (length - size) / max(1, count - 1)) for i in range(count)]

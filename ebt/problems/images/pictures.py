@@ -1,4 +1,4 @@
-"""Pictures of images: side by side, where energy is high, and energy against error."""
+"""Pictures of images: side by side, with maps of their energy, and energy against error."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ebt.problems.images.models import EBTForImages
 from ebt.problems.images.sources import to_picture
 
 SHOWN = 6
-"""Steps of a map, at most."""
+"""Maximum number of steps in an energy map."""
 
 
 def show(axes: Axes, image: np.ndarray, name: str = "", **options: Any) -> Any:
-    """An image (H, W) or (H, W, 3), 8 bits, without axes, below its name; options as for ``imshow``."""
+    """Show an image (H, W) or (H, W, 3), 8 bits, without axes, under its name. For the options see ``imshow``."""
     axes.set_title(name, fontsize=11)
     axes.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)  # other axes may share the ticks
     axes.grid(visible=False)
@@ -31,13 +31,13 @@ def show(axes: Axes, image: np.ndarray, name: str = "", **options: Any) -> Any:
 
 
 def film_strip(rows: Mapping[str, Sequence[np.ndarray]], names: Sequence[str], path: str | Path, width: float = 1.2) -> None:
-    """Images in rows, one below the other.
+    """Draw rows of images.
 
     Args:
-        rows: images (h, w) or (h, w, 3), 8 bits, by the name of the row.
-        names: above each image of the first row.
-        path: the PNG to write.
-        width: of an image, in hundred pixels.
+        rows: Images (h, w) or (h, w, 3), 8 bits, by the name of the row.
+        names: Titles above the images of the first row.
+        path: PNG file to write.
+        width: Width of an image, in units of 100 pixels.
     """
     high, wide = next(iter(rows.values()))[0].shape[:2]
     with picture(path, width * len(names) + any(rows), (width * high / wide + 0.05) * len(rows) + 0.5) as figure:
@@ -49,7 +49,7 @@ def film_strip(rows: Mapping[str, Sequence[np.ndarray]], names: Sequence[str], p
 
 
 def write_energies(folder: Path, model: Any, clean: Tensor, noisy: Tensor, steps: int) -> list[Path]:
-    """energy-error.json and .png over all images, and energy-map.png of the first one; nothing of a model without an energy."""
+    """Write energy-error.json and .png for all images, and energy-map.png for the first. Nothing without an energy."""
     if not isinstance(model, EBTForImages):
         return []
     written = [folder / "energy-error.json", folder / "energy-error.png", folder / "energy-map.png"]
@@ -61,8 +61,8 @@ def write_energies(folder: Path, model: Any, clean: Tensor, noisy: Tensor, steps
 
 
 def _energy_map(model: EBTForImages, noisy: Tensor, steps: int, path: Path) -> None:
-    """One image (1, C, H, W), at the start and after some of the steps, and below it the energy of its patches: bright where
-    the model is unsure."""
+    """Draw one image (1, C, H, W) at the start and after some steps, above the energies of its patches. Patches are bright
+    where the model is unsure."""
     thought = model.think(noisy, steps=steps)
     shown = sorted(set(torch.linspace(0, len(thought.states), min(SHOWN, len(thought.states) + 1)).round().long().tolist()))
     states = [thought.start, *thought.states]
@@ -77,7 +77,7 @@ def _energy_map(model: EBTForImages, noisy: Tensor, steps: int, path: Path) -> N
 
 
 def _energy_against_error(result: EnergyErrors, path: Path) -> None:
-    """Energy and error of single patches, a colour for each number of steps."""
+    """Plot error against energy of single patches, with one colour per number of steps."""
     energies, errors, steps = (np.array(values) for values in (result.energies, result.errors, result.steps))
     with picture(path) as figure:
         axes = figure.subplots()

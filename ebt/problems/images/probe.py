@@ -1,4 +1,4 @@
-"""What a model's features know: a linear classifier on top of them (linear probe), and images with labels to learn from."""
+"""Linear probes: a linear classifier on the features of a model, and labelled images to train it on."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ebt.problems.images.sources import Images, to_array, to_square, to_tensor
 from ebt.problems.skipped import OnError
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Of the regularisation, ``mean cross entropy + strength * sum of squares``; a part of the training data chooses."""
+"""Regularisation strengths: ``mean cross entropy + strength * sum of squares``. Held-out training data choose one."""
 HELD_OUT = 0.2
-"""This share of the training examples."""
+"""Share of the training examples that are held out to choose."""
 LEAST = 10
-"""Training examples."""
+"""Minimum number of training examples."""
 DIGITS = "digits"
-"""The name of the embedded digits, 8 x 8 pixels, of scikit-learn."""
+"""Name of the embedded digits of scikit-learn, 8 x 8 pixels."""
 TESTED = 5
-"""Every fifth image of a class is for testing."""
+"""Every fifth image of a class is a test image."""
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,29 @@ class Probe:
     train: int
     test: int
     decay: float
-    """The regularisation that was chosen."""
+    """Chosen regularisation strength."""
     validation: float
-    """Accuracy on the training images that chose it."""
+    """Accuracy on the held-out training images."""
 
 
 @torch.no_grad()
 def pooled_features(features: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 64) -> Tensor:
-    """Features (n, D) of images (n, C, H, W): means over the patches of what ``features`` returns, (B, S, D)."""
+    """Average the features (B, S, D) that ``features`` returns for images (n, C, H, W) over the patches. Returns (n, D)."""
     return torch.cat([features(part).mean(1).float() for part in images.split(batch_size)])
 
 
 def linear_probe(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, seed: int = 0) -> Probe:
-    """scikit-learn's logistic regression on features (n, D) with labels (n,).
+    """Fit scikit-learn's logistic regression on features (n, D) with labels (n,).
 
     Args:
-        train: features to learn from.
-        labels: their classes.
-        test: features that the accuracy is measured on.
-        test_labels: their classes.
-        seed: of the choice of training data that choose the regularisation.
+        train: Features to learn from.
+        labels: Their classes.
+        test: Features on which the accuracy is measured.
+        test_labels: Their classes.
+        seed: Seed of the choice of held-out training examples.
 
     Raises:
-        InputError: fewer than two classes, too few examples, or scikit-learn is not installed.
+        InputError: If there are fewer than two classes or too few examples, or scikit-learn is not installed.
     """
     try:
         from sklearn.linear_model import LogisticRegression
@@ -83,7 +83,7 @@ def linear_probe(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tenso
     chosen: Any = GridSearchCV(classifier, {"logisticregression__C": list(decays)}, cv=held, error_score="raise")
     try:
         chosen.fit(train.cpu().numpy(), labels.cpu().numpy())
-    except ValueError as error:  # one class alone is left to learn from, or features are not finite
+    except ValueError as error:  # only one class is left to learn from, or features are not finite
         raise InputError(f"{len(train)} images of {classes} classes cannot be learned ({error}): give more of each.") from error
     likely = chosen.predict_proba(test.cpu().numpy()).argsort(1)[:, ::-1]
     hits = chosen.classes_[likely] == test_labels.cpu().numpy()[:, None]
@@ -107,18 +107,18 @@ class Labelled:
 def labelled_images(
     source: str, size: int, channels: int, limit: int | None = None, seed: int = 0, on_error: OnError = "skip"
 ) -> Labelled:
-    """Read labelled images, cut and resized to squares; a fifth of each class is held out for testing.
+    """Read labelled images, cropped and resized to squares. A fifth of each class is held out for testing.
 
     Args:
-        source: ``digits``; a folder with a folder for each class; or a dataset with the fields ``image`` and ``label``.
-        size: pixels of an edge of the images that are returned.
-        channels: of the images that are returned: 1 or 3.
-        limit: at most so many images, drawn at random.
-        seed: of the split and the draw.
-        on_error: images that cannot be read are left out with one warning ("skip"), or an error ("refuse").
+        source: ``digits``, a folder with one folder per class, or a dataset with the fields ``image`` and ``label``.
+        size: Height and width of the returned images, in pixels.
+        channels: Channels of the returned images, 1 or 3.
+        limit: Maximum number of images, drawn at random.
+        seed: Seed of the split and the draw.
+        on_error: ``"skip"`` skips unreadable images with one warning, ``"refuse"`` raises an error for the first.
 
     Raises:
-        InputError: no such source, fewer than two classes, or images that cannot be read.
+        InputError: If the source does not exist, has fewer than two classes, or has images that cannot be read.
     """
     path = Path(source).expanduser()
     if source == DIGITS:
@@ -153,7 +153,7 @@ def _dataset(source: str) -> tuple[Images, np.ndarray, list[str]]:
     parts = sources.open_dataset(source, "image")
     part = parts.get("train", next(iter(parts.values())))
     if "label" not in part.features:
-        raise InputError(f"{source} has the fields {sorted(part.features)}: a probe needs image and label.")
+        raise InputError(f"{source} has the fields {sorted(part.features)}: a probe needs the fields image and label.")
     labels = np.array(part["label"])
     names = list(getattr(part.features["label"], "names", None) or map(str, range(int(labels.max()) + 1)))
     return sources.of_rows(source, part, "image"), labels, names

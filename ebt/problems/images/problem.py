@@ -1,4 +1,4 @@
-"""Images, as commands see them."""
+"""The images problem as seen by the commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ebt.problems.runs import run_data
 
 
 class Images(Problem):
-    """Noise to remove from images."""
+    """Removal of noise from images."""
 
     name = "images"
     models = (EBTForImages, DiTForImages)
@@ -39,7 +39,7 @@ class Images(Problem):
         return f"{point.psnr:.2f} dB"
 
     def held_out(self, request: Request) -> HeldOut:
-        """Up to ``limit`` crops (64) of the run's own images, or of a source, with noise."""
+        """Up to ``limit`` crops (64 by default) of the run's own images, or of a source, with noise."""
         config, limit, seed = request.model.config, request.limit or 64, request.seed
         same("size or channels", [(m.config.image_size, m.config.num_channels) for m in request.models.values()])
         level = request.noise or config.noise_level
@@ -52,7 +52,7 @@ class Images(Problem):
             data = ImageDataModule(**{**settings, "num_workers": 0})
             data.prepare()
             if request.split not in data.sets:
-                raise InputError(f"The run has no {request.split} images: use another --split, or name the data with --data.")
+                raise InputError(f"The run has no {request.split} images: use another --split, or give the data with --data.")
             chosen, name = data.sets[request.split], f"{request.split} images of {settings.get('source', 'the run')}"
         crops = Crops(chosen, config.image_size, config.num_channels, -(-limit // len(chosen)), seed)
         where = np.linspace(0, len(crops) - 1, min(limit, len(crops))).round().astype(int).tolist()
@@ -67,7 +67,7 @@ class Images(Problem):
         return image_curve(model, clean, noisy, steps, level, progress=bar, **options)
 
     def pictures(self, folder: Path, request: Request, held_out: HeldOut, steps: int) -> list[Path]:
-        """Energies of patches against their errors, and maps of them."""
+        """Draw energies of patches against their errors, and maps of them."""
         clean, noisy, _ = held_out.data
         return write_energies(folder, request.model, clean, noisy, steps)
 

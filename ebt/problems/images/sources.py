@@ -1,6 +1,6 @@
-"""Images of folders, files, Hugging Face datasets and the embedded photos, read as 8-bit RGB or grey.
+"""Images from folders, files, Hugging Face datasets and the embedded photos, read as 8-bit RGB or grey.
 
-Letters: C channels, H x W pixels. As tensors, images have values in [-1, 1].
+Letters: C channels, H x W pixels. Image tensors have values in [-1, 1].
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from ebt.problems.language.corpora import SPLITS
 from ebt.problems.skipped import OnError
 
 PHOTOS = "photos"
-"""The name of the embedded photos."""
+"""Name of the embedded photos."""
 EMBEDDED = {
     "train": "astronaut.png china.jpg motorcycle_left.png motorcycle_right.png rocket.jpg hubble_deep_field.jpg brick.png "
     "grass.png gravel.png",
     "validation": "flower.jpg moon.png",
     "test": "coffee.png chelsea.png camera.png",
 }
-"""The photos that scikit-image and scikit-learn ship, by split."""
+"""The photos shipped by scikit-image and scikit-learn, by split."""
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 _PLAIN = ("1", "L", "RGB", "P", "CMYK", "YCbCr", "HSV", "LAB")
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
 _TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
-"""What brings images of the EXIF orientations 2 to 8 upright."""
+"""Transpositions that bring images with EXIF orientations 2 to 8 upright."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,38 +54,38 @@ class Images:
         return len(self.names)
 
     def picture(self, index: int, draft: bool = False) -> Image.Image:
-        """One image, turned upright by its EXIF data if they can be read; a draft may be smaller.
+        """Open one image, rotated by its EXIF orientation if that is readable. A draft may be smaller.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: If the image cannot be read.
         """
         try:
             image = self.open(self.items[index])
             if draft:
                 image.draft(None, (1, 1))
             image.load()
-        except Exception as error:  # each decoder raises its own kinds
+        except Exception as error:  # each decoder raises its own exceptions
             reason = str(error).partition(" <")[0]
             raise InputError(f"{self.names[index]} cannot be read as an image ({reason}): replace or remove it.") from error
         try:
             orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-        except Exception:  # the pixels are whole
+        except Exception:  # only the EXIF data are broken
             return image
         return image.transpose(Image.Transpose[_TURNS[orientation - 2]]) if 2 <= orientation <= 8 else image
 
     def read(self, index: int, channels: int = 3) -> np.ndarray:
-        """One image (C, H, W), uint8; see ``picture`` and ``to_array``."""
+        """Read one image (C, H, W), uint8. See ``picture`` and ``to_array``."""
         return to_array(self.picture(index), self.names[index], channels)
 
     def part(self, indices: Sequence[int]) -> Images:
-        """Some of them."""
+        """Select images by index."""
         return Images(self.source, [self.names[i] for i in indices], Subset(self.items, indices), self.open)
 
     def usable(self, on_error: OnError = "skip") -> tuple[list[int], dict[str, str]]:
-        """Which images can be read, and why the others cannot. All are read, in threads.
+        """Return the indices of readable images, and the reasons why others are not. Reads all images, in threads.
 
         Raises:
-            InputError: none can be read; or with "refuse" one cannot.
+            InputError: If no image can be read, or with ``"refuse"`` if one cannot.
         """
         with ThreadPoolExecutor() as pool:
             found = dict(zip(self.names, pool.map(self._fault, range(len(self))), strict=True))
@@ -102,22 +102,22 @@ class Images:
 
 
 def tell_faults(faults: dict[str, str], total: int, what: str, source: str, on_error: OnError) -> None:
-    """One warning for all that is skipped, with the first reason; InputError if nothing is left, or is to be skipped."""
+    """Warn once of all skipped items, with the first reason. Raises ``InputError`` if none is left, or none may be skipped."""
     if not faults:
         return
     first = next(iter(faults.values()))
     if on_error == "refuse":
-        raise InputError(f"{first} With on_error=skip such files are skipped.")
+        raise InputError(f"{first} Use on_error=skip to skip such files.")
     if len(faults) == total:
-        raise InputError(f"none of the {total} {what}(s) of {source} can be used: {first} Give others.")
+        raise InputError(f"none of the {total} {what}(s) of {source} can be used: {first} Give another source.")
     warnings.warn(f"{len(faults)} of {total} {what}s of {source} are skipped. The first: {first}", stacklevel=2)
 
 
 def to_array(image: Image.Image, name: str, channels: int = 3) -> np.ndarray:
-    """Pixels (C, H, W), uint8: palettes are resolved, transparent parts become white, 16 bits 8.
+    """Return pixels (C, H, W), uint8. Palettes are resolved, transparent parts become white, and 16 bits are reduced to 8.
 
     Raises:
-        InputError: pixels of a kind that has no known range (32 bits).
+        InputError: If pixels have 32 bits, whose range is unknown.
     """
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().astype(np.uint8))
@@ -125,29 +125,29 @@ def to_array(image: Image.Image, name: str, channels: int = 3) -> np.ndarray:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     elif image.mode not in _PLAIN:
-        raise InputError(f"{name} has pixels of mode {image.mode}, whose range is not known: save it with 8 or 16 bits.")
+        raise InputError(f"{name} has pixels of mode {image.mode}, which has no known range: save it with 8 or 16 bits.")
     array = np.array(image.convert("L" if channels == 1 else "RGB"))
     return array[None] if channels == 1 else array.transpose(2, 0, 1).copy()
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Whether parts of it may be transparent."""
+    """Whether an image may have transparent parts."""
     return image.mode in _ALPHA or "transparency" in image.info
 
 
 def to_tensor(array: np.ndarray) -> Tensor:
-    """Values in [-1, 1] of an 8-bit image (C, H, W)."""
+    """Convert an 8-bit image (C, H, W) to values in [-1, 1]."""
     return torch.from_numpy(array).float() / 127.5 - 1
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """The picture of an image (C, H, W) with values in [-1, 1]; others are clipped."""
+    """Convert an image (C, H, W) with values in [-1, 1] to a picture. Other values are clipped."""
     array = ((image.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
     return Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
 
 
 def keep_mode(image: Tensor, like: Image.Image) -> Image.Image:
-    """The picture of an image (C, H, W) in the mode of another one: grey, 16 bits, transparent where that is."""
+    """Convert an image (C, H, W) to a picture in the mode of another one: grey, 16 bits, or with its transparency."""
     if like.mode.startswith("I;16"):
         values = (image.detach().cpu().double().clamp(-1, 1).mean(0) + 1) * 32767.5
         return Image.fromarray(values.round().numpy().astype(np.uint16))
@@ -160,8 +160,8 @@ def keep_mode(image: Tensor, like: Image.Image) -> Image.Image:
 
 
 def full_values(image: Image.Image, name: str, channels: int) -> Tensor:
-    """Values in [-1, 1] of a picture, (C, H, W), as of ``to_array``, but 16 bits at their full precision, and transparent parts
-    as if they were not."""
+    """Convert a picture to values in [-1, 1], (C, H, W), like ``to_array``, but with 16 bits at full precision and transparency
+    ignored."""
     if image.mode.startswith("I;16"):
         return (torch.from_numpy(np.asarray(image).astype(np.float32)) / 32767.5 - 1).expand(channels, -1, -1)
     if has_alpha(image):
@@ -170,7 +170,7 @@ def full_values(image: Image.Image, name: str, channels: int) -> Tensor:
 
 
 def to_square(picture: Image.Image, size: int, aspect: float = 1.0) -> Image.Image:
-    """The middle square of a picture whose pixels are ``aspect`` times as wide as high, resized to ``size`` pixels."""
+    """Return the centre square of a picture, resized to ``size`` pixels. Its pixels are ``aspect`` times as wide as high."""
     short = min(picture.width * aspect, picture.height)
     wide, high = max(1, round(short / aspect)), max(1, round(short))
     left, top = (picture.width - wide) // 2, (picture.height - high) // 2
@@ -179,21 +179,21 @@ def to_square(picture: Image.Image, size: int, aspect: float = 1.0) -> Image.Ima
 
 
 def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image (C, H, W) continued by its mirror image, below and to the right, to at least ``height`` x ``width``."""
+    """Extend an image (C, H, W) by reflection, below and to the right, to at least ``height`` x ``width``."""
     missing = [max(0, wanted - length) for wanted, length in zip((height, width), image.shape[1:], strict=True)]
     return np.pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric") if any(missing) else image
 
 
 def open_images(source: str, field: str = "image") -> dict[str, Images]:
-    """Images of a source by split ("train", "validation", "test"); only the embedded photos and datasets have several.
+    """Open a source and return its images by split ("train", "validation", "test"). Only photos and datasets have several.
 
     - ``photos``: the embedded photos, split by photo.
-    - an image file, or a folder of such files, recursive, sorted by path.
-    - a folder written by ``datasets.save_to_disk``, or the id of a dataset of the Hugging Face hub, ``owner/name`` or
+    - An image file, or a folder of image files, recursively, sorted by path.
+    - A folder written by ``datasets.save_to_disk``, or the id of a dataset of the Hugging Face hub, ``owner/name`` or
       ``owner/name:configuration``, with images in ``field``.
 
     Raises:
-        InputError: there is no such source, no image in it, or no such field.
+        InputError: If the source does not exist, or has no images or no such field.
     """
     path = Path(source).expanduser()
     if source == PHOTOS:
@@ -208,53 +208,53 @@ def open_images(source: str, field: str = "image") -> dict[str, Images]:
 
 
 def is_plain_folder(path: Path) -> bool:
-    """Not one that ``datasets.save_to_disk`` wrote."""
+    """Whether a folder was not written by ``datasets.save_to_disk``."""
     return path.is_dir() and not any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
 
 
 def files_in(folder: Path, suffixes: Collection[str], what: str) -> list[Path]:
-    """The files of a folder with one of these suffixes, recursive, sorted by path, without hidden ones.
+    """Return the files of a folder with one of the suffixes, recursively, sorted by path, without hidden ones.
 
     Raises:
-        InputError: there is none.
+        InputError: If there are none.
     """
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not found:
-        raise InputError(f"{folder} holds no {what}s ({', '.join(sorted(suffixes))}): name a folder that does.")
+        raise InputError(f"{folder} has no {what}s ({', '.join(sorted(suffixes))}): give another folder.")
     return found
 
 
 def of_files(source: str, files: Sequence[Path]) -> Images:
-    """The images of files."""
+    """Return the images of files."""
     return Images(source, [str(file) for file in files], files, _open)
 
 
 def _open(path: Path) -> Image.Image:
-    return Image.open(BytesIO(path.read_bytes()))  # leaves no file open
+    return Image.open(BytesIO(path.read_bytes()))  # so that no file stays open
 
 
 def of_rows(source: str, part: Any, field: str) -> Images:
-    """The images of a dataset of ``datasets``."""
+    """Return the images of a dataset of ``datasets``."""
     return Images(source, [f"image {i} of {source}" for i in range(len(part))], part, itemgetter(field))
 
 
 def open_dataset(source: str, field: str) -> dict[str, Any]:
-    """A dataset on disk or of the hub with images in a field, by split.
+    """Open a dataset on disk or on the hub that has images in a field. Returns its parts by split.
 
     Raises:
-        InputError: there is none, or no such field.
+        InputError: If there is no such dataset or field.
     """
     import datasets
 
     local = Path(source).expanduser().is_dir()
-    if not local and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:.*)?", source):  # no id of the hub
+    if not local and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(:.*)?", source):  # not an id of the hub
         raise InputError(f"no such file or folder: {source}")
     name, _, configuration = source.partition(":")
     try:
         data: Any = datasets.load_from_disk(source) if local else datasets.load_dataset(name, configuration or None)
-    except Exception as error:  # the library and its downloads raise many kinds
-        reason = f"nor can it be loaded as a dataset ({' '.join(str(error).split())}). The hub's need the network."
+    except Exception as error:  # the library and its downloads raise many exceptions
+        reason = f"it cannot be loaded as a dataset either ({' '.join(str(error).split())}). The hub needs the network."
         raise InputError(f"no such file or folder: {source}; {reason}") from error
     parts: dict[str, Any] = data if isinstance(data, dict) else {"train": data}
     for part in parts.values():
@@ -264,11 +264,7 @@ def open_dataset(source: str, field: str) -> dict[str, Any]:
 
 
 def embedded_digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's handwritten digits (n, 8, 8), uint8, and which they are (n,).
-
-    Raises:
-        InputError: scikit-learn is not installed.
-    """
+    """Return scikit-learn's handwritten digits (n, 8, 8), uint8, and their labels (n,). ``InputError`` without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Denoising of images: by thinking from the noisy image, or by a Diffusion Transformer."""
+"""Image denoising: by thinking from the noisy image, or with a Diffusion Transformer."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from ebt.training.task import OPTIMISATION, Batch, Outcome, Sums
 RECIPE = Recipe(min_steps=1, max_steps=2)
 EVALUATION_SEED = 20_250_702
 SHOWN = 4
-"""Images of a picture."""
+"""Number of images in a picture."""
 
 
 @dataclass(frozen=True)
 class DenoisingNetwork(Network):
-    """A model of images: ``ebt``, whose head is quadratic by default, or ``dit``, the Diffusion Transformer."""
+    """A model of images: ``ebt``, with a quadratic head by default, or ``dit``, the Diffusion Transformer."""
 
     kind: Literal["ebt", "dit"] = "ebt"
     patch_size: int = 8
@@ -40,7 +40,7 @@ class DenoisingNetwork(Network):
     unused_recipe: ClassVar = ("start_std", "rows_at_once")
 
     def build(self, size: int, channels: int, level: float, steps: int, recipe: Recipe = RECIPE) -> HubModel:
-        """The model with fresh weights."""
+        """Build the model with fresh weights."""
         own: dict[str, Any] = {"image_size": size, "num_channels": channels, "patch_size": self.patch_size, **self.sizes()}
         if self.kind == "dit":
             return DiTForImages(DiTImagesConfig(level, **own))
@@ -51,19 +51,19 @@ NETWORK = DenoisingNetwork()
 
 
 class DenoisingTask(ModelTask):
-    """Remove the noise of images; smooth L1 loss.
+    """Remove the noise of images. The loss is smooth L1.
 
-    Batches have ``image`` (B, C, H, W), values in [-1, 1]; an evaluation batch may have ``level`` (B,), the noise level of its
-    rows, where it is not ``level``. An EBT starts at the noisy image. A Diffusion Transformer learns all noise levels up to
-    ``level`` by its own loss, and is evaluated by its direct estimate; ``ebt think`` compares whole trajectories.
+    Batches have ``image`` (B, C, H, W), values in [-1, 1]. Evaluation batches may have ``level`` (B,), which then replaces the
+    argument ``level``. An EBT starts at the noisy image. A Diffusion Transformer learns all noise levels up to ``level`` with
+    its own loss. It is evaluated by its direct estimate; ``ebt think`` compares whole trajectories.
 
     Args:
-        network: the model.
-        level: the noise to remove, as a share of the linear schedule: 0.1 leaves 90 % of the signal's power.
-        picture_every: validations between pictures in TensorBoard; 0 for none.
-        recipe, optimisation, validation_steps, settings: see ``ThinkingTask``.
+        network: The model.
+        level: Noise level to remove, as a share of the linear schedule. 0.1 leaves 90 % of the signal's power.
+        picture_every: Number of validations between pictures in TensorBoard. 0 disables them.
+        recipe, optimisation, validation_steps, settings: See ``ThinkingTask``.
 
-    Logged beside the losses: psnr, in dB. Energies are means over the patches of an image.
+    Also logged: psnr, in dB. Energies are means over the patches of an image.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DenoisingTask(ModelTask):
             raise InputError(f"level is {level}: give a share of the noise schedule, above 0 and at most 1")
         super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
         self.noises: torch.Generator | None = None
-        """Of evaluations."""
+        """Generator of the noise in evaluation."""
         self.network, self.level, self.pictures = network, level, ImageSamples(picture_every)
         self.schedule = NoiseSchedule.linear()
 
@@ -96,7 +96,7 @@ class DenoisingTask(ModelTask):
         return self.model.landscape(batch["image"])
 
     def geometry(self) -> Geometry:
-        """Images, for both kinds of models."""
+        """Images, for both kinds of model."""
         return Euclidean(1, self.model.config.shape)
 
     def parts(self, batch: Batch) -> tuple[int, ...]:
@@ -109,7 +109,7 @@ class DenoisingTask(ModelTask):
         return batch["image"]
 
     def start(self, batch: Batch, rows: int, generator: torch.Generator | None) -> Tensor:
-        """The noisy images."""
+        """Return the noisy images."""
         image = batch["image"][:rows]
         return self.schedule.noised(image, _noise(image, generator), self._levels(batch)[:rows])
 
@@ -130,7 +130,7 @@ class DenoisingTask(ModelTask):
         return [self.schedule.clean(noisy, self.model(noisy, t).chunk(2, 1)[0], t)]
 
     def on_validation_epoch_start(self) -> None:
-        """Evaluations draw their noise from a seed of their own, so that they can be compared between epochs and runs."""
+        """Seed the noise of evaluations, so that they are comparable between epochs and runs."""
         self.noises = torch.Generator(self.device).manual_seed(EVALUATION_SEED + self.global_rank)
 
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
@@ -140,12 +140,12 @@ class DenoisingTask(ModelTask):
         return {**super().measure(batch, state), "psnr": (ratios.sum(), torch.tensor(len(ratios)))}
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Denoised images (B, C, H, W), with the model's own number of steps."""
+        """Return denoised images (B, C, H, W), with the model's own number of steps."""
         with torch.inference_mode(False), torch.no_grad():
             return self.answer({key: value.clone() for key, value in batch.items()})
 
     def _levels(self, batch: Batch) -> Tensor:
-        """The noise level t (B,) of each row."""
+        """Return the noise level t (B,) of each row."""
         image = batch["image"]
         shares = batch["level"].tolist() if "level" in batch else [self.level] * len(image)
         return torch.tensor([self.schedule.level(share) for share in shares], device=image.device)
@@ -156,9 +156,9 @@ def _noise(image: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 class ImageSamples(L.Callback):
-    """After a validation, put noisy, denoised and clean images into TensorBoard, one row each.
+    """Add rows of noisy, denoised and clean images to TensorBoard after a validation.
 
-    ``every``: validations between pictures.
+    ``every``: number of validations between pictures.
     """
 
     def __init__(self, every: int) -> None:
@@ -177,8 +177,8 @@ class ImageSamples(L.Callback):
                     logger.experiment.add_image("denoised", picture, trainer.global_step)
 
     def _sample(self, loaders: Any, task: DenoisingTask) -> Tensor | None:
-        """Noisy, denoised and clean images (C, 3 H, n W) in [0, 1], of the first validation batch, with noise of a fixed seed;
-        None of data without images."""
+        """Return noisy, denoised and clean images (C, 3 H, n W) in [0, 1] of the first validation batch, with fixed noise.
+        ``None`` for data without images."""
         batch: Batch = next(iter(loaders[0] if isinstance(loaders, list) else loaders), {})
         if "image" not in batch:
             return None

@@ -10,11 +10,11 @@ from ebt.thinking import Recipe
 
 
 class EBTConfig(ThinkingFields):
-    """Autoregressive EBT for text: ``vocab_size`` words, trained on contexts of ``context_length`` tokens.
+    """Autoregressive EBT for text with ``vocab_size`` tokens, trained on contexts of ``context_length`` tokens.
 
-    ``tied_candidates``: candidates are embedded by the table of the observed tokens, not by one of their own. ``recipe`` holds
-    fields of ``ebt.thinking.Recipe`` for training through ``forward(labels=...)``, as ``transformers.Trainer``
-    does; what it leaves out is as in ``Recipe()``, with starts as in inference.
+    ``tied_candidates``: embed candidates with the table of the observed tokens instead of a separate one. ``recipe``: fields of
+    ``ebt.thinking.Recipe`` for training through ``forward(labels=...)``, as ``transformers.Trainer`` does. Missing fields are
+    those of ``Recipe()``, with starts as in inference.
     """
 
     model_type = "ebt"
@@ -38,10 +38,10 @@ class EBTConfig(ThinkingFields):
         self.training_recipe()
 
     def training_recipe(self) -> Recipe:
-        """The recipe of ``forward(labels=...)``.
+        """Return the recipe of ``forward(labels=...)``.
 
         Raises:
-            InputError: fields that a recipe does not have, or that contradict each other, or a replay buffer or a warm start.
+            InputError: If fields are unknown or contradict each other, or ask for a replay buffer or a warm start.
         """
         hints = get_type_hints(Recipe)
         try:
@@ -51,8 +51,8 @@ class EBTConfig(ThinkingFields):
         except (TypeError, ValueError) as error:
             raise InputError(f"recipe {self.recipe}: {error}") from error
         for name, remedy in (
-            ("warm_start", "a model alone does not know how far its training is. Set it to 0"),
-            ("replay_size", "a model alone keeps no replay buffer. Set replay_size and replay_fraction to 0"),
+            ("warm_start", "a model on its own does not know the progress of training. Set it to 0"),
+            ("replay_size", "a model on its own has no replay buffer. Set replay_size and replay_fraction to 0"),
         ):
             if value := getattr(recipe, name):
                 raise InputError(f"recipe has {name} {value}: {remedy}, or train with `ebt fit`.")

@@ -26,8 +26,8 @@ from ebt.problems.skipped import OnError
 PYTHON_DOCS = "python-docs"
 SPLITS = ("train", "validation", "test")
 NAMED = 3
-"""So many bad parts are named in the warning."""
-BLOCK_SIZE = 4096  # characters: a single text file is cut into documents of about this size
+"""Maximum number of bad parts named in the warning."""
+BLOCK_SIZE = 4096  # characters: approximate size of the documents that a single text file is cut into
 Message = Mapping[str, Any]
 Reader = Callable[[], Iterable["Document | InputError"]]
 _SPLIT_NAMES = {"train": "train", **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"), "test": "test"}
@@ -39,25 +39,25 @@ _READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, ImportError, zlib.e
 
 @dataclass(frozen=True)
 class Document:
-    """One document; with a `prompt`, `text` is the answer to it and the only part that is learned."""
+    """One document. With a `prompt`, `text` is the answer to it, and only the answer is learned."""
 
     text: str
     prompt: str | None = None
 
 
 def plain_chat(messages: Iterable[Message]) -> str:
-    """A conversation in lines of role and content."""
+    """Format a conversation as lines of role and content."""
     return "".join(message["role"] + ": " + message["content"] + "\n" for message in messages)
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Where a row holds its document. `a.b` is a field within a field; a row without `text` may have `messages`.
+    """The fields of a row that hold its document. `a.b` is a nested field. A row without `text` may have `messages`.
 
     Args:
-        text: field with the text, or with the messages of a conversation.
-        prompt: field with the prompt, likewise.
-        chat: writes a conversation as text.
+        text: Field with the text, or with the messages of a conversation.
+        prompt: Field with the prompt or its messages.
+        chat: Function that formats a conversation as text.
     """
 
     text: str = "text"
@@ -65,7 +65,7 @@ class Fields:
     chat: Callable[[Iterable[Message]], str] = plain_chat
 
     def document(self, row: Any, where: str) -> Document:
-        """The document of a row, which is a mapping or a line of JSON; an InputError tells what is wrong with it."""
+        """Return the document of a row, a mapping or a line of JSON. Raises ``InputError`` if the row is invalid."""
         try:
             row = json.loads(row) if isinstance(row, bytes) else row
         except ValueError as error:  # malformed JSON, or not UTF-8
@@ -83,7 +83,7 @@ class Fields:
             if isinstance(value, str):
                 value.encode()
                 return value
-        except Exception as error:  # half a character, or a conversation that the template refuses
+        except Exception as error:  # a lone surrogate, or a conversation rejected by the template
             raise InputError(f"{where}: the field {name!r} cannot be written as UTF-8 text ({error}). Correct it.") from error
         raise InputError(
             f"{where}: the field {name!r} holds {type(value).__name__}, not text. Set {option} to a field of text."
@@ -92,12 +92,12 @@ class Fields:
 
 @dataclass(frozen=True)
 class Documents:
-    """A source that can be read again and again: each iteration reads it anew and leaves out blank documents.
+    """Documents of a source. Each iteration reads the source anew and leaves out blank documents.
 
-    `read` gives documents, and errors in place of bad parts: these are skipped with one warning, or the first is raised.
+    `read` yields documents, and errors in place of bad parts. Bad parts are skipped with one warning, or the first is raised.
 
-    Raises (while iterating, but for `on_error`):
-        InputError: the source holds no document at all, or a bad part that is refused.
+    Raises:
+        InputError: While iterating, if the source has no documents, or a bad part with `on_error="refuse"`.
     """
 
     name: str
@@ -132,28 +132,28 @@ class Documents:
 def open_source(
     source: str, fields: Fields | None = None, streaming: bool = False, on_error: OnError = "skip"
 ) -> dict[str, Documents]:
-    """Documents of a source, by split ("train", "validation", "test").
+    """Open a source and return its documents by split ("train", "validation", "test").
 
-    Only a folder of data files and a Hugging Face dataset can have several splits; any other source has "train" alone.
+    Only folders of data files and Hugging Face datasets can have several splits. All other sources have only "train".
 
     - `python-docs`: the embedded corpus (`python_docs`).
     - .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow: one document per row.
-    - any other file, UTF-8: cut into documents at paragraph ends, about 4 kB each (`cut_blocks`).
-    - a folder with .jsonl or .parquet files, or with files of rows alone: what `datasets.load_dataset` finds in it.
-    - any other folder, recursive: one document per text file, sorted by path, so that no file is cut by a split.
-    - a folder written by `datasets.save_to_disk`, or a dataset of the Hugging Face hub, `owner/name` or
+    - Any other file, in UTF-8: cut into documents at paragraph ends, about 4 kB each (`cut_blocks`).
+    - A folder with .jsonl or .parquet files, or with data files only: the splits found by `datasets.load_dataset`.
+    - Any other folder, recursively: one document per text file, sorted by path. No file is cut by a split.
+    - A folder written by `datasets.save_to_disk`, or a dataset of the Hugging Face hub, `owner/name` or
       `owner/name:configuration`.
 
-    Files of text, JSON and CSV may be compressed (.gz .bz2 .xz .zst).
+    Text, JSON and CSV files may be compressed (.gz .bz2 .xz .zst).
 
     Args:
-        source: one of the above.
-        fields: names of the text field and, optionally, of the prompt field.
-        streaming: read a dataset of the hub while it is downloaded, instead of downloading it first.
+        source: One of the above.
+        fields: Names of the text field and, optionally, of the prompt field.
+        streaming: Read a dataset of the hub while it is downloaded, instead of downloading it first.
         on_error: `skip` bad files, lines and rows with one warning, or `refuse` the first.
 
     Raises:
-        InputError: the source does not exist, cannot be read, or lacks a field.
+        InputError: If the source does not exist, cannot be read, or lacks a field.
     """
     readers = _readers(source, fields or Fields(), streaming)
     names = {split: f"{source} ({split})" if len(readers) > 1 else source for split in readers}
@@ -161,9 +161,9 @@ def open_source(
 
 
 def cut_blocks(text: str, size: int = BLOCK_SIZE) -> list[str]:
-    """Cut a text into contiguous blocks whose concatenation is the text.
+    """Cut a text into contiguous blocks that concatenate to the text.
 
-    A block ends at the first blank line past `size` characters, or at the first line end, or amid a line, past `2 * size`.
+    A block ends at the first blank line past `size` characters. Past `2 * size` it ends at a line end, or within a line.
     """
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     blocks = [""]
@@ -175,30 +175,30 @@ def cut_blocks(text: str, size: int = BLOCK_SIZE) -> list[str]:
 
 
 def check_fractions(fractions: Sequence[float]) -> None:
-    """Raises InputError unless `fractions` are three shares (train, validation, test) that add up to 1."""
+    """Raise ``InputError`` unless `fractions` are three shares (train, validation, test) that add up to 1."""
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] <= 0:
         raise InputError(
-            f"fractions={list(fractions)} cannot split a corpus. Give three shares (train, validation, test), none "
-            "negative, train above 0, that add up to 1, such as [0.9, 0.05, 0.05]."
+            f"fractions={list(fractions)} cannot split a corpus. Give three shares (train, validation, test) that add up to 1, "
+            "none negative and train above 0, for example [0.9, 0.05, 0.05]."
         )
 
 
 def split_documents(
     documents: Sequence[Document], fractions: Sequence[float] = (0.9, 0.05, 0.05), seed: int = 0
 ) -> dict[str, list[Document]]:
-    """Split by document. Each split keeps the order of the source; a share above 0 gets at least one document.
+    """Split by document. Each split keeps the order of the source. A share above 0 gets at least one document.
 
-    Too few documents without prompts are split by paragraphs or, failing that, by lines, with a warning.
+    Too few documents without prompts are split by paragraph or, failing that, by line, with a warning.
 
     Raises:
-        InputError: fractions that are no shares, or fewer documents, paragraphs and lines than splits.
+        InputError: If `fractions` are invalid, or there are fewer documents, paragraphs and lines than splits.
     """
     check_fractions(fractions)
     wanted = 1 + sum(share > 0 for share in fractions[1:])
     for unit, end in (("paragraphs", r"(?<=\n)(?:[ \t\r]*\n)+"), ("lines", r"(?<=\n)")):
         parts = [Document(part) for whole in documents[:wanted] for part in re.split(end, whole.text) if part.strip()]
         if len(documents) < wanted <= len(parts) and all(document.prompt is None for document in documents):
-            warnings.warn(f"The source has {len(documents)} document(s): its {len(parts)} {unit} are split.", stacklevel=2)
+            warnings.warn(f"The source has {len(documents)} document(s), so its {len(parts)} {unit} are split.", stacklevel=2)
             documents = parts
     counts = [max(1, round(share * len(documents))) if share else 0 for share in fractions[1:]]
     if sum(counts) >= len(documents):
@@ -213,7 +213,7 @@ def split_documents(
 
 
 def drawn_documents(documents: Iterable[Document], split: str, fractions: Sequence[float], seed: int) -> Iterator[Document]:
-    """The documents of a stream, whose length is unknown, that fall to `split` by a draw for each of them."""
+    """Draw the documents of `split` from a stream of unknown length, one independent draw per document."""
     for index, document in enumerate(documents):
         draw = _draw(index, seed)
         if split == ("test" if draw < fractions[2] else "validation" if draw < fractions[1] + fractions[2] else "train"):
@@ -221,7 +221,7 @@ def drawn_documents(documents: Iterable[Document], split: str, fractions: Sequen
 
 
 def documents_sha256(documents: Iterable[Document]) -> str:
-    """SHA-256 (hexadecimal) of the texts and prompts of documents, in their order."""
+    """SHA-256 (hexadecimal) of the texts and prompts of documents, in order."""
     digest = hashlib.sha256()
     for document in documents:
         digest.update(json.dumps([document.prompt, document.text]).encode() + b"\n")
@@ -230,15 +230,15 @@ def documents_sha256(documents: Iterable[Document]) -> str:
 
 @cache
 def python_docs() -> tuple[Document, ...]:
-    """The embedded corpus: see `ebt.problems.language.python_docs`."""
+    """Return the embedded corpus, see `ebt.problems.language.python_docs`."""
     return tuple(Document(text) for text in documentation_texts())
 
 
 def hub_answers(name: str, kind: Literal["model", "dataset"]) -> bool:
-    """Ask the Hugging Face hub for a repository, once: False without an answer, when what is cached must do.
+    """Ask the Hugging Face hub for a repository. Returns ``False`` if it does not answer and the cache has to be used.
 
     Raises:
-        InputError: `name` is a path that does not exist, or the hub has no such repository.
+        InputError: If `name` is a path that does not exist, or the hub has no such repository.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -250,19 +250,19 @@ def hub_answers(name: str, kind: Literal["model", "dataset"]) -> bool:
         HfApi().repo_info(name, repo_type=kind, timeout=10)
     except RepositoryNotFoundError as error:
         raise InputError(f"no such file or folder: {name}, and no such {kind} on the Hugging Face hub") from error
-    except Exception:  # there is no network, or it is switched off
+    except Exception:  # no network, or offline mode
         return False
     return True
 
 
 def _draw(index: int, seed: int) -> float:
-    """A number in [0, 1) that depends on the seed and the index alone, on any platform and version."""
+    """A number in [0, 1) that depends only on the seed and the index, on any platform and version."""
     digest = hashlib.blake2b(f"{seed}:{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def _value(row: Mapping[str, Any], name: str, option: str, where: str) -> Any:
-    """The field `name` of a row, where `a.b` is the field b, or the item, of a field a."""
+    """Return the field `name` of a row. `a.b` is the field or item b of the field a."""
     value: Any = row
     name = "messages" if name == "text" and "text" not in row and "messages" in row else name
     for part in [name] if name in row else name.split("."):
@@ -276,7 +276,7 @@ def _value(row: Mapping[str, Any], name: str, option: str, where: str) -> Any:
 
 @cache
 def _datasets() -> Any:
-    return import_module("datasets")  # late: it takes a second, and texts do without
+    return import_module("datasets")  # imported late: it takes a second and text files do not need it
 
 
 def _readers(source: str, fields: Fields, streaming: bool) -> dict[str, Reader]:
@@ -295,7 +295,7 @@ def _readers(source: str, fields: Fields, streaming: bool) -> dict[str, Reader]:
         return {"train": partial(_read_rows, [path], fields)}
     if fields.prompt is not None:
         raise InputError(
-            f"prompt_field={fields.prompt!r} was given, but {source} is plain text without fields. Drop prompt_field, "
+            f"prompt_field={fields.prompt!r} was given, but {source} is plain text without fields. Remove prompt_field, "
             "or give JSONL, CSV, Parquet or a dataset."
         )
     texts = [path] if path.is_file() else _files(path)
@@ -308,16 +308,16 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _is_dataset(folder: Path) -> bool:
-    """Whether `datasets` reads a folder, for the files of rows in it, rather than all as texts."""
+    """Whether a folder has data files and is read by `datasets`, rather than as text files."""
     names = [file.name for file in _files(folder)]
     if not names:
-        raise InputError(f"{folder} holds no file that can be read. Give a folder with texts or data files.")
+        raise InputError(f"{folder} has no readable files. Give a folder with text or data files.")
     data = [_ROWS.search(name) or _TABLES.search(name) for name in names if not name.startswith(("README", "LICENSE"))]
     return (bool(data) and all(data)) or any(match and match[1].lower() in ("jsonl", "parquet") for match in data)
 
 
 def _load_folder(path: str) -> Any:
-    """What `datasets` finds in a folder. JSON and CSV are left to `_read_rows`, which can skip a bad line."""
+    """Load a folder with `datasets`. JSON and CSV files are left to `_read_rows`, which can skip a bad line."""
     if (Path(path) / "dataset_dict.json").exists() or (Path(path) / "state.json").exists():
         return _datasets().load_from_disk(path)
     builder = _datasets().load_dataset_builder(path)
@@ -332,7 +332,7 @@ def _dataset_readers(name: str, fields: Fields, load: Callable[[], Any]) -> dict
     except (*_READ_ERRORS, _datasets().exceptions.DatasetsError) as error:
         missing = "" if Path(name).expanduser().exists() else f"no such file or folder: {name}. "
         raise InputError(
-            f"{missing}{name} cannot be loaded as a dataset ({' '.join(str(error).split())}). Check what is there; an id of "
+            f"{missing}{name} cannot be loaded as a dataset ({' '.join(str(error).split())}). Check the path. An id of "
             "the Hugging Face hub (owner/name or owner/name:configuration) needs the network."
         ) from error
     parts = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
@@ -340,7 +340,7 @@ def _dataset_readers(name: str, fields: Fields, load: Callable[[], Any]) -> dict
         parts = {"train": next(iter(parts.values()))}
     splits = {split: parts[part] for part, split in _SPLIT_NAMES.items() if part in parts}
     if "train" not in splits:
-        raise InputError(f"{name} has no split 'train' among {sorted(map(str, parts))}. Rename the one to train on.")
+        raise InputError(f"{name} has no split 'train' among {sorted(map(str, parts))}. Rename the split to train on.")
     for columns in filter(None, (getattr(part, "column_names", None) for part in splits.values())):
         for option, field in (("text_field", fields.text), ("prompt_field", fields.prompt)):
             if field is not None and field not in columns:
@@ -360,7 +360,7 @@ def _read_texts(paths: Sequence[Path], cut: bool) -> Iterator[Document | InputEr
         try:
             with _open(path) as file:
                 data = file.read(1 << 16)
-                data += b"" if b"\0" in data else file.read()  # what is no text may be long
+                data += b"" if b"\0" in data else file.read()  # binary files may be large
             if b"\0" in data:
                 yield InputError(f"{path} is a binary file (byte {data.index(0)} is NUL). Give a text file.")
             else:
@@ -370,7 +370,7 @@ def _read_texts(paths: Sequence[Path], cut: bool) -> Iterator[Document | InputEr
             line = data.count(b"\n", 0, error.start) + 1
             yield InputError(f"{path}, line {line} is not UTF-8 text (byte {error.start}). Convert the file to UTF-8.")
         except _READ_ERRORS as error:
-            yield InputError(f"{path} cannot be read ({error}). Check that it is complete, and its permissions.")
+            yield InputError(f"{path} cannot be read ({error}). Check that it is complete and readable.")
 
 
 def _read_rows(paths: Sequence[Path], fields: Fields) -> Iterator[Document | InputError]:
@@ -378,15 +378,15 @@ def _read_rows(paths: Sequence[Path], fields: Fields) -> Iterator[Document | Inp
         try:
             yield from _documents(_csv_rows(path) if _CSV.search(path.name) else _json_rows(path, fields), fields, str(path))
         except _READ_ERRORS as error:
-            yield InputError(f"{path} cannot be read ({error}). Check that it is complete and of its kind.")
+            yield InputError(f"{path} cannot be read ({error}). Check that it is complete and in the format of its suffix.")
 
 
 def _read_dataset(part: Any, fields: Fields, name: str) -> Iterator[Document | InputError]:
     rows = (dict(zip(batch, row, strict=True)) for batch in part.iter(1000) for row in zip(*batch.values(), strict=True))
     try:
         yield from _documents(((f"row {number}", row) for number, row in enumerate(rows, 1)), fields, name)
-    except (*_READ_ERRORS, _datasets().exceptions.DatasetsError) as error:  # the rest of it is lost: no small part to skip
-        raise InputError(f"{name} cannot be read ({error}). Check that it is complete, and the network.") from error
+    except (*_READ_ERRORS, _datasets().exceptions.DatasetsError) as error:  # all remaining rows are lost: too many to skip
+        raise InputError(f"{name} cannot be read ({error}). Check that it is complete, and check the network.") from error
 
 
 def _documents(rows: Iterator[tuple[str, Any]], fields: Fields, name: str) -> Iterator[Document | InputError]:
@@ -398,13 +398,13 @@ def _documents(rows: Iterator[tuple[str, Any]], fields: Fields, name: str) -> It
 
 
 def _json_rows(path: Path, fields: Fields) -> Iterator[tuple[str, Any]]:
-    """Rows of JSON lines, or of a JSON file: a list, an object with a list of objects in it, or one object."""
+    """Rows of JSON lines or of a JSON file: a list, an object that contains a list of objects, or a single object."""
     with _open(path) as file:
         try:
             whole = None if _LINES.search(path.name) else json.load(file)
         except json.JSONDecodeError as error:
             whole = None
-            if error.msg != "Extra data":  # which is what JSON lines are
+            if error.msg != "Extra data":  # "Extra data" indicates JSON lines
                 raise
         if whole is None:
             file.seek(0)
@@ -418,7 +418,7 @@ def _json_rows(path: Path, fields: Fields) -> Iterator[tuple[str, Any]]:
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(2**31 - 1)
-    with _open(path) as file:  # bytes that are no text become half characters, which `Fields` names
+    with _open(path) as file:  # invalid bytes become surrogates, which `Fields` reports
         lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
         rows = csv.DictReader(lines, delimiter="\t" if ".tsv" in path.name.lower() else ",")
         yield from ((f"line {rows.line_num}", row) for row in rows)

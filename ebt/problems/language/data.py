@@ -1,4 +1,4 @@
-"""Text as batches: sources, splits, tokeniser and packing behind one DataModule.
+"""Batches of text: sources, splits, tokenizer and packing in one data module.
 
 Shapes: S = context length, B = batch size.
 """
@@ -36,33 +36,33 @@ from ebt.training.sampling import ResumableData, ResumableLoader, drawn
 class TextDataModule(ResumableData):
     """Batches of text: dict(`input_ids` (B, S), `targets` (B, S)), int64, ignored targets -100.
 
-    The order of training batches depends on the seed and the epoch alone, and a checkpoint written in the middle of an epoch
-    resumes with the next batch. A stream keeps the order of its source; to resume, it is read again up to the position.
+    The order of training batches depends only on the seed and the epoch. A checkpoint saved within an epoch resumes with the
+    next batch. A stream keeps the order of its source. To resume, it is read again up to the position.
 
     Args:
         source: `python-docs` (embedded, needs no download), a file, a folder, or the id of a Hugging Face dataset
             (see `corpora.open_source`).
-        validation_source, test_source: sources of their own. Without them, the splits that a dataset brings along are
-            used; failing that, shares of `source`, by document.
-        text_field: field that holds the text, or the messages of a conversation, in JSONL, CSV, Parquet and datasets; `a.b`
-            is a field in a field. Without `text`, `messages` is read. The tokeniser's chat template writes conversations.
-        prompt_field: field that holds the prompt. With it each document is one context, and only its text, the answer, is
-            learned; without it documents are packed.
-        tokenizer: `bytes`, a folder or tokenizer.json file of a saved tokeniser, or an id of the Hugging Face hub.
+        validation_source, test_source: Separate sources. By default the splits of a dataset are used or, failing that,
+            shares of `source`, by document.
+        text_field: Field with the text, or with the messages of a conversation, in JSONL, CSV, Parquet and datasets. `a.b`
+            is a nested field. Without `text`, `messages` is read. Conversations are formatted by the tokenizer's chat template.
+        prompt_field: Field with the prompt. With it each document is one context and only its text, the answer, is learned.
+            Without it documents are packed.
+        tokenizer: `bytes`, a folder or tokenizer.json file of a saved tokenizer, or an id of the Hugging Face hub.
         context_length: S, in tokens.
-        batch_size, evaluation_batch_size: B, in contexts, for each process; evaluation takes `batch_size` by default.
-        seed, split_seed: of the training order, and of the split, which takes `seed` by default.
-        train_examples: contexts to train on, drawn by the seed from all that there are; all by default.
-        fractions: shares of train, validation and test.
-        streaming: read, tokenise and pack during training instead of before.
-        num_workers: processes that prepare batches.
+        batch_size, evaluation_batch_size: B, in contexts, per process. Evaluation uses `batch_size` by default.
+        seed, split_seed: Seeds of the training order and of the split. The split uses `seed` by default.
+        train_examples: Number of training contexts, drawn by the seed. All by default.
+        fractions: Shares of train, validation and test.
+        streaming: Read, tokenize and pack during training instead of before.
+        num_workers: Number of processes that prepare batches.
         on_error: `skip` bad files, lines and rows with one warning, or `refuse` the first.
 
     Attributes, after `prepare`: `tokenizer`, `vocab_size`.
 
     Raises:
-        InputError: by `__init__` for settings that make no sense; by `prepare` for sources and tokenisers that
-            cannot be read, and for text too short for one context.
+        InputError: By `__init__` if settings are invalid. By `prepare` if a source or tokenizer cannot be read, or a text is
+            too short for one context.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -101,15 +101,15 @@ class TextDataModule(ResumableData):
         if seed < 0 or num_workers < 0:
             raise InputError(f"seed={seed} and num_workers={num_workers} must not be negative. Give 0 or more.")
         if train_examples is not None and (train_examples < 1 or streaming):
-            raise InputError(f"train_examples={train_examples}: give at least 1, and no streaming, which cannot draw contexts.")
+            raise InputError(f"train_examples={train_examples}: give at least 1, and set streaming to false.")
         check_fractions(fractions)
-        Documents(source, tuple, on_error)  # whether there is such a policy
+        Documents(source, tuple, on_error)  # checks `on_error`
         self._datasets: dict[str, PackedExamples | StreamedExamples] = {}
         self._documents: dict[str, int] = {}
         self._sha256: str | None = None
 
     def prepare(self) -> None:
-        """Read, split, tokenise and pack, once; any later call returns at once."""
+        """Read, split, tokenize and pack the text. Later calls return at once."""
         if self._datasets:
             return
         self.tokenizer = load_tokenizer(self.tokenizer_spec)
@@ -123,8 +123,8 @@ class TextDataModule(ResumableData):
             self._prepare_datasets({name: list(documents) for name, documents in sources.items()}, shares)
 
     def statistics(self) -> dict[str, Any]:
-        """What the data are: source, SHA-256 of all documents, vocabulary, and for each split the number of its
-        documents, tokens (with separators) and contexts. Nothing is known beforehand of the documents of a stream."""
+        """Describe the data: source, SHA-256 of all documents, vocabulary size, and the numbers of documents, tokens (with
+        separators) and contexts of each split. The documents of a stream are not known beforehand."""
         self.prepare()
         packed = {name: data for name, data in self._datasets.items() if isinstance(data, PackedExamples)}
         cuts = {name: dict(data.counts) for name, data in packed.items() if self.prompt_field is not None}
@@ -142,7 +142,7 @@ class TextDataModule(ResumableData):
         }
 
     def train_dataloader(self) -> ResumableLoader:
-        """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
+        """Batches in the order of (seed, epoch). An incomplete last batch is dropped, unless it is the only one."""
         self.prepare()
         dataset = self._datasets["train"]
         if isinstance(dataset, StreamedExamples):
@@ -150,7 +150,7 @@ class TextDataModule(ResumableData):
         return self.training_loader(drawn(dataset, self.train_examples, self.seed))
 
     def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
-        """Batches in the order of the source; an empty list, which skips validation, without such a split."""
+        """Batches in the order of the source. An empty list, which skips validation, if there is no validation split."""
         self.prepare()
         return self.evaluation_loader(self._datasets["validation"]) if "validation" in self._datasets else []
 
@@ -193,7 +193,7 @@ class TextDataModule(ResumableData):
                 draw = partial(drawn_documents, sources["train"], split, shares, self.split_seed)
                 streams[split] = Documents(f"{self.source} ({split} share)", draw)
         datasets = {split: StreamedExamples(part, self.tokenizer, self.context_length) for split, part in streams.items()}
-        self._check("train", next(iter(datasets["train"]), None))  # fails now, rather than in the first step
+        self._check("train", next(iter(datasets["train"]), None))  # fails here rather than in the first training step
         self._datasets.update(datasets)
 
     def _check(self, split: str, first: Example | None) -> None:
@@ -205,5 +205,5 @@ class TextDataModule(ResumableData):
         if split == "train" and self.prompt_field is None and first["targets"][-1] == IGNORED:
             raise InputError(
                 f"The train documents of {self.source} have {int((first['targets'] != IGNORED).sum()) + 1} tokens, too few for "
-                f"context_length={self.context_length} (and the token after it). Give more text, or a smaller context_length."
+                f"context_length={self.context_length} (and the token after it). Give more text or a smaller context_length."
             )

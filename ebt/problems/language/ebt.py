@@ -20,32 +20,31 @@ from ebt.problems.language.configuration import EBTConfig
 from ebt.thinking import Geometry, Simplex, StepSize, Thought, mean, supervise
 
 THINKING_OPTIONS = (*THINKING, "thinking", "generator")
-"""Arguments of ``forward`` that ``generate()`` and ``generation_config`` take, too."""
+"""Arguments of ``forward`` that ``generate()`` and ``generation_config`` also accept."""
 
 
 @dataclass
 class EBTOutput(ModelOutput):
-    """Output of ``EBTForCausalLM``: B rows, S positions (the last ``logits_to_keep``), T steps, V words."""
+    """Output of ``EBTForCausalLM``. B rows, S positions (the last ``logits_to_keep``), T steps, V tokens of the vocabulary."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    """(B, S, V) of the winning candidates, or of the mean of all; constants, unless ``differentiable``."""
+    """(B, S, V) of the winning candidates, or of the mean of all. Constants unless ``differentiable``."""
     energies: Tensor | None = None
-    """(T + 1, B, S) of the winning candidates: before each step, and of the final state, unless it was left out."""
+    """(T + 1, B, S) of the winning candidates, before each step and of the final state, unless it was left out."""
     steps: Tensor | None = None
-    """(B, S) steps really taken."""
+    """(B, S) number of steps taken."""
     past_key_values: Any = None
     hidden_states: tuple[Tensor, ...] | None = None
-    """On request: the embeddings, and the observed stream after each block, (B, S, D) each, without any candidate; constants
-    as the logits are."""
+    """On request: the embeddings and the observed stream after each block, (B, S, D) each, without candidates. Constants like
+    the logits."""
 
 
 class EBTForCausalLM(LanguageModel, ThinkingModel):
     """Predicts each next token by descending its energy.
 
-    Thinking starts from random candidates. Unless a ``generator`` is given, these are a pure function of the seed, the token's
-    position and the candidate's number, so that results are reproducible and do not depend on the cache, the batch or the
-    padding.
+    Thinking starts from random candidates. Without a ``generator`` they depend only on the seed, the position of the token and
+    the index of the candidate. Results are reproducible and independent of the cache, the batch and the padding.
     """
 
     config_class = EBTConfig
@@ -60,11 +59,11 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         for table in (self.embedding, self.words):
             if table is not None:
                 nn.init.normal_(table.weight, std=config.dim**-0.5)
-        self.generation_config._from_model_config = False  # else thinking options saved in it would be lost on loading
+        self.generation_config._from_model_config = False  # otherwise thinking options saved in it are lost on loading
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
-        """The energy head, which adapters and quantisation leave alone."""
+        """Return the energy head, which adapters and quantisation leave unchanged."""
         return self.network.head.projection
 
     def landscape(
@@ -74,11 +73,11 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         cache: KeyValueCache | None = None,
         predictions: int | None = None,
     ) -> DecoderLandscape:
-        """The energy of candidates for the tokens that follow each of the last ``predictions`` tokens of (B, S)."""
+        """Return the energy of candidates for the next token after each of the last ``predictions`` tokens of (B, S)."""
         return self.network.encode(self.embed(input_ids), attention_mask, cache, predictions)
 
     def geometry(self) -> Geometry:
-        """One part a token, each a prediction."""
+        """One part per token, each a prediction."""
         table = self.embedding if self.words is None else self.words
         return self.config.make_geometry(2, table.weight, self.config.input_gradient)
 
@@ -92,15 +91,15 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         cache: KeyValueCache | None = None,
         predictions: int | None = None,
     ) -> Tensor:
-        """Positions (B, S) of the last observed tokens, padding not counted; before the cache takes them in."""
+        """Positions (B, S) of the last observed tokens, not counting padding. Call it before the cache is extended."""
         return positions_of(input_ids, attention_mask, cache)[:, -(predictions or input_ids.shape[1]) :]
 
     def answer(self, input_ids: Tensor, thought: Thought, how: Thinking) -> Tensor:
-        """The most probable next tokens (B, S)."""
+        """Return the most probable next tokens (B, S)."""
         return self.logits(thought, how).argmax(-1) if how.rule == "mean" else thought.geometry.decide(thought.state)
 
     def logits(self, thought: Thought, how: Thinking) -> Tensor:
-        """Logits (B, S, V) of the winners, or of the mean of all."""
+        """Return the logits (B, S, V) of the winners, or of the mean of all candidates."""
         geometry = thought.geometry
         assert isinstance(geometry, Simplex)
         if how.rule == "mean" and thought.candidates is not None:
@@ -125,34 +124,34 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         differentiable: bool | None = None,
         **options: Any,
     ) -> EBTOutput | tuple[Any, ...]:
-        """Think about the token after each position; in training mode with labels, the differentiable loss of the recipe.
+        """Think about the next token at each position. In training mode with labels, return the loss of the recipe.
 
         Args:
-            input_ids: observed tokens (B, S), without those in the cache.
-            attention_mask: (B, K), 0 at padding; K counts cached tokens, too.
-            labels: (B, S), the observed tokens themselves with -100 where they are not scored; shifted here, as in all
-                Hugging Face models. In training mode the loss follows ``config.training_recipe()``; otherwise it is the cross
-                entropy of the thought's final logits.
-            past_key_values: keys and values of the observed tokens; no candidate is ever cached. Where each step has its own
-                context (conditioning 'prefix' or 'modulation'), it needs a ``DynamicCache()`` without a configuration, which
-                grows to as many contexts.
-            use_cache: return ``past_key_values``.
-            logits_to_keep: how many of the last positions to think about; 0 is all.
-            thinking: how to think; the model's own by default.
-            generator: draws starts and noise instead of the seed.
-            final_energy: False saves the pass for the energies of the final states where nothing is chosen by them.
-            num_items_in_batch: divides the summed loss instead of the number of scored tokens (``Trainer`` gives it).
-            return_dict: False returns a tuple.
-            inputs_embeds: embeddings (B, S, D) in the place of ``input_ids``.
-            output_hidden_states: return ``hidden_states``.
-            differentiable: logits, and a loss from them, carry full gradients through the thinking; by default in training
-                mode without labels. It costs the memory of all steps.
-            options: fields of ``Thinking`` for this call, such as ``steps=16, candidates=8``; with ``rule="mean"`` the energies
-                are those of the lowest. What other models take is refused unless it is None or False; ``position_ids`` may be
-                those that follow from the mask.
+            input_ids: Observed tokens (B, S), without the cached ones.
+            attention_mask: (B, K), 0 at padding, where K includes cached tokens.
+            labels: Observed tokens (B, S), -100 where not scored. They are shifted here, as in all Hugging Face models. In
+                training mode the loss follows ``config.training_recipe()``, otherwise it is the cross entropy of the final
+                logits.
+            past_key_values: Cached keys and values of observed tokens. Candidates are never cached. With a context per step
+                (conditioning 'prefix' or 'modulation'), use a ``DynamicCache()`` without a configuration, which grows to as
+                many contexts.
+            use_cache: Whether to return ``past_key_values``.
+            logits_to_keep: Number of last positions to think about. 0 means all.
+            thinking: Thinking options. The model's own by default.
+            generator: Source of starts and noise, instead of the seed.
+            final_energy: ``False`` skips the pass for the energies of the final states where no choice depends on them.
+            num_items_in_batch: Divisor of the summed loss instead of the number of scored tokens (passed by ``Trainer``).
+            return_dict: ``False`` returns a tuple.
+            inputs_embeds: Embeddings (B, S, D) instead of ``input_ids``.
+            output_hidden_states: Whether to return ``hidden_states``.
+            differentiable: Whether the logits, and a loss computed from them, carry gradients through all steps, at the memory
+                of all steps. By default in training mode without labels.
+            options: Fields of ``Thinking`` for this call, for example ``steps=16, candidates=8``. With ``rule="mean"`` the
+                energies are the lowest ones. Arguments of other models must be ``None`` or ``False``. ``position_ids`` must
+                match the mask.
 
         Raises:
-            InputError: an option that there is not or outside its range, or a mask that does not fit.
+            InputError: If an option is unknown or out of range, or a mask does not match.
         """
         asked, cache = {name: options.pop(name, None) for name in THINKING}, past_key_values
         options.pop("record", None)
@@ -167,10 +166,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             how = self.how(thinking, **asked)
             learns = torch.is_grad_enabled() and (self.training if differentiable is None else differentiable)
             if learns and how.stops() is not None:
-                raise InputError("tolerance and stop serve inference only: set differentiable=False, or think without them")
+                raise InputError("tolerance and stop are for inference only: set differentiable=False, or leave them out")
             context = (given, attention_mask, cache, (logits_to_keep if labels is None else 0) or None)
             with leave_inference_mode(), torch.set_grad_enabled(learns):
-                positions = self.positions(*context)  # before the cache takes the context in
+                positions = self.positions(*context)  # before the cache is extended
                 landscape = self.landscape(*context)
                 thought = think(
                     landscape,
@@ -200,7 +199,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         num_items: Tensor | int | None,
         generator: torch.Generator | None,
     ) -> EBTOutput:
-        """The last token predicts nothing that is known: S - 1 positions are thought about."""
+        """Think about S - 1 positions: the token after the last one is not known."""
         recipe, geometry, target = self.config.training_recipe(), self.geometry(), labels[:, 1:]
         landscape = self.landscape(given[:, :-1], None if attention_mask is None else attention_mask[:, :-1])
         start = geometry.start(tuple(target.shape), recipe.start_std, generator)
@@ -212,11 +211,11 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         return EBTOutput(rescale(outcome.loss, target, num_items), logits, outcome.thought.energies, outcome.thought.steps)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """``transformers``' own ``generate`` with all its options, and the thinking options of ``forward``.
+        """Generate tokens with ``transformers``' ``generate``, with all its options and the thinking options of ``forward``.
 
-        ``model.generate(ids, steps=8, candidates=4)``; options may also live in ``model.generation_config``. With
-        ``return_dict_in_generate=True`` the output has two entries more, each a tuple with one tensor per generated token as
-        ``scores`` has: ``energies`` (T + 1, rows), of the winners, and ``steps`` (rows,), those really taken.
+        ``model.generate(ids, steps=8, candidates=4)``. Options may also be set in ``model.generation_config``. With
+        ``return_dict_in_generate=True`` the output has two more entries, tuples with one tensor per generated token like
+        ``scores``: ``energies`` (T + 1, rows) of the winners, and ``steps`` (rows,), the numbers of steps taken.
         """
         record: list[tuple[Tensor, Tensor]] = []
         output = super().generate(*args, record=record, **kwargs)
@@ -228,7 +227,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict[str, Any]]:
-        """Hand thinking options that live in the generation config to ``forward``; keep a record only if it is returned."""
+        """Pass thinking options of the generation config to ``forward``. Keep a record only if it is returned."""
         generation_config, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         if not generation_config.return_dict_in_generate:
             model_kwargs.pop("record", None)
@@ -237,7 +236,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         return generation_config, {**given, **model_kwargs, "final_energy": "record" in model_kwargs}
 
     def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
-        """An assistant thinks as its own configuration says, if it thinks at all."""
+        """Let an assistant model think with its own configuration, if it thinks at all."""
         return super()._get_candidate_generator(*args, model_kwargs=_of_any_model(model_kwargs), **kwargs)
 
     def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
@@ -246,7 +245,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
     def _update_model_kwargs_for_generation(
         self, outputs: EBTOutput, model_kwargs: dict[str, Any], is_encoder_decoder: bool = False, num_new_tokens: int = 1
     ) -> dict[str, Any]:
-        """Called once per round of generation: note the energies of its new tokens, which it thought about first to last."""
+        """Record the energies of new tokens, first to last. Called once per round of generation."""
         if "record" in model_kwargs and outputs.energies is not None and outputs.steps is not None:
             rounds = range(num_new_tokens)
             model_kwargs["record"] += [(outputs.energies[..., i], outputs.steps[..., i]) for i in rounds]
@@ -254,6 +253,6 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
 
 
 def _of_any_model(model_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What a model that does not think takes, too."""
+    """Remove the arguments that models without thinking do not accept."""
     own = ("record", "final_energy", *THINKING_OPTIONS)
     return {name: value for name, value in model_kwargs.items() if name not in own}

@@ -1,4 +1,4 @@
-"""One text: the energy of every token's prediction while the model thinks (paper, figure 8)."""
+"""Token energies: the energy of the prediction of each token of a text after each thinking step (paper, figure 8)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ebt.evaluation.alarms import alarms
 from ebt.problems.language.tokenizers import encode
 
 BYTES = {letter: byte for byte, letter in bytes_to_unicode().items()}
-"""The letters in which byte-level tokenisers write bytes."""
+"""Byte values by the characters that byte-level tokenizers use for them."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class TokenEnergies:
     """Predictions of the S tokens of a text, each from the tokens before it."""
 
     tokens: list[str]
-    """As text; bytes that are no whole character as ``<C3>``."""
+    """Tokens as text. Bytes that are not a whole character are written as ``<C3>``."""
     ids: list[int]
     energies: list[list[float]]
-    """(T + 1, S) energy of the prediction before each step, and of the last one."""
+    """(T + 1, S) energies of the predictions, before each step and after the last."""
     probability: list[float]
-    """(S) that the model gives to the true token, after the last step."""
+    """(S) probability of the true token after the last step."""
     nats: list[float]
     """(S) surprise at the true token, ``-log(probability)``."""
     predicted: list[str]
@@ -36,24 +36,24 @@ class TokenEnergies:
 
 @torch.no_grad()
 def token_energies(model: Any, tokenizer: Any, text: str, steps: int, seed: int = 0) -> TokenEnergies:
-    """Think about every token of a text at once.
+    """Think about all tokens of a text at once.
 
-    As in training, the end-of-text token comes first, and then the special tokens with which the tokeniser begins a text.
+    As in training, the text is preceded by the end-of-text token and the special tokens that the tokenizer begins a text with.
 
     Args:
-        model: an ``EBTForCausalLM``.
-        tokenizer: its Hugging Face tokeniser.
-        text: at most ``model.config.context_length`` tokens, with those that begin it.
+        model: An ``EBTForCausalLM``.
+        tokenizer: Its Hugging Face tokenizer.
+        text: At most ``model.config.context_length`` tokens, with those that precede it.
         steps: T.
-        seed: of the random starts.
+        seed: Seed of the random starts.
 
     Raises:
-        InputError: an empty or too long text, or less than one step.
+        InputError: If the text is empty or too long, or ``steps`` is below 1.
     """
     begin, ids = encode(tokenizer, [""])[0], encode(tokenizer, [text], begin=False)[0]
     limit = model.config.context_length - len(begin)
     if not ids or len(ids) > limit:
-        raise InputError(f"The text has {len(ids)} tokens: give 1 to {limit}, what the model's context holds.")
+        raise InputError(f"The text has {len(ids)} tokens: give 1 to {limit}, the context of the model.")
     if steps < 1:
         raise InputError(f"steps is {steps}: thinking needs at least 1.")
     inputs = torch.tensor([[tokenizer.eos_token_id, *begin, *ids][:-1]], device=model.device)

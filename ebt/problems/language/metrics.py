@@ -1,4 +1,4 @@
-"""Language: nats per token against thinking steps and candidates."""
+"""Language metrics: nats per token against thinking steps and candidates."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ MEASURE = Measure("nats", "cross entropy (nats per token)", "token")
 
 @dataclass(frozen=True)
 class LanguagePoint(Point):
-    """Quality of next-token predictions; every mean is over all scored tokens."""
+    """Quality of next-token predictions. All means are over scored tokens."""
 
     nats: float
-    """Cross entropy per token: the sum over all scored tokens, divided by their number."""
+    """Cross entropy per token: the sum over all scored tokens divided by their number."""
     nats_error: float | None
-    """Standard error of ``nats`` over rows; None for a single row."""
+    """Standard error of ``nats`` over rows. ``None`` for a single row."""
     perplexity: float
     """``exp(nats)``."""
     accuracy: float
     auroc: float | None
-    """How well a token's energy tells wrong predictions from right ones (see ``auroc``)."""
+    """How well the energy of a token separates wrong predictions from right ones (see ``auroc``)."""
 
 
 ENTRIES = 2**26
-"""Logits are held for so many entries at a time (256 MB), whatever the batch."""
+"""Maximum number of logits in memory at a time (256 MB), for any batch size."""
 
 
 def language_curve(
     model: Any, batches: Iterable[Mapping[str, Tensor]], steps: Sequence[int], candidates: Sequence[int] = (1,), **options: Any
 ) -> Curve[LanguagePoint]:
-    """Quality of next-token predictions for every number of steps and candidates.
+    """Measure next-token predictions for every number of steps and candidates.
 
-    With ``rule="mean"`` nobody wins: the answer is the mean of what all candidates thought from step ``mean_from`` on, and the
-    energies are those of the lowest.
+    With ``rule="mean"`` there is no winner. The answer is the mean over all candidates and the steps from ``mean_from`` on, and
+    the energies are the lowest ones.
 
     Args:
-        model: an ``EBTForCausalLM``, or its feed-forward twin, which gives a single point.
-        batches: dicts of ``input_ids`` (B, S) and ``targets`` (B, S), the next tokens, -100 where none is scored.
-        steps: numbers of steps to measure.
-        candidates: numbers of candidates to measure.
-        **options: as ``ebt.evaluation.measure.measure`` has them.
+        model: An ``EBTForCausalLM``, or its feed-forward twin, which gives a single point.
+        batches: Dicts of ``input_ids`` (B, S) and ``targets`` (B, S), the next tokens, -100 where not scored.
+        steps: Numbers of steps to measure.
+        candidates: Numbers of candidates to measure.
+        **options: See ``ebt.evaluation.measure.measure``.
 
     Raises:
-        InputError: numbers below 1, or batches without a scored token.
+        InputError: If a number is below 1, or the batches have no scored tokens.
     """
     return measure(model, _Tokens(), batches, steps, candidates, **options)
 
@@ -117,6 +117,6 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _worth(losses: Tensor, words: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Per row: summed losses and scored tokens; per token: whether the prediction is wrong."""
+    """Summed losses and scored tokens per row, and whether the prediction is wrong per token."""
     scored = targets != IGNORED
     return {"loss": losses.double().sum(1), "tokens": scored.sum(1), "wrong": (words != targets)[scored]}

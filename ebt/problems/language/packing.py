@@ -1,4 +1,4 @@
-"""Documents as examples of next-token prediction: packed into contexts, or as prompt and answer.
+"""Examples of next-token prediction from documents: packed into contexts, or as prompt and answer.
 
 Shapes: S = context length.
 """
@@ -24,27 +24,27 @@ from ebt.problems.language.tokenizers import encode
 IGNORED = -100
 Example = dict[str, Tensor]
 Encoded = tuple[list[int] | None, list[int]]
-"""Token ids of a document: of its prompt, if it has one, and of its text."""
+"""Token ids of a document: of its prompt, if any, and of its text."""
 
 
 def encoded(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) -> Iterator[Encoded]:
-    """Documents as token ids; all of them have a prompt, or none."""
+    """Encode documents as token ids. Either all of them have a prompt, or none."""
     prompts = [document.prompt for document in documents if document.prompt is not None]
     texts = encode(tokenizer, [document.text for document in documents], begin=not prompts)
     return zip(encode(tokenizer, prompts) if prompts else [None] * len(texts), texts, strict=True)
 
 
 def make_example(tokens: Sequence[int] | npt.NDArray[Any], context_length: int, pad: int, prompt: int = 0) -> Example:
-    """Inputs and next-token targets from up to S + 1 tokens.
+    """Make inputs and next-token targets from up to S + 1 tokens.
 
     Args:
         tokens: 2 to S + 1 token ids.
         context_length: S.
-        pad: token id that fills the inputs behind the tokens.
-        prompt: number of leading tokens that are given and are no targets.
+        pad: Token id that pads the inputs.
+        prompt: Number of leading tokens that are given and not targets.
 
     Returns:
-        `input_ids` (S,) and `targets` (S,), int64; targets of prompt and padding are -100.
+        `input_ids` (S,) and `targets` (S,), int64. Targets of prompt and padding are -100.
     """
     window, inputs = torch.from_numpy(np.asarray(tokens, dtype=np.int64)), torch.full((context_length,), pad)
     inputs[: len(window) - 1] = window[:-1]
@@ -56,17 +56,17 @@ def make_example(tokens: Sequence[int] | npt.NDArray[Any], context_length: int, 
 def windows(
     documents: Iterable[Encoded], context_length: int, separator: int, counts: Counter[str], endless: bool = False
 ) -> Iterator[tuple[list[int], int]]:
-    """At most S + 1 tokens at a time, with the number of those at their beginning that are given and are no targets.
+    """Yield windows of at most S + 1 tokens, with the number of leading tokens that are given and not targets.
 
     Documents without a prompt are joined by the separator and cut into windows that overlap by one token, so that every token
-    but the first is a target exactly once. One with a prompt is a window of its own: prompt, answer and separator.
+    but the first is a target exactly once. A document with a prompt is its own window: prompt, answer and separator.
 
     Args:
-        documents: token ids.
+        documents: Token ids.
         context_length: S.
-        separator: token id that follows each document.
-        counts: where prompts with answers are counted that are cut ("truncated") or left out ("skipped").
-        endless: tell of the first of these at once, as well as of all at the end.
+        separator: Token id that follows each document.
+        counts: Counts documents with prompts that are cut ("truncated") or left out ("skipped").
+        endless: Whether to warn at the first of these, in addition to the end.
     """
     buffer: list[int] = []
     for prompt, text in documents:
@@ -99,13 +99,13 @@ def _warn_of_cuts(counts: Counter[str], context_length: int) -> None:
 
 
 class PackedExamples(Dataset[Example]):
-    """Examples in memory, of the documents of a source (see ``windows``).
+    """Examples in memory, from the documents of a source (see ``windows``).
 
     Args:
-        documents: token ids; `counts` says how many were "truncated" or "skipped".
+        documents: Token ids. `counts` holds the numbers of "truncated" and "skipped" ones.
         context_length: S.
-        separator: token id that follows each document.
-        dtype: integer type that holds every id.
+        separator: Token id that follows each document.
+        dtype: Integer type that can hold every id.
     """
 
     def __init__(
@@ -131,18 +131,17 @@ class PackedExamples(Dataset[Example]):
 
 
 class StreamedExamples(IterableDataset[Example]):
-    """Documents tokenised and made examples of (see ``windows``) while they are read, in the order of the source.
+    """Examples from documents that are tokenized and packed (see ``windows``) while they are read, in the order of the source.
 
-    Each worker takes every n-th document and packs its own. Each process reads them all and takes every n-th example
-    (an incomplete last round is left out), so that all processes get as many batches: they would wait for each other
-    for ever otherwise.
+    Each worker takes every n-th document and packs its own. Each process reads all documents and takes every n-th example.
+    An incomplete last round is left out, so that all processes get equally many batches and none waits for the others.
 
     Args:
-        documents: a source that can be iterated again.
-        tokenizer: has an end-of-text token, which follows each document.
+        documents: A source that can be iterated repeatedly.
+        tokenizer: Tokenizer with an end-of-text token, which follows each document.
         context_length: S.
-        rank: number of this process.
-        processes: number of processes that train together.
+        rank: Index of this process.
+        processes: Number of processes that train together.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Heat map of token energies while the model thinks (paper, figure 8)."""
+"""Heat map of token energies across thinking steps (paper, figure 8)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from ebt.evaluation.style import COLOURS, HEAT, picture
 
 PER_ROW = 40
-"""Most tokens in one row of panels; a longer text continues below."""
+"""Maximum number of tokens in a row of panels. A longer text continues below."""
 TITLE = "Energy of every token's prediction after each thinking step (0: the start)"
 SIGNS = str.maketrans({" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"})
 
@@ -22,12 +22,12 @@ Numbers = npt.NDArray[np.float64]
 
 
 def token_heat_map(result: Mapping[str, Any], path: str | Path, title: str = TITLE) -> None:
-    """Energies of every token's prediction across steps, above the model's surprise at the true token.
+    """Draw the energies of token predictions across steps, above the model's surprise at the true tokens.
 
     Args:
-        result: a result of ``token_energies`` as a JSON object.
-        path: the PNG to write.
-        title: above the picture.
+        result: A result of ``token_energies`` as a JSON object.
+        path: PNG file to write.
+        title: Title above the picture.
     """
     energies, nats = np.array(result["energies"]), np.array(result["nats"])
     labels = [visible(token).replace("$", r"\$") for token in result["tokens"]]  # $ starts a formula
@@ -49,13 +49,13 @@ def token_heat_map(result: Mapping[str, Any], path: str | Path, title: str = TIT
 
 
 def visible(token: str) -> str:
-    """A token with its white space visible, and a square for each character that cannot be printed."""
+    """Make the white space of a token visible. Characters that cannot be printed become squares."""
     shown = token.translate(SIGNS)
     return "".join(character if character.isprintable() else "\u25a1" for character in shown) or "\u25a1"
 
 
 def _heat(axes: Axes, energies: Numbers, scale: Numbers) -> AxesImage:
-    """The colours span ``scale``, the energies after the first step: the random start lies far above."""
+    """Draw a heat map with the colours of ``scale``, the energies after the first step: random starts lie far above."""
     image = axes.imshow(
         energies, aspect="auto", cmap=HEAT, vmin=scale.min(), vmax=scale.max(), interpolation="nearest", origin="lower"
     )
@@ -67,7 +67,7 @@ def _heat(axes: Axes, energies: Numbers, scale: Numbers) -> AxesImage:
 
 
 def _outside(energies: Numbers) -> str:
-    """Where the start's energies leave the scale of colours."""
+    """Whether start energies exceed the colour scale, as ``extend`` of the colour bar."""
     below, above = energies[0].min() < energies[1:].min(), energies[0].max() > energies[1:].max()
     return "both" if below and above else "min" if below else "max" if above else "neither"
 

@@ -1,4 +1,4 @@
-"""Language, as commands see it."""
+"""The language problem as seen by the commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ebt.problems.runs import run_data
 
 
 class Language(Problem):
-    """The next token of a text."""
+    """Prediction of the next token of a text."""
 
     name = "language"
     models = (EBTForCausalLM, TransformerPPForCausalLM)
@@ -41,12 +41,12 @@ class Language(Problem):
         return f"{point.nats:.4f} nats per token"
 
     def held_out(self, request: Request) -> HeldOut:
-        """Batches of up to ``limit`` contexts (64), evenly spread over all there are."""
+        """Batches of up to ``limit`` contexts (64 by default), evenly spread over the data."""
         first, *others = request.models
         vocabulary = load_tokenizer_of(first).get_vocab()
         for name in others:
             if load_tokenizer_of(name).get_vocab() != vocabulary:
-                raise InputError(f"--baseline {name} has another tokenizer: nats per token are comparable for one only.")
+                raise InputError(f"--baseline {name} has a different tokenizer: compare models with the same tokenizer.")
         context, split = min(model.config.context_length for model in request.models.values()), request.split
         settings = run_data(request.checkpoint, TextDataModule) or {}
         common: dict[str, Any] = {"tokenizer": str(find_folder(first)), "context_length": context, "num_workers": 0}
@@ -54,7 +54,7 @@ class Language(Problem):
             fields = {name: settings[name] for name in ("text_field", "prompt_field") if name in settings}
             data = TextDataModule(source, test_source=source, fractions=(1.0, 0.0, 0.0), **fields, **common)
             name, split = Path(source).name, "test"
-            note = f"All of {source} was read: held-out quality only if the model was trained on none of it."
+            note = f"All of {source} is used: held-out quality only if the model was not trained on it."
         elif settings:
             data, note = TextDataModule(**{**settings, **common}), ""
             name = f"{split} documents of {settings.get('source', 'the run')}"
@@ -62,14 +62,14 @@ class Language(Problem):
             raise unknown_data(request.checkpoint)
         loader: Any = data.test_dataloader() if split == "test" else data.val_dataloader()
         if not loader:
-            raise InputError("The run has no validation documents: use --split test, or name the data with --data.")
+            raise InputError("The run has no validation documents: use --split test, or give the data with --data.")
         rows = _spread(loader.dataset, request.limit or 64)
         return HeldOut(name, len(rows), list(DataLoader(rows, batch_size=request.batch_size or 8)), note)
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
     ) -> Curve[LanguagePoint]:
-        options.pop("batch_size", None)  # batches are made already
+        options.pop("batch_size", None)  # the batches exist already
         return language_curve(model, held_out.data, steps, candidates, progress=bar, **options)
 
 
@@ -77,7 +77,7 @@ PROBLEM = Language()
 
 
 def _spread(dataset: Any, limit: int) -> Any:
-    """Up to ``limit`` examples, evenly spread over all there are; of a stream the first."""
+    """Up to ``limit`` examples, evenly spread over the dataset. For a stream, the first ones."""
     if isinstance(dataset, IterableDataset):
         return list(islice(dataset, limit))
     return Subset(dataset, np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int).tolist())

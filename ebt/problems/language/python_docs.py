@@ -1,4 +1,4 @@
-"""The embedded corpus `python-docs`: the documentation of the Python that runs, for training without a download."""
+"""The embedded corpus `python-docs`: the documentation of the running Python, for training without a download."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 
 from ebt.errors import InputError
 
-_SMALLEST_DOCUMENT = 200  # characters: shorter ones say nothing worth learning
+_SMALLEST_DOCUMENT = 200  # characters: shorter documents carry too little text
 _TESTS = ("test", "tests", "idle_test")
 
 
 def documentation_texts() -> list[str]:
-    """About 2.5 MB of English text and small examples, the same on every call and for every build of a version.
+    """Return about 2.5 MB of English text and small examples, identical for every build of a Python version.
 
     One document per module of the standard library (its docstrings, each under its name and arguments; the sources
-    are parsed, nothing of them is imported) in order of the names, then one per topic of the language reference
-    (`pydoc_data.topics`). Left out are tests, paragraphs that occurred before, and documents under 200 characters.
+    are parsed, not imported), sorted by name, then one per topic of the language reference (`pydoc_data.topics`). Tests,
+    repeated paragraphs and documents under 200 characters are left out.
 
     Raises:
-        InputError: this Python has no readable standard library sources.
+        InputError: If this Python has no readable standard library sources.
     """
     from pydoc_data.topics import topics
 
@@ -32,25 +32,25 @@ def documentation_texts() -> list[str]:
     texts = [_module_text(name, path, seen) for name, path in _standard_modules()]
     if not texts:
         raise InputError(
-            "The corpus python-docs needs the .py files of the standard library, and this Python has none in "
-            f"{sysconfig.get_path('stdlib')}. Use an ordinary Python installation or another source."
+            "The corpus python-docs needs the .py files of the standard library, but this Python has none in "
+            f"{sysconfig.get_path('stdlib')}. Use a regular Python installation or another source."
         )
     for name in sorted(topics):
         text = _new_paragraphs(topics[name], seen)
-        if len(text) > len(topics[name]) / 2:  # what is left of a topic that others tell is shreds
+        if len(text) > len(topics[name]) / 2:  # topics that mostly repeat others are left out
             texts.append(_clean(text))
     return [text for text in texts if len(text) >= _SMALLEST_DOCUMENT]
 
 
 def source_texts(count: int) -> list[str]:
-    """Source code of modules evenly spread over the standard library, without docstrings, which `documentation_texts` has."""
+    """Return sources of modules evenly spread over the standard library, without the docstrings of `documentation_texts`."""
     modules = [path for _, path in _standard_modules()]
     texts = (_code(path) for path in modules[:: max(1, len(modules) // (2 * count))])
     return [text for text in texts if len(text) >= _SMALLEST_DOCUMENT][:count]
 
 
 def _parse(path: Path) -> ast.Module:
-    """A module, empty if it cannot be read: templates and samples of bad code that some versions ship."""
+    """Parse a module. Unreadable ones (templates and deliberately bad code of some versions) are empty."""
     try:
         return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
@@ -72,7 +72,7 @@ def _standard_modules() -> list[tuple[str, Path]]:
     found = {}
     for root in sorted({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib")}):
         for folder, folders, files in os.walk(root):
-            # The rule for names leaves out site-packages, dist-packages and the build's configuration.
+            # The rule for names excludes site-packages, dist-packages and the build's configuration.
             folders[:] = [name for name in folders if name.isidentifier() and name not in _TESTS]
             for path in (Path(folder, name) for name in files if name.endswith(".py")):
                 parts = path.relative_to(root).with_suffix("").parts
@@ -91,7 +91,7 @@ def _module_text(name: str, path: Path, seen: set[str]) -> str:
 
 
 def _entries(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
-    """Header line and docstring of the classes and functions of a module or class; local functions are left out."""
+    """Header lines and docstrings of the classes and functions of a module or class, without local functions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             name, docstring = prefix + child.name, ast.get_docstring(child)
@@ -105,7 +105,7 @@ def _entries(node: ast.AST, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _new_paragraphs(text: str, seen: set[str]) -> str:
-    """Leave out paragraphs of 60 characters or more that another document has, so that no split repeats another."""
+    """Remove paragraphs of 60 characters or more that occur in another document, so that no split repeats another."""
     kept = []
     for paragraph in text.split("\n\n"):
         if len(paragraph) < 60 or paragraph not in seen:
@@ -115,7 +115,7 @@ def _new_paragraphs(text: str, seen: set[str]) -> str:
 
 
 def _clean(text: str) -> str:
-    """Typewriter quotes and dashes, no control characters, no blanks at line ends, at most one blank line."""
+    """Normalise to ASCII quotes and dashes, no control characters, no trailing blanks and at most one blank line."""
     plain = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "...", "\xa0": " "})
     lines = text.translate(plain).expandtabs().split("\n")
     lines = [line if line.isprintable() else "".join(filter(str.isprintable, line)) for line in lines]

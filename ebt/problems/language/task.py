@@ -1,4 +1,4 @@
-"""Language modelling: the next token, by thinking or by the feed-forward twin."""
+"""Language modelling: predict the next token by thinking, or with the feed-forward twin."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from ebt.training.task import OPTIMISATION, RECIPE, Batch
 
 @dataclass(frozen=True)
 class LanguageNetwork(Network):
-    """A language model: ``ebt``, or ``transformer_pp``, its feed-forward twin."""
+    """A language model: ``ebt``, or its feed-forward twin ``transformer_pp``."""
 
     kind: Literal["ebt", "transformer_pp"] = "ebt"
     pretrained: str | None = None
-    """A model folder to start from, instead of fresh weights; it says what everything else here shall be."""
+    """Model folder to start from instead of fresh weights. It determines all other fields."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         given = [f"network.{field.name}" for field in fields(self) if getattr(self, field.name) != field.default]
         if self.pretrained is not None and (extra := [name for name in given if name != "network.pretrained"]):
-            raise InputError(f"network.pretrained is given, which says what {', '.join(extra)} shall be: leave that out")
+            raise InputError(f"network.pretrained determines {', '.join(extra)}: leave it out")
 
     def build(self, vocab_size: int, context_length: int, recipe: Recipe, steps: int) -> HubModel:
-        """The model, with fresh weights unless it is a pretrained one.
+        """Build the model, with fresh weights unless it is pretrained.
 
         Raises:
-            InputError: a pretrained model of another vocabulary, a shorter context, or other starts than the recipe's.
+            InputError: If a pretrained model has another vocabulary, a shorter context, or starts that differ from the recipe.
         """
         if self.pretrained is not None:
             return self._load(vocab_size, context_length, recipe)
@@ -55,25 +55,25 @@ class LanguageNetwork(Network):
         config = model.config
         if config.vocab_size != vocab_size or config.context_length < context_length:
             raise InputError(
-                f"network.pretrained {self.pretrained} has {config.vocab_size} words and contexts of {config.context_length}, "
-                f"the data {vocab_size} and {context_length}: use its tokenizer, and contexts no longer than its own"
+                f"network.pretrained {self.pretrained} has {config.vocab_size} tokens and contexts of {config.context_length}, "
+                f"the data {vocab_size} and {context_length}: use its tokenizer and contexts that are not longer"
             )
         if not isinstance(model, EBTForCausalLM):
             self.check(recipe, "transformer_pp")
         elif recipe.start_std != model.thinking.start_std:
             raise InputError(
-                f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them one"
+                f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them equal"
             )
         return model.train()
 
 
 class TextSamples(L.Callback):
-    """Let the model continue a prompt after a validation, into the logger and the terminal.
+    """Generate a continuation of a prompt after a validation, for the logger and the terminal.
 
     Args:
-        every: validations between samples; 0 for none.
-        prompt: the text to continue; empty: a new document.
-        tokens: how many to generate.
+        every: Number of validations between samples. 0 disables them.
+        prompt: Text to continue. Empty begins a new document.
+        tokens: Number of tokens to generate.
     """
 
     def __init__(self, every: int = 1, prompt: str = "", tokens: int = 60) -> None:
@@ -88,13 +88,13 @@ class TextSamples(L.Callback):
         if (self.validations - 1) % self.every == 0:
             with torch.no_grad(), gathered(pl_module):
                 text = self.sample(pl_module, tokenizer) if trainer.is_global_zero else ""
-            pl_module.print(f"  sample: {text!r}")  # in the first process alone, as loggers write
+            pl_module.print(f"  sample: {text!r}")  # only in the first process, as loggers do
             for logger in trainer.loggers:
                 if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
                     logger.experiment.add_text("sample", text, trainer.global_step)
 
     def sample(self, task: Any, tokenizer: Any) -> str:
-        """One continuation, drawn from a fixed seed."""
+        """Generate one continuation with a fixed seed."""
         begin = [] if self.prompt else [tokenizer.eos_token_id]
         ids = torch.tensor([[*begin, *encode(tokenizer, [self.prompt])[0]]], device=task.device)
         with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
@@ -117,19 +117,19 @@ NETWORK = LanguageNetwork()
 
 
 class LanguageTask(ModelTask):
-    """Predict each next token; loss in nats per token.
+    """Predict each next token. The loss is in nats per token.
 
     Batches have ``input_ids`` and ``targets`` (B, S), -100 where a token is not scored. The vocabulary and the context length
     are those of the trainer's data module (``vocab_size``, ``context_length``).
 
     Args:
-        network: the model.
-        recipe, optimisation, settings: see ``ThinkingTask``.
-        sample_every: validations between samples of generated text; 0 for none.
-        sample_prompt: what they continue; a new document, by default.
-        sample_tokens: their length.
+        network: The model.
+        recipe, optimisation, settings: See ``ThinkingTask``.
+        sample_every: Number of validations between generated samples. 0 disables them.
+        sample_prompt: Text that samples continue. A new document by default.
+        sample_tokens: Number of tokens of a sample.
 
-    Logged beside the losses: perplexity, the exponential of the mean loss over all scored tokens.
+    Also logged: perplexity, the exponential of the mean loss over all scored tokens.
     """
 
     prediction_dims = 2

@@ -1,4 +1,4 @@
-"""Tokenisers: bytes, byte-level BPE trained on a corpus, or any saved Hugging Face tokeniser."""
+"""Tokenizers: bytes, byte-level BPE trained on a corpus, or any saved Hugging Face tokenizer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SEPARATOR = "<|endoftext|>"
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """257 tokens: byte value b has the id b, `<|endoftext|>` has 256. Decoding gives back any UTF-8 text exactly."""
-    # ByteLevel writes printable bytes as themselves and the others, in order, as the characters from 256 on.
+    """Return the tokenizer of 257 tokens: byte b has id b, `<|endoftext|>` has 256. Decoding restores UTF-8 text exactly."""
+    # ByteLevel maps printable bytes to themselves and the others, in order, to the characters from 256 on.
     alphabet = set(pre_tokenizers.ByteLevel.alphabet())
     others = (chr(code) for code in range(256, 512))
     vocabulary = {chr(byte) if chr(byte) in alphabet else next(others): byte for byte in range(256)}
@@ -25,14 +25,13 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def train_bpe(documents: Iterable[Document], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with `vocab_size` tokens: `<|endoftext|>`, the 256 bytes, and merges learned from the documents.
+    """Train byte-level BPE with `vocab_size` tokens: `<|endoftext|>`, the 256 bytes, and merges learned from the documents.
 
-    Keep it with `save_pretrained(folder)`; `load_tokenizer(folder)` gives it back.
+    Save it with `save_pretrained(folder)` and load it with `load_tokenizer(folder)`. If the documents have fewer distinct
+    tokens, the tokenizer has only these, with a warning.
 
     Raises:
-        InputError: a vocabulary below 257.
-
-    Warns if the documents hold fewer different tokens, which are then all that the tokeniser has.
+        InputError: If `vocab_size` is below 257.
     """
     if vocab_size < 257:
         raise InputError(f"vocab_size={vocab_size} has no room for 256 bytes and {SEPARATOR}. Give at least 257.")
@@ -47,19 +46,19 @@ def train_bpe(documents: Iterable[Document], vocab_size: int) -> PreTrainedToken
     tokenizer.train_from_iterator(((document.prompt or "") + document.text for document in documents), trainer)
     if (held := tokenizer.get_vocab_size()) < vocab_size:
         warnings.warn(
-            f"vocab_size={vocab_size}, and the documents hold only {held} different tokens: it is {held}.", stacklevel=2
+            f"vocab_size={vocab_size}, but the documents have only {held} distinct tokens: {held} are used.", stacklevel=2
         )
     return _wrap(tokenizer, use_regex=True)
 
 
 def load_tokenizer(spec: str, download: bool = True) -> PreTrainedTokenizerFast:
-    """The tokeniser named by `spec`: `bytes`, a folder, a `tokenizer.json` file, or an id of the Hugging Face hub.
+    """Load the tokenizer `spec`: `bytes`, a folder, a `tokenizer.json` file, or an id of the Hugging Face hub.
 
-    Without ``download``, an id of the hub is looked for in the cache alone. A tokeniser without an end-of-text token gets
-    `<|endoftext|>` as such if that is in its vocabulary.
+    Without ``download``, an id of the hub is looked up only in the cache. A tokenizer without an end-of-text token gets
+    `<|endoftext|>` if that is in its vocabulary.
 
     Raises:
-        InputError: there is no such tokeniser, it has no fast form, or no end-of-text token to separate documents.
+        InputError: If the tokenizer does not exist, has no fast form, or has no end-of-text token to separate documents.
     """
     if spec == "bytes":
         return byte_tokenizer()
@@ -73,18 +72,18 @@ def load_tokenizer(spec: str, download: bool = True) -> PreTrainedTokenizerFast:
             tokenizer = AutoTokenizer.from_pretrained(spec, local_files_only=local)
     except InputError:
         raise
-    except Exception as error:  # the Rust side raises plain Exception on a malformed file
+    except Exception as error:  # the Rust code raises a plain Exception for a malformed file
         raise InputError(
-            f"{missing}The tokeniser {spec!r} cannot be loaded ({' '.join(str(error).split())}). Use 'bytes', a folder or "
-            "tokenizer.json file of a saved Hugging Face tokeniser, or an id of the hub (which needs the network)."
+            f"{missing}The tokenizer {spec!r} cannot be loaded ({' '.join(str(error).split())}). Use 'bytes', a folder or "
+            "tokenizer.json file of a saved Hugging Face tokenizer, or an id of the hub (which needs the network)."
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InputError(f"The tokeniser {spec!r} has no fast form (tokenizer.json). Convert it, or use another.")
+        raise InputError(f"The tokenizer {spec!r} has no fast form (tokenizer.json). Convert it, or use another one.")
     if tokenizer.eos_token is None and SEPARATOR in tokenizer.get_vocab():
         tokenizer.eos_token = SEPARATOR
     if tokenizer.eos_token is None:
         raise InputError(
-            f"The tokeniser {spec!r} has no end-of-text token, which separates documents. Set its eos_token and save "
+            f"The tokenizer {spec!r} has no end-of-text token, which separates documents. Set its eos_token and save "
             "it again with save_pretrained."
         )
     tokenizer.clean_up_tokenization_spaces = False
@@ -92,12 +91,12 @@ def load_tokenizer(spec: str, download: bool = True) -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], begin: bool = True) -> list[list[int]]:
-    """Token ids of each text, whole: no truncation, no padding.
+    """Encode whole texts as token ids, without truncation or padding.
 
-    With `begin`, each text begins with the special tokens, such as `<s>`, with which the tokeniser begins a text. What it
-    puts behind a text is left to the end-of-text token that separates documents.
+    With `begin`, each text begins with the special tokens, for example `<s>`, that the tokenizer puts before a text. Special
+    tokens after a text are left out: the end-of-text token separates documents.
     """
-    backend = tokenizer.backend_tokenizer  # called directly: the wrapper takes five times as long
+    backend = tokenizer.backend_tokenizer  # called directly: the wrapper is five times slower
     backend.no_truncation()
     backend.no_padding()
     added = backend.encode("a") if begin else None
@@ -106,7 +105,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], begin: bool
 
 
 def render_chat(tokenizer: PreTrainedTokenizerFast, messages: Iterable[Message]) -> str:
-    """A conversation in the tokeniser's chat template, without the special tokens that packing puts around a text."""
+    """Format a conversation with the chat template, without the special tokens that packing adds around a text."""
     text = str(tokenizer.apply_chat_template(list(messages), tokenize=False))
     if encode(tokenizer, [""]) != [[]]:
         text = text.removeprefix(tokenizer.bos_token or "")
@@ -114,7 +113,7 @@ def render_chat(tokenizer: PreTrainedTokenizerFast, messages: Iterable[Message])
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The number of rows that an embedding needs: the highest id, added tokens included, plus one."""
+    """Return the number of embedding rows needed: the highest id, including added tokens, plus one."""
     return int(max(tokenizer.get_vocab().values())) + 1
 
 

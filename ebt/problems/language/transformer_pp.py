@@ -14,7 +14,7 @@ from ebt.problems.language.configuration import TransformerPPConfig
 
 
 class TransformerPPForCausalLM(LanguageModel):
-    """Llama-2 style decoder with the EBT's blocks and a separate word head."""
+    """Llama-2 style decoder with the blocks of the EBT and a separate output head."""
 
     config_class = TransformerPPConfig
 
@@ -23,7 +23,7 @@ class TransformerPPForCausalLM(LanguageModel):
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         self.network = CausalTransformer(config.network())
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
-        for table in (self.embedding, self.head):  # a head of zeros would start flat, but learns far slower
+        for table in (self.embedding, self.head):  # a head of zeros learns far more slowly
             nn.init.normal_(table.weight, std=config.dim**-0.5)
         self.post_init()
 
@@ -44,10 +44,10 @@ class TransformerPPForCausalLM(LanguageModel):
         output_hidden_states: bool | None = None,
         **others: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """Logits (B, S, V) of the token after each position; arguments as for ``EBTForCausalLM.forward``.
+        """Return the logits (B, S, V) of the next token at each position. For the arguments see ``EBTForCausalLM.forward``.
 
         Raises:
-            InputError: a mask that does not fit, or an argument that is not served.
+            InputError: If the mask does not match, or an argument is not supported.
         """
         cache = past_key_values
         given = self.observed(input_ids, inputs_embeds, attention_mask, cache, others)

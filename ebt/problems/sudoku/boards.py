@@ -1,6 +1,6 @@
-"""Sudoku boards as text and files, and checks by the rules.
+"""Sudoku boards: reading and writing them as text and files, and checking them against the rules.
 
-A board is a row-major int8 array (cells,), a set of boards (n, cells); 0 is an empty cell, digits are 1..size (4, 6 or 9).
+A board is a row-major int8 array (cells,), a set of boards is (n, cells). 0 is an empty cell, digits are 1..size (4, 6 or 9).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from ebt.problems.sudoku.generator import BOXES, Boards, SudokuSet, check_boards
 Check = Literal["unique", "rules", "none"]
 
 EMPTY = "0._*"
-LARGE = 10_000  # puzzles of a file beyond which uniqueness is proven on request only; also how many are read at a time
-BOARD_FILES = (".sdk", ".ss")  # files of one board as a grid, of SudoCue and Simple Sudoku
-SKIPPED = re.compile(r"#.*|^\s*\[[a-z]+\]\s*$|^[ \t*|+-]*--[ \t*|+-]*$", re.M | re.I)  # comments, titles, lines of a frame
+LARGE = 10_000  # larger files are checked for uniqueness only on request; also the rows read at a time
+BOARD_FILES = (".sdk", ".ss")  # files with one board as a grid, of SudoCue and Simple Sudoku
+SKIPPED = re.compile(r"#.*|^\s*\[[a-z]+\]\s*$|^[ \t*|+-]*--[ \t*|+-]*$", re.M | re.I)  # comments, titles, frame lines
 NAMES = ("puzzle", "puzzles", "quiz", "quizzes", "question"), ("solution", "solutions", "answer", "answers")
 OWNER = "boards here are"
 
 
 def board_errors(boards: npt.ArrayLike, size: int) -> npt.NDArray[np.bool_]:
-    """Which filled cells repeat a digit of their row, column or box: bool, of the shape (..., cells) of `boards`."""
+    """Which filled cells repeat a digit of their row, column or box. Returns bool of the shape (..., cells) of `boards`."""
     array = check_boards(boards, size)
     wrong: npt.NDArray[np.bool_] = np.zeros(array.shape, dtype=bool)
     for unit in units(size):
@@ -46,10 +46,10 @@ def board_errors(boards: npt.ArrayLike, size: int) -> npt.NDArray[np.bool_]:
 
 
 def is_solved(boards: npt.ArrayLike, puzzles: npt.ArrayLike, size: int) -> npt.NDArray[np.bool_]:
-    """Which boards (..., cells) are full, valid and keep every given of `puzzles` (same shape): bool (...)."""
+    """Which boards (..., cells) are full, valid and keep all givens of `puzzles` (same shape). Returns bool (...)."""
     array, given = check_boards(boards, size), check_boards(puzzles, size, "puzzles")
     if array.shape != given.shape:
-        raise InputError(f"boards has shape {array.shape} but puzzles {given.shape}: give one puzzle per board.")
+        raise InputError(f"boards has shape {array.shape}, but puzzles has {given.shape}: give one puzzle per board.")
     high, wide = BOXES[size]
     bits = (1 << array.astype(np.int16)).reshape(*array.shape[:-1], size // high, high, size // wide, wide)
     solved: npt.NDArray[np.bool_] = ((given == 0) | (given == array)).all(axis=-1)
@@ -63,17 +63,17 @@ def _cell(cell: int | np.integer, size: int) -> str:
 
 
 def _conflict(board: Boards, size: int) -> str:
-    """Words for the first repeated digit of a board that has one."""
+    """Describe the first repeated digit of a board that has one."""
     repeats = (np.bincount(board[unit], minlength=2)[1:] > 1 for unit in units(size))
     index, repeated = next((index, repeated) for index, repeated in enumerate(repeats) if repeated.any())
     unit, digit = units(size)[index], repeated.argmax() + 1
     places = [_cell(cell, size) for cell in unit[board[unit] == digit]]
     name = f"{('row', 'column', 'box')[index // size]} {index % size + 1}"
-    return f"digit {digit} stands {len(places)} times in {name}, at {' and '.join(places)}"
+    return f"digit {digit} occurs {len(places)} times in {name}, at {' and '.join(places)}"
 
 
 def _fault(puzzle: Boards, solution: Boards, size: int) -> str:
-    """Words for the first fault of a puzzle, or of a solution that does not solve it."""
+    """Describe the first fault of a puzzle, or of a solution that does not solve it."""
     if board_errors(puzzle, size).any():
         return f"the givens contradict each other, {_conflict(puzzle, size)}"
     for cell in np.flatnonzero((puzzle > 0) & (puzzle != solution)):
@@ -84,7 +84,7 @@ def _fault(puzzle: Boards, solution: Boards, size: int) -> str:
 
 
 def _solve(where: str, board: Boards, size: int, limit: int = 2) -> Boards:
-    """The solution of one board; InputError if there is none or, with limit 2, another."""
+    """Solve one board. Raises ``InputError`` if it has no solution or, with limit 2, several."""
     if board_errors(board, size).any():
         raise InputError(f"{where}: {_fault(board, board, size)}. Correct or empty one cell.")
     found = solutions(board, size, limit)
@@ -98,20 +98,21 @@ def _solve(where: str, board: Boards, size: int, limit: int = 2) -> Boards:
 def parse_board(
     text: str, size: int | None = None, check_unique: bool = False, where: str = "The board", owner: str = OWNER
 ) -> Boards:
-    """A puzzle from text, int8 (cells,): one line of 16, 36 or 81 cells, or a grid with one line per row.
+    """Parse a puzzle, int8 (cells,), from one line of 16, 36 or 81 cells, or from a grid with one line per row.
 
-    A cell is a digit, or one of `0 . _ *` if empty; spaces, commas and `| - +` separate. Comments from `#` on, lines of a
-    frame (`*---*`) and titles (`[Puzzle]`) are skipped; what follows `[State]` is no part of the puzzle.
+    A cell is a digit, or one of `0 . _ *` if empty. Spaces, commas and `| - +` are separators. Comments after `#`, frame
+    lines (`*---*`) and titles (`[Puzzle]`) are skipped, as is everything after `[State]`.
 
     Args:
-        text: the board.
-        size: 4, 6 or 9; that with this number of cells by default.
-        check_unique: refuse a puzzle with several solutions.
-        where: how errors name the text.
-        owner: how errors name what has this size.
+        text: Text of the board.
+        size: 4, 6 or 9. By default it follows from the number of cells.
+        check_unique: Whether to reject a puzzle with several solutions.
+        where: Name of the text in errors.
+        owner: Phrase in errors for what has this size.
 
     Raises:
-        InputError: any other character, a wrong number of cells, givens that contradict each other, no solution, or several.
+        InputError: If the text has other characters or a wrong number of cells, or the puzzle has contradicting givens, no
+            solution, or several.
     """
     lines: list[tuple[int, str]] = []
     for number, line in enumerate(SKIPPED.sub("", re.split(r"(?im)^\s*\[state\]", text)[0]).splitlines(), 1):
@@ -129,7 +130,7 @@ def parse_board(
         raise InputError(f"{where} has {len(board)} cells, and {owner} {size}x{size}: give {size * size} cells.")
     for number, cells in lines:
         if len(lines) > 1 and len(cells) != size:
-            raise InputError(f"{where}: line {number} has {len(cells)} cells. Give {size} a line, or all on one line.")
+            raise InputError(f"{where}: line {number} has {len(cells)} cells. Give {size} per line, or all on one line.")
     for cell in np.flatnonzero(board > size):
         raise InputError(
             f"{where} has {board[cell]} at {_cell(cell, size)}, and {owner} {size}x{size}: give digits 1 to {size}."
@@ -139,10 +140,10 @@ def parse_board(
 
 
 def format_board(board: npt.ArrayLike, size: int, puzzle: npt.ArrayLike | None = None) -> str:
-    """A board (cells,) as text with lines between boxes and `.` for an empty cell, which `parse_board` can read.
+    """Format a board (cells,) as text for `parse_board`, with lines between boxes and `.` for an empty cell.
 
-    With the `puzzle` it came from, givens stand in brackets, and `!` follows a digit that differs from its given or
-    repeats one of its row, column or box; this form is for reading by eye alone.
+    With the original `puzzle`, givens are in brackets, and `!` follows a digit that differs from its given or repeats one of
+    its row, column or box. This form is for display only.
     """
     digits = check_boards(board, size, "board", one=True)
     texts = [f"{d} " if d else ". " for d in digits]
@@ -161,23 +162,22 @@ def format_board(board: npt.ArrayLike, size: int, puzzle: npt.ArrayLike | None =
 
 
 def read_csv(path: str | Path, size: int | None = None, check: Check | None = None, owner: str = OWNER) -> SudokuSet:
-    """Puzzles and solutions of a file, one puzzle a line; missing solutions are computed.
+    """Read puzzles and solutions from a file, one puzzle per line. Missing solutions are computed.
 
-    The columns are found by a header (`puzzle,solution`, `quizzes,solutions`, `source,question,answer,rating`, in any
-    order, among others); without one they are the first two. `0 . _ *` are empty cells, `#` begins a comment (in a line
-    without quotes). A `.gz` file is decompressed; a `.sdk` or `.ss` file has one board, as for `parse_board`. A bar shows
-    the progress in a terminal.
+    The columns are found by a header (`puzzle,solution`, `quizzes,solutions`, `source,question,answer,rating` and others, in
+    any order). Without a header they are the first two. `0 . _ *` are empty cells, and `#` begins a comment (in lines without
+    quotes). A `.gz` file is decompressed. A `.sdk` or `.ss` file has one board, see `parse_board`. Terminals show the progress.
 
     Args:
-        path: the file.
-        size: 4, 6 or 9; that of the first puzzle by default.
-        check: `"rules"`: every solution is valid and belongs to its puzzle; `"unique"`: and there is no other one (some 0.3 ms
-            a puzzle with 17 givens); `"none"`: only lengths and characters. By default `"unique"`, beyond 10,000 puzzles
-            `"rules"`. Computed solutions are always unique.
-        owner: whose size it is, in errors.
+        path: File to read.
+        size: 4, 6 or 9. That of the first puzzle by default.
+        check: `"rules"` checks that each solution is valid and belongs to its puzzle. `"unique"` also checks that it is unique
+            (about 0.3 ms per puzzle with 17 givens). `"none"` checks lengths and characters only. The default is `"unique"`,
+            or `"rules"` beyond 10,000 puzzles. Computed solutions are always unique.
+        owner: Phrase in errors for what has this size.
 
     Raises:
-        InputError: naming file and line, for a wrong length, a foreign character, or what `check` finds.
+        InputError: If a line has a wrong length or character, or fails `check`. The error names file and line.
     """
     if check not in (None, "unique", "rules", "none"):
         raise InputError(f"check = {check!r} is unknown: give 'unique', 'rules' or 'none'.")
@@ -197,26 +197,26 @@ def read_csv(path: str | Path, size: int | None = None, check: Check | None = No
 
 
 def _bar() -> dict[str, Any]:
-    """Settings of a progress bar on the error stream, while a terminal looks on."""
+    """Settings of a progress bar on standard error, shown only in a terminal."""
     console = Console(stderr=True)
     return {"console": console, "transient": True, "disable": not console.is_terminal}
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[TextIO]:
-    """The text of a file, compressed or not; InputError, also from within, for what cannot be read."""
+    """Open a text file, compressed or not. Read errors within the context also become ``InputError``."""
     try:
         with rich.progress.open(path, "rb", description=f"reading {path.name}", **_bar()) as raw:
             data = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
             yield TextIOWrapper(cast(Any, data), "utf-8-sig", newline="")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}): give an existing text file of puzzles, or one in .gz.") from error
+        raise InputError(f"{path} cannot be read ({error}): give an existing text file with puzzles, plain or .gz.") from error
 
 
 def _read_lines(
     path: Path, file: TextIO, size: int | None, check: Check | None, owner: str
 ) -> tuple[npt.NDArray[np.int32], Boards, Boards | None]:
-    """Line numbers, puzzles and, if the file has them, solutions, as arrays; the text is never held as a whole."""
+    """Read line numbers, puzzles and, if present, solutions as arrays. The text is never held as a whole."""
     reader = csv.reader(line if '"' in line else line.partition("#")[0] for line in file)
     rows: Iterator[tuple[int, list[str]]]
     rows = ((reader.line_num, row) for fields in reader if any(row := [field.strip() for field in fields]))
@@ -230,7 +230,7 @@ def _read_lines(
         lines, fields = zip(*part, strict=True)
         for line, row in part:
             if len(row) != len(first[1]):
-                raise InputError(f"{path}, line {line}: {len(row)} fields where {len(first[1])} are due. Correct this line.")
+                raise InputError(f"{path}, line {line}: {len(row)} fields instead of {len(first[1])}. Correct this line.")
         where = f"{path}, line {lines[0]}: "
         size = size_of(len(fields[0][places[0]]), where) if size is None else check_size(size)
         names = zip(places, ("puzzle", "solution"), strict=False)
@@ -240,23 +240,23 @@ def _read_lines(
                 raise InputError(f"{path}, line {lines[i]}: {_fault(columns[0][i], columns[1][i], size)}. Correct this line.")
         parts.append((np.array(lines, dtype=np.int32), *columns))
     if not parts:
-        raise InputError(f"{path} has no puzzles: give a puzzle on every line.")
+        raise InputError(f"{path} has no puzzles: give one puzzle per line.")
     numbers, puzzles, *solved = (np.concatenate(column) for column in zip(*parts, strict=True))
     return numbers, puzzles, solved[0] if solved else None
 
 
 def _columns(path: Path, header: list[str]) -> list[int]:
-    """Where a line has its puzzle and, perhaps, its solution."""
+    """Return the column indices of the puzzle and, if present, the solution."""
     places = [next((i for i, field in enumerate(header) if field.lower() in names), None) for names in NAMES]
     if header and places[0] is None:
         raise InputError(
-            f"{path} has no puzzles under the header `{','.join(header)}`: name a column `puzzle`, and perhaps one `solution`."
+            f"{path} has no puzzles under the header `{','.join(header)}`: name a column `puzzle`, optionally one `solution`."
         )
     return [place for place in places if place is not None]
 
 
 def _to_boards(path: Path, lines: Sequence[int], texts: Sequence[str], size: int, name: str, owner: str) -> Boards:
-    """Texts as boards (n, cells), all at once; InputError for a wrong length or a foreign character."""
+    """Convert texts to boards (n, cells). Raises ``InputError`` for a wrong length or character."""
     for line, text in zip(lines, texts, strict=True):
         if len(text) != size * size:
             raise InputError(
@@ -275,9 +275,10 @@ def _to_boards(path: Path, lines: Sequence[int], texts: Sequence[str], size: int
 
 
 def write_csv(path: str | Path, puzzles: npt.ArrayLike, solutions: npt.ArrayLike) -> None:
-    """Write puzzles and solutions (n, cells) to a `.csv` or `.csv.gz` file that `read_csv` reads; `0` is empty.
+    """Write puzzles and solutions (n, cells) to a `.csv` or `.csv.gz` file for `read_csv`, with `0` for empty cells.
 
-    InputError if a solution does not solve its puzzle, or if the file cannot be written.
+    Raises:
+        InputError: If a solution does not solve its puzzle, or the file cannot be written.
     """
     pair = check_pair(puzzles, solutions)
     texts = [(boards + ord("0")).astype(np.uint8).view(f"S{boards.shape[1]}")[:, 0] for boards in pair]
@@ -290,7 +291,7 @@ def write_csv(path: str | Path, puzzles: npt.ArrayLike, solutions: npt.ArrayLike
 
 
 def check_pair(puzzles: npt.ArrayLike, solutions: npt.ArrayLike, size: int | None = None, check: bool = True) -> SudokuSet:
-    """Both as int8 (n, cells); InputError unless every solution solves its puzzle, if that is to be checked."""
+    """Convert both to int8 (n, cells). With ``check``, raise ``InputError`` unless every solution solves its puzzle."""
     shape = np.shape(puzzles)
     if len(shape) != 2:
         raise InputError(f"puzzles has shape {shape}: give boards of shape (n, cells).")
@@ -298,5 +299,5 @@ def check_pair(puzzles: npt.ArrayLike, solutions: npt.ArrayLike, size: int | Non
     pair = SudokuSet(check_boards(puzzles, size, "puzzles"), check_boards(solutions, size, "solutions"))
     for i in np.flatnonzero(~is_solved(pair.solutions, pair.puzzles, size)) if check else ():
         problem = _fault(pair.puzzles[i], pair.solutions[i], size)
-        raise InputError(f"Puzzle {i} (counted from 0): {problem}. Give solutions in the order of their puzzles.")
+        raise InputError(f"Puzzle {i} (counted from 0): {problem}. Give the solutions in the order of the puzzles.")
     return pair

@@ -12,9 +12,9 @@ BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
 
 
 class EBTSudokuConfig(ThinkingFields):
-    """Bidirectional EBT over the cells of a board of ``board`` x ``board``.
+    """Bidirectional EBT over the cells of a ``board`` x ``board`` Sudoku.
 
-    ``rules``: attention knows which cells share a row, a column or a box (see ``ebt.nn.blocks.Relations``).
+    ``rules``: whether attention knows which cells share a row, a column or a box (see ``ebt.nn.blocks.Relations``).
     """
 
     model_type = "ebt_sudoku"
@@ -27,9 +27,9 @@ class EBTSudokuConfig(ThinkingFields):
 
 
 class SudokuTransformerConfig(NetworkFields):
-    """The rivals of ``EBTSudokuConfig``: ``loop`` none (feed-forward), prediction (fed back), hidden (state carried) or
-    recursive (an answer and a latent state in turns, ``inner`` updates of the latter for each of the former); ``rules`` as
-    there."""
+    """Baselines of ``EBTSudokuConfig`` without an energy. ``loop``: none (feed-forward), prediction (fed back), hidden (the
+    state is carried) or recursive (an answer and a latent state in turns, with ``inner`` updates of the state per update of
+    the answer)."""
 
     model_type = "ebt_sudoku_transformer"
     unused = (*TWINS, "rope_theta")

@@ -29,9 +29,9 @@ from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
 
 
 def line_orders(size: int, generator: torch.Generator) -> Tensor:
-    """A random symmetry of the rules, as an order of the cells (cells,).
+    """Draw a random symmetry of the rules as an order of the cells (cells,).
 
-    Lines change places within their band, bands among themselves, in both directions; square boxes allow a transposition, too.
+    Lines are permuted within their band, and bands among themselves, in both directions. Square boxes may also be transposed.
     """
     high, wide = BOXES[size]
     rows, columns = _shuffled(size, high, generator), _shuffled(size, wide, generator)
@@ -46,10 +46,10 @@ def _shuffled(size: int, band: int, generator: torch.Generator) -> Tensor:
 
 
 def permute_digits(batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Boards with their digits relabelled, each at random: the same batch of tensors (B, cells) of digits 0..size.
+    """Relabel the digits of each board of a batch at random: tensors (B, cells) of digits 0..size.
 
-    A board has one permutation in all tensors of the batch, so a puzzle and its solution stay a pair; 0 stays 0.
-    InputError if the tensors differ in shape or are no boards.
+    A board has the same permutation in all tensors, so a puzzle still matches its solution. 0 stays 0. Raises ``InputError`` if
+    the tensors differ in shape or are not boards.
     """
     shapes = sorted({tuple(boards.shape) for boards in batch.values()})
     if len(shapes) != 1 or len(shapes[0]) != 2:
@@ -63,10 +63,10 @@ def permute_digits(batch: Mapping[str, Tensor], generator: torch.Generator) -> d
 class SudokuDataset(Dataset[dict[str, Tensor]]):
     """Items dict(puzzle, solution), int64 (cells,), from `puzzles` and `solutions` (n, cells).
 
-    With `permute_digits` the digits of an item are relabelled, with `permute_lines` rows, columns and their bands change
-    places, and with `givens` further cells are revealed, up to a number drawn from that range. All depend on (seed, epoch,
-    index) alone, whatever the worker or the order: training can be repeated and resumed. Call `set_epoch` before each epoch.
-    InputError if a solution does not solve its puzzle, unless `check` is off, or seed < 0.
+    `permute_digits` relabels the digits of an item. `permute_lines` permutes rows, columns and their bands. `givens` reveals
+    cells, up to a number drawn from that range. All depend only on (seed, epoch, index), so that training can be repeated and
+    resumed. Call `set_epoch` before each epoch. Raises ``InputError`` if a solution does not solve its puzzle, unless `check`
+    is off, or if seed < 0.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SudokuDataset(Dataset[dict[str, Tensor]]):
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # so that persistent workers see a new epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutations of epoch `epoch` (0 or more)."""
+        """Set the epoch (0 or more), which determines the permutations."""
         if epoch < 0:
             raise InputError(f"epoch = {epoch} is negative: give 0 or more.")
         self._epoch.fill_(epoch)
@@ -115,33 +115,32 @@ class SudokuDataset(Dataset[dict[str, Tensor]]):
 
 
 class SudokuDataModule(ResumableData):
-    """Batches of boards: dict(`puzzle` (B, C), `solution` (B, C)), int64 digits, 0 where a cell of a puzzle is empty.
+    """Batches of boards: dict(`puzzle` (B, C), `solution` (B, C)), int64 digits, 0 at empty cells of a puzzle.
 
-    Puzzles are generated, training, validation and test sets without a common solution grid; taken from a collection, likewise;
-    or read from files, one for each set. The order of training batches and the permutations depend on the seed and the epoch
-    alone, and a checkpoint written in the middle of an epoch resumes with the next batch.
+    Puzzles are generated, drawn from a collection, or read from one file per set. Generated and drawn sets share no solution
+    grid. The order of training batches and the permutations depend only on the seed and the epoch. A checkpoint saved within an
+    epoch resumes with the next batch.
 
     Args:
         size: 4, 6 or 9.
-        train_count, train_givens: number of training puzzles, and the fewest and most givens that one has.
-        validation_count, validation_givens: the same for validation; as many givens as in training by default.
-        test_count, test_givens: puzzles in each test set; one set, `givens_N`, for each number of givens.
-        collection: a file of puzzles with few givens; training puzzles are drawn from it, and all sets get as many givens
-            as they should have by revealing further cells, in training anew in each epoch. No two sets share a grid, up to
-            everything that training permutes.
-        train_file, validation_file, test_files: files (`ebt.problems.sudoku.boards.read_csv`) instead of all generated sets;
-            test files by the name of the set.
-        batch_size, evaluation_batch_size: B, per process; evaluation takes `batch_size` by default.
-        seed: of the puzzles, the order and the permutations.
-        permute_digits: relabel the digits of each training puzzle at random in each epoch.
-        permute_lines: let rows, columns and bands of each training puzzle change places at random in each epoch.
-        num_workers: processes that prepare batches.
-        check: how puzzles of files are checked, `unique`, `rules` or `none` (see `read_csv`); by default `unique`, beyond
-            10,000 puzzles and in a collection `rules`.
+        train_count, train_givens: Number of training puzzles, and the range of their numbers of givens.
+        validation_count, validation_givens: The same for validation. The givens are those of training by default.
+        test_count, test_givens: Number of puzzles in each test set. There is one set, `givens_N`, per number of givens.
+        collection: File of puzzles with few givens, from which all sets are drawn. Further cells are revealed to reach the
+            numbers of givens, in training anew in each epoch. No two sets share a grid, up to the permutations of training.
+        train_file, validation_file, test_files: Files (`ebt.problems.sudoku.boards.read_csv`) instead of all generated sets.
+            Test files are given by the name of the set.
+        batch_size, evaluation_batch_size: B, per process. Evaluation uses `batch_size` by default.
+        seed: Seed of the puzzles, the order and the permutations.
+        permute_digits: Whether to relabel the digits of each training puzzle at random in each epoch.
+        permute_lines: Whether to permute rows, columns and bands of each training puzzle at random in each epoch.
+        num_workers: Number of processes that prepare batches.
+        check: How puzzles of files are checked, `unique`, `rules` or `none` (see `read_csv`). The default is `unique`, or
+            `rules` beyond 10,000 puzzles and for a collection.
 
     Raises:
-        InputError: by `__init__` for settings that contradict each other; by `prepare` for files that cannot be read and
-            puzzles that cannot be made.
+        InputError: By `__init__` if settings contradict each other. By `prepare` if files cannot be read or puzzles cannot be
+            made.
     """
 
     def __init__(
@@ -173,11 +172,11 @@ class SudokuDataModule(ResumableData):
         if seed < 0 or num_workers < 0:
             raise InputError(f"seed={seed} and num_workers={num_workers} must not be negative. Give 0 or more.")
         if (train_file is None) != (validation_file is None) or (test_files and train_file is None):
-            raise InputError("Files replace all generated puzzles: give train_file and validation_file together, or no file.")
+            raise InputError("Files replace all generated puzzles: give both train_file and validation_file, or no file.")
         if collection is not None and train_file is not None:
-            raise InputError("collection and train_file both say which puzzles to train on: give one of them.")
+            raise InputError("collection and train_file are both sources of training puzzles: give one of them.")
         if check is not None and collection is None and train_file is None:
-            raise InputError("check says how files are checked, and puzzles are generated: leave it out.")
+            raise InputError("check is for puzzles of files, but puzzles are generated: leave it out.")
         self.collection, self.check = collection, check
         self.permute_digits, self.permute_lines = permute_digits, permute_lines
         self.counts = {
@@ -193,11 +192,11 @@ class SudokuDataModule(ResumableData):
 
     @property
     def test_names(self) -> list[str]:
-        """The names of the test sets, in the order of their loaders."""
+        """Names of the test sets, in the order of their loaders."""
         return [name for name in (self.files or self.counts) if name not in ("train", "validation")]
 
     def prepare(self) -> None:
-        """Generate or read all puzzles, once; any later call returns at once. Warns of grids that are not held out."""
+        """Generate or read all puzzles, and warn of grids that are not held out. Later calls return at once."""
         if self.sets:
             return
         counts: dict[str, Any] = dict(self.counts)
@@ -214,16 +213,16 @@ class SudokuDataModule(ResumableData):
         if self.shared:
             order = " and another order of lines, which permute_lines trains on" if self.permute_lines else ""
             warnings.warn(
-                f"{self.shared} solution grid(s) of the training set occur in evaluation, too, up to relabelling of the digits"
-                f"{order}: results there are not on unseen grids.",
+                f"{self.shared} solution grid(s) of the training set also occur in evaluation, up to relabelling of the digits"
+                f"{order}: these results are not on unseen grids.",
                 stacklevel=2,
             )
 
     def prepare_data(self) -> None:
-        """Nothing to download."""
+        """There is nothing to download."""
 
     def statistics(self) -> dict[str, Any]:
-        """What the data are: size, and for each set the number of puzzles and the range of givens."""
+        """Describe the data: size, and the number of puzzles and the range of givens of each set."""
         self.prepare()
         givens = {name: (boards.puzzles > 0).sum(1) for name, boards in self.sets.items()}
         return {
@@ -234,7 +233,7 @@ class SudokuDataModule(ResumableData):
         }
 
     def train_dataloader(self) -> ResumableLoader:
-        """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
+        """Batches in the order of (seed, epoch). An incomplete last batch is dropped, unless it is the only one."""
         self.prepare()
         givens: Any = self.counts["train"][1] if self.collection is not None else None
         dataset = SudokuDataset(

@@ -1,6 +1,6 @@
-"""Sudoku of 4x4, 6x6 and 9x9: the exact solver, puzzles with an exact number of givens, and sets without a common grid.
+"""Sudoku of 4x4, 6x6 and 9x9: exact solver, puzzles with an exact number of givens, and sets without common grids.
 
-A board is a row-major int8 array (cells,), a set of boards (n, cells); 0 is an empty cell, digits are 1..size.
+A board is a row-major int8 array (cells,), a set of boards is (n, cells). 0 is an empty cell, digits are 1..size.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ebt.problems.sudoku.configuration import BOXES
 Boards = npt.NDArray[np.int8]
 Givens = int | tuple[int, int]
 
-FEWEST_GIVENS = {4: 4, 6: 8, 9: 24}  # 4 and 8 are the fewest that can be unique; 9x9 below 24 takes too long to find
+FEWEST_GIVENS = {4: 4, 6: 8, 9: 24}  # 4 and 8 are the minimum for uniqueness; 9x9 below 24 takes too long
 GRID_CLASSES = {4: 12, 6: 39_168, 9: 18_383_222_420_692_992}  # full grids up to relabelling of the digits
-ORDERS_PER_GRID = 50  # orders of emptying cells tried before a grid is passed over
-BARREN_GRIDS = 200  # grids passed over in a row before the generator gives up
+ORDERS_PER_GRID = 50  # orders of emptying cells tried before a grid is skipped
+BARREN_GRIDS = 200  # grids skipped in a row before the generator gives up
 
 
 class SudokuSet(NamedTuple):
@@ -36,13 +36,13 @@ class SudokuSet(NamedTuple):
     solutions: Boards
 
     def take(self, rows: npt.NDArray[np.int64]) -> SudokuSet:
-        """Some of them."""
+        """Select puzzles by index."""
         return SudokuSet(self.puzzles[rows], self.solutions[rows])
 
 
 @cache
 def units(size: int) -> npt.NDArray[np.int64]:
-    """Cells of every row, column and box, in this order: (3 * size, size)."""
+    """Return the cells of every row, column and box, in this order: (3 * size, size)."""
     high, wide = BOXES[size]
     board = np.arange(size * size).reshape(size, size)
     boxes = board.reshape(size // high, high, size // wide, wide).swapaxes(1, 2).reshape(size, size)
@@ -50,21 +50,21 @@ def units(size: int) -> npt.NDArray[np.int64]:
 
 
 def size_of(cells: int, where: str = "") -> int:
-    """The board size with that number of cells; InputError, which begins with `where`, if there is none."""
+    """Return the board size for a number of cells. Raises ``InputError``, with the prefix `where`, if there is none."""
     if (size := math.isqrt(cells)) in BOXES and size * size == cells:
         return size
     raise InputError(f"{where}A board of {cells} cells is not supported: give one of 16 (4x4), 36 (6x6) or 81 (9x9) cells.")
 
 
 def check_size(size: int) -> int:
-    """`size` if it is 4, 6 or 9; InputError otherwise."""
+    """Return `size` if it is 4, 6 or 9, else raise ``InputError``."""
     if size not in BOXES:
         raise InputError(f"Sudoku size {size} is not supported: give 4, 6 or 9.")
     return size
 
 
 def check_boards(boards: npt.ArrayLike, size: int, name: str = "boards", one: bool = False) -> Boards:
-    """`boards` (..., cells), or one (cells,), as int8, after checking size, shape and digits; InputError otherwise."""
+    """Check size, shape and digits of `boards` (..., cells), or of one (cells,), and return them as int8."""
     array = np.asarray(boards)
     if one and array.ndim > 1:
         raise InputError(f"{name} has shape {array.shape}: give one board, of shape ({size * size},).")
@@ -72,25 +72,25 @@ def check_boards(boards: npt.ArrayLike, size: int, name: str = "boards", one: bo
     if array.ndim == 0 or array.shape[-1] != size * size:
         raise InputError(f"{name} has shape {array.shape}: the last axis of a {size}x{size} board must be {size * size}.")
     if array.size and (array.dtype.kind not in "iu" or array.min() < 0 or array.max() > size):
-        raise InputError(f"{name} must hold integers from 0 (empty) to {size}: correct the entries outside.")
+        raise InputError(f"{name} must hold integers from 0 (empty) to {size}: correct the other entries.")
     return np.array(array, dtype=np.int8, order="C")
 
 
 class _Solver:
-    """All candidates of a board as the bits of one Python integer: bit (digit - 1) * cells + cell.
+    """Exact solver. All candidates of a board are the bits of one Python integer: bit (digit - 1) * cells + cell.
 
-    A group is a set of candidates of which exactly one is true: the digits of a cell, the places of a digit in a row, a
-    column or a box. Shifts count the candidates of all groups of a kind at once (none, one, several), which gives naked
-    singles, hidden singles and contradictions for the whole board in some eighty operations.
+    A group is a set of candidates of which exactly one is true: the digits of a cell, or the places of a digit in a row,
+    column or box. Shifts count the candidates of all groups of a kind at once (none, one, several). This finds naked
+    singles, hidden singles and contradictions of the whole board in about eighty operations.
     """
 
     def __init__(self, size: int) -> None:
         high, wide = BOXES[size]
         self.size, self.cells = size, size * size
         self.all = (1 << size**3) - 1
-        bits = np.arange(size**3).reshape(size, -1)  # of a digit and a cell
+        bits = np.arange(size**3).reshape(size, -1)  # by digit and cell
         kinds = [bits.T, *(bits[:, unit].reshape(-1, size) for unit in np.split(units(size), 3))]
-        self.groups = [sum(1 << bit for bit in group.tolist()) for kind in kinds for group in kind]  # those of cells first
+        self.groups = [sum(1 << bit for bit in group.tolist()) for kind in kinds for group in kind]  # groups of cells first
         shifts = [(wide, self.cells, high, self.cells * wide), (wide, 1, high, wide), (high, size, wide, size * high)]
         self.kinds = [  # the shifts to the members of a group, in two levels; the first members of all groups; the members
             (
@@ -101,13 +101,13 @@ class _Solver:
             )
             for kind, (near, near_stride, far, far_stride) in zip(kinds, [*shifts, (wide, 1, high, size)], strict=True)
         ]
-        self.keep = [self.all] * size**3  # what is left beside a candidate: all but the other members of its four groups
+        self.keep = [self.all] * size**3  # what a candidate leaves: all but the other members of its four groups
         for mask in self.groups:
             for bit in _bits(mask):
                 self.keep[bit] &= ~mask | 1 << bit
 
     def propagate(self, x: int, placed: int) -> tuple[int, int]:
-        """`x` after all naked and hidden singles (0 on a contradiction), and the singles applied so far."""
+        """Apply all naked and hidden singles to `x`. Returns the result (0 on a contradiction) and the singles applied."""
         while True:
             singles = 0
             for near_shifts, far_shifts, first, members in self.kinds:
@@ -134,7 +134,7 @@ class _Solver:
                 new ^= low
 
     def search(self, x: int, placed: int, rng: random.Random | None = None) -> Iterator[int]:
-        """All solutions within the candidates `x`, again as integers; `rng` shuffles the digits tried."""
+        """Yield all solutions within the candidates `x`, as integers. `rng` shuffles the digits tried."""
         stack = [(x, placed)]
         while stack:
             x, placed = self.propagate(*stack.pop())
@@ -147,7 +147,7 @@ class _Solver:
                 stack.extend((x & self.keep[bit], placed | 1 << bit) for bit in tries)
 
     def _branches(self, x: int) -> list[int]:
-        """The candidates of an open group with the fewest: a cell, or a digit in a row, column or box."""
+        """Return the candidates of the open group with the fewest: a cell, or a digit in a row, column or box."""
         best, fewest = 0, self.size + 1
         for mask in self.groups:
             count = (x & mask).bit_count()
@@ -158,7 +158,7 @@ class _Solver:
         return list(_bits(best))
 
     def candidates(self, board: list[int]) -> tuple[int, int]:
-        """The candidates that the givens of `board` leave, and the givens themselves, as bits."""
+        """Return the candidates left by the givens of `board`, and the givens, as bits."""
         x, placed = self.all, 0
         for cell, digit in enumerate(board):
             if digit:
@@ -168,7 +168,7 @@ class _Solver:
         return x, placed
 
     def board(self, x: int) -> list[int]:
-        """The digits of a solved `x`."""
+        """Return the digits of a solved `x`."""
         digits = [0] * self.cells
         for bit in _bits(x):
             digits[bit % self.cells] = bit // self.cells + 1
@@ -179,7 +179,7 @@ _solver = cache(_Solver)
 
 
 def _bits(x: int) -> Iterator[int]:
-    """The positions of the set bits, lowest first."""
+    """Yield the positions of the set bits, lowest first."""
     while x:
         low = x & -x
         yield low.bit_length() - 1
@@ -187,22 +187,22 @@ def _bits(x: int) -> Iterator[int]:
 
 
 def solutions(board: npt.ArrayLike, size: int, limit: int | None = 2) -> Boards:
-    """Up to `limit` solutions (None = all) of one board (cells,), int8 (k, cells); k = 0 if there is none.
+    """Find up to `limit` solutions (``None`` for all) of one board (cells,). Returns int8 (k, cells), k = 0 without a solution.
 
-    Exact: singles are propagated and the cell, or the digit of a unit, with the fewest candidates is tried. With limit 2,
-    k = 1 proves uniqueness. InputError if the board has another shape or digits outside 0..size, or limit < 1.
+    The search is exact: it applies singles, then branches on the cell, or digit of a unit, with the fewest candidates. With
+    limit 2, k = 1 proves uniqueness. Raises ``InputError`` for another shape, digits outside 0..size, or limit < 1.
     """
     if limit is not None and limit < 1:
-        raise InputError(f"limit = {limit} asks for no solution: give 1 or more, or None for all.")
+        raise InputError(f"limit = {limit} is too small: give 1 or more, or None for all.")
     solver, digits = _solver(check_size(size)), check_boards(board, size, "board", one=True).tolist()
     found = [solver.board(x) for x in islice(solver.search(*solver.candidates(digits)), limit)]
     return np.array(found, dtype=np.int8).reshape(-1, size * size)
 
 
 def canonical(grids: npt.ArrayLike, size: int) -> Boards:
-    """Full grids (..., cells) relabelled so that the first row is 1..size: equal for grids that differ in labels only.
+    """Relabel full grids (..., cells) so that the first row is 1..size. Grids that differ only in labels become equal.
 
-    InputError for empty cells or a first row that does not hold every digit once.
+    Raises ``InputError`` if cells are empty, or the first row does not hold every digit once.
     """
     full = check_boards(grids, size, "grids")
     rows = full.reshape(-1, size * size)
@@ -215,13 +215,13 @@ def canonical(grids: npt.ArrayLike, size: int) -> Boards:
 
 @cache
 def _all_classes(size: int) -> list[list[int]]:
-    """Every canonical full grid of a 4x4 or 6x6 board."""
+    """Return every canonical full grid of a 4x4 or 6x6 board."""
     found: list[list[int]] = solutions([*range(1, size + 1)] + [0] * (size * size - size), size, limit=None).tolist()
     return found
 
 
 def _classes(size: int, rng: random.Random, excluded: set[bytes]) -> Iterator[list[int]]:
-    """Canonical grids at random, none of `excluded`; none twice before all have come."""
+    """Yield random canonical grids except `excluded`. None is repeated before all have occurred."""
     if size == 9:
         solver = _solver(size)
         while True:
@@ -236,9 +236,9 @@ def _classes(size: int, rng: random.Random, excluded: set[bytes]) -> Iterator[li
 
 
 def _dig(grid: list[int], givens: int, size: int, rng: random.Random) -> list[int] | None:
-    """`grid` with cells emptied in random order while the solution stays unique; None if more than `givens` are left.
+    """Empty cells of `grid` in random order while the solution stays unique. ``None`` if more than `givens` are left.
 
-    From a unique board a cell may go if no solution has another digit there, which is one search that mostly ends at
+    A cell of a unique board can be emptied if no solution has another digit there. This takes one search, which mostly ends at
     once.
     """
     solver = _solver(size)
@@ -259,10 +259,10 @@ def _dig(grid: list[int], givens: int, size: int, rng: random.Random) -> list[in
 
 
 def _check_order(size: int, givens: Givens, count: int) -> tuple[int, int]:
-    """Bounds of the givens; InputError for what cannot be made."""
+    """Return the bounds of the givens. Raises ``InputError`` for settings that cannot be met."""
     check_size(size)
     if count < 1:
-        raise InputError(f"count = {count} asks for no puzzle: give 1 or more.")
+        raise InputError(f"count = {count} is too small: give 1 or more.")
     bounds = (givens, givens) if isinstance(givens, int) else tuple(givens)
     if len(bounds) != 2 or not FEWEST_GIVENS[size] <= bounds[0] <= bounds[1] <= size * size:
         raise InputError(
@@ -273,15 +273,15 @@ def _check_order(size: int, givens: Givens, count: int) -> tuple[int, int]:
 
 
 def generate(size: int, givens: Givens, count: int, seed: int, exclude: npt.ArrayLike | None = None) -> SudokuSet:
-    """`count` puzzles with a unique solution and exactly `givens` givens (an inclusive range is drawn from per puzzle).
+    """Generate `count` puzzles with a unique solution and exactly `givens` givens (drawn per puzzle from an inclusive range).
 
-    Solution grids are drawn at random (4x4 and 6x6: uniformly from all grids; 9x9: by a randomised search) and differ
+    Solution grids are drawn at random (4x4 and 6x6: uniformly from all grids; 9x9: by a randomised search). They differ
     between puzzles, up to relabelling, as long as there are enough (12 for 4x4, 39,168 for 6x6). No grid of `exclude`
-    (solutions (m, cells)) is used in any labelling. The result depends on the arguments alone; a larger `count` only
-    appends. Few givens take long: thousands of 6x6 puzzles a second with 10-20 givens, some six with 8.
+    (solutions (m, cells)) is used in any labelling. The result depends only on the arguments. A larger `count` only
+    appends puzzles. Few givens take long: thousands of 6x6 puzzles per second with 10-20 givens, about six with 8.
 
-    InputError for a size other than 4, 6 or 9, givens below 4, 8 and 24, count < 1, or if `exclude` leaves no usable
-    grid.
+    Raises ``InputError`` for a size other than 4, 6 or 9, givens below 4, 8 and 24, count < 1, or if `exclude` leaves no
+    usable grid.
     """
     low, high = _check_order(size, givens, count)
     barred = np.empty(0) if exclude is None else canonical(exclude, size).reshape(-1, size * size)
@@ -294,7 +294,7 @@ def generate(size: int, givens: Givens, count: int, seed: int, exclude: npt.Arra
 
 
 def _puzzle(grids: Iterator[list[int]], givens: int, size: int, rng: random.Random) -> tuple[list[int], list[int]]:
-    """The next grid of `grids` that yields a puzzle with `givens` givens, its digits relabelled at random."""
+    """Make a puzzle with `givens` givens from the next usable grid of `grids`, with its digits relabelled at random."""
     for grid in islice(grids, BARREN_GRIDS):
         labels = [0, *rng.sample(range(1, size + 1), size)]
         for _ in range(ORDERS_PER_GRID):
@@ -313,15 +313,14 @@ def make_splits(
     seed: int,
     validation: tuple[int, Givens] | None = None,
 ) -> dict[str, SudokuSet]:
-    """Sets of puzzles of which no two share a solution grid, in any labelling of the digits.
+    """Generate sets of puzzles that share no solution grid, in any labelling of the digits.
 
-    Each set is (count, givens) as for `generate`; the result has the keys of `tests`, "validation" if asked for, and
-    "train". Neither the order of `tests` nor the size of the training set changes the other sets, unless all together
-    want more puzzles than there are grids (12 for 4x4, 39,168 for 6x6): then the grids are shared out in proportion to
-    the counts, at least one each, and serve several times within their set. A rotated or mirrored grid counts as
-    another grid.
+    Each set is (count, givens), see `generate`. The result has the keys of `tests`, "validation" if requested, and "train".
+    Neither the order of `tests` nor the size of the training set changes the other sets, unless all sets together need more
+    puzzles than there are grids (12 for 4x4, 39,168 for 6x6). Then the grids are shared out in proportion to the counts, at
+    least one each, and reused within their set. A rotated or mirrored grid counts as another grid.
 
-    InputError as for `generate`, for a test named like another set, and if there are more sets than grids.
+    Raises ``InputError`` as in `generate`, for a test with the name of another set, and if there are more sets than grids.
     """
     if reserved := {"train", "validation"} & set(tests):
         raise InputError(f"A test set cannot be named {min(reserved)!r}: choose another name.")
@@ -341,7 +340,7 @@ def make_splits(
 
 
 def _share_out(size: int, counts: dict[str, int], seed: int) -> dict[str, Boards]:
-    """For each set the grids that it may not use; empty if there are enough grids for all puzzles to differ."""
+    """Return the grids that each set may not use. Empty if there are enough grids for all puzzles to differ."""
     spare, total = GRID_CLASSES[size] - len(counts), sum(counts.values())
     if spare < 0:
         raise InputError(
@@ -363,25 +362,25 @@ def _share_out(size: int, counts: dict[str, int], seed: int) -> dict[str, Boards
 def split_collection(
     collection: SudokuSet, size: int, train: int, others: Mapping[str, tuple[int, Givens]], seed: int, lines: bool = False
 ) -> dict[str, SudokuSet]:
-    """Sets of a collection of puzzles, of which no two share a solution grid, in any labelling (Palm et al. 2018).
+    """Draw sets from a collection of puzzles that share no solution grid, in any labelling (Palm et al. 2018).
 
     Args:
-        collection: puzzles with few givens.
-        size: of the boards.
-        train: puzzles to train on, as they are; fewer if the collection has no more.
-        others: for each other set its number of puzzles and how many givens they get, revealed at random.
-        seed: of the order, and of what is revealed.
-        lines: nor in any order of the lines, for training that permutes them.
+        collection: Puzzles with few givens.
+        size: Board size.
+        train: Number of training puzzles, which are unchanged. Fewer if the collection has no more.
+        others: Number of puzzles and of givens, revealed at random, of each other set.
+        seed: Seed of the order and of the revealed cells.
+        lines: Whether sets also share no grid in any order of lines, for training with permuted lines.
 
     Raises:
-        InputError: the collection is too small.
+        InputError: If the collection is too small.
     """
     _, firsts, kinds = np.unique(grid_keys(collection.solutions, size, lines), return_index=True, return_inverse=True)
     generator = torch.Generator().manual_seed(seed)
     order = np.sort(firsts)[torch.randperm(len(firsts), generator=generator).numpy()]  # the first puzzle of each grid
     asked = sum(count for count, _ in others.values())
     if asked >= len(order):
-        raise InputError(f"{asked} puzzles to evaluate on, of a collection of {len(order)} grids: ask for fewer.")
+        raise InputError(f"{asked} evaluation puzzles are too many for a collection of {len(order)} grids: ask for fewer.")
     sets, start = {}, 0
     for name, (count, givens) in others.items():
         few = collection.take(order[start : start + count])
@@ -396,7 +395,7 @@ def split_collection(
 
 
 def reveal(puzzle: Tensor, solution: Tensor, givens: int, generator: torch.Generator) -> Tensor:
-    """The puzzle (cells,) with random further cells of its solution, until it has so many givens (or more from the start)."""
+    """Reveal random cells of a puzzle (cells,) until it has at least ``givens`` givens."""
     empty = (puzzle == 0).nonzero().flatten()
     more = max(0, givens - (len(puzzle) - len(empty)))
     chosen = empty[torch.randperm(len(empty), generator=generator)[:more]]
@@ -404,14 +403,14 @@ def reveal(puzzle: Tensor, solution: Tensor, givens: int, generator: torch.Gener
 
 
 def draw(givens: Givens, generator: torch.Generator) -> int:
-    """A number of givens, one of a range each as likely."""
+    """Draw a number of givens, uniformly if it is a range."""
     if isinstance(givens, int):
         return givens
     return int(torch.randint(givens[0], givens[1] + 1, (), generator=generator))
 
 
 def shared_grids(sets: Mapping[str, SudokuSet], size: int, lines: bool) -> int:
-    """Grids of the set ``train`` that occur in another one, in any labelling and, with ``lines``, in any order of lines."""
+    """Count the grids of the set ``train`` that occur in another set, in any labelling and, with ``lines``, order of lines."""
     others = [grid_keys(boards.solutions, size, lines) for name, boards in sets.items() if name != "train"]
     train = sets["train"].solutions
     shared = train[np.isin(grid_keys(train, size, lines), np.concatenate(others))]
@@ -419,10 +418,10 @@ def shared_grids(sets: Mapping[str, SudokuSet], size: int, lines: bool) -> int:
 
 
 def grid_keys(grids: npt.ArrayLike, size: int, lines: bool = False) -> npt.NDArray[Any]:
-    """A key for each full grid (n, cells), equal for grids that differ in the labels of their digits only.
+    """Return a key for each full grid (n, cells). Grids that differ only in the labels of their digits have equal keys.
 
-    With ``lines`` it is equal, too, for grids that any order of lines turns into each other. It is then made of the cycles of
-    the permutation between every two lines, which tell all classes of 4x4 and 6x6 apart, and those of 9x9 but for chance.
+    With ``lines``, so do grids that differ only in the order of lines. The key then consists of the cycles of the
+    permutations between every two lines. It separates all classes of 4x4 and 6x6 grids, and those of 9x9 except by chance.
     """
     boards = np.ascontiguousarray(grids).reshape(-1, size * size)
     parts = np.array_split(boards, len(boards) // 256 + 1)
@@ -436,31 +435,31 @@ def _symmetry_keys(grids: npt.NDArray[np.int8]) -> npt.NDArray[np.uint64]:
     sides = [_side(grids, high, wide), _side(grids.swapaxes(1, 2), wide, high)]
     for turned, band in ((grids, high), (grids.swapaxes(1, 2), wide)):
         places = turned.argsort(axis=2).astype(np.int8)
-        sides.append(_side(places.swapaxes(1, 2), 1, band))  # of a digit and a line: where in the line it stands
+        sides.append(_side(places.swapaxes(1, 2), 1, band))  # by digit and line: position in the line
     rows, columns = sides[0] + _mix(sides[2]), sides[1] + _mix(sides[3])
     return rows + columns if high == wide else rows + _mix(columns)  # a transposition exchanges the two
 
 
 def _side(grids: npt.NDArray[np.int8], band: int, box: int) -> npt.NDArray[np.uint64]:
-    """A number for what rows have in common, whatever the order of lines and bands, and the labels."""
+    """Hash what rows have in common, independent of the order of lines and bands, and of the labels."""
     count, size, _ = grids.shape
     here = np.arange(size)
     places = grids.argsort(axis=2)
-    pairs = np.take_along_axis(places[:, None], grids[:, :, None].astype(np.int64), axis=3)  # where row j has what row i has
+    pairs = np.take_along_axis(places[:, None], grids[:, :, None].astype(np.int64), axis=3)  # places in row j of row i's digits
     walk, pair = pairs, np.zeros((count, size, size), dtype=np.uint64)
-    for _ in range(4):  # steps along the cycles, which come back to a column, or to its box
+    for _ in range(4):  # steps along the cycles, until they return to a column or its box
         back, near = (walk == here).sum(3), (walk // box == here // box).sum(3)
         pair = _mix(pair * np.uint64(100) + (back * 10 + near).astype(np.uint64))
         walk = np.take_along_axis(pairs, walk, axis=3)
     same = (here[:, None] // band == here // band).astype(np.uint64)
     row = np.zeros((count, size), dtype=np.uint64)
-    for _ in range(3):  # a row knows its pairs, then the rows of its pairs
+    for _ in range(3):  # first the pairs of a row, then the rows of its pairs
         row = _mix(row + _mix(pair + same + _mix(row)[:, None]).sum(2))
     return _mix(row.reshape(count, -1, band).sum(2)).sum(1)
 
 
 def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Scrambled numbers, so that sums of them can stand for sets (SplitMix64, Steele et al. 2014)."""
+    """Scramble numbers so that their sums can identify sets (SplitMix64, Steele et al. 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

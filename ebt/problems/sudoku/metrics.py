@@ -1,6 +1,6 @@
-"""Sudoku: solved boards against thinking steps and candidates; one board as it fills in.
+"""Sudoku metrics: solved boards against thinking steps and candidates, and the thinking on one board.
 
-Letters: n boards, M candidates, C cells, T steps. Puzzles have 0 at empty cells, digits 1 .. size elsewhere.
+Letters: n boards, M candidates, C cells, T steps. Puzzles have 0 at empty cells and digits 1 .. size elsewhere.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class SudokuPoint(Point):
     """Quality of completed boards."""
 
     exact: float
-    """Fraction of boards that are right in every cell."""
+    """Fraction of boards with every cell right."""
     exact_error: float
     """Standard error of ``exact``."""
     cell: float
-    """Fraction of the empty cells that are right."""
+    """Fraction of empty cells that are right."""
     steps_taken: float
-    """Mean number of updates that a candidate really made; fewer than ``steps`` under a tolerance."""
+    """Mean number of steps taken by a candidate. Below ``steps`` if candidates stop early."""
     board_auroc: float | None
-    """How well a board's energy tells wrong boards from right ones."""
+    """How well the energy of a board separates wrong boards from right ones."""
     cell_auroc: float | None
     """The same for the energies of single empty cells."""
 
@@ -57,22 +57,22 @@ def sudoku_curve(
     progress: Progress | None = None,
     **options: Any,
 ) -> Curve[SudokuPoint]:
-    """Quality of completed boards for every number of steps and candidates, on the same boards.
+    """Measure completed boards for every number of steps and candidates, on the same boards.
 
     Args:
-        model: an ``EBTForSudoku``, or a ``SudokuTransformer``, whose steps are iterations (a single point without a loop), of
-            one forward pass or several.
+        model: An ``EBTForSudoku``, or a ``SudokuTransformer``, whose steps are iterations of one or several forward passes (a
+            single point without a loop).
         puzzles: (n, C), 0 where a cell is empty.
         solutions: (n, C).
-        steps: numbers of steps to measure.
-        candidates: numbers of candidates to measure.
-        thinking: see ``ebt.evaluation.measure.measure``.
-        batch_size: boards times candidates that are thought about at once; bounds the memory.
-        progress: see ``ebt.evaluation.measure.measure``.
-        **options: fields of ``Thinking``.
+        steps: Numbers of steps to measure.
+        candidates: Numbers of candidates to measure.
+        thinking: See ``ebt.evaluation.measure.measure``.
+        batch_size: Maximum number of boards times candidates at once. Limits the memory.
+        progress: See ``ebt.evaluation.measure.measure``.
+        **options: Fields of ``Thinking``.
 
     Raises:
-        InputError: numbers below 1, no boards, or puzzles and solutions that differ in shape.
+        InputError: If a number is below 1, there are no boards, or puzzles and solutions differ in shape.
     """
     if puzzles.shape != solutions.shape or not len(puzzles):
         shapes = f"puzzles {tuple(puzzles.shape)}, solutions {tuple(solutions.shape)}"
@@ -133,34 +133,34 @@ def _worth(batch: Boards, digits: Tensor) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class BoardThinking:
-    """One board while it is thought about: the winner among the candidates, at the start and after each step."""
+    """Thinking on one board: the winner among the candidates, at the start and after each step."""
 
     puzzle: list[int]
-    """The C givens, 0 where empty."""
+    """The C givens, 0 at empty cells."""
     boards: list[list[int]]
-    """(T + 1, C) digits: the givens, and the most probable ones elsewhere."""
+    """(T + 1, C) digits: the givens, and the most probable digits elsewhere."""
     confidence: list[list[float]]
-    """(T + 1, C) probability of each digit; 1 for givens."""
+    """(T + 1, C) probability of each digit, 1 for givens."""
     energies: list[float]
     """(T + 1) energy of the board."""
     winner: int
-    """Which candidate won, from 0."""
+    """Index of the winning candidate."""
     candidate_energies: list[float]
     """Final energies of all M candidates."""
     steps: int
-    """Updates that the winner really made."""
+    """Number of steps taken by the winner."""
     forward: float
     backward: float
 
 
 def watch_board(model: Any, puzzle: Tensor, thinking: Thinking | None = None, **options: Any) -> BoardThinking:
-    """Think about one puzzle (C,) and keep what the board looked like after every step; options as for ``think``."""
+    """Think about one puzzle (C,) and record the board after every step. For the options see ``think``."""
     puzzle = puzzle.to(model.device).long().unsqueeze(0)
     return watched_board(puzzle, model.think(puzzle, thinking, **options))
 
 
 def watched_board(puzzle: Tensor, won: Thought) -> BoardThinking:
-    """What the board (1, C) looked like after every step of a thought that knows its candidates."""
+    """Return the board (1, C) after every step of a ``Thought`` with recorded candidates."""
     made, geometry, given = int(won.steps), won.geometry, puzzle != 0
     assert isinstance(geometry, Simplex)
     assert won.candidates is not None

@@ -1,4 +1,4 @@
-"""Models that complete boards: the bidirectional EBT, its feed-forward twin and the looped transformers."""
+"""Models that complete boards: the bidirectional EBT, its feed-forward twin, and looped transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ebt.thinking import Geometry, StepSize, Thought
 
 
 class BoardEmbedding(nn.Module):
-    """Givens (B, C), 0 where empty, as vectors that know their row, column and box."""
+    """Embed the cells of puzzles (B, C), 0 where empty, with their row, column and box."""
 
     def __init__(self, board: int, dim: int) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class BoardEmbedding(nn.Module):
 
 
 def groups(board: int) -> Tensor:
-    """The row, the column and the box of each cell, (3, C)."""
+    """Return the row, column and box of each cell, (3, C)."""
     return torch.from_numpy(units(board).reshape(3, -1).argsort(1) // board)
 
 
 class EBTForSudoku(ThinkingModel):
-    """One simplex per empty cell; the energy of a board is the sum over its cells."""
+    """One simplex per empty cell. The energy of a board is the sum over its cells."""
 
     config_class = EBTSudokuConfig
 
@@ -47,47 +47,47 @@ class EBTForSudoku(ThinkingModel):
         super().__init__(config)
         self.embedding = BoardEmbedding(config.board, config.dim)
         self.digits = nn.Embedding(config.board, config.dim)
-        if config.head_init == "unit":  # as small as the twin's head, so that seeing it at last does not upset the blocks
+        if config.head_init == "unit":  # as small as the twin's head: the end of a warm start then does not disturb the blocks
             nn.init.normal_(self.digits.weight, std=config.dim**-0.5)
         self.network = EBTEncoder(config.network(), config.energy_scale, groups(config.board) if config.rules else None)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
         self.post_init()
 
     def landscape(self, puzzle: Tensor) -> EncoderLandscape:
-        """The energy of completions of puzzles (B, C), 0 where empty."""
+        """Return the energy of completions of puzzles (B, C), 0 where empty."""
         return self.network.encode(self.embedding(puzzle), free=puzzle == 0)
 
     def geometry(self) -> Geometry:
-        """One part a cell, one prediction a board."""
+        """One part per cell, one prediction per board."""
         return self.config.make_geometry(1, self.digits.weight, self.config.input_gradient)
 
     def prepared(self, puzzle: Any) -> Tensor:
-        """Puzzles (B, C); a single one may be (C,), or text with 0 . _ or * where a cell is empty."""
+        """Convert puzzles to (B, C). A single one may be (C,), or text with 0 . _ or * at empty cells."""
         size = self.config.board
         digits = torch.as_tensor(parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle).long().to(self.device)
         if digits.shape[-1] != size**2 or not bool(((digits >= 0) & (digits <= size)).all()):
             shape = tuple(digits.shape)
-            raise InputError(f"puzzle has the shape {shape}: this model solves {size}x{size}, {size**2} cells a puzzle")
+            raise InputError(f"puzzle has shape {shape}: this model solves {size}x{size}, give {size**2} cells per puzzle")
         return digits.reshape(-1, size**2)
 
     def parts(self, puzzle: Tensor) -> tuple[int, ...]:
         return tuple(puzzle.shape)
 
     def answer(self, puzzle: Tensor, thought: Thought, how: Thinking) -> Tensor:
-        """Completed boards (B, C): the givens, and the winner's digits elsewhere."""
+        """Return completed boards (B, C): the givens, and the winner's digits elsewhere."""
         return fill(puzzle, thought.geometry.decide(thought.state))
 
     def forward(self, puzzle: Tensor, **options: Any) -> Prediction:
-        """Complete puzzles (B, C), 0 where empty; options as for ``think``."""
+        """Complete puzzles (B, C), 0 where empty. For the options see ``think``."""
         thought = self.think(puzzle, **options)
         return Prediction(thought.answer, thought.energy, thought.steps)
 
 
 class SudokuTransformer(HubModel):
-    """The same blocks without an energy: one pass, or a loop with tied weights that feeds back its prediction or its state.
+    """The same blocks without an energy: one pass, or a loop with tied weights that feeds back its prediction or state.
 
-    ``recursive`` is in the manner of a tiny recursive model (Jolicoeur-Martineau 2025): an answer y and a latent state z,
-    carried from iteration to iteration as constants; in each, ``inner`` updates ``z = f(x + y + z)``, then ``y = f(y + z)``.
+    ``recursive`` follows the tiny recursive model (Jolicoeur-Martineau 2025). An answer y and a latent state z are carried from
+    iteration to iteration as constants. Each iteration updates ``z = f(x + y + z)`` ``inner`` times, then ``y = f(y + z)``.
     """
 
     config_class = SudokuTransformerConfig
@@ -103,15 +103,15 @@ class SudokuTransformer(HubModel):
 
     @property
     def passes(self) -> int:
-        """Forward passes of the blocks in one iteration."""
+        """Number of forward passes of the blocks per iteration."""
         return self.config.inner + 1 if self.config.loop == "recursive" else 1
 
     def predict(self, puzzle: Tensor, iterations: int = 1) -> Tensor:
-        """Completed boards (B, C), after the last iteration."""
+        """Return completed boards (B, C) after the last iteration."""
         return fill(puzzle, self(puzzle, iterations)[-1].argmax(-1))
 
     def forward(self, puzzle: Tensor, iterations: int = 1) -> list[Tensor]:
-        """Logits (B, C, V) after each iteration; one iteration only if there is no loop."""
+        """Return the logits (B, C, V) after each iteration. Without a loop there is only one."""
         given = self.embedding(puzzle)
         if self.config.loop == "recursive":
             return self._recurse(given, iterations)
@@ -135,5 +135,5 @@ class SudokuTransformer(HubModel):
 
 
 def fill(puzzle: Tensor, words: Tensor) -> Tensor:
-    """Boards (B, C) of digits from the givens and the predicted words (0 .. size - 1) of the empty cells."""
+    """Fill the empty cells of puzzles (B, C) with the predicted classes ``words`` (digit - 1)."""
     return torch.where(puzzle == 0, words + 1, puzzle)

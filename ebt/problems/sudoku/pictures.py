@@ -1,4 +1,4 @@
-"""A board filling in while the model thinks."""
+"""Picture of a board that fills in while the model thinks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def board_strip(
     solution: Sequence[int] | None = None,
     title: str | None = None,
 ) -> None:
-    """Boards after some steps: givens bold, the other digits as opaque as the model is confident of them.
+    """Draw a board after some steps. Givens are bold, the opacity of other digits is their probability.
 
     Args:
-        result: a result of ``watch_board`` as a JSON object.
-        path: the PNG to write.
-        steps: after which steps; those beyond the last one are left out, and the last one is shown in any case.
-        solution: (C,) colours digits as right or wrong.
-        title: above the picture.
+        result: A result of ``watch_board`` as a JSON object.
+        path: PNG file to write.
+        steps: Steps to show. Those beyond the last step are left out, and the last step is always shown.
+        solution: (C,), colours digits as right or wrong.
+        title: Title above the picture.
     """
     last = len(result["boards"]) - 1
     shown = sorted({step for step in steps if step <= last} | {last})
@@ -43,7 +43,7 @@ def board_strip(
         for panel, step in zip(panels.flat, shown, strict=False):
             _board(panel, result["puzzle"], result["boards"][step], result["confidence"][step], solution)
             name = "start" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
-            energy = f"\nenergy {result['energies'][step]:.3g}" if result["energies"] else ""  # rivals have none
+            energy = f"\nenergy {result['energies'][step]:.3g}" if result["energies"] else ""  # baselines have none
             panel.set_title(name + energy, fontsize=12)
         if title:
             figure.suptitle(title, fontsize=13)

@@ -1,4 +1,4 @@
-"""Sudoku, as commands see it."""
+"""The Sudoku problem as seen by the commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ebt.problems.sudoku.task import SudokuTask
 
 
 class Sudoku(Problem):
-    """Boards with empty cells."""
+    """Completion of boards with empty cells."""
 
     name = "sudoku"
     models = (EBTForSudoku, SudokuTransformer)
@@ -38,25 +38,25 @@ class Sudoku(Problem):
         return f"{100 * point.exact:.1f} % of boards solved"
 
     def held_out(self, request: Request) -> HeldOut:
-        """Up to ``limit`` boards (200): of a file; of the run's validation set; of its test set with so many givens, or with
-        the fewest; or new ones."""
+        """Up to ``limit`` boards (200 by default): of a file, of the run's validation set, of its test set with that many
+        givens (the fewest by default), or new ones."""
         same("the size of boards", [model.config.board for model in request.models.values()])
         size, limit, givens, note = request.model.config.board, request.limit or 200, request.givens, ""
         given = {"--data": request.data, "--givens": givens, f"--split {request.split}": request.split != "test" or None}
         named = [option for option, value in given.items() if value is not None]
         if len(named) > 1:
-            raise InputError(f"{' and '.join(named[:2])} both say which boards: give one of them.")
+            raise InputError(f"{' and '.join(named[:2])} both choose the boards: give one of them.")
         if request.data is not None:
             name, boards = Path(request.data).name, read_csv(request.data, size, owner="this model solves")
         elif (settings := run_data(request.checkpoint, SudokuDataModule)) is not None:
             name, boards, note = _boards_of_run(settings, size, givens, request.split, limit, request.seed)
         elif givens is not None:
             name, boards = f"new puzzles with {givens} givens", generate(size, givens, limit, request.seed)
-            note = "New puzzles: their solution grids may occur in the model's training set, which is not known here."
+            note = "The model's training set is unknown: it may contain solution grids of these new puzzles."
         else:
             raise InputError(
-                f"{request.checkpoint} does not belong to a run folder, which would know its own boards: name a CSV file with "
-                "--data, or have new puzzles made with --givens N."
+                f"{request.checkpoint} is not part of a run folder, so its boards are unknown: give a CSV file with --data, or "
+                "generate new puzzles with --givens N."
             )
         pair = torch.from_numpy(boards.puzzles[:limit]), torch.from_numpy(boards.solutions[:limit])
         return HeldOut(name, len(pair[0]), pair, note)
@@ -75,16 +75,16 @@ PROBLEM = Sudoku()
 def _boards_of_run(
     settings: dict[str, Any], size: int, givens: int | None, split: str, limit: int, seed: int
 ) -> tuple[str, SudokuSet, str]:
-    """Name, boards and what is to be said of them."""
+    """Return the name, the boards and a note about them."""
     data = SudokuDataModule(**{**settings, "num_workers": 0})
     data.prepare()
     if split != "test":
         return f"{split} set", data.sets[split], ""
     fewest = {name: int((data.sets[name].puzzles > 0).sum(1).min()) for name in data.test_names}
     if givens is None and not fewest:
-        raise InputError("The run has no test set: name a CSV file with --data, or have new puzzles made with --givens N.")
+        raise InputError("The run has no test set: give a CSV file with --data, or generate new puzzles with --givens N.")
     chosen = f"givens_{givens}" if givens is not None else min(fewest, key=lambda name: fewest[name])
     if chosen in fewest:
         return f"test set {chosen}", data.sets[chosen], ""
     new = generate(size, givens or 0, limit, seed, exclude=data.sets["train"].solutions)
-    return f"new puzzles with {givens} givens", new, "None of their solution grids occurs in the training set."
+    return f"new puzzles with {givens} givens", new, "Their solution grids do not occur in the training set."

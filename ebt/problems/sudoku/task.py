@@ -1,4 +1,4 @@
-"""Sudoku: all empty cells of a board at once, by thinking, by one pass, or by a loop."""
+"""Sudoku: fill in all empty cells of a board at once, by thinking, in one pass, or with a loop."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _LOOPS = {"feed_forward": "none", "looped_prediction": "prediction", "looped_hid
 
 @dataclass(frozen=True)
 class SudokuNetwork(Network):
-    """A model of boards: ``ebt``; ``feed_forward``, one pass; ``looped_prediction`` and ``looped_hidden``, the same blocks
-    again and again, which see their last prediction or their last hidden state; ``recursive``, a tiny recursive model."""
+    """A model of boards: ``ebt``; ``feed_forward``, one pass; ``looped_prediction`` and ``looped_hidden``, which repeat the
+    same blocks with their last prediction or hidden state; or ``recursive``, a tiny recursive model."""
 
     kind: Literal["ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive"] = "ebt"
     rules: bool = False
-    """Attention knows which cells share a row, a column or a box."""
+    """Whether attention knows which cells share a row, a column or a box."""
     inner: int | None = None
-    """Updates of the latent state for each of the answer, of a recursive model (its default: 6)."""
+    """Updates of the latent state per update of the answer, for kind recursive (6 by default)."""
     unused: ClassVar = ("anchor",)
     looping: ClassVar = tuple(_LOOPS)[1:]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.inner is not None and self.kind != "recursive":
-            raise InputError(f"network.inner is for kind recursive, and kind is {self.kind}: leave it out.")
+            raise InputError(f"network.inner is for kind recursive, but kind is {self.kind}: leave it out.")
 
     def build(self, board: int, recipe: Recipe, steps: int) -> HubModel:
-        """The model with fresh weights."""
+        """Build the model with fresh weights."""
         if self.kind == "ebt":
             return EBTForSudoku(EBTSudokuConfig(board, rules=self.rules, **self.sizes(), **self.thinking(recipe, steps)))
         inner = {} if self.inner is None else {"inner": self.inner}
@@ -51,18 +51,18 @@ NETWORK = SudokuNetwork()
 
 
 class SudokuTask(ModelTask):
-    """Complete boards; loss in nats per empty cell.
+    """Complete boards. The loss is in nats per empty cell.
 
     Batches have ``puzzle`` and ``solution`` (B, C), 0 where empty. The size of the board is that of the trainer's data module
-    (``size``). Loops train with a loss at every iteration and a random number of them, by the recipe's ``min_steps``,
+    (``size``). Loops train with a random number of iterations and a loss at each one, as set by the recipe's ``min_steps``,
     ``max_steps`` and ``loss``.
 
     Args:
-        network: the model.
-        recipe, optimisation, validation_steps, settings: see ``ThinkingTask``.
+        network: The model.
+        recipe, optimisation, validation_steps, settings: See ``ThinkingTask``.
 
-    Logged beside the losses, in [0, 1]: exact, boards without a wrong cell; cells, empty cells that are right. Energies are
-    sums over a board.
+    Also logged, in [0, 1]: exact, the share of boards without a wrong cell, and cells, the share of right empty cells. Energies
+    are sums over a board.
     """
 
     warm_starts = True
@@ -102,7 +102,7 @@ class SudokuTask(ModelTask):
         }
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Completed boards (B, C), with the model's own number of steps."""
+        """Return completed boards (B, C), with the model's own number of steps."""
         with torch.inference_mode(False), torch.no_grad():
             batch = {key: value.clone() for key, value in batch.items()}
             return fill(batch["puzzle"], self.geometry().decide(self.answer(batch)))

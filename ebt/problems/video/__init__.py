@@ -1,1 +1,1 @@
-"""Video: the next frame, in the space of a frozen encoder."""
+"""Video: predict the next frame in the space of a frozen encoder."""

@@ -1,4 +1,4 @@
-"""Videos of files and folders, read as square frames at regular times. Containers and codecs: whatever PyAV reads.
+"""Videos from files and folders, read as square frames at regular times. All containers and codecs of PyAV are supported.
 
 Letters: T frames, C channels, H x W pixels.
 """
@@ -23,17 +23,17 @@ SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".m2ts", ".mts", ".ts", ".ogv", ".ogg", ".flv"),
     *(".wmv", ".asf", ".3gp", ".3g2", ".mjpeg", ".mjpg", ".mxf", ".vob", ".gif", ".y4m", ".nut", ".h264", ".hevc", ".ivf"),
 }
-"""What counts as a video in a folder; a file that is named itself may be called anything."""
+"""Suffixes of videos in a folder. A file that is given directly may have any suffix."""
 LEAP = 60.0
-"""Seconds without a frame: then a video is not one."""
+"""Seconds without a frame that are an error."""
 LATE = 1e-3
-"""Seconds by which a frame may come late."""
+"""Seconds by which a frame may be late."""
 MISSING = 0.05
-"""Of the time that a header promises may be missing, and two frames: more is cut short."""
+"""Share of the duration in the header that may be missing, in addition to two frames. Otherwise the video is cut short."""
 BIT_RATE = 4_000_000
-"""Of written videos: enough for small pictures to stay sharp."""
+"""Bit rate of written videos, high enough for small pictures to stay sharp."""
 READING = 2
-"""Changes whenever the same file is read as other frames, so that old encodings are not taken for them."""
+"""Version of the reader. It changes when files are read as different frames, and invalidates old encodings."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,25 @@ class Clips:
     source: str
     names: Sequence[str]
     read: Callable[[int], np.ndarray]
-    """Frames (T, C, H, W), uint8; raises InputError, with the reason, for a video that cannot be used."""
+    """Returns frames (T, C, H, W), uint8. Raises ``InputError``, with the reason, if a video cannot be used."""
     content: Callable[[int], str]
-    """A text that changes with the frames that ``read`` gives."""
+    """Returns a text that identifies the frames returned by ``read``."""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 def open_videos(source: str, size: int, channels: int = 3, seconds: float = 0.25) -> Clips:
-    """The videos of a file, or of a folder, recursive, sorted by path.
+    """Open a video file, or the videos of a folder, recursively, sorted by path.
 
     Args:
-        source: a video, or a folder.
-        size: height and width of the frames: the middle square of the video, resized.
+        source: A video or a folder.
+        size: Height and width of the frames: the centre square of the video, resized.
         channels: 3, or 1 for grey.
-        seconds: between two frames.
+        seconds: Time between two frames.
 
     Raises:
-        InputError: there is no such source, no video in it, or PyAV is not installed.
+        InputError: If the source does not exist, has no videos, or PyAV is not installed.
     """
     import_av()
     path = Path(source).expanduser()
@@ -74,18 +74,18 @@ def open_videos(source: str, size: int, channels: int = 3, seconds: float = 0.25
 
 
 def _read(path: Path, size: int, channels: int, seconds: float) -> np.ndarray:
-    """What is seen every so many seconds of a video, (T, C, size, size), uint8."""
+    """Read the frames of a video at multiples of ``seconds``, (T, C, size, size), uint8."""
     av = import_av()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise InputError(f"{path} has no pictures: it is no video, or cut short.")
+                raise InputError(f"{path} has no video stream: it is not a video, or cut short.")
             aspect = float(container.streams.video[0].sample_aspect_ratio or 1)
             frames = [_square(frame, aspect, str(path), size, channels) for frame in sampled(timed(container, path), seconds)]
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be read as a video ({error}): it is none, or cut short.") from error
+        raise InputError(f"{path} cannot be read as a video ({error}): it is not one, or cut short.") from error
     if not frames:
         raise InputError(f"{path} has no frames: it is cut short.")
     return np.stack(frames)
@@ -97,18 +97,18 @@ def _hash(path: Path) -> str:
         stat = path.stat()
         return _hash_of(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}).") from error
+        raise InputError(f"{path} cannot be read ({error}): check its permissions.") from error
 
 
 @functools.cache
 def _hash_of(path: Path, size: int, changed: int) -> str:
-    """The same, once for each state of the file."""
+    """SHA-256 of a file, cached by its size and time of change."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sampled(frames: Iterable[tuple[float, Any]], seconds: float) -> Iterator[Any]:
-    """Of frames with their times those that are seen at 0, 1, 2, ... times ``seconds``."""
+    """Select the frames shown at 0, 1, 2, ... times ``seconds`` from frames with their times."""
     before, count = None, 0
     for time, frame in frames:
         while before is not None and time > count * seconds + LATE:
@@ -121,9 +121,9 @@ def sampled(frames: Iterable[tuple[float, Any]], seconds: float) -> Iterator[Any
 
 
 def timed(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
-    """The frames of an open container and their times in seconds after the first; InputError where it cannot be used.
+    """Yield the frames of an open container and their times in seconds since the first. ``InputError`` if it is unusable.
 
-    Where times go back, as in videos that were joined, the video goes on after its last frame.
+    Where times go back, as in concatenated videos, the video continues after its last frame.
     """
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
@@ -150,16 +150,16 @@ def timed(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
 
 
 def _promised(container: Any, rate: float) -> float:
-    """Seconds that the header of a container promises; 0 where it promises none."""
+    """Duration in seconds according to the header of a container, 0 if it has none."""
     stream, kind = container.streams.video[0], container.format.name
     if kind == "avi":
         return float(stream.frames / rate)
-    if not kind.startswith(("mov", "matroska", "flv", "asf")):  # others are as long as what is there
+    if not kind.startswith(("mov", "matroska", "flv", "asf")):  # the duration of others is that of their frames
         return 0.0
     times = [container.duration / import_av().time_base] if container.duration else []
     if stream.duration:
         times.append(float(stream.duration * stream.time_base))
-    if told := stream.metadata.get("DURATION"):  # of Matroska, such as 00:00:10.0
+    if told := stream.metadata.get("DURATION"):  # Matroska, for example 00:00:10.0
         times.append(sum(float(part) * 60**power for power, part in enumerate(reversed(told.split(":")))))
     return min(times, default=0.0)
 
@@ -172,7 +172,7 @@ def _square(frame: Any, aspect: float, name: str, size: int, channels: int) -> n
 
 
 def write_video(frames: np.ndarray, path: Path, seconds: float) -> None:
-    """Write frames (T, H, W, 3), uint8, as a video, each shown for so many seconds. Odd sizes are cut by a pixel."""
+    """Write frames (T, H, W, 3), uint8, as a video, each shown for ``seconds``. Odd sizes are cropped by a pixel."""
     av = import_av()
     height, width = (length - length % 2 for length in frames.shape[1:3])
     try:
@@ -187,7 +187,7 @@ def write_video(frames: np.ndarray, path: Path, seconds: float) -> None:
 
 
 def import_av() -> Any:
-    """PyAV; InputError where it is not installed."""
+    """Import PyAV. Raises ``InputError`` if it is not installed."""
     try:
         import av
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Configurations of models of frames."""
+"""Configurations of video models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ebt.models.thinking import VECTOR_SPACES
 
 
 class _FrameFields(NetworkFields):
-    """Fields of a model of frames of ``frame_dim`` numbers, those of a frozen encoder.
+    """Fields of a model of frames that a frozen encoder turns into vectors of ``frame_dim`` numbers.
 
-    ``encoding``: how frames are made of pictures (``encoder``, ``size``, ``channels``, ``seconds`` between them, see
-    ``ebt.problems.video.encoders``), where that is known.
+    ``encoding``: how frames were encoded, if known (``encoder``, ``size``, ``channels``, and ``seconds`` between frames, see
+    ``ebt.problems.video.encoders``).
     """
 
     def __init__(
@@ -26,9 +26,9 @@ class _FrameFields(NetworkFields):
 class EBTVideoConfig(_FrameFields, ThinkingFields):
     """Continuous autoregressive EBT over frames.
 
-    Where ``frame_dim`` is not ``dim``, a linear map takes frames to the network; candidates have one of their own, unless they
-    are ``tied_candidates``. ``space``: restart or euclidean (``ebt.thinking.RestartProjected``, ``Projected``). ``noise_in``:
-    whether Langevin noise moves the candidate (state) or only what the network sees of it (view, as in the published code).
+    If ``frame_dim`` differs from ``dim``, a linear map projects frames to the network. Candidates have a separate map unless
+    ``tied_candidates``. ``space``: restart or euclidean (``ebt.thinking.RestartProjected``, ``Projected``). ``noise_in``:
+    whether Langevin noise is added to the candidate (state) or only to its view (view, as in the published code).
     """
 
     model_type = "ebt_video"
@@ -48,5 +48,5 @@ class VideoTransformerConfig(_FrameFields):
     model_type = "ebt_video_transformer"
     unused = TWINS
 
-    def __init__(self, **kwargs: Any) -> None:  # without its own, transformers makes it another one
+    def __init__(self, **kwargs: Any) -> None:  # without it transformers generates another one
         super().__init__(**kwargs)

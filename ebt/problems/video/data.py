@@ -1,4 +1,4 @@
-"""Videos as batches of encoded frames: moving digits, or folders of videos."""
+"""Batches of encoded frames: moving digits, or folders of videos."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ebt.training.sampling import EpochSampler, ResumableLoader, ResumableSample
 
 
 class Windows(Varied):
-    """Stretches of encoded videos: dict(``frames`` (length, E)).
+    """Windows of encoded videos: dict(``frames`` (length, E)).
 
-    There are ``each`` of a video in one epoch, fewer where it has no more different ones. Their places are a function of (seed,
-    epoch, index); without a seed they are spread evenly, always alike.
+    A video has ``each`` windows per epoch, or fewer if it has fewer distinct ones. Their positions depend on (seed, epoch,
+    index). Without a seed they are fixed and evenly spread.
     """
 
     def __init__(self, videos: Encoded, length: int, each: int, seed: int | None = None) -> None:
@@ -47,7 +47,7 @@ class Windows(Varied):
 
 @dataclass(eq=False)
 class DigitWindows(Varied):
-    """Moving digits, encoded: dict(``frames`` (length, E)); ``count`` of them, other ones in each epoch."""
+    """Encoded moving digits: dict(``frames`` (length, E)). ``count`` clips, which differ from epoch to epoch."""
 
     digits: MovingDigits
     encoder: Encoder
@@ -63,29 +63,29 @@ class DigitWindows(Varied):
 
 
 class VideoDataModule(SplitData):
-    """Batches of encoded frames: dict(``frames`` (B, context_length + 1, E)), those observed and one to predict.
+    """Batches of encoded frames: dict(``frames`` (B, context_length + 1, E)), the observed ones and one to predict.
 
-    The splits share no video, and moving digits no image of a digit. The stretches depend on the seed and the epoch.
+    The splits share no video, and no image of a digit. The windows depend on the seed and the epoch.
 
-    Moving digits are made anew in each epoch. Encoded videos are computed once, and kept in ``cache``; so are moving digits
-    where the encoder is a network, which then sees those of the first epoch in all of them.
+    Moving digits are generated anew in each epoch. Encoded videos are computed once and kept in ``cache``. So are moving digits
+    if the encoder is a network, which then uses those of the first epoch throughout.
 
     Args:
-        source: ``digits``, or a video or a folder of videos (see ``ebt.problems.video.clips``).
-        validation_source, test_source: videos of their own.
-        encoder: what the model sees of a frame, see ``ebt.problems.video.encoders``.
-        size: height and width of the frames, in pixels.
-        channels: 1 for grey frames, or 3.
-        context_length: frames that are observed.
-        seconds: between two frames of a video.
-        windows, evaluation_windows: stretches of a video in one epoch, and in evaluation.
-        clips, evaluation_clips: moving digits: clips in one epoch, and in evaluation.
-        digits, speeds, arrival: of moving digits, see ``MovingDigits``.
-        shifted: what is different in the harder test set of moving digits.
-        train_examples: stretches, or clips of moving digits, to train on, drawn by the seed and the same in every epoch; by
-            default all there are, other ones in each epoch.
-        cache: folder of the encodings; one in the user's folder for caches by default.
-        settings: see ``SplitData``.
+        source: ``digits``, a video or a folder of videos (see ``ebt.problems.video.clips``).
+        validation_source, test_source: Separate videos.
+        encoder: Encoder of the frames, see ``ebt.problems.video.encoders``.
+        size: Height and width of the frames, in pixels.
+        channels: 3, or 1 for grey frames.
+        context_length: Number of observed frames.
+        seconds: Time between two frames of a video.
+        windows, evaluation_windows: Windows per video and epoch, and per video in evaluation.
+        clips, evaluation_clips: Clips of moving digits per epoch, and in evaluation.
+        digits, speeds, arrival: Settings of moving digits, see ``MovingDigits``.
+        shifted: Settings that differ in the harder test set of moving digits.
+        train_examples: Number of training windows, or clips of moving digits, drawn by the seed and the same in every epoch.
+            By default all, which differ from epoch to epoch.
+        cache: Folder of the encodings. By default it is in the user's cache folder.
+        settings: See ``SplitData``.
     """
 
     what = "video"
@@ -114,14 +114,14 @@ class VideoDataModule(SplitData):
     ) -> None:
         super().__init__(source, validation_source, test_source, **settings)
         if min(context_length, windows, evaluation_windows, clips, evaluation_clips) < 1 or not seconds > 0:
-            raise InputError("context_length and numbers of windows and clips must be at least 1, seconds above 0.")
+            raise InputError("context_length and all numbers of windows and clips must be at least 1, and seconds above 0.")
         if source == DIGITS and (channels != 1 or validation_source or test_source):
-            raise InputError("moving digits are grey and have their own validation and test: set channels 1, and no sources.")
+            raise InputError("moving digits are grey and have their own held-out sets: set channels to 1, and no sources.")
         if train_examples is not None and train_examples < 1:
             raise InputError(f"train_examples={train_examples}: give at least 1.")
         self.encoder_name, self.size, self.channels, self.seconds = encoder, size, channels, seconds
         self.encoding = {"encoder": encoder, "size": size, "channels": channels, "seconds": seconds}
-        """How frames are made of pictures, as models keep it in their configuration."""
+        """How frames are encoded, as in the configuration of models."""
         self.context_length, self.length, self.cache = context_length, context_length + 1, FeatureCache(cache)
         self.digits: dict[str, MovingDigits] = self._digits(digits, tuple(speeds), arrival, shifted) if source == DIGITS else {}
         self.counts = {name: clips if name == "train" else evaluation_clips for name in self.digits}
@@ -130,13 +130,13 @@ class VideoDataModule(SplitData):
     def _digits(
         self, digits: int, speeds: tuple[int, ...], arrival: float, shifted: Mapping[str, Any] | None
     ) -> dict[str, MovingDigits]:
-        """The moving digits of each set; those of evaluation do not depend on the seed."""
+        """Return the moving digits of each set. Those of evaluation do not depend on the seed."""
         test = MovingDigits("test", self.size, digits, speeds, arrival)
         other = {"digits": digits + 1, "speeds": (min(max(speeds) + 1, self.size - SIDE),), **(shifted or {})}
         if extra := sorted(other.keys() - {"size", "digits", "speeds", "arrival"}):
-            raise InputError(f"shifted has {', '.join(extra)}: it may hold digits, speeds, arrival and size.")
+            raise InputError(f"shifted has {', '.join(extra)}: give only digits, speeds, arrival and size.")
         if other.get("size", self.size) != self.size:
-            raise InputError("shifted has another size: frames must be as large as those of training.")
+            raise InputError("shifted has another size: give the size of the training frames.")
         held_out = {"validation": replace(test, split="validation"), DIGITS: test}
         shifted_digits = replace(test, **{**other, "speeds": tuple(other["speeds"])})
         return {"train": replace(test, split="train", seed=self.seed), **held_out, "shifted": shifted_digits}
@@ -148,11 +148,11 @@ class VideoDataModule(SplitData):
 
     @property
     def frame_dim(self) -> int:
-        """Numbers of an encoded frame, E."""
+        """Number of values in an encoded frame, E."""
         return self.encoder.dim
 
     def prepare(self) -> None:
-        """Find and encode all videos, once; any later call returns at once."""
+        """Find and encode all videos. Later calls return at once."""
         if self.sets:
             return
         if self.digits and not self.encoder.learned:
@@ -170,7 +170,7 @@ class VideoDataModule(SplitData):
         self.sets = found if self.digits else self.split(found)
 
     def statistics(self) -> dict[str, Any]:
-        """What the data are: source, encoder, size, numbers of videos and frames, what was skipped."""
+        """Describe the data: source, encoder, size, numbers of videos and frames, and skipped videos."""
         self.prepare()
         told = {"source": self.sources["train"], **self.encoding, "frame_dim": self.frame_dim}
         if self.digits:
@@ -179,7 +179,7 @@ class VideoDataModule(SplitData):
         return {**told, "videos": {name: len(v) for name, v in self.sets.items()}, "frames": frames, "skipped": self.skipped}
 
     def train_dataloader(self) -> ResumableLoader:
-        """Batches in the order of (seed, epoch). An incomplete last batch is left out, unless it is the only one."""
+        """Batches in the order of (seed, epoch). An incomplete last batch is dropped, unless it is the only one."""
         count = self.hparams["train_examples"]
         rows = drawn(self.examples("train"), count, self.seed)
         return self.training_loader(rows, EpochSampler if count is None else ResumableSampler)
@@ -193,31 +193,31 @@ class VideoDataModule(SplitData):
 
 
 def check_apart(clips: Mapping[str, Clips]) -> None:
-    """Raises InputError if a video of one split is in another, whatever it is called there."""
+    """Raise ``InputError`` if a video of one split also occurs in another, under any name."""
     seen: dict[str, tuple[str, str]] = {}
     for split, videos in clips.items():
         for i, name in enumerate(videos.names):
             try:
                 content = videos.content(i)
-            except InputError:  # it will be skipped, and told
+            except InputError:  # it is skipped and reported later
                 continue
             other, where = seen.setdefault(content, (split, name))
             if other != split:
-                raise InputError(f"{name} is to be for {split}, and is for {other} as {where}: take it out of one of them.")
+                raise InputError(f"{name} is a {split} video and also the {other} video {where}: remove one of them.")
 
 
 def digit_clips(digits: MovingDigits, count: int, length: int) -> Clips:
-    """The first moving digits, as videos."""
+    """Return the first ``count`` clips of moving digits as videos."""
     names = [f"{digits.split} clip {i}" for i in range(count)]
     about = f"moving digits {digits} {length}"
     return Clips(DIGITS, names, lambda i: digits.clip(i, length).frames, lambda i: f"{about} {i}")
 
 
 def held_out_frames(data: VideoDataModule, name: str, length: int, count: int) -> Tensor:
-    """Up to ``count`` stretches of ``length`` encoded frames of a set, (n, length, E), evenly spread over its videos.
+    """Return up to ``count`` windows of ``length`` encoded frames of a set, (n, length, E), evenly spread over its videos.
 
     Raises:
-        InputError: no such set, or no video is long enough.
+        InputError: If there is no such set, or no video is long enough.
     """
     if data.digits:
         if name not in data.digits:
@@ -227,7 +227,7 @@ def held_out_frames(data: VideoDataModule, name: str, length: int, count: int) -
     data.prepare()
     if name not in data.sets:
         held_out = [other for other in data.sets if other != "train"]
-        remedy = f"choose one of {', '.join(held_out)}" if held_out else "name a video or a folder with --data"
+        remedy = f"choose one of {', '.join(held_out)}" if held_out else "give a video or a folder with --data"
         raise InputError(f"the data have no {name} videos: {remedy}, or train with other fractions.")
     videos = data.sets[name]
     long = [i for i, features in enumerate(videos.features) if len(features) >= length]

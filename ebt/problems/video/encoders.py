@@ -1,9 +1,9 @@
-"""Frozen encoders: what a video model sees of a frame, and back to pixels where that is possible; encoded videos on disk.
+"""Frozen encoders: they turn frames into vectors for a video model and, where possible, back to pixels. Encodings on disk.
 
-By name: ``pixels``; ``patches``, ``patches:P`` or ``patches:P:K`` (patches of P x P pixels, K numbers each); else a folder or
-an id of the Hugging Face hub with an ``AutoencoderKL`` of ``diffusers`` or a DINOv2 of ``transformers``.
+Names: ``pixels``; ``patches``, ``patches:P`` or ``patches:P:K`` (patches of P x P pixels, K numbers each); or a folder or an
+id of the Hugging Face hub with an ``AutoencoderKL`` of ``diffusers`` or a DINOv2 of ``transformers``.
 
-Letters: n frames, T of a video, C channels, H x W pixels with values in [-1, 1], E numbers of an encoded frame.
+Letters: n frames, T frames of a video, C channels, H x W pixels with values in [-1, 1], E numbers per encoded frame.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from ebt.problems.skipped import OnError
 from ebt.problems.video.clips import Clips
 
 AT_ONCE = 16
-"""Frames that a network encodes or decodes at a time."""
+"""Number of frames that a network encodes or decodes at a time."""
 PATCH = 4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the colours that DINOv2 was trained on, in [0, 1]."""
+"""Mean and standard deviation of the colours that DINOv2 was trained on, in [0, 1]."""
 NOT_CONTENT = ("transformers_version", "dtype", "torch_dtype")
-"""What a configuration tells that does not change the encoding."""
+"""Entries of a configuration that do not change the encoding."""
 
 
 class Encoder(ABC):
-    """Turns square frames of ``size`` pixels and ``channels`` channels into vectors of ``dim`` numbers, always the same way."""
+    """Deterministic map of square frames of ``size`` pixels and ``channels`` channels to vectors of ``dim`` numbers."""
 
     learned = False
-    """Whether it is a network, so that encodings are worth keeping."""
+    """Whether it is a network, so that encodings are worth caching."""
     decodes = False
     """Whether ``decode`` works."""
 
@@ -55,22 +55,22 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, frames: Tensor) -> Tensor:
-        """Vectors (n, E) of frames (n, C, H, W)."""
+        """Return the vectors (n, E) of frames (n, C, H, W)."""
 
     def decode(self, vectors: Tensor) -> Tensor:
-        """Frames (n, C, H, W) of vectors (n, E); InputError where the encoder keeps too little of a frame."""
+        """Return the frames (n, C, H, W) of vectors (n, E). Raises ``InputError`` if the encoder discards too much."""
         raise InputError(
             f"{self.name} cannot be turned back into pictures: use pixels, patches of full size or an AutoencoderKL for that."
         )
 
     @property
     def key(self) -> str:
-        """A text that changes with the encoding, for caches."""
+        """Text that identifies the encoding, for caches."""
         return f"{self.name} {self.size} {self.channels}"
 
 
 class Pixels(Encoder):
-    """The pixels of a frame, for small ones. Black is 0: what is dark lies where candidates start and needs no prediction."""
+    """The pixels of small frames. Black is 0, so that dark pixels lie where candidates start and need no prediction."""
 
     decodes = True
 
@@ -82,9 +82,9 @@ class Pixels(Encoder):
 
 
 class Patches(Encoder):
-    """Patches of P x P pixels, each turned by one fixed random matrix with orthonormal rows, to K numbers.
+    """Patches of P x P pixels, each projected to K numbers by a fixed random matrix with orthonormal rows.
 
-    With K = C x P x P, the default, nothing is lost, and ``decode`` turns them back.
+    With K = C x P x P, the default, the projection is lossless and ``decode`` inverts it.
     """
 
     def __init__(self, name: str, size: int, channels: int, patch: int = PATCH, kept: int | None = None) -> None:
@@ -111,7 +111,7 @@ class Patches(Encoder):
 
 
 class Network(Encoder):
-    """A pretrained network on the accelerator, if there is one. Grey frames are shown to it in its own ``colours``."""
+    """A pretrained network, on the accelerator if there is one. Grey frames are converted to its number of ``colours``."""
 
     learned = True
 
@@ -143,11 +143,11 @@ class Network(Encoder):
 
     @abstractmethod
     def _encode(self, frames: Tensor) -> Tensor:
-        """Vectors of a few frames."""
+        """Encode a few frames."""
 
 
 class Latents(Network):
-    """Latents of a ``diffusers`` ``AutoencoderKL``: the mean, less ``shift_factor``, times ``scaling_factor``."""
+    """Latents of a ``diffusers`` ``AutoencoderKL``: the mean minus ``shift_factor``, times ``scaling_factor``."""
 
     decodes = True
 
@@ -170,7 +170,7 @@ class Latents(Network):
 
 
 class Features(Network):
-    """The class token of a ``transformers`` DINOv2; cannot be turned back into pictures."""
+    """The class token of a ``transformers`` DINOv2. It cannot be decoded to pictures."""
 
     def __init__(self, name: str, size: int, channels: int, model: Any) -> None:
         config, wanted = model.config, (f"at least {model.config.patch_size}", size >= model.config.patch_size)
@@ -183,18 +183,18 @@ class Features(Network):
 
 
 def open_encoder(name: str, size: int, channels: int) -> Encoder:
-    """The encoder of a name.
+    """Open an encoder by name.
 
     Args:
-        name: see the module.
-        size: pixels of an edge of the frames.
-        channels: of the frames: 1 or 3.
+        name: Name of the encoder, see the module.
+        size: Height and width of the frames, in pixels.
+        channels: Channels of the frames, 1 or 3.
 
     Raises:
-        InputError: no such encoder, one of another kind, or one that does not take such frames.
+        InputError: If there is no such encoder, its kind is not supported, or it does not accept such frames.
     """
     if size < 1 or channels not in (1, 3):
-        raise InputError(f"size is {size}, channels {channels}: frames have at least 1 pixel, and 3 channels, or 1 for grey.")
+        raise InputError(f"size is {size}, channels {channels}: give a size of at least 1, and 3 channels, or 1 for grey.")
     kind, *numbers = name.split(":")
     if kind == "pixels" and not numbers:
         return Pixels(name, size, channels, channels * size**2)
@@ -217,37 +217,37 @@ def _network(name: str, size: int, channels: int) -> Network:
             from transformers import Dinov2Model
 
             model, found = Dinov2Model.from_pretrained(name, output_loading_info=True)
-            if found["missing_keys"]:  # they would be drawn at random
+            if found["missing_keys"]:  # they would be random
                 raise ValueError(f"{len(found['missing_keys'])} of its weights are missing")
             return Features(name, size, channels, model)
     except InputError:
         raise
-    except Exception as error:  # each library and file format raises its own kinds
+    except Exception as error:  # each library and file format raises its own exceptions
         raise InputError(f"encoder {name} cannot be loaded ({' '.join(str(error).split())}): copy it again.") from error
     known = "pixels, patches, an AutoencoderKL of diffusers or a DINOv2 of transformers"
     raise InputError(f"encoder {name} is of kind {kind!r}: give {known}.")
 
 
 def _config(name: str) -> dict[str, Any]:
-    """The config.json of a folder or of an id of the hub."""
+    """Read the config.json of a folder or of an id of the hub."""
     folder = Path(name).expanduser()
     if not name or not folder.is_dir():
         if close := difflib.get_close_matches(name, ("pixels", "patches"), 1, 0.8):
             raise InputError(f"there is no encoder {name!r}: did you mean {close[0]}?")
-        if not name or name[0] in "/.~" or folder.exists() or name.count("/") > 1:  # no id of the hub
+        if not name or name[0] in "/.~" or folder.exists() or name.count("/") > 1:  # not an id of the hub
             raise InputError(f"encoder {name!r}: there is no such folder. Give pixels, patches, or a folder or id of a model.")
     try:
         from huggingface_hub import hf_hub_download
 
         file = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(name, "config.json"))
         return dict(json.loads(file.read_text(encoding="utf-8")).items())
-    except Exception as error:  # the hub's client raises many kinds
+    except Exception as error:  # the client of the hub raises many exceptions
         known = f"pixels nor patches, nor a folder or id of a model with config.json ({' '.join(str(error).split())[:200]})"
         raise InputError(f"encoder {name} is neither {known}: check the name.") from error
 
 
 def default_cache() -> Path:
-    """``ebt`` in the user's folder for caches."""
+    """Folder ``ebt`` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebt" / "frames"
 
 
@@ -256,24 +256,24 @@ class CacheError(InputError):
 
 
 class FeatureCache:
-    """Arrays by key, a file each, which is written beside its place: what was cut short is never taken for an array."""
+    """Arrays by key, one file each. Files are written under another name first, so that partial ones are never read."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = default_cache() if folder is None else Path(folder).expanduser()
 
     def path(self, key: str) -> Path:
-        """The file of a key."""
+        """Return the file of a key."""
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
 
     def get(self, key: str) -> np.ndarray | None:
-        """The array of a key, memory-mapped; None if there is none, or its file is damaged."""
+        """Return the array of a key, memory-mapped. ``None`` if there is none, or its file is damaged."""
         try:
             return open_memmap(self.path(key), mode="r")
-        except (OSError, ValueError):  # absent, cut short by copying, or no array at all
+        except (OSError, ValueError):  # missing, cut short, or not an array
             return None
 
     def put(self, key: str, array: np.ndarray) -> np.ndarray:
-        """Write an array, and give it back memory-mapped; CacheError where that fails."""
+        """Write an array and return it memory-mapped. Raises ``CacheError`` on failure."""
         path = self.path(key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -281,7 +281,7 @@ class FeatureCache:
                 np.save(file, array, allow_pickle=False)
             return open_memmap(path, mode="r")
         except OSError as error:
-            raise CacheError(f"the cache {self.folder} cannot be written ({error}): make room, or name another.") from error
+            raise CacheError(f"the cache {self.folder} cannot be written ({error}): make room or choose another.") from error
 
 
 @dataclass(frozen=True)
@@ -291,19 +291,19 @@ class Encoded:
     source: str
     names: Sequence[str]
     features: Sequence[np.ndarray]
-    """(T, E) each."""
+    """Features (T, E) of each video."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Videos that cannot be used, with the reason."""
+    """Reasons by name of the videos that cannot be used."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def part(self, indices: Sequence[int]) -> Encoded:
-        """Some of them."""
+        """Select videos by index."""
         return Encoded(self.source, [self.names[i] for i in indices], [self.features[i] for i in indices])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Worker processes are sent the names of files, not what is in them."""
+        """Send worker processes the file names instead of the arrays."""
         return {**self.__dict__, "features": [getattr(array, "filename", array) for array in self.features]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -312,17 +312,17 @@ class Encoded:
 
 
 def encode_clips(clips: Clips, encoder: Encoder, cache: FeatureCache, length: int, on_error: OnError = "skip") -> Encoded:
-    """Encode videos, or take their encodings from the cache.
+    """Encode videos, or read their encodings from the cache.
 
     Args:
-        clips: the videos.
-        encoder: the frozen encoder.
-        cache: where encodings are kept.
-        length: the fewest frames that are of use.
-        on_error: those that cannot be used are skipped with one warning ("skip"), or an error ("refuse").
+        clips: The videos.
+        encoder: The frozen encoder.
+        cache: Cache of encodings.
+        length: Minimum number of frames of a video.
+        on_error: ``"skip"`` skips unusable videos with one warning, ``"refuse"`` raises an error for the first.
 
     Raises:
-        InputError: no video can be used; with "refuse", one cannot.
+        InputError: If no video can be used, or with ``"refuse"`` if one cannot.
     """
     found, faults, seen = dict[str, np.ndarray](), dict[str, str](), dict[str, str]()
     for i, name in enumerate(clips.names):
@@ -333,7 +333,7 @@ def encode_clips(clips: Clips, encoder: Encoder, cache: FeatureCache, length: in
             if (features := cache.get(key)) is None:
                 features = cache.put(key, encode_frames(clips.read(i), encoder))
             if len(features) < length:
-                raise InputError(f"{name} has {len(features)} frames, {length} are needed.")
+                raise InputError(f"{name} has {len(features)} frames, but {length} are needed.")
             found[name] = features
         except CacheError:
             raise
@@ -346,6 +346,6 @@ def encode_clips(clips: Clips, encoder: Encoder, cache: FeatureCache, length: in
 
 
 def encode_frames(frames: np.ndarray, encoder: Encoder) -> np.ndarray:
-    """Vectors (T, E), float32, of 8-bit frames (T, C, H, W)."""
+    """Encode 8-bit frames (T, C, H, W) as vectors (T, E), float32."""
     with torch.no_grad():
         return encoder.encode(to_tensor(frames)).float().numpy()

@@ -1,6 +1,6 @@
-"""Predicted frames: loss against thinking steps and candidates, whether energy knows the errors, rollouts.
+"""Video metrics: loss against thinking steps and candidates, whether energy indicates the errors, rollouts.
 
-Letters: B clips, S observed frames, F frames ahead, E numbers of an encoded frame, M candidates, T steps.
+Letters: B clips, S observed frames, F predicted frames, E numbers per encoded frame, M candidates, T steps.
 """
 
 from __future__ import annotations
@@ -28,43 +28,43 @@ MEASURE = Measure("loss", "smooth L1 per frame", "frame")
 
 @dataclass(frozen=True)
 class VideoPoint(Point):
-    """Quality of predicted frames; means over all frames of all clips."""
+    """Quality of predicted frames. Means are over all frames of all clips."""
 
     loss: float
-    """Smooth L1 (beta 1), mean over the numbers of an encoded frame."""
+    """Smooth L1 loss (beta 1), mean over the numbers of an encoded frame."""
     loss_error: float | None
-    """Standard error of ``loss`` over clips; None for a single one."""
+    """Standard error of ``loss`` over clips. ``None`` for a single clip."""
     spearman: float | None
-    """Rank correlation of the energies of frames with their losses; None for a model without an energy."""
+    """Rank correlation of the energies of frames with their losses. ``None`` for a model without an energy."""
     losses: list[float]
     """Loss of every clip, for paired comparisons."""
 
 
 def frame_loss(found: Tensor, frames: Tensor) -> Tensor:
-    """Smooth L1 (beta 1) of frames (..., E), mean over their numbers."""
+    """Smooth L1 loss (beta 1) of frames (..., E), mean over their numbers."""
     return F.smooth_l1_loss(found, frames, reduction="none").mean(-1)
 
 
 def repeat_loss(frames: Tensor) -> Tensor:
-    """Loss (B, S) of predicting each next frame of (B, S + 1, E) by repeating the last one."""
+    """Loss (B, S) of predicting each next frame of (B, S + 1, E) by repeating the previous one."""
     return frame_loss(frames[:, :-1], frames[:, 1:])
 
 
 def video_curve(
     model: Any, frames: Tensor, steps: Sequence[int], candidates: Sequence[int] = (1,), batch_size: int = 32, **options: Any
 ) -> Curve[VideoPoint]:
-    """Quality of next-frame predictions for every number of steps and candidates, by one descent a batch.
+    """Measure next-frame predictions for every number of steps and candidates, with one descent per batch.
 
     Args:
-        model: an ``EBTForVideo``, or a ``VideoTransformer``, which gives a single point.
-        frames: encoded clips (B, S + 1, E), of which the last S frames are predicted.
-        steps: numbers of steps to measure.
-        candidates: numbers of candidates to measure; winners are chosen frame by frame.
-        batch_size: clips at once.
-        **options: as for ``ebt.evaluation.measure.measure``.
+        model: An ``EBTForVideo``, or a ``VideoTransformer``, which gives a single point.
+        frames: Encoded clips (B, S + 1, E). The last S frames are predicted.
+        steps: Numbers of steps to measure.
+        candidates: Numbers of candidates to measure. Winners are chosen per frame.
+        batch_size: Number of clips at once.
+        **options: See ``ebt.evaluation.measure.measure``.
 
     Raises:
-        InputError: numbers below 1, clips of fewer than two frames, or frames of another width than the model's.
+        InputError: If a number is below 1, clips have fewer than two frames, or the width of frames is not the model's.
     """
     check_frames(model, frames, 2)
     return measure(model, _Frames(), frames.split(batch_size), steps, candidates, total=len(frames), **options)
@@ -97,7 +97,7 @@ class _Frames(Scorer[VideoPoint]):
 
 
 def _worth(found: Tensor, batch: Tensor) -> dict[str, Tensor]:
-    """Losses of frames, and their means over clips."""
+    """Losses of frames and their means over clips."""
     losses = frame_loss(found, batch[:, 1:].to(found.device)).double()
     return {"loss": losses, "clip": losses.mean(1)}
 
@@ -109,7 +109,7 @@ class Rollout:
     frames: Tensor
     """(B, F, E)."""
     energies: Tensor | None
-    """Of each frame before the first and after each step, (T + 1, B, F); None of a model without an energy."""
+    """Energies of each frame before the first and after each step, (T + 1, B, F). ``None`` for a model without an energy."""
 
 
 @torch.no_grad()
@@ -117,14 +117,14 @@ def rollout(model: Any, context: Tensor, ahead: int, progress: Progress | None =
     """Predict ``ahead`` frames after (B, S, E), each from the last ``context_length`` frames, given or predicted.
 
     Args:
-        model: an ``EBTForVideo`` or ``VideoTransformer``.
-        context: the frames that are given.
-        ahead: how many to predict.
-        progress: called after each frame.
-        **options: of an EBT, as for ``think``.
+        model: An ``EBTForVideo`` or ``VideoTransformer``.
+        context: The given frames.
+        ahead: Number of frames to predict.
+        progress: Function that is called after each frame.
+        **options: Options of an EBT, see ``think``.
 
     Raises:
-        InputError: no frame given or asked for, or frames of another width than the model's.
+        InputError: If no frames are given or requested, or the width of frames is not the model's.
     """
     check_frames(model, context, 1)
     if ahead < 1:
@@ -145,40 +145,41 @@ def rollout(model: Any, context: Tensor, ahead: int, progress: Progress | None =
 
 @dataclass(frozen=True)
 class FrameEnergies:
-    """Energies and losses of the frames of clips while a model thinks about each of them, given the true ones before it (paper,
-    figure 11)."""
+    """Energies and losses of the frames of clips while a model thinks about each of them, given the true frames before it
+    (paper, figure 11)."""
 
     energies: Tensor
-    """Before the first and after each step, (T + 1, B, S)."""
+    """Energies before the first and after each step, (T + 1, B, S)."""
     losses: Tensor
-    """After each step, (T, B, S)."""
+    """Losses after each step, (T, B, S)."""
     moves: Tensor
-    """How far each step moved the predicted frame, root mean square, (T, B, S)."""
+    """Root mean square change of the predicted frame in each step, (T, B, S)."""
 
     @property
     def spearman(self) -> float:
-        """Rank correlation of the last energies with the last losses, over all frames."""
+        """Rank correlation of the final energies with the final losses, over all frames."""
         return spearman(self.energies[-1].numpy(), self.losses[-1].numpy())
 
     @property
     def spearman_within_clips(self) -> float:
-        """The same in each clip alone, mean over the clips: energies of clips of different things have different zeros."""
+        """The same within each clip, mean over clips. Energies of clips with different content have different offsets."""
         pairs = zip(self.energies[-1].numpy(), self.losses[-1].numpy(), strict=True)
         return float(np.mean([spearman(*pair) for pair in pairs]))
 
     @property
     def spearman_of_moves(self) -> float:
-        """Rank correlation of how far the last step still moved with the last losses, over all frames."""
+        """Rank correlation of the change in the last step with the final losses, over all frames."""
         return spearman(self.moves[-1].numpy(), self.losses[-1].numpy())
 
 
 @torch.no_grad()
 def frame_energies(model: Any, frames: Tensor, **options: Any) -> FrameEnergies:
-    """Energies, losses and moves of predicting each next frame of (B, S + 1, E) with one candidate, from the true frames before
-    it, at most as many as the model's context; options as for ``think``.
+    """Predict each next frame of (B, S + 1, E) with one candidate, from the true frames before it within the model's context.
+
+    For the options see ``think``.
 
     Raises:
-        InputError: frames of another width than the model's, or fewer than two of them.
+        InputError: If the width of frames is not the model's, or there are fewer than two frames.
     """
     check_frames(model, frames, 2)
     clip, longest = frames.to(model.device), model.config.context_length
@@ -194,7 +195,7 @@ def frame_energies(model: Any, frames: Tensor, **options: Any) -> FrameEnergies:
 
 
 def check_frames(model: Any, frames: Tensor, least: int) -> None:
-    """Raises InputError for frames of another width than the model's, or fewer than ``least`` of them."""
+    """Raise ``InputError`` if the width of frames is not the model's, or there are fewer than ``least`` frames."""
     if not len(frames) or frames.shape[1] < least or frames.shape[2] != model.config.frame_dim:
         wanted = f"at least {least} frames of {model.config.frame_dim} numbers, those of the encoder that it was trained with"
         raise InputError(f"frames {tuple(frames.shape)}: give one or more clips of {wanted}.")

@@ -1,4 +1,4 @@
-"""Models that predict the next frame, in the space of a frozen encoder: the continuous autoregressive EBT and its twin."""
+"""Models that predict the next frame in the space of a frozen encoder: the continuous autoregressive EBT and its twin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ebt.thinking import Geometry, StepSize, Thought
 
 
 class EBTForVideo(ThinkingModel):
-    """Predicts each next frame's encoding (paper, section 4.2) by descending its energy, one energy per frame."""
+    """Predicts the encoding of each next frame (paper, section 4.2) by descending its energy, one energy per frame."""
 
     config_class = EBTVideoConfig
     CONTEXT: ClassVar[tuple[str, ...]] = ("predictions",)
@@ -29,12 +29,12 @@ class EBTForVideo(ThinkingModel):
         self.post_init()
 
     def landscape(self, frames: Tensor, predictions: int | None = None) -> DecoderLandscape:
-        """The energy of candidates for the frames that follow each of (B, S, E) observed ones, or the last ``predictions``."""
+        """Return the energy of candidates for the next frame after each of (B, S, E), or the last ``predictions`` of them."""
         frames = frames.to(self.network.head.projection.weight.dtype)
         return self.network.encode(frames if self.projection is None else self.projection(frames), predictions=predictions)
 
     def geometry(self) -> Geometry:
-        """Frames (B, S, E), seen through the candidates' projection; each is a prediction."""
+        """Frames (B, S, E), viewed through the projection of candidates. Each frame is a prediction."""
         config = self.config
         like, seen = self.network.head.projection.weight, self.projection if self.candidates is None else self.candidates
         weight, bias = (None, None) if seen is None else (seen.weight, seen.bias)
@@ -48,17 +48,17 @@ class EBTForVideo(ThinkingModel):
         return torch.arange(frames.shape[1])[-(predictions or frames.shape[1]) :].expand(len(frames), -1)
 
     def answer(self, frames: Tensor, thought: Thought, how: Thinking) -> Tensor:
-        """The frames (B, S, E) that follow each of those given, or the last ``predictions`` of them."""
+        """Return the next frame (B, S, E) after each given one, or after the last ``predictions`` of them."""
         return thought.state
 
     def forward(self, frames: Tensor, **options: Any) -> Prediction:
-        """Predict the frames that follow each of (B, S, E); options as for ``think``, ``predictions`` among them."""
+        """Predict the next frame after each of (B, S, E). For the options, which include ``predictions``, see ``think``."""
         thought = self.think(frames, **options)
         return Prediction(thought.answer, thought.energy, thought.steps)
 
 
 class VideoTransformer(HubModel):
-    """Transformer++ on frames: the same blocks, and a head that gives the next frame's encoding in one pass."""
+    """Transformer++ on frames: the same blocks, and a head that predicts the next encoding in one pass."""
 
     config_class = VideoTransformerConfig
 
@@ -71,7 +71,7 @@ class VideoTransformer(HubModel):
         self.post_init()
 
     def forward(self, frames: Tensor) -> Tensor:
-        """The frames (B, S, E) that follow each of (B, S, E) observed ones."""
+        """Return the next frame (B, S, E) after each of (B, S, E)."""
         frames = frames.to(self.head.weight.dtype)
         prediction: Tensor = self.head(self.network(frames if self.projection is None else self.projection(frames)))
         return prediction

@@ -1,5 +1,5 @@
-"""Moving digits: scikit-learn's handwritten digits, bouncing in a small frame. Videos without a download, of any number. And
-a classifier that tells which digits are seen in a frame, to judge predicted ones.
+"""Moving digits: handwritten digits of scikit-learn that bounce in a small frame, in any number and without a download.
+Also a classifier of the digits in a frame, to judge predictions.
 
 Letters: T frames of H x W pixels, n digits.
 """
@@ -19,20 +19,20 @@ from ebt.problems.images.sources import embedded_digits
 from ebt.problems.language.corpora import SPLITS
 
 DIGITS = "digits"
-"""The name of the moving digits."""
+"""Name of the moving digits."""
 SIDE = 8
-"""Pixels of a digit."""
+"""Height and width of a digit, in pixels."""
 SHARES = (0.7, 0.15, 0.15)
-"""Of the images, for training, validation and test."""
+"""Shares of the images for training, validation and test."""
 SHIFTS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
-"""A digit is known though it is seen one pixel beside its place."""
+"""Shifts by up to a pixel at which a digit is recognised."""
 
 Frames = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class DigitImages:
-    """The digits of a split, (n, 8, 8), and which they are (n,)."""
+    """The digits of a split, (n, 8, 8), and their labels (n,)."""
 
     images: Frames
     labels: npt.NDArray[np.int64]
@@ -40,21 +40,21 @@ class DigitImages:
 
 @dataclass(frozen=True)
 class DigitClip:
-    """A clip, and what can be seen in it."""
+    """A clip and its contents."""
 
     frames: Frames
-    """(T, 1, H, W)."""
+    """Frames (T, 1, H, W)."""
     labels: npt.NDArray[np.int64]
-    """Which digits they are, (n,)."""
+    """Labels of the digits, (n,)."""
     places: npt.NDArray[np.int64]
-    """Row and column of the upper left corner of each one in each frame, (T, n, 2)."""
+    """Row and column of the upper left corner of each digit in each frame, (T, n, 2)."""
     arrival: int
-    """The frame in which the last digit appears; 0 if it was there from the beginning."""
+    """Index of the frame in which the last digit appears. 0 if it is there from the beginning."""
 
 
 @cache
 def digit_images() -> dict[str, DigitImages]:
-    """The digits by split, without a common image; always the same."""
+    """Return the digits by split, without a common image. The splits are fixed."""
     grey, labels = embedded_digits()
     order = np.random.default_rng(0).permutation(len(grey))
     parts = np.split(order, np.cumsum([round(share * len(grey)) for share in SHARES[:-1]]))
@@ -63,12 +63,12 @@ def digit_images() -> dict[str, DigitImages]:
 
 @dataclass(frozen=True)
 class MovingDigits:
-    """Clips, each a function of (seed, split, epoch, index). The same clip can be had in any length.
+    """Clips, each a function of (seed, split, epoch, index). The same clip can have any length.
 
-    Digits move by whole pixels and turn around at the walls; where they overlap the lighter one is seen.
+    Digits move by whole pixels and are reflected by the walls. Where they overlap, the lighter one is visible.
 
     Raises:
-        InputError: settings that contradict each other.
+        InputError: If settings contradict each other.
     """
 
     split: str = "train"
@@ -76,9 +76,9 @@ class MovingDigits:
     """Height and width of a frame, in pixels."""
     digits: int = 1
     speeds: Sequence[int] = (1, 2)
-    """Pixels a frame, along each axis, of which one is drawn."""
+    """Speeds to draw from, in pixels per frame along each axis."""
     arrival: float = 0.0
-    """In this share of the clips the last digit appears only later, in one of the frames 2 to 12."""
+    """Share of the clips in which the last digit appears later, in one of the frames 2 to 12."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -92,7 +92,7 @@ class MovingDigits:
             )
 
     def clip(self, index: int, length: int, epoch: int = 0) -> DigitClip:
-        """A clip of ``length`` frames."""
+        """Return a clip of ``length`` frames."""
         random = np.random.default_rng((self.seed, SPLITS.index(self.split), epoch, index))
         source = digit_images()[self.split]
         chosen = random.integers(len(source.images), size=self.digits)
@@ -110,13 +110,13 @@ class MovingDigits:
 
 
 def bounce(way: npt.NDArray[np.int64], room: int) -> npt.NDArray[np.int64]:
-    """Where something is that went so far along an axis with walls at 0 and ``room``."""
+    """Position after moving the distance ``way`` along an axis with walls at 0 and ``room``."""
     folded = way % (2 * room)
     return np.where(folded > room, 2 * room - folded, folded)
 
 
 class DigitReader:
-    """A support vector machine on crops, trained on clean digits (n, P, P) with labels (n,) and these moved by a pixel."""
+    """Support vector machine on crops, trained on clean digits (n, P, P) with labels (n,), also shifted by a pixel."""
 
     def __init__(self, images: Frames, labels: npt.NDArray[Any]) -> None:
         from sklearn.svm import SVC
@@ -127,7 +127,7 @@ class DigitReader:
         self.machine = SVC(C=10).fit(_features(crops), np.tile(labels, len(SHIFTS)))
 
     def read(self, frames: Frames, places: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The digits (B, n) at the upper left corners ``places`` (B, n, 2) of frames (B, H, W)."""
+        """Classify the digits (B, n) at the upper left corners ``places`` (B, n, 2) of frames (B, H, W)."""
         crops = [
             frame[row : row + self.side, column : column + self.side]
             for frame, corners in zip(frames, places, strict=True)

@@ -1,4 +1,4 @@
-"""Pictures of predicted videos: beside the truth, moving; and the energy of each frame while a model thinks about it."""
+"""Pictures of predicted videos: animations next to the truth, and the energy of each frame across thinking steps."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from ebt.evaluation.style import COLOURS, HEAT, picture
 from ebt.problems.images.pictures import show
 
 LEAST = 160
-"""Pixels of a moving frame: smaller ones are enlarged by a whole number."""
+"""Minimum size of an animated frame, in pixels. Smaller ones are enlarged by a whole number."""
 EDGE, HEAD = 6, 18
-"""Pixels of the edge around a frame, and of the line above it."""
+"""Pixels of the border around a frame, and of the line above it."""
 GIVEN, PREDICTED = (170, 170, 170), (213, 94, 0)
-"""Colours of the edge."""
+"""Colours of the border."""
 
 
 def side_by_side_frames(true: np.ndarray, found: np.ndarray, given: int) -> np.ndarray:
-    """Frames (T, H, W, 3) of a film: the truth on the left, on the right the given frames and then the predicted ones.
+    """Make the frames (T, H, W, 3) of an animation: on the left the truth, on the right the given and the predicted frames.
 
     Args:
         true: (T, h, w) or (T, h, w, 3), 8 bits.
-        found: likewise.
-        given: so many of the frames were given.
+        found: Likewise.
+        given: Number of given frames.
     """
     return np.stack([_page(*pair, index - given + 1) for index, pair in enumerate(zip(true, found, strict=True))])
 
 
 def _page(true: np.ndarray, found: np.ndarray, ahead: int) -> np.ndarray:
-    """The frame of a film that shows the ``ahead``-th predicted frame, or a given one."""
+    """Draw the frame of an animation that shows the ``ahead``-th predicted frame, or a given one."""
     factor = max(1, -(-LEAST // max(true.shape[:2])))
     named = [(true, "true", GIVEN), (found, f"predicted, frame {ahead}", PREDICTED) if ahead > 0 else (found, "given", GIVEN)]
     height, width = (factor * length + 2 * EDGE for length in true.shape[:2])
@@ -44,7 +44,7 @@ def _page(true: np.ndarray, found: np.ndarray, ahead: int) -> np.ndarray:
 
 
 def save_gif(frames: np.ndarray, path: str | Path, seconds: float) -> None:
-    """An animated GIF of frames (T, H, W, 3), each shown for so many seconds; it begins anew in the end."""
+    """Write frames (T, H, W, 3) as an animated GIF, each shown for ``seconds``. It repeats endlessly."""
     pages = [Image.fromarray(frame) for frame in frames]
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=round(1000 * seconds), loop=0)
 
@@ -56,15 +56,15 @@ def frame_energy_map(
     frames: Sequence[np.ndarray] = (),
     title: str = "",
 ) -> None:
-    """The energy of each frame at the start and after each step, bright where the model is unsure; below it the loss (paper,
-    figure 11). Colours are those of the energies after the first step: random starts lie above them.
+    """Draw the energies of frames at the start and after each step, above their losses (paper, figure 11). Frames are bright
+    where the model is unsure. The colours span the energies after the first step: random starts lie above.
 
     Args:
         energies: (T + 1, S), of the frames from the second on.
         losses: (S,), after the last step.
-        path: the PNG to write.
-        frames: the true frames, which are shown above, if there are any.
-        title: above the picture.
+        path: PNG file to write.
+        frames: True frames, shown above, if any.
+        title: Title above the picture.
     """
     count, ratios = len(losses), [0.5] * bool(len(frames)) + [1.6, 1.0]
     with picture(path, width=min(24.0, 0.6 * count + 3.0), height=1.3 * sum(ratios) + 0.9) as figure:

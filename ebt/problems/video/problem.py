@@ -1,4 +1,4 @@
-"""Video, as commands see it, and videos that a model was not trained on, encoded as the model sees them."""
+"""The video problem as seen by the commands, and held-out videos, encoded as for the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ebt.problems.video.task import VideoTask
 
 
 class Video(Problem):
-    """The next frame."""
+    """Prediction of the next frame."""
 
     name = "video"
     models = (EBTForVideo, VideoTransformer)
@@ -37,7 +37,7 @@ class Video(Problem):
         return f"smooth L1 {point.loss:.4f}"
 
     def held_out(self, request: Request) -> HeldOut:
-        """Up to ``limit`` clips (64)."""
+        """Up to ``limit`` clips (64 by default)."""
         configs = [model.config for model in request.models.values()]
         same("the encoder of frames", [(config.frame_dim, str(config.encoding)) for config in configs])
         length = min(config.context_length for config in configs) + 1
@@ -62,37 +62,37 @@ class HeldOutVideo:
     data: VideoDataModule
     set: str
     name: str
-    """For titles."""
+    """Name for titles."""
     note: str = ""
-    """What the user should know about it."""
+    """Note for the user."""
 
     def frames(self, length: int, count: int) -> Tensor:
-        """Up to ``count`` stretches (n, length, E)."""
+        """Return up to ``count`` windows (n, length, E)."""
         return held_out_frames(self.data, self.set, length, count)
 
 
 def held_out_video(checkpoint: str, model: Any, source: str | None, split: str, length: int) -> HeldOutVideo:
-    """The run's own videos, or those of a source that have ``length`` frames, encoded as the model's are.
+    """Return the run's own videos, or those of a source with ``length`` frames or more, encoded as for the model.
 
     Raises:
-        InputError: no source or encoder is known, or the encoder's frames are not those of the model.
+        InputError: If the source or encoder is unknown, or the width of encoded frames is not the model's.
     """
     if source is None:
         if (settings := run_data(checkpoint, VideoDataModule)) is None:
-            remedy = f"name them with --data ({DIGITS} for moving digits)."
-            raise InputError(f"{checkpoint} does not belong to a run folder, which would know its videos: {remedy}")
+            remedy = f"give them with --data ({DIGITS} for moving digits)."
+            raise InputError(f"{checkpoint} is not part of a run folder, so its videos are unknown: {remedy}")
         data = VideoDataModule(**{**settings, "num_workers": 0})
         found = HeldOutVideo(data, _set(data, split), f"{split} videos of {data.sources['train']}")
     else:
         if (encoding := model.config.encoding) is None:
             remedy = 'add "encoding" to its config.json: {"encoder": FOLDER, "size": 224, "channels": 3, "seconds": 0.25}.'
-            raise InputError(f"{checkpoint} does not tell how its frames were encoded: {remedy}")
+            raise InputError(f"the encoding of the frames of {checkpoint} is unknown: {remedy}")
         data = VideoDataModule(source, **encoding, context_length=length - 1, fractions=(1.0, 0.0, 0.0))
         note = "" if data.digits else f"All of {source} is used: held-out quality only if the model was not trained on it."
         chosen = _set(data, split)
         found = HeldOutVideo(data, chosen if data.digits else "train", Path(source).name, note)
     if data.frame_dim != model.config.frame_dim:
-        has = f"{data.encoder_name} of {data.size} pixels has {data.frame_dim}: use what the model was trained with."
+        has = f"{data.encoder_name} of {data.size} pixels has {data.frame_dim}: use the encoder of the training."
         raise InputError(f"{checkpoint} predicts frames of {model.config.frame_dim} numbers, and {has}")
     return found
 

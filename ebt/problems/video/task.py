@@ -1,4 +1,4 @@
-"""Prediction of frames: the next one in a frozen encoder's space, by thinking or by the feed-forward twin."""
+"""Prediction of the next frame in a frozen encoder's space, by thinking, or with the feed-forward twin."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ RECIPE = Recipe(min_steps=1, max_steps=2, start_std=0.3)
 
 @dataclass(frozen=True)
 class VideoNetwork(Network):
-    """A model of frames: ``ebt``, whose head is quadratic and anchor hidden by default, or ``transformer_pp``, its twin."""
+    """A model of frames: ``ebt``, with a quadratic head and anchor hidden by default, or ``transformer_pp``, its twin."""
 
     kind: Literal["ebt", "transformer_pp"] = "ebt"
     tied_candidates: bool = False
-    """An EBT sees its candidates through the map of the observed frames, not through one of their own."""
+    """Whether an EBT projects candidates with the map of the observed frames instead of a separate one."""
     spaces: ClassVar[Collection[str]] = EBTVideoConfig.spaces
     unused: ClassVar = ("input_gradient",)
     recipe: ClassVar = RECIPE
@@ -35,10 +35,10 @@ class VideoNetwork(Network):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tied_candidates and self.kind != "ebt":
-            raise InputError(f"network.tied_candidates is for kind ebt, and kind is {self.kind}: leave it out.")
+            raise InputError(f"network.tied_candidates is for kind ebt, but kind is {self.kind}: leave it out.")
 
     def build(self, frame_dim: int, context_length: int, encoding: dict[str, Any], recipe: Recipe, steps: int) -> HubModel:
-        """The model with fresh weights."""
+        """Build the model with fresh weights."""
         shape: dict[str, Any] = {"frame_dim": frame_dim, "context_length": context_length, "encoding": encoding}
         if self.kind == "transformer_pp":
             return VideoTransformer(VideoTransformerConfig(**shape, **self.sizes()))
@@ -51,16 +51,16 @@ NETWORK = VideoNetwork()
 
 
 class VideoTask(ModelTask):
-    """Predict each next frame; smooth L1 loss (beta 1), mean over the numbers of an encoded frame (paper, section 4.2).
+    """Predict each next frame. The loss is smooth L1 (beta 1), mean over the numbers of an encoded frame (paper, section 4.2).
 
-    Batches have ``frames`` (B, S + 1, E), of which the last S are predicted. E, the context length and how frames are encoded
-    are those of the trainer's data module (``frame_dim``, ``context_length``, ``encoding``).
+    Batches have ``frames`` (B, S + 1, E), of which the last S are predicted. E, the context length and the encoding are those
+    of the trainer's data module (``frame_dim``, ``context_length``, ``encoding``).
 
     Args:
-        network: the model.
-        recipe, optimisation, validation_steps, settings: see ``ThinkingTask``.
+        network: The model.
+        recipe, optimisation, validation_steps, settings: See ``ThinkingTask``.
 
-    Logged beside the losses: repeat, the loss of repeating the last frame.
+    Also logged: repeat, the loss of repeating the previous frame.
     """
 
     prediction_dims = 2
@@ -86,7 +86,7 @@ class VideoTask(ModelTask):
         return tuple(self.target(batch).shape[:2])
 
     def geometry(self) -> Geometry:
-        """Frames, for both kinds of models."""
+        """Frames, for both kinds of model."""
         return super().geometry() if self.thinks else Euclidean(2, (self.model.config.frame_dim,))
 
     def context(self, batch: Batch) -> Tensor:

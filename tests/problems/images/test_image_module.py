@@ -107,7 +107,7 @@ def test_own_sources_for_validation_and_test(folder: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 0}, "size, numbers of crops and batch sizes must be at least 1"),
+        ({"size": 0}, "size, crops and evaluation_crops must be at least 1"),
         ({"channels": 2}, "channels is 2"),
         ({"levels": (0.1, 1.5)}, "levels has 1.5"),
         ({"fractions": (0.5, 0.1, 0.1)}, "cannot split"),

@@ -116,7 +116,7 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="has no images"):
         open_images(str(tmp_path))
 
 

@@ -180,7 +180,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match="mean_from is 0"):
         make_ebt(mean_from=0)
     for any_model in (model, twin):
-        with pytest.raises(InputError, match=r"attention_mask has the shape \(2, 6\).*\(2, 7\)"):
+        with pytest.raises(InputError, match=r"attention_mask has shape \(2, 6\).*\(2, 7\)"):
             any_model(ids, attention_mask=torch.ones(2, 6))
         with pytest.raises(InputError, match="static cache"):
             any_model(ids, past_key_values=StaticCache(config=any_model.config, max_cache_len=16))

@@ -160,7 +160,7 @@ def test_order_depends_on_seed_and_epoch_alone(book: str) -> None:
 
 @pytest.fixture
 def llama(tmp_path: Path) -> str:
-    """A saved tokeniser that begins each text with <s> and ends it with its end-of-text token."""
+    """A saved tokenizer that begins each text with <s> and ends it with its end-of-text token."""
     tokenizer = train_bpe([Document("a number of a number")], 260)
     tokenizer.add_special_tokens({"bos_token": "<s>"})
     ends = [("<s>", 260), ("<|endoftext|>", tokenizer.eos_token_id)]
@@ -280,7 +280,7 @@ def test_bad_sources_and_tokenizers(tmp_path: Path, book: str) -> None:
         ({"source": str(tmp_path / "nothing.txt")}, "no such file"),
         ({"validation_source": str(tmp_path / "nothing.txt")}, "no such file"),
         ({"tokenizer": str(tmp_path / "nothing")}, "no such file"),
-        ({"prompt_field": "question"}, "Drop prompt_field"),
+        ({"prompt_field": "question"}, "Remove prompt_field"),
     ):
         with pytest.raises(InputError, match=message):
             TextDataModule(**{"source": book, **settings}).prepare()

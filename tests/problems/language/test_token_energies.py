@@ -30,7 +30,7 @@ def test_energies_and_probabilities_are_those_of_thinking() -> None:
 
 
 def test_texts_begin_as_training_documents_do() -> None:
-    """With the end-of-text token, and then what the tokeniser puts in front of a text."""
+    """With the end-of-text token, and then what the tokenizer puts in front of a text."""
     model, tokenizer = language_ebt(), byte_tokenizer()
     template = TemplateProcessing(single="z $A", special_tokens=[("z", ord("z"))])
     tokenizer.backend_tokenizer.post_processor = template

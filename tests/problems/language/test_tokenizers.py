@@ -1,4 +1,4 @@
-"""Tokenisers: exact round trips, and the same tokeniser again after saving."""
+"""Tokenizers: exact round trips, and the same tokenizer again after saving."""
 
 from __future__ import annotations
 

@@ -333,7 +333,7 @@ def test_csv_forms(tmp_path: Path, text: str) -> None:
         (f"1000{'0' * 12},{SOLVED_4[:15]}.", "empty at row 4 column 4"),
         (f"1000{'0' * 12},{SOLVED_4[:15]}2", "invalid, digit 2"),
         (f"1000{'0' * 12},{SOLVED_4}", "several solutions"),
-        (SOLVED_4, "1 fields where 2"),
+        (SOLVED_4, "1 fields instead of 2"),
     ],
 )
 def test_bad_csv_lines_are_refused(tmp_path: Path, line: str, words: str) -> None:

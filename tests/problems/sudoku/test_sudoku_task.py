@@ -172,5 +172,5 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 def test_inner_updates_are_those_of_a_recursive_model() -> None:
     assert make_task("recursive").network.inner is None
     assert SudokuNetwork(kind="recursive", inner=2).build(4, Recipe(), 1).passes == 3
-    with pytest.raises(InputError, match=r"network\.inner is for kind recursive, and kind is looped_hidden"):
+    with pytest.raises(InputError, match=r"network\.inner is for kind recursive, but kind is looped_hidden"):
         SudokuNetwork(kind="looped_hidden", inner=2)

@@ -160,7 +160,7 @@ def test_a_leap_of_times_is_no_video(tmp_path: Path) -> None:
 
 
 def test_nothing_and_no_videos_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no videos"):
+    with pytest.raises(InputError, match="has no videos"):
         open_videos(str(tmp_path), 8)
     with pytest.raises(InputError, match="nowhere does not exist"):
         open_videos("nowhere", 8)

@@ -78,7 +78,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
         cache.put("a", np.zeros(10_000))
     assert list((tmp_path / "cache").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(CacheError, match="name another"):
+    with pytest.raises(CacheError, match="choose another"):
         FeatureCache(tmp_path / "file").put("a", np.zeros(1))
 
 
@@ -90,7 +90,7 @@ def test_videos_that_cannot_be_used_are_skipped_and_told(folder: str, tmp_path: 
         encoded = encode_clips(open_videos(str(mixed), 8), PATCHES, FeatureCache(tmp_path / "cache"), 5)
     assert [Path(name).name for name in encoded.names] == ["0.mp4", "2.mp4"]
     assert [Path(name).name for name in encoded.skipped] == ["1.mp4", "0.mp4"]
-    assert list(encoded.skipped.values())[1].endswith("has 3 frames, 5 are needed.")
+    assert list(encoded.skipped.values())[1].endswith("has 3 frames, but 5 are needed.")
     with pytest.raises(InputError, match=r"none of the 4 video\(s\) .* can be used"):
         encode_clips(open_videos(str(mixed), 8), PATCHES, FeatureCache(tmp_path / "cache"), 9)
 

@@ -108,12 +108,12 @@ def test_copies_are_used_once_and_never_on_both_sides(folder: str, tmp_path: Pat
         data.prepare()
     assert data.statistics()["videos"] == {"train": 2}
     shutil.copy(Path(folder) / "3.mp4", copy / "other.mp4")
-    with pytest.raises(InputError, match=r"other\.mp4 is to be for validation, and is for train as .*3\.mp4: take it out"):
+    with pytest.raises(InputError, match=r"other\.mp4 is a validation video and also the train video .*3\.mp4: remove one"):
         module(folder, tmp_path, validation_source=str(copy)).prepare()
 
 
 def test_a_video_has_no_more_stretches_than_differ(tmp_path: Path) -> None:
-    """8 and 6 frames have 4 and 2 stretches of 5."""
+    """8 and 6 frames have 4 and 2 windows of 5."""
     clips = Path(clip_folder(tmp_path / "clips", 1))
     clip_folder(clips / "short", 1, frames=6, first=40)
     data = module(str(clips), tmp_path, fractions=(0.5, 0.5, 0), windows=16, evaluation_windows=16)
