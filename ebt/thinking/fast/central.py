@@ -21,7 +21,7 @@ from torch import Tensor
 from ebt.thinking.geometry import Geometry
 from ebt.thinking.noise import precise
 
-SIZES = {torch.float64: 1e-4, torch.float32: 5e-3, torch.bfloat16: 7e-2, torch.float16: 3e-2}
+SIZES = {torch.float64: 1e-4, torch.float32: 5e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
 """Nudge for each dtype, relative to the norm of a candidate. It balances truncation error against rounding error."""
 LEAST = 1e-3
 """Root mean square of a candidate below which the nudge no longer shrinks."""
