@@ -45,8 +45,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     asked = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(str(precision), str(precision))
     if precision is not None and (asked not in PRECISIONS or (on_cpu and asked == "16-mixed")):
         raise InputError(
-            f"trainer.precision is {precision}, which is not supported on this device (gradients of gradients overflow in "
-            "float16): choose bf16-mixed, bf16-true or 32-true."
+            f"trainer.precision is {precision}, which is not supported on this device (the range of float16 is too small for "
+            "gradients of gradients): choose bf16-mixed, bf16-true or 32-true."
         )
 
 

@@ -23,14 +23,14 @@ def fit(options: Options) -> None:
     example:
       ebt fit --config language/ebt --name text
 
-    every configuration key is also an option and overrides the configuration:
+    Every configuration key is also an option and overrides the configuration:
       ebt fit --config language/ebt --model.recipe.max_steps 4 --trainer.max_steps 500
       ebt fit --help-all                     list all keys
       ebt fit --model.help LanguageTask      list the keys of a task (SudokuTask, or your own my_module.MyTask)
       ebt fit --data.help TextDataModule     list the keys of a data module (SudokuDataModule, ...)
       ebt fit --config FILE --print_config   print the full configuration with all defaults
 
-    a run folder contains config.yaml, checkpoints/ (last.ckpt, best.ckpt), model/ (the best model, for `--checkpoint` of the
+    A run folder contains config.yaml, checkpoints/ (last.ckpt, best.ckpt), model/ (the best model, for `--checkpoint` of the
     other commands and for Hugging Face), logs/ and results.json. To resume a run:
       ebt fit --resume --name text
     """
@@ -40,7 +40,7 @@ def fit(options: Options) -> None:
     add("--name", help="run name; the run folder is runs/NAME (default: name of the configuration)")
     add("--out", metavar="DIR", help="run folder")
     add("--resume", action="store_true", help="resume a run exactly from its last checkpoint")
-    add("--seed", type=count_from(0), metavar="N", help="random seed of weights, data and training (default: 0)")
+    add("--seed", type=count_from(0), metavar="N", help="seed of weights, data and training (default: 0)")
     add("--compile", action="store_true", help="compile the model with torch.compile; takes minutes, pays off in long runs")
     add("--help-all", action="store_true", help="list every configuration key")
 
@@ -270,7 +270,7 @@ def tokenizer(options: Options) -> None:
     add("--text-field", default="text", metavar="NAME", help="field with the text (default: text)")
     add("--prompt-field", metavar="NAME", help="field with the prompt, if any")
     add("--fractions", default="0.9,0.05,0.05", metavar="A,B,C", help="shares of train, validation and test, as in `ebt fit`")
-    add("--on-error", choices=("skip", "refuse"), default="skip", help="on bad files, lines and rows (default: skip)")
+    add("--on-error", choices=("skip", "refuse"), default="skip", help="handling of bad files, lines and rows (default: skip)")
     options.seed("the split, as in `ebt fit`")
 
 

@@ -107,7 +107,7 @@ def test_a_run_from_configuration_to_results(text: list[str], tmp_path: Path, ca
     assert results["test"]["metrics"].keys() >= {"test/loss", "test/perplexity_at_6"}
 
     assert main(["fit", f"--config={config}", *text, "--name=language-ebt"]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert main(["fit", "--resume", "--name=language-ebt", "--trainer.max_steps=8"]) == 0
     assert json.loads((run / "results.json").read_text())["updates"] == 8
     assert "continues at update 6" in capsys.readouterr().out

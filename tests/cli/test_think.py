@@ -221,7 +221,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("twin", ["--data", "x", "--step-size-scale", "2"], "--step-size-scale needs a model that thinks"),
         ("text", ["--givens", "8"], "--givens is not for language"),
         ("text", ["--tolerance", "0.1", "--data", "x"], "--tolerance is not for language"),
-        ("sudoku", ["--givens", "8", "--baseline", "BASE:text"], "models of the same problem"),
+        ("sudoku", ["--givens", "8", "--baseline", "BASE:text"], "a model of the same problem"),
         ("sudoku", ["--givens", "8", "--baseline", "BASE:six"], "the size of boards"),
         ("sudoku", ["--givens", "8", "--baseline", "BASE:sudoku"], "--baseline must name other folders"),
         ("sudoku", ["--givens", "8", "--rule", "mean"], "--rule mean is not for sudoku"),

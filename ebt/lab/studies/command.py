@@ -90,7 +90,7 @@ def _help() -> str:
     lines = [f"  {name:<{width}}  {what}" for name, what in STUDIES.items()]
     return "\n".join(
         [
-            "Run many training runs and measurements with several seeds, and write a page of results with intervals.",
+            "Train and measure many models with several seeds, and write a page of results with intervals.",
             "",
             "usage: ebt study NAME [OPTIONS]",
             "",
