@@ -86,7 +86,7 @@ class Run:
             candidates = (cls(Path("runs") / (stem if i == 1 else f"{stem}-{i}")) for i in count(1))
             run = next(candidate for candidate in candidates if not candidate.folder.exists())
         elif run.last.exists() or run.model.exists():
-            raise InputError(f"{run.folder} already contains a run: resume it with --resume, or choose another --name or --out.")
+            raise InputError(f"{run.folder} already contains a run: give --resume, or choose another --name or --out.")
         os.environ[_ENVIRONMENT] = str(run.folder)
         return run
 

@@ -179,12 +179,7 @@ def _sudoku(options: Options) -> None:
     add("--dim", type=whole, default=64, metavar="N", help="width of each model (default: 64)")
     add("--batch-size", type=whole, metavar="B", help="boards per update (default: 64; 9x9: 32)")
     add("--minutes", type=number_in(0), metavar="M", help="minutes of processor time to train each model (default: 30)")
-    add(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cpu",
-        help="device (default: cpu; with cuda, --minutes is wall-clock time)",
-    )
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="device (default: cpu; cuda: --minutes is wall-clock time)")
     add("--boards", type=whole, metavar="N", help="test boards per number of givens (default: 500)")
     add("--steps", type=counts, metavar="N,N,..", help="numbers of steps or iterations (default: 1,2,3,4,8,16,32,64)")
     add("--candidates", type=count_from(2), metavar="M", help="candidates of self-verification (default: 8)")
