@@ -72,8 +72,7 @@ def plan(options: Options) -> None:
 
 
 def validate(options: Options) -> None:
-    """Evaluate a model at several numbers of thinking steps: the best weights of a run on its validation data, or the
-    language model of a folder on any text.
+    """Evaluate a run on its validation data, or a language model on any text, at several numbers of thinking steps.
 
     example:
       ebt validate --checkpoint runs/text --model.validation_steps [1,2,4,8,16]
@@ -87,8 +86,7 @@ def validate(options: Options) -> None:
 
 
 def test(options: Options) -> None:
-    """Evaluate a model at several numbers of thinking steps: the best weights of a run on its test data, or the language
-    model of a folder on any text.
+    """Evaluate a run on its test data, or a language model on any text, at several numbers of thinking steps.
 
     example:
       ebt test --checkpoint runs/text --model.validation_steps [1,2,4,8,16]
@@ -97,8 +95,10 @@ def test(options: Options) -> None:
 
 
 def generate(options: Options) -> None:
-    """Continue a prompt. Text is streamed to stdout, and a line of statistics is printed to stderr. If the text exceeds the
-    model's context length, the model sees the last tokens that fit.
+    """Continue a prompt.
+
+    Text is streamed to stdout, and a line of statistics is printed to stderr. If the text exceeds the model's context
+    length, the model sees the last tokens that fit.
 
     example:
       ebt generate --checkpoint runs/text --prompt "The function returns" --steps 4 --candidates 2 --seed 1
@@ -275,8 +275,9 @@ def tokenizer(options: Options) -> None:
 
 
 def convert(options: Options) -> None:
-    """Convert a checkpoint (.ckpt) of the paper's published code to a model folder with weights (safetensors), configuration,
-    tokenizer and training recipe. No code from the checkpoint is executed.
+    """Convert a checkpoint (.ckpt) of the paper's published code to a model folder.
+
+    The folder has weights (safetensors), configuration, tokenizer and recipe. No code from the checkpoint is executed.
 
     example:
       ebt convert logs/s1/last.ckpt models/s1 --tokenizer EleutherAI/gpt-neox-20b

@@ -184,8 +184,7 @@ class Rehearsals:
     def rehearsed(
         self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False
     ) -> Rehearsal:
-        """Rehearse an update with ``drawn`` steps of a network of ``layers`` layers, ``group`` rows at once, in the warm start
-        (``warm``) or after it."""
+        """Rehearse an update with ``drawn`` steps and ``layers`` layers, ``group`` rows at once, in or after the warm start."""
         run, task = self.run, self.run.task
         schedule, network = run.schedule(drawn), replace(task.network, layers=layers)
 

@@ -244,8 +244,7 @@ def bar_columns() -> list[ProgressColumn]:
 
 @contextmanager
 def progress_bar(label: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
-    """Show a transient progress bar on stderr if it is a terminal. Yields a function ``update(done, total)``; ``total`` may be
-    None."""
+    """Show a transient progress bar on stderr if it is a terminal. Yields ``update(done, total or None)``."""
     console = Console(stderr=True)
     with Progress(*bar_columns(), console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)

@@ -64,8 +64,10 @@ class Optimisation:
         return AdamW(filled, lr=self.lr, betas=self.betas, fused=fused)
 
     def schedule(self, optimiser: Optimizer, updates: float, second: int = 0) -> LambdaLR:
-        """Return the schedule: warm-up, then cosine decay to ``min_lr_ratio`` at the last of ``updates``. It restarts at update
-        ``second``, before which there is no decay."""
+        """Return the schedule: warm-up, then cosine decay to ``min_lr_ratio`` at the last of ``updates``.
+
+        It restarts at update ``second``, before which there is no decay.
+        """
         return LambdaLR(optimiser, lambda step: self.ratio(step, updates, second))
 
     def ratio(self, step: int, updates: float, second: int = 0) -> float:

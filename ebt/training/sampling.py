@@ -173,8 +173,7 @@ class ResumableData(L.LightningDataModule):
         return DataLoader(dataset, **self._loading(self.evaluation_batch_size))
 
     def training_loader(self, dataset: Any, sampler: type[ResumableSampler] = ResumableSampler) -> ResumableLoader:
-        """Return a loader of batches in the order of ``sampler`` or of a stream. An incomplete last batch is dropped, unless it
-        is the only one."""
+        """Return a loader in the order of ``sampler`` or a stream. An incomplete batch is dropped unless it is the only one."""
         loading = self._loading(self.batch_size)
         if not isinstance(dataset, IterableDataset):
             rank, processes = self._process

@@ -105,8 +105,10 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Replace sharded parameters by full tensors inside the context; the parameters get the mean gradient of all processes.
-    All processes must enter the context. Without sharded parameters, it does nothing."""
+    """Replace sharded parameters by full tensors inside the context, which all processes must enter.
+
+    The sharded parameters get the mean gradient of all processes. Without sharded parameters, the context does nothing.
+    """
     places = [place for place in _places(module) if isinstance(place[-1], DTensor)]
     sharded = {id(parameter): parameter for *_, parameter in places}
     found = dict(zip(sharded, _Gather.apply(*sharded.values()) if sharded else (), strict=True))

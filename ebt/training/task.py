@@ -182,8 +182,7 @@ class ThinkingTask(L.LightningModule):
         return self._generators[kind]
 
     def draw_schedule(self) -> tuple[int, ...]:
-        """Draw the step schedule of a training batch: one step index per step. All processes draw the same, so that none waits
-        for another."""
+        """Draw the step indices of a training batch. All processes draw the same, so that none waits for another."""
         return self.recipe.draw_schedule(self.generator(_SHARED))
 
     # Training

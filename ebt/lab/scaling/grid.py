@@ -64,8 +64,7 @@ class Point:
 
     @property
     def moments(self) -> list[int]:
-        """Updates after which the loss is measured: in the last third of training with decay, and log-spaced from an eighth to
-        the end without."""
+        """Updates to measure the loss after: in the last third with decay, log-spaced from an eighth to the end without."""
         count = self.evaluations
         shares = [1 - i / (3 * count) if self.decay else 8 ** (-i / max(1, count - 1)) for i in range(count)]
         return sorted({max(1, round(self.updates * share)) for share in shares})

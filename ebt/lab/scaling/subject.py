@@ -47,8 +47,9 @@ class Subject(ABC):
 
     @abstractmethod
     def open(self, data: Json, places: Json, seed: int, batch_size: int = 1, examples: int | None = None) -> Any:
-        """Return the prepared data module. The seed sets the order and the ``examples`` training rows (None: all), but not the
-        held-out rows, which are the validation set.
+        """Return the prepared data module, with the held-out rows as validation set.
+
+        The seed sets the order and the ``examples`` training rows (None: all), but not the held-out rows.
 
         Raises:
             InputError: The data cannot be read.

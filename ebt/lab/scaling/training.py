@@ -89,8 +89,7 @@ class Watch(L.Callback):
 
 @torch.no_grad()
 def losses(task: ModelTask, batches: Batches) -> list[float]:
-    """Return the mean loss after each number of steps up to the model's default; one loss for a model without an energy. Random
-    starts are the same in each call."""
+    """Return the mean loss after each step up to the model's default, with the same random starts in each call."""
     sums, steps = dict[int, list[float]](), range(1, task.steps + 1 if task.thinks else 2)
     for batch in batches:
         batch = {name: value.to(task.device) for name, value in batch.items()}

@@ -96,8 +96,7 @@ class Video(Subject):
         return VideoTask(VideoNetwork(kind="ebt", size="nano", **sizes), recipe, **common)
 
     def sizes(self, task: ModelTask, data: Json) -> Sizes:
-        """Return the sizes. The input map of frames is part of the network. The output map of Transformer++ counts as
-        vocabulary; an EBT has none, because it descends through the input map."""
+        """Return the sizes, with the output map of Transformer++ as vocabulary. EBTs descend through the input map instead."""
         model: Any = task.model
         back = 0 if task.thinks else model.config.frame_dim
         sizes = sizes_of(model.network, task.recipe, back, data["context_length"])

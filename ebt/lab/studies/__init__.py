@@ -1,8 +1,8 @@
-"""Studies: many training runs and measurements with seeds and intervals, reported on one page. Each is a module with functions:
+"""Studies: many training runs and measurements with seeds and intervals, reported on one page.
 
-``plan(args)`` turns the options of ``ebt study NAME`` into a plan. ``stages(plan)`` lists its runs; the runs of a stage depend
-only on earlier stages. ``report(plan, results)`` writes the pictures to ``plan.out`` and returns the page, from the results by
-run key.
+A study is a module with three functions. ``plan(args)`` turns the options of ``ebt study NAME`` into a plan. ``stages(plan)``
+lists its runs; the runs of a stage depend only on earlier stages. ``report(plan, results)`` writes the pictures to ``plan.out``
+and returns the page, from the results by run key.
 """
 
 STUDIES = {

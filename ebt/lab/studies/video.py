@@ -141,8 +141,10 @@ def measure_video(settings: Json, places: Json, report: Report) -> dict[str, Any
 
 
 def knows(model: Any, frames: Tensor, steps: int) -> dict[str, float]:
-    """Return rank correlations of energy and error, and the mean energy of the second frame, whose motion is unknown, and of
-    later frames, in standard deviations."""
+    """Return rank correlations of energy and error, and the mean energies of the second frame and of later ones.
+
+    Energies are in standard deviations. The motion of the second frame is unknown.
+    """
     found = frame_energies(model, frames, steps=steps)
     energies = found.energies[-1]
     scaled = (energies - energies.mean()) / energies.std().clamp_min(torch.finfo(energies.dtype).tiny)
@@ -163,8 +165,7 @@ def reader() -> DigitReader:
 
 
 def reading(model: Any, data: VideoDataModule, count: int, steps: int | None) -> dict[str, float]:
-    """Return the share of test digits that the classifier reads in the last frame of a rollout, in the true frame, and in the
-    last given frame."""
+    """Return the share of digits read in the last frame of a rollout, the true frame, and the last given frame."""
     given = data.context_length
     clips = [data.digits["digits"].clip(i, given + AHEAD) for i in range(count)]
     frames = held_out_frames(data, "digits", given + AHEAD, count)
