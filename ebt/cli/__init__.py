@@ -1,1 +1,1 @@
-"""The ``ebt`` command: one module per command, each with ``main(argv) -> exit code``."""
+"""The ``ebt`` command. Each command is a module with ``main(args) -> exit code``."""

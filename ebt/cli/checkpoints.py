@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written atomically, the last and the best; and a clean stop by Ctrl-C and SIGTERM."""
+"""Atomic checkpoints of a run (last and best), and a clean stop on Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ from ebt.training.sharding import gathered
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the file, then takes its place: whatever fails on the way, the former checkpoint stays intact.
+    """Writes to a temporary file in the same folder, then renames it. If writing fails, the previous checkpoint stays intact.
 
-    (Lightning's own writes into the folder for temporary files, from where a checkpoint moves by copying if that is another
-    file system.)
+    Lightning's own class writes to the system's temporary folder and copies across file systems.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -37,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with write_whole(target) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            kept = " The former one is intact." if target.exists() else ""
+            kept = " The previous checkpoint is intact." if target.exists() else ""
             raise InputError(f"the checkpoint {target} cannot be written ({error}): free some space.{kept}") from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
@@ -45,15 +44,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, map_location or (lambda storage, _: storage), weights_only)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
             foreign = re.search(r"GLOBAL (\S+)", str(error))
-            held = f"it holds a {foreign[1]}, not only tensors and plain values" if foreign else "copy it again, or use another"
+            held = f"it contains {foreign[1]}, not only tensors and plain values" if foreign else "copy it again or use another"
             raise InputError(f"the checkpoint {path} cannot be read ({error}): {held}.") from error
 
 
 def check_hyperparameters(*parts: Any) -> None:
-    """Look whether what modules saved by ``save_hyperparameters`` can be loaded from a checkpoint again.
+    """Check that hyperparameters saved by ``save_hyperparameters`` can be loaded from a checkpoint.
 
     Raises:
-        InputError: a setting cannot.
+        InputError: A hyperparameter cannot be loaded.
     """
     for part in parts:
         for name, value in getattr(part, "hparams", {}).items():
@@ -64,13 +63,13 @@ def check_hyperparameters(*parts: Any) -> None:
                 torch.load(memory, weights_only=True)
             except Exception as error:  # pickle raises many kinds
                 raise InputError(
-                    f"{type(part).__name__} saves the hyperparameter {name} ({type(value).__name__}), which no checkpoint can "
-                    f"give back: make it a plain value (str, int, float), or call save_hyperparameters(ignore=[{name!r}])."
+                    f"{type(part).__name__} saves the hyperparameter {name} ({type(value).__name__}), which cannot be loaded "
+                    f"again: use a plain value (str, int, float), or call save_hyperparameters(ignore=[{name!r}])."
                 ) from error
 
 
 class Stopped(Exception):
-    """Training was told to stop by a signal."""
+    """A signal stopped the training."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -78,21 +77,20 @@ class Stopped(Exception):
 
 
 class Checkpoints(L.Callback):
-    """Keep the last state of a run, before each validation, too, and the best weights by ``val/loss``; export the best model.
-    Training ends with a validation.
+    """Saves the last state of a run and the best weights by ``val/loss``, and exports the best model.
 
-    At SIGINT or SIGTERM the update that runs is finished, the last state is written and ``Stopped`` is raised; a second signal
-    stops at once.
+    The last state is also saved before each validation, and training ends with a validation. On SIGINT or SIGTERM, the current
+    update is finished, the last state is saved and ``Stopped`` is raised; a second signal stops immediately.
 
     Args:
-        run: the folder.
-        every: updates between checkpoints.
+        run: The run folder.
+        every: Number of updates between checkpoints.
     """
 
     def __init__(self, run: Run, every: int) -> None:
         self.run, self.every = run, every
         self.best: dict[str, Any] = {}
-        """Update and metrics of the best validation so far."""
+        """The update and the metrics of the best validation so far."""
         self._saved, self._signal = -1, 0
         self._handlers: dict[int, Any] = {}
 
@@ -100,7 +98,7 @@ class Checkpoints(L.Callback):
         self._saved = -1
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over the signals; Lightning would raise where no checkpoint of the moment exists."""
+        """Install the signal handlers. Lightning's own would raise before the current state is saved."""
         if not self._handlers:
             self._handlers = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -166,10 +164,10 @@ class Checkpoints(L.Callback):
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._signal = number
-        print(f"\n{signal.Signals(number).name}: stopping after this update; once more stops at once.", file=sys.stderr)
+        print(f"\n{signal.Signals(number).name}: stopping after this update; repeat to stop immediately.", file=sys.stderr)
 
     def _told_to_stop(self, trainer: L.Trainer) -> int:
-        """The signal, if any process got one."""
+        """Return the signal that any process has received, or 0."""
         if trainer.world_size == 1 or not trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False):
             return self._signal
         return self._signal or signal.SIGTERM

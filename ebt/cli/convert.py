@@ -1,4 +1,4 @@
-"""``ebt convert``: a checkpoint of the published code becomes a model folder."""
+"""``ebt convert``: convert a checkpoint of the published code to a model folder."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def main(args: argparse.Namespace) -> int:
     """Run the command."""
     out = Path(args.out)
     if out.exists():
-        raise InputError(f"{out} exists: name a folder that does not, or remove it.")
+        raise InputError(f"{out} exists: choose a new folder, or remove it.")
     converted = read(args.checkpoint)
     model, console = converted.model, Console()
     if converted.tokenizer is None and args.tokenizer is not None:
-        raise InputError(f"--tokenizer {args.tokenizer}: the checkpoint is no text model, which has none.")
+        raise InputError(f"--tokenizer {args.tokenizer}: the checkpoint is not a text model: leave the option out.")
     tokenizer, note = None, ""
     if converted.tokenizer is not None:
         model.config.tokenizer_reference = converted.tokenizer
@@ -43,24 +43,24 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _tokenizer(given: str | None, named: str, words: int) -> tuple[Any, str]:
-    """The tokenizer to save with a text model; or none, and what to tell the user about it."""
-    later = f"The folder has none: for text, convert again with --tokenizer FOLDER, or --tokenizer {named} to download it."
+    """Return the tokenizer of a text model, or None with a message for the user."""
+    later = f"The model is saved without a tokenizer: convert again with --tokenizer FOLDER or --tokenizer {named} (download)."
     try:
         tokenizer = load_tokenizer(given or named, download=given is not None)
     except InputError:
         if given is not None:
             raise
-        return None, f"The checkpoint's tokenizer, {named}, is not on this machine. {later}"
+        return None, f"The checkpoint's tokenizer, {named}, is not in the local cache. {later}"
     if len(tokenizer) == words:
         return tokenizer, ""
-    problem = f"The tokenizer {given or named} has {len(tokenizer)} words, the model {words}."
+    problem = f"The tokenizer {given or named} has {len(tokenizer)} tokens, the model {words}."
     if given is not None:
-        raise InputError(f"{problem} Give the one that the model was trained with.")
+        raise InputError(f"{problem} Give the tokenizer that the model was trained with.")
     return None, f"{problem} {later}"
 
 
 def _recipe(out: Path, model: Any, recipe: Any) -> str:
-    """A configuration that trains the model further by its own recipe, or evaluates it."""
+    """Return a configuration that trains the model further with its own recipe, or evaluates it."""
     config: dict[str, Any] = {"recipe": asdict(recipe)}
     head = "# How this model was trained by the published code, as a recipe of this library.\n"
     if model.config.model_type == "ebt":
@@ -70,5 +70,5 @@ def _recipe(out: Path, model: Any, recipe: Any) -> str:
             "model": {"class_path": "LanguageTask", "init_args": task},
             "data": {"class_path": "TextDataModule", "init_args": data},
         }
-        head += f"#   ebt fit --config {out / RECIPE} --data.source FILE --trainer.max_steps N   trains it further.\n"
+        head += f"#   ebt fit --config {out / RECIPE} --data.source FILE --trainer.max_steps N   continues training.\n"
     return head + yaml.safe_dump(config, sort_keys=False)

@@ -1,4 +1,4 @@
-"""``ebt denoise``: take the noise out of images, or think what a mask leaves open."""
+"""``ebt denoise``: denoise images, or fill in a masked region."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TYPES = ("ebt_images", "ebt_dit_images")
 
 @dataclass(frozen=True)
 class Denoised:
-    """What goes to JSON, for one image; PSNR in dB, where the clean image is known."""
+    """JSON result of one image. PSNR (dB) and SSIM need the clean image."""
 
     image: str
     steps: int
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     if written := beside or folder:
         say_written(console, [written])
     else:
-        console.print("The pictures are not kept: --out FOLDER keeps them.", style="dim")
+        console.print("The images are not kept: save them with --out FOLDER.", style="dim")
     return 0
 
 
@@ -78,14 +78,15 @@ def _check_options(args: argparse.Namespace, model: Any) -> None:
     if args.mask is not None and (args.noise is not None or args.clean is not None):
         raise InputError("--mask fills in a clean image: leave out --noise and --clean.")
     if args.noise is not None and args.clean is not None:
-        raise InputError("--noise makes the given images noisy, and they are the clean ones: leave out --clean.")
+        raise InputError("--noise adds noise to the given images, which are the clean ones: leave out --clean.")
 
 
 def _inputs(args: argparse.Namespace) -> list[Images]:
-    """The images that can be read, at most as many as wanted; and their clean ones."""
+    """Return the readable images, at most ``--limit`` of them, and their clean versions if given."""
     parts = [_images(source) for source in (args.images, args.clean) if source is not None]
     if len(set(map(len, parts))) > 1:
-        raise InputError(f"{args.clean} has {len(parts[1])} image(s) and {args.images} {len(parts[0])}: give one for each.")
+        counts = f"{args.clean} has {len(parts[1])} image(s) and {args.images} {len(parts[0])}"
+        raise InputError(f"{counts}: give one clean image for each image.")
     chosen = list(range(len(parts[0])))[: args.limit]
     for part in parts:
         good, _ = part.part(chosen).usable()
@@ -94,7 +95,7 @@ def _inputs(args: argparse.Namespace) -> list[Images]:
         sizes = {part.names[index]: part.picture(index).size for part in parts}
         if len(set(sizes.values())) > 1:
             told = " and ".join(f"{name} {width} x {height}" for name, (width, height) in sizes.items())
-            raise InputError(f"{told} pixels: an image and its clean one must have one size. Resize or crop one of them.")
+            raise InputError(f"{told} pixels: an image and its clean version must match in size. Resize or crop one of them.")
         if args.mask is not None:
             width, height = next(iter(sizes.values()))
             read_mask(args.mask, height, width)
@@ -109,28 +110,28 @@ def _images(source: str) -> Images:
 
 
 def _beside(args: argparse.Namespace) -> Path | None:
-    """Where the result of one image is written without --out.
+    """Return the path for the result of a single image without --out.
 
     Raises:
-        InputError: the file is there, or results of a folder would be lost.
+        InputError: The file exists, or the results of a folder would be lost.
     """
     if args.out is not None:
         return None
     path = Path(args.images).expanduser()
     if not path.is_file():
         if args.noise is None and args.clean is None:
-            raise InputError(f"the results of {args.images} would be lost: name a folder for them with --out.")
+            raise InputError(f"the results of {args.images} would be lost: give a folder for them with --out.")
         return None
     beside = path.with_name(f"{path.stem}-{'denoised' if args.mask is None else 'filled'}.png")
     if beside.exists():
-        raise InputError(f"{beside} exists: move it, or name a folder for the result with --out.")
+        raise InputError(f"{beside} exists: move it, or give a folder for the result with --out.")
     return beside
 
 
 def _one(
     args: argparse.Namespace, model: Any, images: Images, clean: list[Images], index: int
 ) -> tuple[dict[str, Tensor], Denoised]:
-    """The pictures to show and the numbers of one image."""
+    """Return the pictures and the metrics of one image."""
     channels, name = model.config.num_channels, images.names[index]
     given = full_values(images.picture(index), name, channels)
     if args.mask is not None:
@@ -153,33 +154,33 @@ def _one(
 
 
 def read_mask(mask: str, height: int, width: int) -> Tensor:
-    """The free pixels (1, H, W) of a box ``X,Y,W,H``, or of a picture where it is lighter than half.
+    """Return the free pixels (1, H, W) given by a box ``X,Y,W,H``, or by the pixels of a picture that are at least 128.
 
     Raises:
-        InputError: a picture of another size, a box that does not lie in the image, or neither.
+        InputError: The picture has another size or no such pixel, the box is not inside the image, or ``mask`` is neither.
     """
     if re.fullmatch(r"\d+(,\d+){3}", mask):
         left, top, wide, high = map(int, mask.split(","))
         if not (wide and high and left + wide <= width and top + high <= height):
-            raise InputError(f"--mask {mask} does not lie in an image of {width} x {height} pixels: give X,Y,W,H inside of it.")
+            raise InputError(f"--mask {mask} is not inside an image of {width} x {height} pixels: give X,Y,W,H inside it.")
         free = torch.zeros(1, height, width, dtype=torch.bool)
         free[:, top : top + high, left : left + wide] = True
         return free
     if not Path(mask).is_file():
-        raise InputError(f"--mask {mask} is no file and no box X,Y,W,H: give one of them.")
+        raise InputError(f"--mask {mask} is neither a file nor a box X,Y,W,H: give one of them.")
     picture = of_files(mask, [Path(mask)]).read(0, channels=1)
     if picture.shape[1:] != (height, width):
         raise InputError(
-            f"{mask} has {picture.shape[2]} x {picture.shape[1]} pixels, the image {width} x {height}: make them equal."
+            f"{mask} has {picture.shape[2]} x {picture.shape[1]} pixels, the image {width} x {height}: make their sizes equal."
         )
     free = torch.from_numpy(picture >= 128)
     if not free.any():
-        raise InputError(f"--mask {mask} has no white pixels: nothing is left open.")
+        raise InputError(f"--mask {mask} has no white pixels: paint the region to fill in white.")
     return free
 
 
 def _filled(model: EBTForImages, image: Tensor, free: Tensor, args: argparse.Namespace) -> Tensor:
-    """The image (C, H, W) with its free pixels thought, tile by tile; what one tile fills in, the next one is given."""
+    """Return the image (C, H, W) with its free pixels filled in. They must fit into one tile of the model's image size."""
     size = model.config.image_size
     generator = torch.Generator().manual_seed(args.seed)
     rows, columns = free[0].nonzero().unbind(1)
@@ -188,7 +189,7 @@ def _filled(model: EBTForImages, image: Tensor, free: Tensor, args: argparse.Nam
     left = max(0, min(int(columns.float().mean()) - size // 2, width - size))
     part = (slice(None), slice(top, top + size), slice(left, left + size))
     if bool(free.sum() > free[part].sum()) or min(height, width) < size:
-        raise InputError(f"the open pixels must lie in a square of {size} x {size}, inside an image at least as large.")
+        raise InputError(f"--mask {args.mask} must fit into a square of {size} x {size} pixels, in an image at least as large.")
     filled = image.clone()
     filled[part] = model.infill(image[part][None], free[part][None], args.steps, generator)[0].to(image)
     return filled

@@ -1,4 +1,4 @@
-"""``ebt energies``: the energy of every token of a text while the model thinks."""
+"""``ebt energies``: show the energy of each token of a text while the model thinks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _show(console: Console, result: TokenEnergies) -> None:
     shown = range(steps + 1) if steps <= 8 else sorted({0, 1, 2, 4, 8, steps // 2, steps})
     fall = plain_table("step", *map(str, shown))
     fall.add_row("energy", *(f"{means[step]:.4g}" for step in shown))
-    print_table(console, "mean energy per token (step 0: the random start)", fall)
+    print_table(console, "mean energy per token (step 0: random start)", fall)
     print_table(console, f"the {min(SHOWN, len(result.ids))} most surprising tokens", _surprises(result))
     nats = sum(result.nats) / len(result.nats)
     say(console, f"{len(result.ids)} tokens, {nats:.3f} nats per token")

@@ -1,4 +1,4 @@
-"""``ebt fit``: train a model by a configuration; continue a run."""
+"""``ebt fit``: train a model from a configuration, or resume a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     if not configs and args.resume:
         configs = run.arguments()
     if not configs and not any(argument.startswith("--model") for argument in rest):
-        raise InputError("--config is missing: give a configuration such as language/ebt.")
+        raise InputError("--config is missing: give a configuration, for example language/ebt.")
     seed = [] if args.seed is None else [f"--seed_everything={args.seed}"]
     with quiet():
         cli = configure([*configs, *rest, *seed], run)
@@ -44,14 +44,14 @@ def _compile(cli: TrainingCLI) -> None:
     if isinstance(cli.model, SudokuTask) and cli.model.network.kind == "ebt":
         raise InputError(NOTHING)
     if not isinstance(cli.model, ModelTask):
-        raise InputError(f"--compile is for the library's own models, not for {type(cli.model).__name__}: leave it out.")
+        raise InputError(f"--compile supports only the library's models, not {type(cli.model).__name__}: leave it out.")
     cli.model.compiles = True
 
 
 def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     check_hyperparameters(cli.model, cli.datamodule)
     if hasattr(cli.datamodule, "prepare"):
-        cli.datamodule.prepare()  # whatever is wrong with the data comes to light before the folder is made
+        cli.datamodule.prepare()  # check the data before the run folder is created
     kept = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run
     if kept:
         run.make(cli.saved())
@@ -61,7 +61,7 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
         left = f"Stopped; {run.last} is intact. To continue: ebt fit --resume --out {run.folder}"
         print(left if run.last.is_file() else "Stopped before the first checkpoint: start again.", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
-    except InputError as error:  # such as a disk that is full
+    except InputError as error:  # for example a full disk
         if not run.last.is_file():
             raise
         raise InputError(f"{error} Then continue: ebt fit --resume --out {run.folder}") from error
@@ -69,7 +69,7 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
         if told := out_of_memory(error):
             raise told from error
         if resume and "loading state_dict" in str(error):
-            raise InputError(f"{run.last} does not fit this model: resume without changing the network.") from error
+            raise InputError(f"{run.last} does not match this model: resume without changing the network.") from error
         raise
     if kept:
         _finish(cli, run)
@@ -77,7 +77,7 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
 
 
 def _finish(cli: TrainingCLI, run: Run) -> None:
-    """Results into the terminal and into results.json."""
+    """Print the results and write them to results.json."""
     best, report, trainer = cli.callback(Checkpoints).best, cli.callback(Report), cli.trainer
     loss = trainer.callback_metrics.get("train/loss")
     run.add_results(

@@ -1,4 +1,4 @@
-"""``ebt generate``: continue a text, token by token, while it is written to the terminal."""
+"""``ebt generate``: continue a prompt and stream the text to the terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAMPLING = ("temperature", "top_k", "top_p")
 def main(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.greedy and (wrong := [f"--{name.replace('_', '-')}" for name in given(args, SAMPLING)]):
-        raise InputError(f"--greedy contradicts {', '.join(wrong)}: leave one out.")
+        raise InputError(f"--greedy contradicts {', '.join(wrong)}: leave out one of them.")
     if not (text := text_of(args)):
         raise InputError("The prompt is empty: give at least one character to continue.")
     model, tokenizer = load_folder(args.checkpoint, ("ebt", "ebt_transformer_pp")), load_tokenizer_of(args.checkpoint)
@@ -56,7 +56,7 @@ def _thinking(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     if thinks:
         return {**own, **more, "seed": args.seed}
     if own:
-        raise InputError(f"{args.checkpoint} is a feed-forward model, which does not think: leave out --{', --'.join(own)}.")
+        raise InputError(f"{args.checkpoint} is a feed-forward model and does not think: leave out --{', --'.join(own)}.")
     return {}
 
 

@@ -1,4 +1,4 @@
-"""The ``ebt`` command: finds the command's module, and turns errors of users into one line."""
+"""The ``ebt`` command. It dispatches to the module of a command and reports input errors in one line."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from ebt.cli.options import options_of
 from ebt.errors import InputError, show_warning, unknown
 
 LAB = {"demo": "ebt.lab.demo.command", "scaling": "ebt.lab.scaling.command", "study": "ebt.lab.studies.command"}
-"""Modules of the commands that belong to the laboratory."""
+"""Modules of the commands that live in ``ebt.lab``."""
 COMMANDS = {
-    "fit": "train a model: text, images, video or Sudoku, EBT or a rival; resume a run",
-    "plan": "what a training will take: memory, operations, days",
-    "validate": "evaluate a trained run on its validation data",
-    "test": "evaluate a trained run on its test data",
-    "generate": "continue a text with a language model",
-    "think": "thinking curves: does thinking longer and self-verification help?",
-    "energies": "the energy of every token of a text while the model thinks",
-    "solve": "solve a Sudoku, step by step",
-    "denoise": "take the noise out of images, or fill in what a mask leaves open",
-    "rollout": "predict the next frames of a video, each from those before",
-    "probe": "what the features of an image model know",
+    "fit": "train an EBT or a baseline on text, images, video or Sudoku, or resume a run",
+    "plan": "estimate the memory, operations and days of a training run",
+    "validate": "evaluate a trained model on validation data",
+    "test": "evaluate a trained model on test data",
+    "generate": "generate text with a language model",
+    "think": "measure quality against thinking steps and candidates",
+    "energies": "show the energy of each token of a text while the model thinks",
+    "solve": "solve Sudoku puzzles step by step",
+    "denoise": "denoise images, or fill in masked regions",
+    "rollout": "predict the next frames of a video",
+    "probe": "evaluate the features of image models with a linear probe",
     "tokenizer": "train a tokenizer on your own text",
-    "convert": "make a model folder of a published checkpoint",
-    "demo": "train, think and report in minutes",
-    "study": "many trainings with seeds and intervals: what thinking is worth, and why",
-    "scaling": "do EBTs scale faster than Transformer++ in data, size, operations? power laws with intervals",
+    "convert": "convert a published checkpoint to a model folder",
+    "demo": "train small models, let them think, and write a report",
+    "study": "answer a question about EBTs with many training runs",
+    "scaling": "fit scaling laws of EBTs and Transformer++ in data, size and operations",
 }
-"""Each command with what it does. Its module has ``main``, which returns the exit code: that of ``ebt.cli.NAME`` takes the
-options, which are read before it is imported; that of ``LAB`` the arguments."""
+"""The commands and their summaries. The module of a command has ``main``, which returns the exit code. In ``ebt.cli``, it takes
+the parsed options; in ``LAB``, the raw arguments."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command.
+    """Run a command and report its errors.
 
-    Exit codes: 0, success; 2, bad input or numbers that are not finite; 130 and 143, interrupted by Ctrl-C and SIGTERM.
+    Exit codes: 0 for success, 2 for invalid input or non-finite numbers, 130 and 143 after Ctrl-C and SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a character that the terminal cannot show never ends a run
+        sys.stdout.reconfigure(errors="replace")  # replace characters that the terminal cannot show
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
@@ -54,18 +54,18 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print("ebt: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has gone; keep the interpreter from flushing into it
+    except BrokenPipeError:  # the reader of the pipe has closed it; avoid an error when the interpreter flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (InputError, ArithmeticError) as error:
-        if debug or not type(error).__module__.startswith("ebt."):  # what is not finite, but no division by zero
+        if debug or not type(error).__module__.startswith("ebt."):  # report NonFiniteError, raise ZeroDivisionError
             raise
         print(f"ebt: error: {error}", file=sys.stderr)
         return 2
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command; its errors are raised."""
+    """Run a command and let its errors propagate."""
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help", "--version"):
         print(f"{__version__}\n" if name == "--version" else _help(), end="")
@@ -87,7 +87,7 @@ usage: ebt COMMAND [OPTIONS]
 commands:
 {commands}
 
-`ebt COMMAND --help` explains a command with an example. --debug shows the traceback of an error.
+`ebt COMMAND --help` describes a command and shows an example. --debug shows the traceback of an error.
 
 example:
   ebt fit --config language/ebt --name text

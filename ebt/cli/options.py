@@ -1,4 +1,4 @@
-"""The options of every command, which are read before anything heavy is imported."""
+"""Options of the commands. They are parsed before any heavy import."""
 
 from __future__ import annotations
 
@@ -10,85 +10,83 @@ from contextlib import suppress
 from ebt.cli.terminal import RULE_HELP, RULES, SPLITS, WORD_RULES, Options, count_from, counts, number_in
 
 BUDGET = {"board": 10.0, "file": 60.0}
-"""Seconds of ``ebt solve``."""
+"""Default time budgets of ``ebt solve``, in seconds."""
 NEW_TOKENS = 200
 STAGES = {"validate": "validation", "test": "test"}
-"""Data of the commands that evaluate a run."""
+"""The data split that each evaluation command uses."""
 WHOLE, POSITIVE = count_from(1), number_in(0)
 
 
 def fit(options: Options) -> None:
-    """Train a model. Ctrl-C and SIGTERM stop after the update that runs, with a checkpoint to resume from.
+    """Train a model. Ctrl-C and SIGTERM finish the current update, write a checkpoint and stop.
 
     example:
       ebt fit --config language/ebt --name text
 
-    every key of a configuration is an option, too, and overrides it:
+    Every configuration key is also an option and overrides the configuration:
       ebt fit --config language/ebt --model.recipe.max_steps 4 --trainer.max_steps 500
-      ebt fit --help-all                     all of them
-      ebt fit --model.help LanguageTask      those of a task (SudokuTask, or my_module.MyTask of your own)
-      ebt fit --data.help TextDataModule     those of a data module (SudokuDataModule, ...)
-      ebt fit --config FILE --print_config   the whole configuration, with all defaults
+      ebt fit --help-all                     list all keys
+      ebt fit --model.help LanguageTask      list the keys of a task (SudokuTask, or your own my_module.MyTask)
+      ebt fit --data.help TextDataModule     list the keys of a data module (SudokuDataModule, ...)
+      ebt fit --config FILE --print_config   print the full configuration with all defaults
 
-    a run folder holds config.yaml, checkpoints/ (last.ckpt, best.ckpt), model/ (the best model, for `--checkpoint` of the other
-    commands and for Hugging Face), logs/ and results.json. To continue one:
+    A run folder contains config.yaml, checkpoints/ (last.ckpt, best.ckpt), model/ (the best model, for `--checkpoint` of the
+    other commands and for Hugging Face), logs/ and results.json. To resume a run:
       ebt fit --resume --name text
     """
     options.takes_keys("--config NAME [--name NAME | --out DIR] [--resume] [--seed N]")
     add = options.add_argument
-    options.config("NAME", "configuration of the library by name, or a YAML file; a later one overrides")
-    add("--name", help="of the run: its folder is runs/NAME (default: after the configuration)")
+    options.config("NAME", "name of a built-in configuration, or a YAML file; later ones override earlier ones")
+    add("--name", help="run name; the run folder is runs/NAME (default: name of the configuration)")
     add("--out", metavar="DIR", help="run folder")
-    add("--resume", action="store_true", help="continue a run from its last checkpoint, as if never stopped")
-    add("--seed", type=count_from(0), metavar="N", help="of weights, data and all random draws (default: 0)")
-    add("--compile", action="store_true", help="compile what can be; minutes at first, for long runs")
-    add("--help-all", action="store_true", help="list every key")
+    add("--resume", action="store_true", help="resume a run exactly from its last checkpoint")
+    add("--seed", type=count_from(0), metavar="N", help="seed of weights, data and training (default: 0)")
+    add("--compile", action="store_true", help="compile the model with torch.compile; takes minutes, pays off in long runs")
+    add("--help-all", action="store_true", help="list every configuration key")
 
 
 def plan(options: Options) -> None:
-    """What training a language model will take: parameters, operations per token, memory of a device by part, days.
+    """Estimate what training a language model takes: parameters, operations per token, memory per device, days.
 
     example:
       ebt plan --config language/ebt --devices 8 --device-memory 80GB --flops 400e12 --tokens 20e9 \\
         --model.network.size xl --data.context_length 2048 --vocabulary 50277
 
-    every key of a configuration is an option, too: --model.network.size xl, --trainer.precision bf16-mixed
-    the training step itself is rehearsed on tensors without numbers: its memory is that of the code, at any size in seconds
-    with --trainer.accelerator cpu as on a CPU, where gradients are taken of a few rows at a time; otherwise of all rows at once
-    a tenth of each device is left free for kernels, communication and the gaps of the allocator
+    Every configuration key is also an option: --model.network.size xl, --trainer.precision bf16-mixed.
+    The plan runs the real training step on fake tensors, so it takes seconds at any size and measures the actual code.
+    With --trainer.accelerator cpu, gradients are computed a few rows at a time, as on a CPU; otherwise for all rows at once.
+    The plan leaves 10 % of the device memory free for kernels, communication and fragmentation.
     """
     options.takes_keys("--config FILE --device-memory SIZE --flops F [OPTIONS]")
     add = options.add_argument
-    options.config("FILE", "as for `ebt fit`", required=True)
-    add("--devices", type=WHOLE, default=1, metavar="N", help="all together (default: 1)")
-    add("--device-memory", required=True, metavar="SIZE", help="of each, such as 80GB or 40GiB")
-    add("--flops", type=POSITIVE, required=True, metavar="F", help="operations a second that each device really reaches")
-    add("--batch", type=WHOLE, metavar="B", help="contexts on each device (default: the configuration's)")
-    add("--vocabulary", type=count_from(2), metavar="V", help="words (default: the tokenizer's)")
+    options.config("FILE", "configuration, as for `ebt fit`", required=True)
+    add("--devices", type=WHOLE, default=1, metavar="N", help="total number of devices (default: 1)")
+    add("--device-memory", required=True, metavar="SIZE", help="memory per device, for example 80GB or 40GiB")
+    add("--flops", type=POSITIVE, required=True, metavar="F", help="operations per second that each device achieves")
+    add("--batch", type=WHOLE, metavar="B", help="contexts per device (default: from the configuration)")
+    add("--vocabulary", type=count_from(2), metavar="V", help="vocabulary size (default: from the tokenizer)")
     budget = options.add_mutually_exclusive_group()
-    budget.add_argument("--tokens", type=POSITIVE, metavar="T", help="budget, such as 20e9")
-    budget.add_argument("--updates", type=WHOLE, metavar="U", help="budget (default: the configuration's max_steps)")
-    add("--json", metavar="FILE", help="write the plan into this file, too")
+    budget.add_argument("--tokens", type=POSITIVE, metavar="T", help="training budget in tokens, for example 20e9")
+    budget.add_argument("--updates", type=WHOLE, metavar="U", help="training budget in updates (default: trainer.max_steps)")
+    add("--json", metavar="FILE", help="also write the plan to this file")
 
 
 def validate(options: Options) -> None:
-    """Evaluate the best weights of a run on its validation data, or the language model of a folder on any text, at several
-    numbers of thinking steps.
+    """Evaluate a run on its validation data, or a language model on any text, at several numbers of thinking steps.
 
     example:
       ebt validate --checkpoint runs/text --model.validation_steps [1,2,4,8,16]
     """
     options.takes_keys("--checkpoint RUN [--config FILE]")
-    run = "run folder of `ebt fit`, or a file in its checkpoints/, or the folder of a language model (with --data)"
+    run = "run folder of `ebt fit`, a file in its checkpoints/, or the folder of a language model (with --data)"
     options.checkpoint(run, "RUN")
-    options.add_argument("--data", metavar="SOURCE", help="with a model folder: the text to evaluate it on, all of it")
-    options.config("FILE", "overrides the run's configuration")
+    options.add_argument("--data", metavar="SOURCE", help="text to evaluate a model folder on; all of it is read")
+    options.config("FILE", "YAML file that overrides the configuration of the run")
     options.set_defaults(command=options.prog.split()[-1])
 
 
 def test(options: Options) -> None:
-    """Evaluate the best weights of a run on its test data, or the language model of a folder on any text, at several numbers of
-    thinking steps.
+    """Evaluate a run on its test data, or a language model on any text, at several numbers of thinking steps.
 
     example:
       ebt test --checkpoint runs/text --model.validation_steps [1,2,4,8,16]
@@ -97,34 +95,36 @@ def test(options: Options) -> None:
 
 
 def generate(options: Options) -> None:
-    """Continue a prompt. The text streams to the terminal; one line of statistics follows on the error stream. Past the
-    model's context, it sees the last tokens that fit.
+    """Continue a prompt.
+
+    Text is streamed to stdout, and a line of statistics is printed to stderr. If the text exceeds the model's context
+    length, the model sees the last tokens that fit.
 
     example:
       ebt generate --checkpoint runs/text --prompt "The function returns" --steps 4 --candidates 2 --seed 1
     """
     options.checkpoint()
     options.text("prompt", "prompt-file", "text to continue")
-    room = f"default: {NEW_TOKENS}, or what the model's context leaves"
+    room = f"maximum number of new tokens (default: {NEW_TOKENS}, or fewer to fit the model's context)"
     options.add_argument("--max-new-tokens", type=WHOLE, metavar="N", help=room)
-    options.thinking("thinking steps per token", "candidates per token", WORD_RULES, "the probabilities move")
+    options.thinking("thinking steps per token", "candidates per token", WORD_RULES, "probabilities")
     add = options.add_argument_group("sampling").add_argument
-    add("--greedy", action="store_true", help="always take the most probable token")
-    add("--temperature", type=_temperature, metavar="T", help="default: 1")
-    add("--top-k", type=WHOLE, metavar="K", help="draw from the K most probable tokens (default: all)")
-    add("--top-p", type=number_in(0, 1), metavar="P", help="draw from the top P of probability (default: 1)")
-    options.seed("the sampling and of the random starts")
+    add("--greedy", action="store_true", help="always choose the most probable token")
+    add("--temperature", type=_temperature, metavar="T", help="sampling temperature (default: 1)")
+    add("--top-k", type=WHOLE, metavar="K", help="sample from the K most probable tokens (default: all)")
+    add("--top-p", type=number_in(0, 1), metavar="P", help="sample from the smallest set with probability P (default: 1)")
+    options.seed("sampling and random starts")
 
 
 def _temperature(text: str) -> float:
     with suppress(ValueError):
         if float(text) == 0:
-            raise argparse.ArgumentTypeError(f"{text} always takes the most probable token: give --greedy instead")
+            raise argparse.ArgumentTypeError(f"{text} is greedy decoding: give --greedy instead")
     return POSITIVE(text)
 
 
 def think(options: Options) -> None:
-    """Quality of a model against thinking steps and candidates, on held-out data: a table, a picture and JSON.
+    """Measure quality against thinking steps and candidates on held-out data, as a table, a plot and JSON.
 
     example:
       ebt think --checkpoint runs/text --steps 1,2,3,4,8 --candidates 1,4 --baseline runs/twin --out think
@@ -132,30 +132,30 @@ def think(options: Options) -> None:
     """
     options.checkpoint()
     options.baseline()
-    add = options.add_argument_group("data (default: what the run held out)").add_argument
-    add("--data", metavar="SOURCE", help="text source, all of which is read; CSV file of puzzles; images; videos")
-    split = "which of the run's own data (default: test; validation: to choose by; shifted: moving digits)"
+    add = options.add_argument_group("data (default: held-out data of the run)").add_argument
+    add("--data", metavar="SOURCE", help="text (all of it is read), a CSV file of puzzles, images or videos")
+    split = "split of the run's data (default: test; validation: for model selection; shifted: for moving digits)"
     add("--split", choices=SPLITS, default="test", help=split)
-    add("--givens", type=WHOLE, metavar="N", help="the run's test set, or new puzzles, with so many givens")
-    add("--noise", type=number_in(0, 1), metavar="LEVEL", help="images only: noise level (default: the model's own)")
-    limit = "at most so many contexts (default: 64), boards (default: 200), crops of images or clips (default: 64)"
+    add("--givens", type=WHOLE, metavar="N", help="number of givens: the run's test set with N givens, or new puzzles")
+    add("--noise", type=number_in(0, 1), metavar="LEVEL", help="noise level, for images (default: the model's)")
+    limit = "maximum number of contexts (default: 64), boards (default: 200), image crops or clips (default: 64)"
     add("--limit", type=WHOLE, metavar="N", help=limit)
     thinking = options.add_argument_group("thinking")
     add = thinking.add_argument
-    add("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="default: 1,2,3,4,8")
-    add("--candidates", type=counts, default=[1], metavar="M,M,..", help="default: 1")
+    add("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="numbers of steps (default: 1,2,3,4,8)")
+    add("--candidates", type=counts, default=[1], metavar="M,M,..", help="numbers of candidates (default: 1)")
     add("--rule", choices=WORD_RULES, default="lowest", help=RULE_HELP)
-    tolerance = "boards, images and videos: stop when probabilities, or pixels, move by less"
+    tolerance = "stop when probabilities or pixels change by less than T, for boards, images and videos"
     add("--tolerance", type=POSITIVE, metavar="T", help=tolerance)
     options.scale_and_noise(thinking)
-    rows = "contexts (default: 8) or boards x candidates (64) at once"
+    rows = "contexts (default: 8) or boards x candidates (default: 64) per batch"
     options.add_argument("--batch-size", type=WHOLE, metavar="B", help=rows)
-    options.seed("the random starts and of new puzzles")
-    options.out("thinking.json, thinking.png, energy.png, and pictures of images' energies,")
+    options.seed("random starts and new puzzles")
+    options.out("thinking.json, thinking.png, energy.png, and energy plots of images")
 
 
 def energies(options: Options) -> None:
-    """Energy of every token's prediction before thinking and after each step. Low energy: the model is sure.
+    """Show the energy of each token's prediction before thinking and after each step. Low energy means high confidence.
 
     example:
       ebt energies --checkpoint runs/text --text "The quick brown fox" --steps 4 --out energies
@@ -163,17 +163,17 @@ def energies(options: Options) -> None:
     options.checkpoint()
     options.text("text", "file", "text to read")
     options.add_argument("--steps", type=WHOLE, metavar="N", help="thinking steps (default: the model's)")
-    options.seed("the random starts")
+    options.seed("random starts")
     options.out("energies.json and energies.png (a heat map)")
 
 
 def solve(options: Options) -> None:
-    """Think about a Sudoku puzzle and watch the board fill in; or solve all puzzles of a file.
+    """Solve a Sudoku puzzle and show the board fill in, or solve all puzzles of a file.
 
-    A board can be checked by the rules. So the first attempt thinks with the model's own steps and candidates, and
-    attempt k with 2^k times as many (at most 8 times the steps, 32 times the candidates), from other random starts,
-    until a candidate is valid or the budget is spent. Of a file, each attempt is about what is not yet solved.
-    With --steps or --candidates there is one attempt, exactly so. Looped models iterate 16 to 128 times.
+    The first attempt uses the model's default numbers of steps and candidates. While no candidate is a valid board and
+    the time budget lasts, attempt k uses 2^k times as many (at most 8 times the steps and 32 times the candidates) from
+    new random starts. With a file, each attempt covers the puzzles that are still unsolved. With --steps or
+    --candidates, there is a single attempt with these numbers. Looped models run 16 to 128 iterations.
 
     example:
       ebt solve --checkpoint runs/sudoku --givens 10 --steps 16 --candidates 8
@@ -182,20 +182,20 @@ def solve(options: Options) -> None:
     """
     options.checkpoint()
     add = options.add_argument
-    cells = "cells row by row, 0 . _ or * where empty; | - and spaces are skipped, # begins a comment; or a .sdk or .ss file"
+    cells = "cells row by row (empty: 0 . _ or *; | - and spaces are ignored; # starts a comment), or a .sdk or .ss file"
     add("puzzle", nargs="?", metavar="PUZZLE", help=cells)
-    add("--csv", metavar="FILE", help="puzzles, one a line, instead of PUZZLE")
-    add("--givens", type=WHOLE, metavar="N", help="make a new puzzle with so many givens instead of PUZZLE")
+    add("--csv", metavar="FILE", help="file with one puzzle per line, instead of PUZZLE")
+    add("--givens", type=WHOLE, metavar="N", help="generate a puzzle with N givens, instead of PUZZLE")
     steps = "thinking steps, or iterations of a looped model"
-    add = options.thinking(steps, "candidates; the lowest energy wins", RULES, "probabilities move")
-    default = f"default: {BUDGET['board']:g}, of a file {BUDGET['file']:g}; the first attempt is always finished"
-    add("--budget", type=POSITIVE, metavar="SECONDS", help=f"for attempts until all is valid ({default})")
-    options.seed("the random starts and the new puzzle")
-    options.out("solve.json, and solutions.csv for a file or board.png for a single board,")
+    add = options.thinking(steps, "number of candidates", RULES, "probabilities")
+    default = f"default: {BUDGET['board']:g}, with a file {BUDGET['file']:g}"
+    add("--budget", type=POSITIVE, metavar="SECONDS", help=f"time budget; the first attempt always finishes ({default})")
+    options.seed("random starts and the generated puzzle")
+    options.out("solve.json, and solutions.csv (a file) or board.png (a single board)")
 
 
 def denoise(options: Options) -> None:
-    """Denoise images, or fill in a masked part of them; images may have any size.
+    """Denoise images, or fill in a masked region. Images may have any size.
 
     example:
       ebt denoise photos/ --checkpoint runs/denoise --noise 0.1 --steps 3 --out denoised
@@ -203,23 +203,22 @@ def denoise(options: Options) -> None:
       ebt denoise photo.png --checkpoint runs/denoise --mask 40,40,24,24 --steps 50 --out filled
     """
     add = options.add_argument
-    add("images", metavar="IMAGE_OR_FOLDER", help="an image, a folder of images, or photos")
+    add("images", metavar="IMAGE_OR_FOLDER", help="an image, a folder of images, or photos (the built-in ones)")
     options.checkpoint()
-    add("--steps", type=WHOLE, metavar="N", help="thinking steps, or evaluations of a rival")
-    noise = "add noise first, such as 0.1, and tell how much of it goes"
+    add("--steps", type=WHOLE, metavar="N", help="thinking steps, or network evaluations of a Diffusion Transformer")
+    noise = "add noise of this level first, for example 0.1, and report PSNR and SSIM"
     add("--noise", type=number_in(0, 1), metavar="LEVEL", help=noise)
-    tolerance = "stop when pixels move by less, such as 0.05 (root mean square)"
+    tolerance = "stop when pixels change by less than T (root mean square), for example 0.05"
     add("--tolerance", type=POSITIVE, metavar="T", help=tolerance)
-    add("--clean", metavar="PATH", help="the clean image or folder, to measure against")
-    add("--mask", metavar="PICTURE|X,Y,W,H", help="fill in what is white in a picture, or a box of pixels")
-    add("--limit", type=WHOLE, metavar="N", help="at most so many images (default: all)")
+    add("--clean", metavar="PATH", help="clean image or folder to compare with")
+    add("--mask", metavar="PICTURE|X,Y,W,H", help="region to fill in: the white pixels of a picture, or a box")
+    add("--limit", type=WHOLE, metavar="N", help="maximum number of images (default: all)")
     options.seed("the noise")
-    options.out("denoise.json, and for each image the result and a comparison,")
+    options.out("denoise.json, and the result and a comparison of each image")
 
 
 def rollout(options: Options) -> None:
-    """Predict frames of videos, each from those before it; the truth and the prediction side by side, and the energy of
-    every frame while the model thinks: is it unsure before something new appears?
+    """Predict video frames autoregressively, and show the energy of each frame while the model thinks.
 
     example:
       ebt rollout --checkpoint runs/digits --frames 8 --out rollout
@@ -227,69 +226,70 @@ def rollout(options: Options) -> None:
     """
     options.checkpoint()
     add = options.add_argument
-    add("--data", metavar="SOURCE", help="a video, a folder of videos, or digits (default: the run's own)")
-    split = "which of the run's own videos (default: test; shifted: moving digits)"
+    add("--data", metavar="SOURCE", help="a video, a folder of videos, or digits (default: the run's videos)")
+    split = "split of the run's videos (default: test; shifted: for moving digits)"
     add("--split", choices=SPLITS, default="test", help=split)
-    add("--frames", type=WHOLE, default=8, metavar="N", help="to predict (default: 8)")
-    add("--given", type=WHOLE, metavar="N", help="frames to start from (default: the model's context)")
-    add("--limit", type=WHOLE, default=4, metavar="N", help="at most so many clips (default: 4)")
-    options.thinking("thinking steps", "candidates of each predicted frame", RULES[:3])
-    options.seed("the random starts")
-    options.out("rollout.json, and for each clip a GIF, a strip of frames and a picture of the energies,")
-    add("--mp4", action="store_true", help="write MP4 files beside the GIFs")
-    add("--no-pictures", action="store_true", help="write rollout.json and energies only")
+    add("--frames", type=WHOLE, default=8, metavar="N", help="number of frames to predict (default: 8)")
+    add("--given", type=WHOLE, metavar="N", help="number of frames to start from (default: the model's context)")
+    add("--limit", type=WHOLE, default=4, metavar="N", help="maximum number of clips (default: 4)")
+    options.thinking("thinking steps per frame", "candidates per frame", RULES[:3])
+    options.seed("random starts")
+    options.out("rollout.json, and a GIF, a strip of frames and an energy plot of each clip")
+    add("--mp4", action="store_true", help="also write MP4 files")
+    add("--no-pictures", action="store_true", help="write only rollout.json and the energy plots")
 
 
 def probe(options: Options) -> None:
-    """Train a linear classifier on the features of image models, and test it.
+    """Train and test a linear classifier on the features of image models.
 
     example:
       ebt probe --checkpoint runs/ebt --baseline runs/dit --data digits
     """
     options.checkpoint()
     options.baseline()
-    data = "a folder with a folder for each class, or a dataset (default: digits)"
+    data = "a folder with one subfolder per class, or a dataset (default: digits)"
     options.add_argument("--data", default="digits", metavar="SOURCE", help=data)
     options.add_argument(
-        "--limit", type=count_from(10), default=2000, metavar="N", help="at most so many images (default: 2000)"
+        "--limit", type=count_from(10), default=2000, metavar="N", help="maximum number of images (default: 2000)"
     )
     options.seed("the split")
     options.out("probe.json")
 
 
 def tokenizer(options: Options) -> None:
-    """Train a byte-level BPE on the training documents of a corpus. Use its folder as `tokenizer` of `ebt fit`.
+    """Train a byte-level BPE tokenizer on the training documents of a corpus, for --data.tokenizer of `ebt fit`.
 
     example:
       ebt tokenizer --data python-docs --vocab-size 1024 --out tokenizers/docs-1024
     """
     add = options.add_argument
-    data = "python-docs (embedded), a file of text, JSON, CSV or Parquet, a folder, or a Hugging Face dataset"
+    data = "python-docs (built in), a text, JSON, CSV or Parquet file, a folder, or a Hugging Face dataset"
     add("--data", required=True, metavar="SOURCE", help=data)
-    add("--vocab-size", required=True, type=WHOLE, metavar="N", help="tokens, at least 257")
-    add("--out", required=True, metavar="DIR", help="new folder for the tokeniser")
+    add("--vocab-size", required=True, type=WHOLE, metavar="N", help="number of tokens, at least 257")
+    add("--out", required=True, metavar="DIR", help="new folder for the tokenizer")
     add("--text-field", default="text", metavar="NAME", help="field with the text (default: text)")
-    add("--prompt-field", metavar="NAME", help="field with the prompt, if there is one")
-    add("--fractions", default="0.9,0.05,0.05", metavar="A,B,C", help="shares of train, validation and test; as in fit")
-    add("--on-error", choices=("skip", "refuse"), default="skip", help="bad files, lines and rows (default: skip)")
-    options.seed("the split, as in fit")
+    add("--prompt-field", metavar="NAME", help="field with the prompt, if any")
+    add("--fractions", default="0.9,0.05,0.05", metavar="A,B,C", help="shares of train, validation and test, as in `ebt fit`")
+    add("--on-error", choices=("skip", "refuse"), default="skip", help="handling of bad files, lines and rows (default: skip)")
+    options.seed("the split, as in `ebt fit`")
 
 
 def convert(options: Options) -> None:
-    """Convert a checkpoint (.ckpt) of the published implementation of the paper into a model folder: weights (safetensors),
-    configuration, tokenizer and training recipe. Nothing in the checkpoint is run.
+    """Convert a checkpoint (.ckpt) of the paper's published code to a model folder.
+
+    The folder has weights (safetensors), configuration, tokenizer and recipe. No code from the checkpoint is executed.
 
     example:
       ebt convert logs/s1/last.ckpt models/s1 --tokenizer EleutherAI/gpt-neox-20b
     """
-    options.add_argument("checkpoint", metavar="CHECKPOINT", help="a .ckpt file of the published code's trainer")
-    options.add_argument("out", metavar="OUT", help="the folder to make")
-    hub = "a saved tokenizer, or one of the Hugging Face hub (default: the one that the checkpoint names, if it is in the "
-    options.add_argument("--tokenizer", metavar="FOLDER_OR_ID", help=f"{hub}cache of this machine)")
+    options.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt file written by the published code")
+    options.add_argument("out", metavar="OUT", help="folder to create")
+    hub = "tokenizer folder or Hugging Face ID (default: the one named in the checkpoint, if it is in the local cache)"
+    options.add_argument("--tokenizer", metavar="FOLDER_OR_ID", help=hub)
 
 
 def options_of(name: str) -> Options:
-    """The options of a command: the function of its name adds them, and says in its docstring what the help says."""
+    """Return the options of a command. The function of that name adds them, and its docstring is the help text."""
     add: Callable[[Options], None] = globals()[name]
     description, _, example = (inspect.getdoc(add) or "").partition("\n\nexample:\n")
     options = Options(name, description, example.strip())

@@ -1,6 +1,6 @@
-"""``ebt plan``: parameters, operations, memory and days of a training, before anyone pays for a cluster.
+"""``ebt plan``: estimate parameters, operations, memory and days of a training run.
 
-The training of a configuration is rehearsed without numbers.
+The training step of a configuration is rehearsed on fake tensors.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from ebt.training.rehearsal import Rehearsal, Update, extended, rehearse
 from ebt.training.sharding import Sharded, supported
 
 SMALL = 2
-"""Words of the vocabulary that costs nothing, beside which another one's memory is told."""
+"""A vocabulary size of negligible cost, the reference for the memory of a vocabulary."""
 
 
 class PlanCLI(TrainingCLI):
-    """Reads a configuration without a trainer: its devices may be elsewhere."""
+    """Reads a configuration without creating the trainer, because the devices may not be on this machine."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         return None
@@ -44,7 +44,7 @@ class PlanCLI(TrainingCLI):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What of a configuration matters for its plan."""
+    """The settings of a configuration that a plan depends on."""
 
     task: LanguageTask
     vocabulary: int
@@ -55,15 +55,15 @@ class PlannedRun:
     precision: str
     accelerator: str
     sharded: bool = False
-    """Whether devices share the weights, the gradients and the optimiser's state out among them."""
+    """Whether weights, gradients and optimiser state are sharded across devices."""
 
     @property
     def recipe(self) -> Recipe | None:
-        """None for Transformer++."""
+        """The recipe, or None for Transformer++."""
         return self.task.recipe if self.task.network.kind == "ebt" else None
 
     def schedule(self, drawn: int) -> tuple[int, ...]:
-        """The steps of a batch for which the recipe draws this number."""
+        """Return the step schedule of a batch with ``drawn`` steps."""
         return replace(self.task.recipe, min_steps=drawn, max_steps=drawn).draw_schedule()
 
     @property
@@ -71,23 +71,23 @@ class PlannedRun:
         return self.task.recipe.mean_steps
 
     def rows(self, batch: int) -> int:
-        """Rows of a batch with those replayed."""
+        """Return the number of rows of a batch, including replayed ones."""
         recipe = self.task.recipe
         return batch + (max(1, round(recipe.replay_fraction * batch)) if recipe.replay_size else 0)
 
 
 def planned_run(arguments: list[str], vocabulary: int | None) -> PlannedRun:
-    """Read a configuration.
+    """Read the configuration to plan.
 
     Raises:
-        InputError: something in it is wrong, or it does not train a fresh language model.
+        InputError: The configuration is invalid, or does not train a language model from scratch.
     """
     cli = configure(arguments, kind=PlanCLI)
     task, data, trainer = cli.model, cli.datamodule, cli.config["trainer"]
     if not isinstance(task, LanguageTask) or not isinstance(data, TextDataModule):
         raise InputError(f"ebt plan is for language models (LanguageTask with TextDataModule), not {type(task).__name__}.")
     if task.network.pretrained is not None:
-        raise InputError("network.pretrained is set: plan a fresh model of its sizes instead (model.network.layers, dim, ...).")
+        raise InputError("network.pretrained is set: plan a new model of that size instead (model.network.layers, dim, ...).")
     precision = _PRECISIONS.get(str(trainer["precision"]))
     if precision is None:
         raise InputError(f"trainer.precision is {trainer['precision']!r}: choose 32-true, bf16-mixed or bf16-true.")
@@ -103,7 +103,7 @@ _PRECISIONS = {"None": "32-true", "32": "32-true", "32-true": "32-true", "bf16":
 
 
 class Rehearsals:
-    """Rehearsals of one run with several batches, each done once. The whole model is built without numbers, too."""
+    """Cached rehearsals of one run at several batch sizes."""
 
     def __init__(self, run: PlannedRun, devices: int) -> None:
         self.run, self.devices, self._rows_at_once = run, devices, run.task.recipe.rows_at_once
@@ -112,18 +112,18 @@ class Rehearsals:
         self._most = cache(self._memory)
 
     def memory(self, batch: int) -> Memory:
-        """Of one device, by part."""
+        """Return the memory per device by part, in bytes."""
         whole = self._most(batch, self.run.vocabulary)
         words = min(max(0, whole.activations - self._most(batch, SMALL).activations), whole.activations)
         return Memory(*self._at_rest(whole), whole.activations - words, words, self._communication(whole))
 
     def peak(self, batch: int) -> int:
-        """Bytes of one device."""
+        """Return the peak memory per device, in bytes."""
         whole = self._most(batch, self.run.vocabulary)
         return sum(self._at_rest(whole)) + whole.activations + self._communication(whole)
 
     def _at_rest(self, whole: Rehearsal) -> tuple[int, int, int]:
-        """Weights, gradients and the optimiser's state of one device."""
+        """Return the bytes of weights, gradients and optimiser state per device."""
         owners = self.devices if self.run.sharded else 1
         return -(-whole.weights // owners), -(-whole.gradients // owners), -(-whole.optimiser // owners)
 
@@ -133,18 +133,18 @@ class Rehearsals:
         return whole.weights if self.run.sharded else whole.gradients
 
     def operations_per_token(self) -> float:
-        """What the code carries out per fresh token, on average over the numbers of steps, and over a warm start."""
+        """Return the executed operations per new token, averaged over the numbers of steps and the warm start."""
         recipe, rows, words = self.run.task.recipe, self.run.rows(4), self.run.vocabulary
         found = [
             self._rehearsal(rows, rows, words, drawn, count=True).operations for drawn in {recipe.min_steps, recipe.max_steps}
         ]
         mean = (1 - recipe.warm_start) * sum(found) / len(found)
-        if recipe.warm_start:  # nothing is replayed
+        if recipe.warm_start:  # without replayed rows
             mean += recipe.warm_start * self._rehearsal(4, 4, words, 1, count=True, warm=True).operations
         return mean / (4 * self.run.context)
 
     def sizes(self) -> Sizes:
-        """Those that operations depend on."""
+        """Return the sizes that the number of operations depends on."""
         return sizes_of(self._model.network, self.run.task.recipe, self.run.vocabulary, self.run.context)
 
     @property
@@ -156,7 +156,8 @@ class Rehearsals:
         return sum(weight.numel() for weight in self._model.network.parameters())
 
     def _memory(self, batch: int, vocabulary: int) -> Rehearsal:
-        """Many groups of rows follow from one and two; if all rows are one group, as many as fill a chunk of the vocabulary."""
+        """Rehearse a batch; large batches are extrapolated from one and two groups of rows. If all rows form one group, the
+        unit is the number of rows that fill a vocabulary chunk."""
         rows, drawn = self.run.rows(batch), self.run.task.recipe.max_steps
         group = self._rows_together(rows)
         unit = group if group < rows else -(-CHUNK // (self.run.context * vocabulary))
@@ -166,14 +167,14 @@ class Rehearsals:
         return extended(one, two, rows / unit - 2)
 
     def _rows_together(self, rows: int) -> int:
-        """How many of ``rows`` rows have their graphs at once, on the device of the configuration."""
+        """Return how many of ``rows`` rows have their graphs in memory at the same time, on the configured device."""
         device = "cpu" if self.run.accelerator == "cpu" else "cuda"
         numbers = self.run.context * self._model.network.config.dim
         together = rows if self.run.recipe is None else rows_together(rows, numbers, device)
         return min(rows, self._rows_at_once or together)
 
     def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False) -> Rehearsal:
-        """Of the whole network; many layers follow from two and three, so that the largest takes no longer."""
+        """Rehearse the full network, extrapolated from two and three layers so that depth costs no time."""
         layers = self._model.network.config.layers
         if layers <= 3:
             return self.rehearsed(layers, rows, group, vocabulary, drawn, count, warm)
@@ -183,8 +184,7 @@ class Rehearsals:
     def rehearsed(
         self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False
     ) -> Rehearsal:
-        """An update of a network of so many layers, for which the recipe draws this number of steps; ``group`` rows at once.
-        After the warm start, which takes less memory, or in it."""
+        """Rehearse an update with ``drawn`` steps and ``layers`` layers, ``group`` rows at once, in or after the warm start."""
         run, task = self.run, self.run.task
         schedule, network = run.schedule(drawn), replace(task.network, layers=layers)
 
@@ -206,7 +206,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the command."""
     room = parse_bytes(args.device_memory)
     if args.json is not None:
-        _write(args.json, "")  # a file that cannot be written is told before the work
+        _write(args.json, "")  # fail early if the file cannot be written
     plan, console = _plan(args, room), Console()
     table = plain_table(Column(no_wrap=True), Column(justify="right", no_wrap=True))
     for name, value in _rows(plan):
@@ -214,7 +214,7 @@ def main(args: argparse.Namespace) -> int:
     print_table(console, f"plan: {plan['devices']} x {_size(room)}", table)
     if not plan["fits"]:
         largest = f"at most {plan['largest_batch']}" if plan["largest_batch"] else "not even one context"
-        needed = f"{_size(plan['memory']['total'])} of {_size(room)}, a tenth of it free; {largest} fits."
+        needed = f"{_size(plan['memory']['total'])} of {_size(room)}, with 10 % left free; {largest} fits."
         console.print(f"[bold red]does not fit[/]: {needed}", highlight=False)
     if args.json is not None:
         _write(args.json, json.dumps(plan, indent=1) + "\n")
@@ -222,7 +222,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace, room: int) -> dict[str, Any]:
-    """What goes to JSON: sizes in bytes; operations, ``least`` and ``executed``, per token."""
+    """Return the plan as JSON values. Sizes are in bytes; ``least`` and ``executed`` are operations per token."""
     run = planned_run([*(f"--config={file}" for file in args.config), *args.keys], args.vocabulary)
     batch, updates = args.batch or run.batch, args.updates or run.updates
     if args.tokens is None and updates < 1:
@@ -256,10 +256,10 @@ def _rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     operations, total = least.pop("total"), memory.pop("total")
     return [
         ("parameters", f"{plan['parameters']:,}"),
-        ("  beside the tables of words", f"{plan['non_embedding']:,}"),
-        ("least operations per token", f"{operations:.4g}"),
+        ("  without embeddings", f"{plan['non_embedding']:,}"),
+        ("minimum operations per token", f"{operations:.4g}"),
         *((f"  {name}", f"{value:.4g}") for name, value in least.items()),
-        ("operations carried out", f"{executed:.4g}  ({executed / operations:.2f} x)"),
+        ("executed operations per token", f"{executed:.4g}  ({executed / operations:.2f} x)"),
         (f"memory per device, {plan['batch']} contexts", _size(total)),
         *((f"  {name}", _size(value)) for name, value in memory.items()),
         ("largest batch that fits", f"{plan['largest_batch']:,}"),

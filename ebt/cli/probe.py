@@ -1,4 +1,4 @@
-"""``ebt probe``: what the features of an image model know, by a linear classifier on top of them."""
+"""``ebt probe``: evaluate the features of image models with a linear probe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ebt.problems.images.models import EBTForImages
 from ebt.problems.images.probe import Labelled, Probe, labelled_images, linear_probe, pooled_features
 
 LEVELS = (0, 25, 50, 99)
-"""Noise levels that a Diffusion Transformer is told of clean images; the best on held-out training data counts."""
+"""Noise levels passed to a Diffusion Transformer with clean images. The best one on held-out training data is reported."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
     models = {name: load_folder(name, TYPES) for name in [args.checkpoint, *args.baseline]}
     shapes = {(model.config.image_size, model.config.num_channels) for model in models.values()}
     if len(shapes) > 1:
-        raise InputError("The models are for images of different sizes or channels: compare models of one size.")
+        raise InputError("The models take images of different sizes or channels: compare models of the same size.")
     data = labelled_images(args.data, *shapes.pop(), args.limit, args.seed)
     table = plain_table("model", *numbers("top-1 %", "top-5 %", "images"))
     probes = {name: probe_model(model, data, args.seed) for name, model in models.items()}
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def probe_model(model: Any, data: Labelled, seed: int = 0) -> Probe:
-    """The probe of one model; a Diffusion Transformer is told the noise level that suits it best."""
+    """Probe one model. A Diffusion Transformer gets the noise level that suits it best (``LEVELS``)."""
     ways = [model.features] if isinstance(model, EBTForImages) else [partial(model.features, t=t) for t in LEVELS]
     features = ([pooled_features(way, images) for images in (data.train, data.test)] for way in ways)
     probes = [linear_probe(train, data.labels, test, data.test_labels, seed) for train, test in features]

@@ -1,4 +1,4 @@
-"""What a run tells in the terminal: what starts, how far it is, what came out."""
+"""Terminal output of a run: summary, progress and results."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from rich.table import Table
 from ebt.cli.terminal import bar_columns, plain_table
 
 SHOWN = ("loss", "perplexity", "exact", "cells", "gain")
-"""Metrics of the line that a validation prints."""
+"""Metrics printed after a validation."""
 QUIET_SECONDS = 30
-"""Without a terminal, a line about training comes at most this often."""
+"""Minimum seconds between progress lines without a terminal."""
 
 
 class Report(ProgressBar):
-    """One bar for the whole run, a line per validation; without a terminal, lines alone."""
+    """Shows one progress bar for the run and a line per validation. Without a terminal, it prints lines only."""
 
     def __init__(self) -> None:
         super().__init__()
         self.console = Console()
         self.seconds = 0.0
-        """Spent in training, validation included, by all processes that continued the run."""
+        """Training time including validation, over all resumed sessions of the run."""
         self._before = 0.0
         self._bar: Progress | None = None
         self._task: Any = None
@@ -36,11 +36,11 @@ class Report(ProgressBar):
 
     @property
     def is_enabled(self) -> bool:
-        """Lightning asks before it prints."""
+        """Whether Lightning may print."""
         return True
 
     def disable(self) -> None:
-        """Lightning calls it in all processes but the first, which alone says anything."""
+        """Disable output. Lightning calls this in all processes but the first."""
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         self.console.print(*args, markup=False, highlight=False, soft_wrap=True)
@@ -121,7 +121,7 @@ class Report(ProgressBar):
 
 
 def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
-    """What is about to be trained, on what, where."""
+    """Return a table of the model, the data, the updates and the device."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     network: Any = getattr(task, "network", None)
     kind = f", {network.kind}" if hasattr(network, "kind") else ""
@@ -140,18 +140,18 @@ def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
 
 
 def parameters(task: L.LightningModule) -> int:
-    """Trainable numbers."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
 
 
 def statistics(trainer: L.Trainer) -> dict[str, Any]:
-    """What the data module tells of its data."""
+    """Return the statistics of the data module, if it has any."""
     tell = getattr(trainer.datamodule, "statistics", None)
     return tell() if callable(tell) else {}
 
 
 def results_table(metrics: dict[str, float], steps: int) -> Table:
-    """Metrics as rows, numbers of thinking steps as columns, the model's own first."""
+    """Return a table of metrics (rows) by number of thinking steps (columns), the model's default first."""
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         what, _, step = name.partition("/")[2].partition("_at_")

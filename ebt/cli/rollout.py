@@ -1,4 +1,4 @@
-"""``ebt rollout``: predict the next frames of videos, each from those before, and see where the model is unsure."""
+"""``ebt rollout``: predict the next frames of videos, and show the energy of each frame."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from ebt.problems.video.problem import HeldOutVideo, held_out_video
 
 TYPES = ("ebt_video", "ebt_video_transformer")
 SHOWN = 12
-"""Predicted frames of a strip, at most."""
+"""Maximum number of predicted frames in a strip."""
 
 
 @dataclass(frozen=True)
 class ClipRollout:
-    """What goes to JSON, of one clip. Losses are smooth L1 in the encoder's space; frames count from 1."""
+    """JSON result of one clip. Losses are smooth L1 in the encoder's space."""
 
     losses: list[float]
-    """Of each predicted frame."""
+    """Loss of each predicted frame."""
     repeated: list[float]
-    """The same for repeating the last given frame."""
+    """Loss of the baseline that repeats the last given frame."""
     energies: list[list[float]] | None
-    """Of each predicted frame, before the first and after each step."""
+    """Energy of each predicted frame, before the first and after each step."""
     watched_energies: list[list[float]] | None
-    """Of each frame from the second on, thought of with the true frames before it."""
+    """Energy of each frame but the first given the true previous frames, before the first and after each step."""
     watched_losses: list[list[float]] | None
-    """After each step, likewise."""
+    """Loss of the same frames after each step."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """All clips of one call."""
+    """Results of all clips."""
 
     data: str
     given: int
@@ -56,15 +56,15 @@ class Results:
     steps: int | None = None
     candidates: int | None = None
     spearman: float | None = None
-    """Rank correlation of energy and loss over all frames, thought of with the true ones before; None without an energy."""
+    """Spearman correlation of energy and loss over all frames given the true previous frames; None without an energy."""
     spearman_within_clips: float | None = None
-    """The same in each clip, mean over the clips."""
+    """The correlation within a clip, averaged over the clips."""
     spearman_of_moves: float | None = None
-    """Of how far the last step still moved a frame, and its loss."""
+    """Spearman correlation of the distance that a frame moved in the last step and its loss."""
 
 
 def _check(args: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """The thinking options."""
+    """Check the options, and return the thinking options."""
     if not thinks(model) and (args.steps, args.candidates) != (None, None):
         raise InputError("--steps and --candidates need a model with an energy: Transformer++ answers in one pass.")
     many = args.candidates or (model.thinking.candidates if thinks(model) else 1)
@@ -109,14 +109,14 @@ def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:
         table.add_row(str(i + 1), *row)
     count = len(results.clips)
     title = f"{results.data}: {results.ahead} frames after {results.given} given ones, {count} clip{'s' * (count > 1)}"
-    print_table(console, title, table, "loss: smooth L1 of the encoded frame; repeated: of repeating the last given one")
+    print_table(console, title, table, "loss: smooth L1 of the encoded frame; repeated: loss of repeating the last given frame")
     if results.spearman is not None:
         all_frames, within, moves = (
             "-" if value is None or math.isnan(value) else f"{value:.2f}"
             for value in (results.spearman, results.spearman_within_clips, results.spearman_of_moves)
         )
-        said = f"energy ~ loss {all_frames}, within clips {within}; how far the last step moved ~ loss {moves}"
-        say(console, f"next frames, given the true ones, Spearman: {said}")
+        said = f"energy and loss {all_frames} (within clips {within}), size of the last move and loss {moves}"
+        say(console, f"Spearman correlations, given the true previous frames: {said}")
     if videos.note:
         say(console, videos.note, "dim")
 
@@ -139,7 +139,7 @@ def _write(
             written.append(folder / f"rollout-{i:02}-energy.png")
             shown = list(films[0][1:]) if films else ()
             frame_energy_map(
-                clip.watched_energies, clip.watched_losses[-1], written[-1], shown, "the next frame, given the true ones"
+                clip.watched_energies, clip.watched_losses[-1], written[-1], shown, "next frame, given the true ones"
             )
     return written
 
@@ -169,7 +169,7 @@ def main(args: argparse.Namespace) -> int:
     videos = held_out_video(args.checkpoint, model, args.data, args.split, given + args.frames)
     if args.out is not None and not args.no_pictures and not videos.data.encoder.decodes:
         raise InputError(
-            f"{videos.data.encoder_name} cannot be turned back into pictures: add --no-pictures for the numbers alone."
+            f"{videos.data.encoder_name} cannot be turned back into pictures: add --no-pictures to write only numbers."
         )
     frames = videos.frames(given + args.frames, args.limit)
     folder = out_folder(args.out)

@@ -1,4 +1,4 @@
-"""``ebt solve``: a Sudoku board fills in while the model thinks about it; or all puzzles of a file are solved."""
+"""``ebt solve``: solve a Sudoku puzzle step by step, or all puzzles of a file."""
 
 from __future__ import annotations
 
@@ -36,41 +36,41 @@ from ebt.thinking import Thought
 
 SHOWN = (0, 1, 2, 4, 8, 16, 32, 64, 128)
 SECONDS = 4.0
-"""Longest showing of a board in a terminal, in seconds."""
+"""Maximum duration of the animation in a terminal, in seconds."""
 ITERATIONS = 16
-"""Of a looped model, whose configuration has no number of its own."""
+"""Iterations of a looped model in the first attempt."""
 ROWS = 64
-"""Boards times candidates that are thought about at once."""
+"""Maximum number of boards times candidates per batch."""
 OWNER = "this model solves"
 
 
 @dataclass
 class Attempt:
-    """One way to think, and what came of it in a file."""
+    """The settings of one attempt, and its results in a file."""
 
     steps: int
     candidates: int
     seed: int
     puzzles: int = 0
-    """How many were thought about."""
+    """Number of puzzles attempted."""
     solved: int = 0
     forward: float = 0.0
-    """Passes of the network, all puzzles together."""
+    """Forward passes of the network, summed over all puzzles."""
     backward: float = 0.0
 
 
 @dataclass
 class SolvedFile:
-    """What goes to JSON about a file."""
+    """JSON results of a file."""
 
     puzzles: int
     solved: int = 0
     exact: float = 0.0
-    """Share of the boards that are solved."""
+    """Fraction of the boards solved."""
     cell: float = 0.0
-    """Share of the empty cells that are right."""
+    """Fraction of the empty cells filled in correctly."""
     energy: float | None = None
-    """Mean of the boards; None for models without an energy."""
+    """Mean energy per board; None for models without an energy."""
     board_auroc: float | None = None
     attempts: list[Attempt] = field(default_factory=list)
 
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
         raise InputError("Give exactly one of PUZZLE, --csv FILE and --givens N.")
     args.exact = args.steps is not None or args.candidates is not None
     if args.exact and args.budget is not None:
-        raise InputError("--steps and --candidates make one attempt, so there is nothing to spend --budget on: leave one out.")
+        raise InputError("--budget is for several attempts, and --steps or --candidates make only one: leave one of them out.")
     model = load_folder(args.checkpoint, ("ebt_sudoku", "ebt_sudoku_transformer"))
     _check_thinking(args, model)
     args.rule = args.rule or "lowest"
@@ -92,16 +92,16 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _check_thinking(args: argparse.Namespace, model: Any) -> None:
-    """Note the thinking options; InputError for those that a model without an energy has no use for."""
+    """Set ``args.options``, and refuse thinking options for a model without an energy."""
     for option in () if thinks(model) else given(args, ("candidates", "rule", "tolerance")):
-        raise InputError(f"{args.checkpoint} does not think, so it has no use for --{option}: leave it out.")
+        raise InputError(f"--{option} needs a model that thinks, and {args.checkpoint} does not: leave it out.")
     alone = args.exact and thinks(model) and (args.candidates or model.thinking.candidates) == 1
-    args.options = scaled_and_noisy(args, [model], 1 if alone else 2)  # without a number, there will be more of them
+    args.options = scaled_and_noisy(args, [model], 1 if alone else 2)  # later attempts have several candidates
     args.options |= {"tolerance": args.tolerance, "rule": args.rule}
 
 
 def _attempts(args: argparse.Namespace, model: Any) -> Iterator[Attempt]:
-    """One attempt after the other, as the help of the command says."""
+    """Yield the attempts in order, as described in the help of the command."""
     thinking = thinks(model)
     steps = args.steps or (model.thinking.steps if thinking else ITERATIONS if model.config.loop != "none" else 1)
     candidates = args.candidates or (model.thinking.candidates if thinking else 1)
@@ -126,7 +126,7 @@ def _solve_file(args: argparse.Namespace, console: Console, model: Any, folder: 
                     break
                 boards, energy = _answer(model, torch.from_numpy(puzzles[part]), attempt, args)
                 solved = is_solved(boards, puzzles[part], model.config.board)
-                better = solved | ~(energy >= energies[part])  # models without an energy have NaN: the last attempt counts
+                better = solved | ~(energy >= energies[part])  # without an energy (NaN), the last attempt counts
                 found[part[better]], energies[part[better]], valid[part] = boards[better], energy[better], solved
                 attempt.solved += int(solved.sum())
                 bar(attempt.puzzles, len(rows))
@@ -152,7 +152,7 @@ def _think(model: Any, puzzles: Tensor, attempt: Attempt, args: argparse.Namespa
 def _answer(
     model: Any, puzzles: Tensor, attempt: Attempt, args: argparse.Namespace
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float64]]:
-    """Boards (B, C), and their energies (B,), NaN where the model has none; the attempt counts the passes."""
+    """Return boards (B, C) and energies (B,), NaN for models without an energy. Adds the passes to the attempt."""
     puzzles = puzzles.to(model.device).long()
     if thinks(model):
         won = _think(model, puzzles, attempt, args)
@@ -168,7 +168,7 @@ def _answer(
 
 
 def _valid_first(model: Any, puzzles: Tensor, chosen: Thought) -> Thought:
-    """The record of the lowest of the valid boards, where there is one."""
+    """Choose the valid board of lowest energy where there is one, and the rule's choice elsewhere."""
     every = chosen.candidates
     assert every is not None
     assert chosen.winner is not None
@@ -189,19 +189,19 @@ def _print_file(console: Console, name: str, size: int, result: SolvedFile, args
     error = math.sqrt(result.exact * (1 - result.exact) / result.puzzles)
     share = f"{100 * result.exact:.1f} ± {100 * error:.1f} %"
     table.add_row("boards solved", f"{result.solved} of {result.puzzles}, {share}")
-    table.add_row("empty cells right", f"{100 * result.cell:.2f} %")
+    table.add_row("empty cells correct", f"{100 * result.cell:.2f} %")
     table.add_row("thinking", f"up to {last.steps} steps, {last.candidates} candidate(s), {args.rule}{more}")
     forward, backward = (sum(getattr(a, way) for a in result.attempts) / result.puzzles for way in ("forward", "backward"))
     table.add_row("evaluations per board", f"{forward:.1f} forward, {backward:.1f} backward passes")
     if result.energy is not None:
         table.add_row("mean energy per board", f"{result.energy:.4g}")
         told = "-" if result.board_auroc is None else f"{result.board_auroc:.3f}"
-        table.add_row("energy tells wrong boards (AUROC)", told)
+        table.add_row("error detection by energy (AUROC)", told)
     print_table(console, f"{name}: {result.puzzles} puzzles of {size} x {size}", table)
 
 
 def _write_solutions(path: Path, puzzles: Any, found: Any, valid: Any, energies: Any) -> None:
-    """One line for each puzzle, in the order of the file."""
+    """Write one line per puzzle, in the order of the file."""
     lines = ["puzzle,prediction,valid,energy"]
     for puzzle, board, right, energy in zip(puzzles.tolist(), found.tolist(), valid.tolist(), energies.tolist(), strict=True):
         number = "" if math.isnan(energy) else f"{energy:.6g}"
@@ -245,7 +245,7 @@ def _puzzle(args: argparse.Namespace, size: int) -> npt.NDArray[np.int8]:
 
 
 def _watch(model: Any, puzzle: Tensor, attempt: Attempt, args: argparse.Namespace) -> BoardThinking:
-    """The board after every step, or after every iteration of a model without an energy, which starts with the givens."""
+    """Record the board after each step, or after each iteration of a looped model."""
     given = puzzle.to(model.device).long().unsqueeze(0)
     if not thinks(model):
         sure, words = torch.cat(model(given, attempt.steps)).softmax(-1).max(-1)
@@ -256,7 +256,7 @@ def _watch(model: Any, puzzle: Tensor, attempt: Attempt, args: argparse.Namespac
 
 
 def _play(console: Console, thinking: BoardThinking, size: int) -> None:
-    """The board step by step, in place."""
+    """Animate the board in place."""
     pause = min(0.4, SECONDS / len(thinking.boards))
     with Live(_frame(thinking, 0, size), console=console, auto_refresh=False) as live:
         for step in range(1, len(thinking.boards)):
@@ -265,14 +265,14 @@ def _play(console: Console, thinking: BoardThinking, size: int) -> None:
 
 
 def _print_boards(console: Console, thinking: BoardThinking, size: int) -> None:
-    """A few of the boards, side by side."""
+    """Print the boards after selected steps side by side."""
     last = len(thinking.boards) - 1
     steps = sorted({step for step in SHOWN if step <= last} | {last})
     console.print(Columns([Padding(_frame(thinking, step, size), (0, 2, 1, 0)) for step in steps]))
 
 
 def _frame(thinking: BoardThinking, step: int, size: int) -> Text:
-    """The board as ``format_board`` writes it: givens in brackets and bold, conflicts with ! and red, others by confidence."""
+    """Format the board with ``format_board``: givens bold in brackets, conflicts red with !, other cells by confidence."""
     name = "start" if step == 0 else f"step {step}"
     energy = f": energy {thinking.energies[step]:.4g}" if thinking.energies else ""
     board, puzzle = (np.array(cells, dtype=np.int8) for cells in (thinking.boards[step], thinking.puzzle))
@@ -305,6 +305,6 @@ def _verdict(
         text.append(f"; candidate {thinking.winner + 1} of {made.candidates} won ({args.rule} of {low:.4g} to {high:.4g})")
     if attempts > 1:
         shown = "solves it" if solved else "has the lowest energy" if thinking.energies else "came last"
-        text.append(f"\n{attempts} attempts; shown is the one that {shown}")
+        text.append(f"\n{attempts} attempts; the board shown is the one that {shown}")
     text.append(f"\n{thinking.forward:.0f} forward and {thinking.backward:.0f} backward passes; [digit]: given, !: in conflict")
     return text

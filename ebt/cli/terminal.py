@@ -1,4 +1,4 @@
-"""What the commands share: options, tables, progress and colours in the terminal, the output folder."""
+"""Helpers shared by the commands: options, tables, progress bars and the output folder."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rich.table import Column, Table
 from ebt.errors import InputError
 
 RULES = ("lowest", "highest", "largest_drop", "majority")
-"""Those of ``ebt.thinking.Rule``, written out because help and errors shall not wait for torch."""
+"""The values of ``ebt.thinking.Rule``, repeated here so that help and errors do not import torch."""
 WORD_RULES = (*RULES, "mean")
-"""Those of ``ebt.thinking.WordRule``."""
-RULE_HELP = "which candidate wins (default: lowest); of text also mean: of what all candidates thought at all steps"
+"""The values of ``ebt.thinking.WordRule``."""
+RULE_HELP = "rule that chooses the candidate (default: lowest); for text also mean, over all candidates and steps"
 SPLITS = ("validation", "test", "shifted")
-"""Of what runs held out; shifted: the harder test of moving digits."""
+"""Splits of held-out data; ``shifted`` is the harder test set of moving digits."""
 
 
 class Options(argparse.ArgumentParser):
-    """Options of a command, with an example below its help; a wrong one is an ``InputError``."""
+    """The option parser of a command. It shows an example below the help and raises ``InputError`` for wrong options."""
 
     def __init__(self, name: str, description: str, example: str) -> None:
         super().__init__(
@@ -43,14 +43,14 @@ class Options(argparse.ArgumentParser):
         raise InputError(f"{message}. See `{self.prog} --help`.")
 
     def read(self, argv: list[str]) -> argparse.Namespace:
-        """The options; ``keys`` of them are those of a configuration, where the command takes them."""
+        """Parse the options. If the command takes configuration keys, they are in ``keys`` of the result."""
         if not self.open:
             return self.parse_args(argv)
         args, keys = self.parse_known_args(argv)
         return argparse.Namespace(**vars(args), keys=keys)
 
     def takes_keys(self, usage: str) -> None:
-        """Take the keys of a configuration, too."""
+        """Accept the keys of a configuration as well."""
         self.open, self.usage = True, f"{self.prog} {usage} [--KEY VALUE ...]"
 
     def config(self, metavar: str, what: str, required: bool = False) -> None:
@@ -58,61 +58,62 @@ class Options(argparse.ArgumentParser):
         default: list[str] | None = None if required else []
         self.add_argument("-c", "--config", action="append", default=default, required=required, metavar=metavar, help=what)
 
-    def checkpoint(self, what: str = "model folder, or run folder of `ebt fit`", metavar: str = "DIR") -> None:
+    def checkpoint(self, what: str = "model folder or run folder of `ebt fit`", metavar: str = "DIR") -> None:
         """Add --checkpoint."""
         self.add_argument("--checkpoint", required=True, metavar=metavar, help=what)
 
     def baseline(self) -> None:
         """Add --baseline."""
-        what = "another model to compare with; may be repeated"
+        what = "another model to compare with; may be given several times"
         self.add_argument("--baseline", action="append", default=[], metavar="DIR", help=what)
 
     def text(self, name: str, file: str, what: str) -> None:
-        """Add an option for a text and one for its file; ``text_of`` reads them."""
+        """Add an option for a text and one for a text file. ``text_of`` reads them."""
         text = self.add_mutually_exclusive_group(required=True)
         text.add_argument(f"--{name}", dest="text", metavar="TEXT", help=what)
-        text.add_argument(f"--{file}", dest="file", metavar="FILE", help=f"file with the {what}, UTF-8")
+        text.add_argument(f"--{file}", dest="file", metavar="FILE", help=f"UTF-8 file with the {what}")
 
     def thinking(self, steps: str, candidates: str, rules: Sequence[str], moves: str = "") -> Callable[..., Any]:
-        """Add the options of thinking, and --tolerance of what ``moves``; returns what adds another beside them."""
-        group = self.add_argument_group("thinking (defaults: those of the model)")
+        """Add the thinking options, and --tolerance for what ``moves``. Returns the group's ``add_argument``."""
+        group = self.add_argument_group("thinking (defaults: the model's)")
         group.add_argument("--steps", type=count_from(1), metavar="N", help=steps)
         group.add_argument("--candidates", type=count_from(1), metavar="M", help=candidates)
         group.add_argument("--rule", choices=rules, help=RULE_HELP if rules == WORD_RULES else RULE_HELP.partition(";")[0])
         if moves:
-            what = f"stop thinking when {moves} by less than this"
+            what = f"stop when {moves} change by less than T"
             group.add_argument("--tolerance", type=number_in(0), metavar="T", help=what)
         self.scale_and_noise(group)
         return group.add_argument
 
     def scale_and_noise(self, group: argparse._ArgumentGroup) -> None:
-        """Add --step-size-scale, --candidate-noise and --stop; ``scaled_and_noisy`` reads them."""
+        """Add --step-size-scale, --candidate-noise and --stop. ``scaled_and_noisy`` reads them."""
         add, positive = group.add_argument, number_in(0)
-        softer = "alpha, as a multiple of the learned one; below 1: softer"
-        add("--step-size-scale", type=positive, metavar="X", help=softer)
-        add("--candidate-noise", type=positive, metavar="X", help="Langevin noise of all candidates but the first")
-        own = "stop thinking by change(X), energy(X), budget(N) or my_module.MyStop(...) of your own"
+        factor = "factor on the learned step size alpha"
+        add("--step-size-scale", type=positive, metavar="X", help=factor)
+        noise = "standard deviation of Langevin noise, for all candidates except the first"
+        add("--candidate-noise", type=positive, metavar="X", help=noise)
+        own = "stopping rule: change(X), energy(X), budget(N) or your own my_module.MyStop(...)"
         add("--stop", metavar="NAME", help=own)
 
     def out(self, what: str) -> None:
         """Add --out."""
-        self.add_argument("--out", metavar="DIR", help=f"write {what} into this folder")
+        self.add_argument("--out", metavar="DIR", help=f"output folder for {what}")
 
     def seed(self, what: str) -> None:
         """Add --seed."""
-        self.add_argument("--seed", type=count_from(0), default=0, metavar="N", help=f"of {what} (default: 0)")
+        self.add_argument("--seed", type=count_from(0), default=0, metavar="N", help=f"seed of {what} (default: 0)")
 
 
 def given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    """Those of the named options that are given."""
+    """Return the named options that were given."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def scaled_and_noisy(args: argparse.Namespace, models: Sequence[Any], candidates: int) -> dict[str, Any]:
-    """The thinking options of ``--step-size-scale``, ``--candidate-noise`` and ``--stop``, where they are given.
+    """Return the thinking options for ``--step-size-scale``, ``--candidate-noise`` and ``--stop``, as far as given.
 
     Raises:
-        InputError: no model thinks, or noise without a second candidate.
+        InputError: No model thinks, or ``--candidate-noise`` is given for a single candidate.
     """
     found = dict[str, Any]()
     for name, option in (("step_size_scale", "step_size_scale"), ("candidate_noise", "noise"), ("stop", "stop")):
@@ -120,33 +121,33 @@ def scaled_and_noisy(args: argparse.Namespace, models: Sequence[Any], candidates
             continue
         flag = f"--{name.replace('_', '-')}"
         if not any(hasattr(model, "landscape") for model in models):
-            raise InputError(f"{args.checkpoint} does not think, so it has no use for {flag}: leave it out.")
+            raise InputError(f"{flag} needs a model that thinks, and {args.checkpoint} does not: leave it out.")
         if name == "candidate_noise" and candidates < 2:
             raise InputError(
-                f"{flag} is for all candidates but the first: give more of them with --candidates, or leave it out."
+                f"{flag} applies to all candidates but the first, and there is only one: raise --candidates, or leave it out."
             )
         found[option] = value
     return found
 
 
 def count_from(least: int) -> Callable[[str], int]:
-    """The type of options that are whole numbers, at least ``least``."""
+    """Return an option type for integers of at least ``least``."""
 
     def whole(text: str) -> int:
         if not text.strip().isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
         return int(text)
 
     return whole
 
 
 def counts(text: str) -> list[int]:
-    """Whole numbers of at least 1, separated by commas."""
+    """Parse comma-separated positive integers, and sort them without duplicates."""
     return sorted({count_from(1)(part) for part in text.split(",")})
 
 
 def number_in(above: float, most: float = math.inf) -> Callable[[str], float]:
-    """The type of options that are numbers above ``above``, at most ``most``."""
+    """Return an option type for finite numbers greater than ``above`` and at most ``most``."""
 
     def number(text: str) -> float:
         try:
@@ -155,22 +156,22 @@ def number_in(above: float, most: float = math.inf) -> Callable[[str], float]:
             value = math.nan
         if not above < value <= most or math.isinf(value):
             bound = f"above {above:g}" + (f" and at most {most:g}" if most < math.inf else "")
-            raise argparse.ArgumentTypeError(f"{text!r} is no number {bound}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {bound}")
         return value
 
     return number
 
 
 def text_of(args: argparse.Namespace) -> str:
-    """The text of ``Options.text``."""
+    """Return the text given by the options of ``Options.text``."""
     return args.text if args.text is not None else read_text(args.file)
 
 
 def read_text(path: str) -> str:
-    """A UTF-8 text file.
+    """Read a UTF-8 text file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: The file cannot be read.
     """
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -179,33 +180,32 @@ def read_text(path: str) -> str:
 
 
 def out_folder(path: str | None) -> Path | None:
-    """The folder for results, made if it is not there.
+    """Create the output folder if needed, and return its path.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: The folder cannot be created.
     """
     if path is None:
         return None
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out {path} cannot be made ({error}): choose another folder.") from error
+        raise InputError(f"--out {path} cannot be created ({error}): choose another folder.") from error
     return Path(path)
 
 
 def plain_table(*columns: str | Column) -> Table:
-    """A table with a line under its head only."""
+    """Return an empty table with a rule under its header."""
     return Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
 
 
 def numbers(*names: str) -> list[Column]:
-    """Columns of numbers, which end in one line."""
+    """Return right-aligned columns."""
     return [Column(name, justify="right") for name in names]
 
 
 def print_table(console: Console, title: str, table: Table, caption: str = "") -> None:
-    """A table below its title; both may be wider than the table. On a narrow terminal words wrap and lines run on: numbers are
-    never cut."""
+    """Print a table with a title above and a caption below. On a narrow terminal, words wrap and numbers are never cut."""
     free = console.options.update(width=100_000)
     whole = Measurement.get(console, free, table)
     share = min(1.0, max(0, console.width - whole.minimum) / max(1, whole.span))
@@ -222,30 +222,29 @@ def print_table(console: Console, title: str, table: Table, caption: str = "") -
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """One line, which runs on where the terminal is narrow."""
+    """Print one line without wrapping."""
     console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
 def say_written(console: Console, paths: Sequence[Path]) -> None:
-    """One line for the files that were written."""
+    """Print a line that lists the files written."""
     say(console, f"written: {', '.join(map(str, paths))}", "dim")
 
 
 def warn(console: Console, texts: Sequence[str]) -> None:
-    """One line for each alarm."""
+    """Print one line per alarm."""
     for text in texts:
         console.print(f"[bold yellow]alarm:[/] {text}", highlight=False)
 
 
 def bar_columns() -> list[ProgressColumn]:
-    """What progress bars show."""
+    """Return the columns of progress bars."""
     return [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
 
 
 @contextmanager
 def progress_bar(label: str, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on the error stream while a terminal looks on; it disappears in the end. Yields what moves it,
-    which takes what is done, and all where that is known."""
+    """Show a transient progress bar on stderr if it is a terminal. Yields ``update(done, total or None)``."""
     console = Console(stderr=True)
     with Progress(*bar_columns(), console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)

@@ -1,4 +1,4 @@
-"""``ebt think``: what thinking longer and more candidates are worth, on data that the model was not trained on."""
+"""``ebt think``: measure quality against thinking steps and candidates on held-out data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
     models = {folder: load_folder(folder) for folder in [args.checkpoint, *args.baseline]}
     kinds = {problem_of(model.config.model_type).name for model in models.values()}
     if len(models) != 1 + len(args.baseline) or len(kinds) > 1:
-        raise InputError("--baseline must name other folders than --checkpoint, with models of the same problem.")
+        raise InputError("--baseline must name other folders than --checkpoint, each with a model of the same problem.")
     problem = problem_of(models[args.checkpoint].config.model_type)
     _refuse(args, problem)
     options = scaled_and_noisy(args, list(models.values()), max(args.candidates))
@@ -52,10 +52,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, problem: Problem) -> None:
-    """Options that are for other problems.
+    """Refuse options that do not apply to the problem.
 
     Raises:
-        InputError: one is given.
+        InputError: Such an option is given.
     """
     used = {"candidates": args.candidates != [1], "rule": args.rule != "lowest"}
     used |= {name: getattr(args, name) is not None for name in ("tolerance", "givens", "noise")}
@@ -68,7 +68,7 @@ def _refuse(args: argparse.Namespace, problem: Problem) -> None:
 
 
 def _names(folders: Mapping[str, Any]) -> list[str]:
-    """The folders' own names, or whole paths if these are alike."""
+    """Return the names of the folders, or their paths if the names are not unique."""
     short = [Path(folder).resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else list(folders)
 
@@ -85,7 +85,7 @@ def _print(console: Console, problem: Problem, curves: Curves, title: str) -> No
             table.add_row(*shown, *_row(problem, curve, point), style=style)
         table.add_section()
     thinking = any(curve.kind == "ebt" for curve in curves.values())
-    caption = f"objective: what the updates descend; passes: forward + inner backward; all per {unit}"
+    caption = f"objective: function that the updates minimise; passes: forward + inner backward; all per {unit}"
     count = first.scored if unit in ("token", "frame") else first.rows
     print_table(console, f"{title}: {count:,} {unit}{'s' * (count != 1)}", table, caption if thinking else "")
 

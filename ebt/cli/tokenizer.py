@@ -1,4 +1,4 @@
-"""``ebt tokenizer``: train a byte-level BPE on a corpus."""
+"""``ebt tokenizer``: train a byte-level BPE tokenizer on a corpus."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _splits(args: argparse.Namespace) -> dict[str, list[Document]]:
-    """The documents by split, as ``ebt fit`` splits them; the tokeniser learns from the training documents only."""
+    """Split the documents as ``ebt fit`` does, so that the tokenizer sees only training documents."""
     try:
         fractions = [float(part) for part in args.fractions.split(",")]
     except ValueError:
-        raise InputError(f"--fractions {args.fractions!r}: give three numbers, such as 0.9,0.05,0.05.") from None
+        raise InputError(f"--fractions {args.fractions!r}: give three numbers, for example 0.9,0.05,0.05.") from None
     sources = open_source(args.data, Fields(args.text_field, args.prompt_field), on_error=args.on_error)
     documents = {name: list(source) for name, source in sources.items()}
     shares = [0.0 if name in documents else share for name, share in zip(("validation", "test"), fractions[1:], strict=False)]

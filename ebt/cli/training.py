@@ -1,4 +1,4 @@
-"""Configurations into trainers, tasks and data: Lightning's command line with this project's defaults and errors."""
+"""Build trainers, tasks and data modules from configurations, with Lightning's CLI and the library's defaults and errors."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ DEFAULTS = {
     "num_sanity_val_steps": 1,
     "inference_mode": False,
     "enable_model_summary": False,
-    "enable_checkpointing": False,  # Checkpoints does it
+    "enable_checkpointing": False,  # the Checkpoints callback does this
 }
 
 
 class TrainingCLI(LightningCLI):
-    """Reads configurations; makes the task, the data module and the trainer of a run. Runs nothing itself."""
+    """Reads configurations and creates the task, the data module and the trainer. Runs nothing itself."""
 
     def __init__(self, arguments: list[str], run: Run | None) -> None:
         self.run_folder = run
-        problems()  # configurations find their classes by their short names
-        if os.getcwd() not in sys.path:  # noqa: PTH109 (a string); own tasks beside the configuration
+        problems()  # registers the short class names that configurations use
+        if os.getcwd() not in sys.path:  # noqa: PTH109 (a string); to import the user's own tasks
             sys.path.append(os.getcwd())  # noqa: PTH109
         super().__init__(
             ThinkingTask,
@@ -73,10 +73,10 @@ class TrainingCLI(LightningCLI):
                 action._typehint = Union[int, float, None]  # noqa: UP007
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        every = "Updates between checkpoints of the last state."
+        every = "Number of updates between checkpoints of the last state."
         parser.add_argument("--checkpoint_every", type=PositiveInt, default=200, help=every)
         loggers = list[Literal["csv", "tensorboard", "wandb"]]
-        parser.add_argument("--loggers", type=loggers, default=["csv", "tensorboard"], help="Where logs go.")
+        parser.add_argument("--loggers", type=loggers, default=["csv", "tensorboard"], help="Loggers to use.")
         for part in ("model", "data"):
             parser.link_arguments("seed_everything", f"{part}.init_args.seed", compute_fn=int)
 
@@ -107,20 +107,20 @@ class TrainingCLI(LightningCLI):
         return trainer
 
     def saved(self) -> str:
-        """The whole configuration as YAML, with absolute paths."""
+        """Return the full configuration as YAML, with absolute paths."""
         read = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         return yaml.safe_dump({**read, **{part: absolute(read.get(part)) for part in ("model", "data")}}, sort_keys=False)
 
     def callback(self, kind: type[Any]) -> Any:
-        """The trainer's callback of a class, or None."""
+        """Return the trainer's callback of a class, or None."""
         return next((callback for callback in self.trainer.callbacks if isinstance(callback, kind)), None)
 
 
 def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingCLI] = TrainingCLI) -> TrainingCLI:
-    """Read the configuration of ``arguments`` and make everything in it, with a command line of ``kind``.
+    """Read the configuration in ``arguments`` with a command line of ``kind``, and create its objects.
 
     Raises:
-        InputError: something in it is wrong.
+        InputError: The configuration is invalid.
     """
     found, option = list[str](), ""
     for argument in arguments:
@@ -138,24 +138,24 @@ def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingC
 
 
 def _short(text: str) -> str:
-    """The text with this library's classes by their names alone, wherever they are or were defined."""
+    """Replace the library's qualified class names by short names, so that saved configurations survive moved modules."""
     return re.sub(r"((?:class_path|model|data)['\"]?[:=]\s*['\"]?)ebt\.(?:\w+\.)+(\w+)", r"\1\2", text)
 
 
 def _configuration(name: str) -> str:
-    """The path of a configuration, or its text if that names classes by their modules, as saved ones do."""
+    """Return the path of a configuration, or its text with short class names if it was saved with module paths."""
     path = find_configuration(name)
     text = read_text(str(path))
-    for part in ("model", "data"):  # the parser passes over a seed of a part without a word
+    for part in ("model", "data"):  # the parser silently ignores these seeds
         with suppress(yaml.YAMLError, KeyError, TypeError):
             if "seed" in yaml.safe_load(text)[part]["init_args"]:
-                raise InputError(f"{path}: {part}.init_args.seed is set, but one seed serves all: set seed_everything instead.")
+                raise InputError(f"{path}: {part}.init_args.seed is set: set seed_everything instead, the one seed of a run.")
     short = _short(text)
     return str(path) if short == text else short
 
 
 def explain(error: BaseException) -> str:
-    """The innermost reason of a wrong configuration, with the key, in one line or two."""
+    """Return the innermost reason of a configuration error, with the key, in a line or two."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
@@ -176,7 +176,7 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown_setting(name: str, said: str) -> str:
-    """What to do about a setting that does not exist: the nearest one, and the help of the class at hand."""
+    """Return the message for an unknown setting, with the closest match and the help to read."""
     part, _, key = name.partition(".")
     owner = re.search(r"given class_path '([\w.]+)'", said)
     kind: Any = L.Trainer if part == "trainer" else pydoc.locate(owner[1]) if owner else None
@@ -196,14 +196,14 @@ _UNKNOWN = (
     r"Option '([^']*)' is not accepted",
     r"Group '([^']*)' does not accept option '([^']*)'",
 )
-"""What jsonargparse says of settings that do not exist."""
+"""Messages of jsonargparse about unknown settings."""
 _REASONS = (
-    (r"Expected a dot import path string: (.*)", r"there is no class \1: give its name, with its module if it is your own."),
-    (r"Unexpected config: (.*)", r"a configuration holds no settings, but: \1"),
-    (r"(while (?:parsing|scanning) .*)", r"a configuration is no valid YAML: \1"),
+    (r"Expected a dot import path string: (.*)", r"there is no class \1: give its name, or module.name for your own class."),
+    (r"Unexpected config: (.*)", r"a configuration has no settings: \1"),
+    (r"(while (?:parsing|scanning) .*)", r"a configuration is not valid YAML: \1"),
     (r"File does not exist: '?([^']*)'?", r"the file \1 does not exist: check the path."),
 )
-"""What else it says, and what it means."""
+"""Its other messages, and their replacements."""
 
 
 def _logger(kind: str, run: Run) -> Logger:
@@ -212,5 +212,5 @@ def _logger(kind: str, run: Run) -> Logger:
     if kind == "tensorboard":
         return TensorBoardLogger(run.logs, name="tensorboard", version="")
     if importlib.util.find_spec("wandb") is None:
-        raise InputError("loggers has wandb, which is not installed: `pip install wandb`, or leave it out.")
+        raise InputError("loggers contains wandb, which is not installed: `pip install wandb`, or leave it out.")
     return WandbLogger(name=run.folder.name, save_dir=run.folder, project="ebt")

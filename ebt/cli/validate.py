@@ -1,4 +1,4 @@
-"""``ebt validate`` and ``ebt test``: evaluate the best weights of a run."""
+"""``ebt validate`` and ``ebt test``: evaluate the best weights of a run, or a language model on any text."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ebt.training.loop import quiet
 
 
 def _around(folder: str, source: str | None) -> list[str]:
-    """The configuration of a language model's folder: the model, its own recipe if it has one, and its tokenizer.
+    """Return the options that configure a language model from its folder, with its recipe and tokenizer.
 
     Raises:
-        InputError: no language model, or no data.
+        InputError: The folder has no language model, or no data is given.
     """
     if source is None:
-        raise InputError(f"{folder} is a model folder, which does not know its data: name them with --data.")
+        raise InputError(f"{folder} is a model folder, which has no data: give a text with --data.")
     model = load_folder(folder, ("ebt", "ebt_transformer_pp"))
     config = model.config
     recipe = Path(folder) / RECIPE
@@ -42,17 +42,17 @@ def _around(folder: str, source: str | None) -> list[str]:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the command; the results go into the terminal and the run's results.json."""
+    """Run the command. Results are printed and written to the run's results.json."""
     stage = STAGES[args.command]
     if (Path(args.checkpoint) / "config.json").is_file():
         run, file = Run(Path(args.checkpoint)), None
         own = _around(args.checkpoint, args.data)
     elif args.data is not None:
-        raise InputError("--data is for model folders; a run has its own data: override --data.source instead.")
+        raise InputError("--data is for model folders, and a run has its own data: set --data.source instead.")
     else:
         run, file = Run.of(args.checkpoint)
         own = run.arguments()
-    with quiet(".*callbacks used to create the checkpoint need to be provided.*"):  # an evaluation has no use for them
+    with quiet(".*callbacks used to create the checkpoint need to be provided.*"):  # not needed for evaluation
         cli = configure([*own, *(f"--config={config}" for config in args.config), *args.keys])
         getattr(cli.trainer, args.command)(cli.model, cli.datamodule, ckpt_path=file, verbose=False, weights_only=True)
     metrics = {name: value.item() for name, value in cli.trainer.callback_metrics.items()}

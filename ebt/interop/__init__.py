@@ -1,1 +1,1 @@
-"""Models of others: checkpoints of the published code."""
+"""Interoperability with the published code."""

@@ -1,1 +1,1 @@
-"""The laboratory: studies, scaling, the demo's report. It imports all and is imported by nobody."""
+"""Experiments: studies, scaling laws and the demo. No other package imports this one."""

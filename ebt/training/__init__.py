@@ -1,1 +1,1 @@
-"""Training: Lightning tasks, optimisation, resumable data, strategies, plans."""
+"""Training: Lightning tasks, optimisation, resumable data, sharding and plans."""

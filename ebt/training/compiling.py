@@ -1,4 +1,4 @@
-"""``--compile``: what of a model torch can compile, and what happens if it cannot."""
+"""``--compile``: compile the parts of a model that ``torch.compile`` supports."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ebt.errors import InputError
 from ebt.nn import EBTDecoder, EBTEncoder
 
 NOTHING = """--compile has nothing to compile: each pass of a bidirectional EBT is differentiated twice, which torch.compile \
-refuses. Leave it out."""
+does not support. Leave it out."""
 
 
 class CompileWarning(UserWarning):
-    """A part of a model could not be compiled and runs as it is."""
+    """A part of a model could not be compiled and runs uncompiled."""
 
 
 def compile_parts(model: Any) -> str:
-    """Compile what is differentiated once only, in place; returns what that is.
+    """Compile the parts of a model that are differentiated only once, in place, and return their name.
 
-    Of an autoregressive EBT that is the observed stream, which is encoded once a batch; of a feed-forward or looped model, all
-    blocks. The energy of candidates is differentiated twice in training, which ``torch.compile`` refuses.
+    In an autoregressive EBT, this is the context encoder, which runs once per batch. In a feed-forward or looped model, it is
+    all blocks. Training differentiates the energy of candidates twice, which ``torch.compile`` does not support.
 
     Raises:
-        InputError: nothing of this model can be compiled.
+        InputError: No part of the model can be compiled.
     """
     if isinstance(model.network, EBTEncoder):
         raise InputError(NOTHING)
@@ -38,7 +38,7 @@ def compile_parts(model: Any) -> str:
 
 
 class Compiled:
-    """A function compiled at its first call; if that fails, it warns and calls the function as it is from then on."""
+    """Compiles a function at its first call. If compilation fails, it warns and calls the original function from then on."""
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.plain, self.name = function, name
@@ -53,7 +53,7 @@ class Compiled:
                     raise
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(
-                    f"--compile failed: {self.name} runs uncompiled, more slowly and with the same results. ({reason})",
+                    f"--compile failed: {self.name} runs uncompiled, slower but with the same results. ({reason})",
                     CompileWarning,
                     stacklevel=2,
                 )

@@ -1,4 +1,4 @@
-"""Training without a configuration: one task, one data module, so many updates, on one device, and nothing printed."""
+"""Training without a configuration, on one device and without output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback
 from ebt.training.task import ThinkingTask
 
 Report = Callable[[int, int, str], None]
-"""Called with the units of work done, all units, and a note."""
+"""Called with the units of work done, their total number, and a note."""
 
 _NOISE = (
     ".*does not have many workers.*",
@@ -27,8 +27,8 @@ _NOISE = (
     ".*isinstance\\(treespec, LeafSpec\\).*",
     ".*You are trying to `self.log\\(\\)` but the `self.trainer` reference is not registered.*",
     "You're using the WeightAveraging callback",
-    "Total length of `list` across ranks is zero.*",  # nothing to validate on, which the configuration says
-    ".*does not support code generation for complex operators.*",  # rotary positions, compiled
+    "Total length of `list` across ranks is zero.*",  # the configuration disables validation
+    ".*does not support code generation for complex operators.*",  # rotary position embeddings, compiled
 )
 _DEPRECATIONS = "JSONARGPARSE_DEPRECATION_WARNINGS"
 
@@ -36,10 +36,10 @@ _DEPRECATIONS = "JSONARGPARSE_DEPRECATION_WARNINGS"
 def train(
     task: ThinkingTask, data: Any, updates: int, report: Report, *callbacks: L.Callback, accelerator: str = "cpu"
 ) -> float:
-    """Train for so many updates on one device, and tell the seconds that it took.
+    """Train for a number of updates on one device, and return the training time in seconds.
 
     Raises:
-        NonFiniteError: a loss, an energy or a gradient is not finite.
+        NonFiniteError: A loss, an energy or a gradient is not finite.
     """
 
     def tell(trainer: L.Trainer, *_: Any) -> None:
@@ -66,14 +66,13 @@ def train(
 def train_for(
     task: ThinkingTask, data: Any, minutes: float, report: Report, average: float = 0.99, accelerator: str = "cpu"
 ) -> dict[str, Any]:
-    """Train for so many minutes of processor time, so that other load on the machine does not count; on another device than
-    the CPU, of time.
+    """Train for a time budget: processor time on the CPU, so that other processes do not count, wall-clock time elsewhere.
 
-    The learning rate goes its whole way within the budget, or within what a warm start leaves of it. From half of that on,
-    weights are averaged, with the decay ``average`` (0 for none).
+    The learning rate schedule spans the budget after the warm start. In its second half, weights are averaged with decay
+    ``average`` (0 for none).
 
     Returns:
-        updates, seconds of that time, and lr, the learning rate of the last update.
+        ``updates``, the number of updates; ``seconds``, the time spent; ``lr``, the learning rate of the last update.
     """
     clock = time.process_time if accelerator == "cpu" else time.monotonic
     budget = _Budget(60 * minutes, report, clock)
@@ -85,12 +84,12 @@ def train_for(
 
 
 class _Budget(L.Callback):
-    """Ends a training after its time, and sets the learning rate by how much of it is gone."""
+    """Stops a training run when its time is up, and sets the learning rate by the elapsed share of the budget."""
 
     def __init__(self, seconds: float, report: Report, clock: Callable[[], float]) -> None:
         self.seconds, self.report, self.clock, self.updates, self.share = seconds, report, clock, 0, 0.0
         self.warm, self.first = 0.0, 0
-        """The share of the warm start, and the first update after it: the schedule begins anew there."""
+        """Share of the warm start, and the first update after it, where the schedule restarts."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.began = self.clock()
@@ -115,7 +114,7 @@ class _Budget(L.Callback):
 
 
 class _SecondHalf(EMAWeightAveraging):
-    """Averages weights when half of a budget is gone, of what is left of it after a warm start."""
+    """Averages weights in the second half of a budget, without its warm start."""
 
     def __init__(self, budget: _Budget, decay: float) -> None:
         super().__init__(decay=decay)
@@ -132,7 +131,7 @@ def _note(trainer: L.Trainer) -> str:
 
 @contextmanager
 def quiet(*more: str) -> Iterator[None]:
-    """Leave out what Lightning says without being asked, and ``more`` patterns, while the context lasts; real warnings stay."""
+    """Silence Lightning's routine messages, and warnings that match ``more``, inside the context."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels, said = [logger.level for logger in loggers], os.environ.get(_DEPRECATIONS)
     with warnings.catch_warnings():
@@ -140,7 +139,7 @@ def quiet(*more: str) -> Iterator[None]:
             warnings.filterwarnings("ignore", text)
         for logger in loggers:
             logger.setLevel(logging.WARNING)
-        os.environ.setdefault(_DEPRECATIONS, "off")  # they are about Lightning's calls, not the user's
+        os.environ.setdefault(_DEPRECATIONS, "off")  # deprecations in Lightning's own calls
         try:
             yield
         finally:

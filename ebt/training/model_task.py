@@ -1,4 +1,4 @@
-"""Tasks around the library's own models: EBTs, which think, and their twins without an energy, trained alike."""
+"""Tasks for the library's models: EBTs and their twins without an energy."""
 
 from __future__ import annotations
 
@@ -24,49 +24,49 @@ _LOOPING = ("min_steps", "max_steps", "loss")
 
 @dataclass(frozen=True)
 class Network:
-    """Size of a network, and how an EBT thinks; what is null is the model's default."""
+    """Size of a network and thinking options of an EBT. None selects the model's default."""
 
     size: str = "micro"
-    """A preset by name: nano, micro, xxs, xs, small, medium, large, xl."""
+    """Size preset: nano, micro, xxs, xs, small, medium, large or xl."""
     layers: int | None = None
     dim: int | None = None
     heads: int | None = None
     ffn_dim: int | None = None
     space: str | None = None
-    """Candidate space by name (of words, ``ebt.models.thinking.SPACES``), or the class of a geometry of your own."""
+    """Candidate space: a name (for text, of ``ebt.models.thinking.SPACES``) or your own geometry class."""
     update: str | None = None
-    """How candidates move (``ebt.models.thinking.UPDATES``, or a class of your own); the space's own update by default."""
+    """Update rule: a name of ``ebt.models.thinking.UPDATES`` or your own class. The default belongs to the space."""
     step_size: float | None = None
-    """alpha at the start of training."""
+    """Initial step size alpha."""
     learn_step_size: bool | None = None
     candidates: int | None = None
-    """Candidates per prediction of the finished model, unless a call says otherwise."""
+    """Default number of candidates per prediction after training."""
     step_size_scale: float | None = None
-    """alpha of thinking after training, as a multiple of the learned one."""
+    """Factor on the learned step size alpha after training."""
     candidate_noise: float | None = None
-    """Langevin noise of thinking with several candidates."""
+    """Standard deviation of Langevin noise after training, for all candidates except the first."""
     input_gradient: bool | None = None
-    """Whether the candidates' table learns from what the network sees of candidates, too."""
+    """Whether the candidate embedding also gets gradients through the network's input."""
     conditioning: Conditioning | None = None
-    """How the network learns the step index."""
+    """How the network is conditioned on the step index."""
     conditioned_steps: int | None = None
-    """Steps told apart; the recipe's largest number by default."""
+    """Number of distinct step indices. Default: the recipe's maximum number of steps."""
     anchor: Anchor | None = None
-    """What a prediction's stream starts from besides its candidate; language models only."""
+    """Input of a prediction's stream in addition to its candidate, for language models."""
     head: Head | None = None
-    """How the energy is read off."""
+    """Energy head."""
     head_init: HeadInit | None = None
-    """The first weights of the head."""
+    """Initialisation of the energy head."""
 
     spaces: ClassVar[Collection[str]] = tuple(SPACES)
     unused: ClassVar[tuple[str, ...]] = ()
-    """Fields that an EBT of this problem has no use for."""
+    """Fields that EBTs of this problem do not use."""
     recipe: ClassVar[Recipe] = RECIPE
-    """The recipe that nobody has set."""
+    """The default recipe."""
     unused_recipe: ClassVar[tuple[str, ...]] = ()
-    """Fields of a recipe that an EBT of this problem has no use for."""
+    """Recipe fields that EBTs of this problem do not use."""
     looping: ClassVar[tuple[str, ...]] = ()
-    """Kinds of models that run in a loop, for the recipe's number of iterations."""
+    """Kinds of looped models, which take the number of iterations from the recipe."""
 
     def __post_init__(self) -> None:
         for name in self.unused:
@@ -84,11 +84,11 @@ class Network:
             raise InputError(f"network.step_size is {self.step_size}: give a positive number")
 
     def sizes(self) -> dict[str, Any]:
-        """The fields of a model configuration that say how large it is."""
+        """Return the size fields of a model configuration."""
         return {name: getattr(self, name) for name in _SIZES}
 
     def thinking(self, recipe: Recipe, steps: int) -> dict[str, Any]:
-        """The fields of an EBT's configuration that say how it thinks."""
+        """Return the thinking fields of an EBT's configuration."""
         given = {name: getattr(self, name) for name in _thinking() if getattr(self, name) is not None}
         if self.conditioning not in (None, "none"):
             given.setdefault("conditioned_steps", recipe.told_steps)
@@ -96,14 +96,14 @@ class Network:
         return {**given, **starts, "clamp": recipe.clamp, "steps": steps}
 
     def check(self, recipe: Recipe, kind: str | None = None) -> None:
-        """Whether a model of this kind has a use for every setting of thinking and of a recipe.
+        """Check that a kind of model uses all thinking options and recipe settings that are set.
 
         Args:
-            recipe: how it is trained.
-            kind: of the model, where that is not ``self.kind``.
+            recipe: The training recipe.
+            kind: Kind of the model. Default: ``self.kind``.
 
         Raises:
-            InputError: naming those without a use.
+            InputError: A setting has no effect. The message names it.
         """
         kind = kind or getattr(self, "kind", "ebt")
         own, default = asdict(recipe), asdict(self.recipe)
@@ -116,25 +116,25 @@ class Network:
         wrong += [f"recipe.{name}" for name in given if not (kind in self.looping and name in _LOOPING)]
         if wrong:
             raise InputError(
-                f"{', '.join(wrong)}: a model of kind {kind} does not think. Drop these settings, or choose kind ebt."
+                f"{', '.join(wrong)}: a model of kind {kind} does not think. Remove these settings, or choose kind ebt."
             )
 
 
 def _thinking() -> list[str]:
-    """Fields that say how an EBT thinks."""
+    """Return the names of the thinking fields."""
     return [field.name for field in fields(Network) if field.name not in _SIZES]
 
 
 class ModelTask(ThinkingTask):
-    """A task around a model of ``ebt.problems``, built from its settings when the data are known, or given to ``around``.
+    """A task for a model of ``ebt.problems``, which is built when the data are known, or given to ``around``.
 
-    Twins train with the same optimiser on the same batches. The initial weights depend on the seed alone.
+    Twins train with the same optimiser on the same batches. The initial weights depend only on the seed.
     """
 
     model: Any
     prediction_dims = 1
     compiles = False
-    """Whether to compile what can be (see ``ebt.training.compiling``); set before training begins."""
+    """Whether to compile the model (see ``ebt.training.compiling``). Set it before training."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -142,17 +142,17 @@ class ModelTask(ThinkingTask):
 
     @classmethod
     def around(cls, model: HubModel, **settings: Any) -> Any:
-        """The task around a model of your own, ``settings`` as for the constructor without ``network``.
+        """Create a task for an existing model. ``settings`` are those of the constructor without ``network``.
 
         Raises:
-            InputError: the recipe's ``start_std`` is not the model's, or the model does not think and the recipe has other
-                fields than it uses.
+            InputError: ``start_std`` of the recipe and of the model differ, or the model has no energy and the recipe sets fields
+                that it does not use.
         """
         if isinstance(model, ThinkingModel):
             settings.setdefault("steps", model.thinking.steps)
             if (recipe := settings.get("recipe", RECIPE)).start_std != model.thinking.start_std:
                 raise InputError(
-                    f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them one"
+                    f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them equal"
                 )
         else:
             used = _LOOPING if getattr(model.config, "loop", "none") != "none" else ()
@@ -164,35 +164,35 @@ class ModelTask(ThinkingTask):
         return task
 
     def build(self) -> HubModel:
-        """The model for the data of the trainer."""
+        """Build the model for the trainer's data."""
         raise NotImplementedError(f"{type(self).__name__} must implement build()")
 
     def of_data(self, *names: str) -> list[Any]:
-        """What the trainer's data module tells of its data.
+        """Return attributes of the trainer's data module.
 
         Raises:
-            InputError: it is a data module for another task.
+            InputError: The data module is for another task.
         """
         data = self.trainer.datamodule
         if missing := [name for name in names if not hasattr(data, name)]:
             raise InputError(
-                f"{type(self).__name__} needs data with {', '.join(missing)}, which {type(data).__name__} has not: "
-                "choose the data module of the task (TextDataModule, SudokuDataModule, ImageDataModule, VideoDataModule), or "
-                "your own that has."
+                f"{type(self).__name__} needs data with {', '.join(missing)}, which {type(data).__name__} does not have: "
+                "use the data module of the task (TextDataModule, SudokuDataModule, ImageDataModule, VideoDataModule), or "
+                "add them to your own."
             )
         return [getattr(data, name) for name in names]
 
     def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
-        """Logits of a model that does not think, after each iteration."""
+        """Return the logits of a model without an energy, after each iteration."""
         raise NotImplementedError(f"{type(self).__name__} must implement passes(batch, iterations)")
 
     def context(self, batch: Batch) -> Tensor:
-        """What the model is given."""
+        """Return the context of a batch."""
         raise NotImplementedError(f"{type(self).__name__} must implement context(batch)")
 
     def configure_model(self) -> None:
         if self.model is None:
-            dtype = torch.get_default_dtype()  # that of the trainer's precision; 16-bit weights are rounded, not drawn anew
+            dtype = torch.get_default_dtype()  # set by the trainer's precision; 16-bit weights are drawn in 32 bits and rounded
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
                 torch.set_default_dtype(torch.promote_types(dtype, torch.float32))
@@ -202,7 +202,7 @@ class ModelTask(ThinkingTask):
                     torch.set_default_dtype(dtype)
         if self.recipe.warm_start and self.thinks and self.model.config.head == "linear":
             raise InputError(
-                f"recipe.warm_start is {self.recipe.warm_start}, and a linear energy head cannot judge candidates that the "
+                f"recipe.warm_start is {self.recipe.warm_start}, but a linear energy head cannot score candidates that the "
                 "network does not see: set network.head to bilinear, or recipe.warm_start to 0."
             )
         if self.thinks:
@@ -230,7 +230,7 @@ class ModelTask(ThinkingTask):
         return self.model.landscape(self.context(batch))
 
     def geometry(self) -> Geometry:
-        """The model's; without an energy, states are logits."""
+        """Return the model's geometry. For a model without an energy, states are logits."""
         return self.model.geometry() if self.thinks else Simplex(self.prediction_dims, torch.empty(0, device=self.device))
 
     def update(self) -> Update:

@@ -1,4 +1,4 @@
-"""The optimiser of every task: AdamW, warm-up, cosine decay, clipping by the global norm."""
+"""Optimiser and schedule of all tasks: AdamW, linear warm-up, cosine decay and clipping by the global norm."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from ebt.thinking import StepSize
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW and its schedule.
+    """AdamW and its learning rate schedule.
 
     Raises:
-        ValueError: a setting outside its range.
+        ValueError: A setting is out of range.
     """
 
     lr: float = 3e-3
     step_size_lr: float = 1.0
-    """Learning rate of the (logarithm of the) step size, as a multiple of ``lr``."""
+    """Learning rate of the step size (of its logarithm), as a multiple of ``lr``."""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.1
-    """Of the matrices alone: not of norms, embeddings and the step size."""
+    """Weight decay of matrices. Norms, embeddings and the step size are not decayed."""
     warmup_steps: int = 50
-    """Updates of linear warm-up."""
+    """Number of updates of linear warm-up."""
     min_lr_ratio: float = 0.1
-    """What the cosine leaves of the learning rate at the last update; 1 keeps it constant."""
+    """Learning rate at the last update as a share of ``lr``. With 1, there is no decay."""
     clip: float | None = 1.0
-    """Largest global norm of the gradient; null for no clipping."""
+    """Maximum global norm of the gradient. None disables clipping."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.step_size_lr < 0:
-            raise ValueError(f"lr {self.lr} and step_size_lr {self.step_size_lr}: give a positive lr, and 0 or more")
+            raise ValueError(f"lr is {self.lr}, step_size_lr {self.step_size_lr}: lr must be positive, step_size_lr at least 0")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas is {self.betas}: both must be in [0, 1)")
+            raise ValueError(f"betas is {self.betas}: both values must be in [0, 1)")
         if self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ValueError(f"weight_decay {self.weight_decay}, warmup_steps {self.warmup_steps}: neither may be negative")
+            raise ValueError(f"weight_decay is {self.weight_decay}, warmup_steps {self.warmup_steps}: both must be at least 0")
         if not 0 <= self.min_lr_ratio <= 1:
-            raise ValueError(f"min_lr_ratio is {self.min_lr_ratio}: give a share of lr, in [0, 1]")
+            raise ValueError(f"min_lr_ratio is {self.min_lr_ratio}: give a value in [0, 1]")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip is {self.clip}: give a positive norm, or null for no clipping")
 
     def optimiser(self, module: nn.Module, fused: bool = True) -> AdamW:
-        """AdamW with a group each for matrices, for what does not decay, and for step sizes.
+        """Return AdamW with parameter groups for matrices, undecayed parameters and step sizes.
 
-        ``fused`` is faster, and unscales the gradients of 16-mixed precision itself, so that they cannot be clipped before.
+        The ``fused`` kernel is faster. It unscales 16-mixed gradients itself, so they cannot be clipped before.
         """
         groups: dict[str, list[nn.Parameter]] = {"decay": [], "plain": [], "step_size": []}
         for kind, parameter in _kinds(module):
@@ -64,12 +64,14 @@ class Optimisation:
         return AdamW(filled, lr=self.lr, betas=self.betas, fused=fused)
 
     def schedule(self, optimiser: Optimizer, updates: float, second: int = 0) -> LambdaLR:
-        """Warm-up, then a cosine down to ``min_lr_ratio`` at the last of ``updates``; all of it from update ``second`` on, and
-        before that a warm-up without decay."""
+        """Return the schedule: warm-up, then cosine decay to ``min_lr_ratio`` at the last of ``updates``.
+
+        It restarts at update ``second``, before which there is no decay.
+        """
         return LambdaLR(optimiser, lambda step: self.ratio(step, updates, second))
 
     def ratio(self, step: int, updates: float, second: int = 0) -> float:
-        """Learning rate at update ``step`` (0, 1, ...) as a share of ``lr``."""
+        """Return the learning rate at update ``step`` (0, 1, ...) as a share of ``lr``; see ``schedule``."""
         if second:
             return self.ratio(step, math.inf) if step < second else self.ratio(step - second, updates - second)
         if step < self.warmup_steps:
@@ -81,7 +83,7 @@ class Optimisation:
 
 
 def _kinds(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every trainable parameter once, with its group."""
+    """Yield each trainable parameter once, with its group."""
     seen: set[Any] = set()
     for part in module.modules():
         for parameter in part.parameters(recurse=False):

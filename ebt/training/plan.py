@@ -1,6 +1,6 @@
-"""What a training will take: operations per token, memory of a device by part, days. Arithmetic alone.
+"""Cost of a training run by arithmetic: operations per token, memory per device, days.
 
-Letters: N weights beside the tables of words, V words, D width, L layers, S positions of a context.
+Symbols: N non-embedding weights, V vocabulary size, D width, L layers, S context length.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from ebt.thinking import Recipe
 
 DAY = 86_400
 USABLE = 0.9
-"""Share of a device's memory that a plan fills; the rest is left to kernels, communication and the gaps of the allocator."""
+"""Share of a device's memory that a plan uses. The rest is for kernels, communication and fragmentation."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that operations depend on."""
+    """The sizes that the number of operations depends on."""
 
     network: int
-    """N, without adaptive norms, which work on a step and not on a token."""
+    """N, without adaptive norms, which run per step and not per token."""
     layers: int
     dim: int
     vocabulary: int
     context: int
     contexts: int = 1
-    """How often a batch's context is computed: once, or at each step index where it depends on that."""
+    """How often the context of a batch is encoded: once, or once per step index if it depends on that."""
 
     @property
     def attention(self) -> int:
-        """2 L S D: looking at S positions costs a token as much as so many weights (scores and values, without a mask)."""
+        """2 L S D, the number of weights that cost as much as attention over S positions (scores and values, no mask)."""
         return 2 * self.layers * self.context * self.dim
 
     @property
     def words(self) -> int:
-        """V D."""
+        """V D, the weights of the output layer."""
         return self.vocabulary * self.dim
 
 
 def sizes_of(network: Any, recipe: Recipe, vocabulary: int, context: int) -> Sizes:
-    """Those of a network of ``ebt.nn`` that a recipe trains on contexts of ``context`` positions (no vocabulary: 0 words)."""
+    """Return the sizes of training a network of ``ebt.nn`` on contexts of ``context`` positions (``vocabulary`` may be 0)."""
     config = network.config
     weights = sum(weight.numel() for name, weight in network.named_parameters() if "modulation" not in name)
     contexts = min(recipe.told_steps, config.conditioned_steps) if config.context_per_step else 1
@@ -54,7 +54,7 @@ def sizes_of(network: Any, recipe: Recipe, vocabulary: int, context: int) -> Siz
 
 @dataclass(frozen=True)
 class Operations:
-    """The least operations per token, forward and backward, of one update; a multiplication with its addition is two."""
+    """Minimum operations per token of one update, forward and backward. A multiply-add counts as two operations."""
 
     network: float
     attention: float
@@ -66,13 +66,12 @@ class Operations:
 
 
 def floor(sizes: Sizes, recipe: Recipe | None, steps: float) -> Operations:
-    """What the arithmetic demands of an update that thinks for ``steps`` steps; of Transformer++, where there is no recipe.
+    """Return the minimum operations per new token of an update with ``steps`` steps; of Transformer++ without a recipe.
 
-    Per weight, Transformer++: 6. EBT: 6 for each context; each step 12 if a gradient passes through it (2 forward, 2 for the
-    descent, 8 for the gradient of both), else 4. Per word and width, 6 for the loss of a step, which hands over the next
-    candidate; 4 for a candidate without a loss; 4 more for each candidate but the first whose gradient is wanted. A batch may
-    have replayed rows in addition. In a warm start, where nothing is replayed, 12 and 6: a context, and a step whose descent
-    does not pass the blocks.
+    Transformer++ takes 6 operations per weight. An EBT takes 6 per weight for each encoding of the context, plus 12 for a step
+    with gradient (2 forward, 2 for the descent, 8 for the gradient of both) and 4 for other steps. Per output weight (V D), it
+    takes 6 for a candidate with a loss, 4 for one without, and 4 more for each candidate but the first with full gradients.
+    Replayed rows come on top. In the warm start, without replay, the numbers are 12 and 6.
     """
     if recipe is None:
         return Operations(6.0 * sizes.network, 6.0 * sizes.attention, 6.0 * sizes.words)
@@ -88,17 +87,17 @@ def floor(sizes: Sizes, recipe: Recipe | None, steps: float) -> Operations:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one device by part."""
+    """Memory per device by part, in bytes."""
 
     weights: int
     gradients: int
     optimiser: int
     activations: int
-    """Of the blocks: what the backward passes need, and what is temporary."""
+    """Activations of the blocks and temporary tensors."""
     vocabulary: int
-    """What a vocabulary of this size adds to the activations."""
+    """Additional activations due to the vocabulary."""
     communication: int
-    """Gradients on their way to the other devices; if the weights are sharded, all of them, gathered for an update."""
+    """Buffers for all-reduced gradients, or, with sharded weights, the gathered weights of an update."""
 
     @property
     def total(self) -> int:
@@ -106,14 +105,14 @@ class Memory:
 
 
 def tokens_per_day(devices: int, flops: float, per_token: float) -> float:
-    """Tokens of ``devices`` that each reach ``flops`` operations a second."""
+    """Return the tokens per day of ``devices`` that each achieve ``flops`` operations per second."""
     return devices * flops * DAY / per_token
 
 
 def largest_batch(peak: Callable[[int], int], room: float) -> int:
-    """The most contexts whose ``peak`` bytes fit into ``room``; 0 if one alone does not.
+    """Return the largest batch size whose ``peak`` bytes fit into ``room`` bytes, or 0 if a single context does not fit.
 
-    Memory grows by nearly as much with each context, so the guess that follows from one and two is checked and lowered.
+    Memory is nearly linear in the batch size. The estimate from batch sizes 1 and 2 is checked, and lowered if necessary.
     """
     one, two = peak(1), peak(2)
     if one > room:
@@ -126,10 +125,10 @@ def largest_batch(peak: Callable[[int], int], room: float) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes of a text such as ``80GB`` or ``40 GiB``.
+    """Parse a memory size such as ``80GB`` or ``40 GiB`` to bytes.
 
     Raises:
-        InputError: it is none.
+        InputError: The text is not a memory size.
     """
     found = re.fullmatch(r"([\d.]+(?:E[+-]?\d+)?) ?(?:([KMGT])(I?)B|B?)", text.strip().upper())
     with suppress(ValueError, OverflowError):
@@ -137,4 +136,4 @@ def parse_bytes(text: str) -> int:
             power = " KMGT".index(found[2] or " ")
             if (size := int(float(found[1]) * (1024 if found[3] else 1000) ** power)) >= 1:
                 return size
-    raise InputError(f"{text!r} is not a size of memory: give a number with a unit, such as 80GB or 40GiB.")
+    raise InputError(f"{text!r} is not a memory size: give a number with a unit, for example 80GB or 40GiB.")

@@ -1,4 +1,4 @@
-"""One update rehearsed on tensors without numbers: what it keeps in memory and computes, at any size, in seconds."""
+"""Rehearsal of one update on fake tensors. It measures memory and operations at any size in seconds."""
 
 from __future__ import annotations
 
@@ -19,33 +19,31 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one update takes: bytes, and operations (two for each multiplication with its addition)."""
+    """Memory (bytes) and operations (two per multiply-add) of one update."""
 
     weights: int
     gradients: int
     optimiser: int
     peak: int
-    """The most bytes alive at once in an update that is not the first: ``gradients``, ``optimiser`` and all that is temporary,
-    without ``weights``."""
+    """Peak memory of an update after the first: ``gradients``, ``optimiser`` and temporary tensors, without ``weights``."""
     operations: int
-    """Those of matrix products and attention, as torch's counter has them; 0 if they were not counted."""
+    """Operations of matrix products and attention, by PyTorch's counter; 0 if not counted."""
 
     @property
     def activations(self) -> int:
-        """Bytes of what an update keeps for its backward passes, and of anything else that is temporary."""
+        """Bytes of activations and other temporary tensors."""
         return self.peak - self.gradients - self.optimiser
 
 
 def extended(before: Rehearsal, after: Rehearsal, times: float) -> Rehearsal:
-    """The rehearsal of something of which ``after`` has one more than ``before``, and which comes ``times`` more than that:
-    each takes as much as the last."""
+    """Extrapolate linearly by ``times`` more units, where ``after`` has one unit more than ``before``."""
     pairs = zip(astuple(before), astuple(after), strict=True)
     return Rehearsal(*(round(last + times * (last - first)) for first, last in pairs))
 
 
 @dataclass(frozen=True)
 class Update:
-    """What is rehearsed: a module, its optimiser, and the loss of one batch."""
+    """The update to rehearse: a module, its optimiser, the loss of one batch and the clipping norm."""
 
     module: nn.Module
     optimiser: Optimizer
@@ -54,29 +52,28 @@ class Update:
 
 
 def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any], count: bool) -> Rehearsal:
-    """Run an update that is not the first, without numbers.
+    """Run an update after the first on fake tensors, which have shapes but no storage.
 
-    The real code runs, on tensors that have shapes and no storage, so that the result follows whatever the training step is.
-    Assumptions: the kernels are those of the CPU; what a kernel takes for itself, and the gaps of an allocator, are not seen;
-    questions about numbers, such as whether a loss is finite, are answered with yes.
+    The actual training code runs. Assumptions: kernels are those of the CPU; workspace of kernels and fragmentation are not
+    included; checks of values, for example for a finite loss, succeed.
 
     Args:
-        make: builds module, optimiser and batch; called where tensors have no numbers.
-        precision: the context in which the loss is computed, such as autocast.
-        count: whether to count operations, too, which takes longer.
+        make: Builds module, optimiser and batch. Called in fake tensor mode.
+        precision: Context in which the loss is computed, for example autocast.
+        count: Whether to count operations, which takes longer.
     """
     with FakeTensorMode(), FlopCounterMode(display=False, custom_mapping=_FUSED) if count else nullcontext() as counter:
         update = make()
         parameters = list(update.module.parameters())
         with _Alive() as alive:
-            for parameter in parameters:  # what a first update leaves behind
+            for parameter in parameters:  # the state after a first update
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
             update.optimiser.step()
             alive.peak = alive.now
             with precision:
                 loss = update.loss()
-            update.optimiser.zero_grad()  # as the trainer does: the last gradients go when the loss is there
+            update.optimiser.zero_grad()  # the trainer, too, frees the old gradients after the forward pass
             loss.backward()
             if update.clip is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, update.clip)
@@ -97,7 +94,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of all storages made inside that are still alive."""
+    """Counts the bytes of all live storages created inside the mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,4 +130,4 @@ _FUSED: dict[Any, Callable[..., int]] = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *all, **_: sdpa_flop_count(*all[:3]),
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *all, **_: sdpa_backward_flop_count(*all[:4]),
 }
-"""Attention of the CPU, which torch's counter does not know."""
+"""CPU attention, which PyTorch's counter does not support."""

@@ -1,4 +1,4 @@
-"""Replay buffer: where earlier descents ended, new ones may begin (paper, section 3.2)."""
+"""Replay buffer: final states of earlier descents from which new ones start (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ Record = dict[str, Tensor]
 
 
 class ReplayBuffer:
-    """First in, first out store of records (context, target, final state), one per row, on the CPU.
+    """First-in, first-out buffer of records (context, target, final state), one per row, on the CPU.
 
-    In a compact space a record's state is D numbers per part, whatever the size of the vocabulary.
+    In a compact space, a state has D numbers per part, independent of the vocabulary size.
     """
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
-            raise ValueError(f"replay capacity is {capacity}: a buffer holds at least 1 record")
+            raise ValueError(f"replay capacity is {capacity}: it must be at least 1")
         self._records: deque[Record] = deque(maxlen=capacity)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def add(self, records: Record) -> None:
-        """Store every row of tensors (B, ...); the oldest records make room."""
+        """Add each row of tensors (B, ...). The oldest records are dropped beyond the capacity."""
         rows = {key: value.detach().cpu() for key, value in records.items()}
         for i in range(len(next(iter(rows.values())))):
             self._records.append({key: value[i].clone() for key, value in rows.items()})
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Record | None:
-        """Draw up to ``count`` records without replacement, stacked (n, ...); None from an empty buffer."""
+        """Sample up to ``count`` records without replacement, stacked to (n, ...); None if the buffer is empty."""
         count = min(count, len(self._records))
         if count < 1:
             return None

@@ -1,4 +1,4 @@
-"""A training order that is a function of the seed and the epoch, and that resumes in the middle of an epoch."""
+"""Samplers and loaders with an order given by seed and epoch, which resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from ebt.errors import InputError
 
 
 class ResumableSampler(DistributedSampler[int]):
-    """A permutation of a dataset, drawn from (seed, epoch) alone; `start` leaves out what was consumed before.
+    """A permutation of a dataset that depends only on (seed, epoch) and can resume from ``start``.
 
-    A DistributedSampler by type, so that Lightning uses it as it is: process `rank` of `num_replicas` takes every
-    `num_replicas`-th index, and the remainder that does not go round is left out of that epoch.
+    It is a DistributedSampler, so that Lightning does not replace it. Process ``rank`` of ``num_replicas`` takes every
+    ``num_replicas``-th index, and the remainder is left out of the epoch.
 
     Raises:
-        InputError: fewer examples than processes.
+        InputError: There are fewer examples than processes.
     """
 
     def __init__(self, dataset: Sized, seed: int = 0, num_replicas: int = 1, rank: int = 0) -> None:
         if len(dataset) < num_replicas:
             raise InputError(f"{num_replicas} processes train on {len(dataset)} examples: use fewer devices, or more data.")
         super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)  # type: ignore[arg-type]
-        self.start = 0  # indices of this process to leave out, once
+        self.start = 0  # indices of this process to skip once
         self._resumed = False
         self._ahead = 0
 
     def resume(self, epoch: int, start: int) -> None:
-        """Go on behind `start` indices of an epoch."""
+        """Continue after ``start`` indices of an epoch."""
         self.epoch, self.start, self._resumed = epoch, start, True
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation, at the beginning of each epoch.
+        """Set the epoch at its start.
 
-        After `resume` the first call tells which number the caller gives to the resumed epoch: Lightning counts an
-        epoch that `max_steps` cut short as a whole one, and goes on within it under the next number.
+        The first call after ``resume`` gives the caller's number of the resumed epoch. Lightning counts an epoch that
+        ``max_steps`` cut short as complete, and continues it under the next number.
         """
         if self._resumed:
             self._ahead, self._resumed = epoch - self.epoch, False
@@ -50,7 +50,7 @@ class ResumableSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         start, self.start = self.start, 0
-        # SeedSequence mixes the pair; a sum would give (seed 0, epoch 1) the order of (seed 1, epoch 0).
+        # SeedSequence mixes the pair; with a sum, (seed 0, epoch 1) and (seed 1, epoch 0) would have the same order.
         mixed = int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0])
         generator = torch.Generator().manual_seed(mixed)
         order = torch.randperm(len(self.dataset), generator=generator)  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ class ResumableSampler(DistributedSampler[int]):
 
 
 class EpochSampler(ResumableSampler):
-    """Tells the data set its epoch (``set_epoch``), which chooses how it varies its examples."""
+    """Passes the epoch to the dataset (``set_epoch``), which varies its examples by it."""
 
     def __iter__(self) -> Iterator[int]:
         self.dataset.set_epoch(self.epoch)  # type: ignore[attr-defined]
@@ -66,21 +66,20 @@ class EpochSampler(ResumableSampler):
 
 
 class ResumableLoader(DataLoader[Any]):
-    """A DataLoader whose position is saved in checkpoints: Lightning's fit loop calls `state_dict` and
-    `load_state_dict` of any loader that has them.
+    """A DataLoader whose position is saved in checkpoints by Lightning's fit loop.
 
-    The position is the number of batches trained on. They are counted here as they are handed out, which is one too
-    many where the trainer fetches ahead (a dataset without length) or fails in a step: set `progress` to a function
-    that returns the trainer's own count, and how many batches it makes an epoch. With a ResumableSampler nothing is
-    read twice; any other dataset (a stream) is read again up to the position.
+    The position is the number of batches trained on. By default, batches are counted when they are loaded, which is one too
+    many if the trainer prefetches (a dataset without length) or a step fails. Set ``progress`` to a function that returns the
+    trainer's own count and its number of batches per epoch. With a ``ResumableSampler``, no data are read twice; other
+    datasets (streams) are read again up to the position.
     """
 
     progress: Callable[[], tuple[int, float]] | None = None
-    _skip = 0  # batches to leave out at the next iteration
-    _taken = 0  # batches handed out in this epoch, with those left out
+    _skip = 0  # batches to skip in the next iteration
+    _taken = 0  # batches loaded in this epoch, including skipped ones
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, as (epoch, batches); the end of an epoch is the start of the next one."""
+        """Return the position as (epoch, batches). The end of an epoch is the start of the next one."""
         epoch = self.sampler.epoch if isinstance(self.sampler, ResumableSampler) else 0
         length = inf if isinstance(self.dataset, IterableDataset) else len(self)
         batches, epoch_length = self.progress() if self.progress else (self._taken, length)
@@ -88,30 +87,30 @@ class ResumableLoader(DataLoader[Any]):
         return {"epoch": epoch + ended, "batches": 0 if ended else batches, "conditions": self._conditions()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a saved position.
+        """Restore a saved position.
 
         Raises:
-            InputError: the position was saved under conditions that give another order of batches.
+            InputError: The settings differ, so that the order of batches would differ.
         """
         if state_dict["conditions"] != self._conditions():
             raise InputError(
-                f"The checkpoint was written in the middle of an epoch with {state_dict['conditions']}, and the data "
-                f"now have {self._conditions()}: the order of batches would differ. Resume with the same settings."
+                f"The checkpoint was written in the middle of an epoch with {state_dict['conditions']}, but now "
+                f"the data have {self._conditions()}: the order of batches would differ. Resume with the same settings."
             )
         self._skip = self._taken = state_dict["batches"]
         if isinstance(self.sampler, ResumableSampler):
             self.sampler.resume(state_dict["epoch"], self._skip * (self.batch_size or 1))
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # A generator, so that workers start, and the sampler is asked, at the first batch: after `set_epoch`.
+        # A generator, so that workers and the sampler start at the first batch, after `set_epoch`.
         sampler = self.sampler if isinstance(self.sampler, ResumableSampler) else None
         skip = sampler.start // (self.batch_size or 1) if sampler is not None else self._skip
         self._skip, self._taken = 0, skip
-        # The sampler leaves out by itself what was consumed.
+        # The sampler itself skips what was consumed.
         for batch in islice(super().__iter__(), skip if sampler is None else 0, None):
             self._taken += 1
             yield batch
-        if skip and self._taken == skip and sampler is None:  # it was the end of a stream, whose length nobody knew
+        if skip and self._taken == skip and sampler is None:  # the position was the end of a stream of unknown length
             yield from self
 
     def _conditions(self) -> dict[str, int]:
@@ -122,23 +121,23 @@ class ResumableLoader(DataLoader[Any]):
 
 
 def drawn(dataset: Any, count: int | None, seed: int) -> Any:
-    """As many examples as shall be trained on, the same in every epoch, or all; fewer are among the more of the same seed.
+    """Return ``count`` examples (None: all), chosen at random. Smaller subsets are contained in larger ones of the same seed.
 
     Raises:
-        InputError: there are fewer.
+        InputError: The dataset has fewer examples.
     """
     if count is None:
         return dataset
     if count > len(dataset):
-        raise InputError(f"train_examples={count}, and there are {len(dataset)} to train on: lower it.")
+        raise InputError(f"train_examples={count}, and there are {len(dataset)} training examples: lower it.")
     return Subset(dataset, np.random.default_rng(seed).permutation(len(dataset))[:count].tolist())
 
 
 class ResumableData(L.LightningDataModule):
-    """A data module whose loaders draw from generators of their own, and count what the trainer has trained on.
+    """A data module that resumes in the middle of an epoch.
 
-    A subclass sets the fields below and offers ``prepare``, ``train_dataloader`` and ``val_dataloader``, which make their
-    loaders by ``training_loader`` and ``evaluation_loader``. Then a run resumes in the middle of an epoch.
+    A subclass sets the fields below and implements ``prepare``, ``train_dataloader`` and ``val_dataloader``, which create
+    their loaders with ``training_loader`` and ``evaluation_loader``.
     """
 
     seed: int
@@ -147,35 +146,34 @@ class ResumableData(L.LightningDataModule):
     num_workers: int = 0
 
     def prepare(self) -> None:
-        """Find or make the data, once; any later call returns at once."""
+        """Load or generate the data. Later calls return immediately."""
         raise NotImplementedError(f"{type(self).__name__} must implement prepare()")
 
     def prepare_data(self) -> None:
-        """Called by the trainer in one process per machine, before the others: whatever is downloaded or encoded is cached."""
+        """Fill caches of downloaded or encoded data. The trainer calls this in one process per machine before the others."""
         self.prepare()
 
     def setup(self, stage: str) -> None:
-        """Called by the trainer in every process."""
+        """Prepare the data. The trainer calls this in every process."""
         self.prepare()
 
     def _loading(self, batch_size: int) -> dict[str, Any]:
-        # Its own generator: a loader otherwise draws from the global one, which a resumed run would then find changed.
+        # Without its own generator, a loader draws from the global one, and a resumed run would differ.
         generator = torch.Generator().manual_seed(self.seed)
         pin = torch.cuda.is_available()
         return {"batch_size": batch_size, "num_workers": self.num_workers, "generator": generator, "pin_memory": pin}
 
     @property
     def _process(self) -> tuple[int, int]:
-        """The rank of this process, and how many there are."""
+        """The rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def evaluation_loader(self, dataset: Dataset[Any]) -> DataLoader[Any]:
-        """Batches in the order of a dataset."""
+        """Return a loader of batches in the order of the dataset."""
         return DataLoader(dataset, **self._loading(self.evaluation_batch_size))
 
     def training_loader(self, dataset: Any, sampler: type[ResumableSampler] = ResumableSampler) -> ResumableLoader:
-        """Batches in the order of (seed, epoch), or of a stream. An incomplete last batch is left out, unless it is the only
-        one."""
+        """Return a loader in the order of ``sampler`` or a stream. An incomplete batch is dropped unless it is the only one."""
         loading = self._loading(self.batch_size)
         if not isinstance(dataset, IterableDataset):
             rank, processes = self._process

@@ -1,8 +1,8 @@
-"""Sharded weights: each process keeps a part of every weight, of its gradient and of the optimiser's state.
+"""Sharded weights: each process keeps a part of every weight, its gradient and its optimiser state.
 
-Gradients of gradients do not pass the hooks that usually gather sharded weights layer by layer. So an update gathers all
-weights once, before it thinks: thinking, the adjoint and second derivatives see plain tensors; and one ordinary backward pass
-through the gathering hands the mean of the gradients over all processes, in parts again, to the sharded weights.
+Gradients of gradients do not work with hooks that gather sharded weights layer by layer. So an update gathers all weights once
+before thinking, and the descent, the adjoint and second derivatives see plain tensors. One backward pass through the gathering
+averages the gradients over all processes and shards them again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _REFUSED = ("fsdp", "model_parallel", "modelparallel", "deepspeed", "xla")
 
 
 class Sharded(DDPStrategy):
-    """Between updates, each of n processes holds 1/n of the weights, the gradients and the optimiser's state.
+    """A strategy that keeps 1/n of the weights, gradients and optimiser state in each of n processes between updates.
 
-    During an update, an evaluation or a sample it holds all weights, and an update all their gradients, too. Checkpoints are
-    those of ``ddp``: one file with whole tensors. After training the module has its whole weights again.
+    During an update, an evaluation or sampling, each process holds all weights; during an update, also all gradients.
+    Checkpoints have the format of ``ddp``, one file with full tensors. After training, the module has its full weights again.
     """
 
     def configure_ddp(self) -> None:
@@ -57,7 +57,7 @@ class Sharded(DDPStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         def gather(tensor: DTensor) -> Tensor | None:
             whole = tensor.full_tensor()
-            return whole.cpu() if self.is_global_zero else None  # which writes the file
+            return whole.cpu() if self.is_global_zero else None  # the first process writes the file
 
         super().save_checkpoint(apply_to_collection(checkpoint, DTensor, gather), filepath, storage_options)
 
@@ -66,10 +66,10 @@ class Sharded(DDPStrategy):
 
 
 def supported(strategy: Any) -> Any:
-    """The strategy to train with where ``strategy``, a name or an object, is asked for.
+    """Return the strategy to train with for a requested strategy, a name or an object.
 
     Raises:
-        InputError: it shards weights in a way in which gradients of gradients are wrong.
+        InputError: The strategy shards weights in a way that breaks gradients of gradients.
     """
     if strategy in _NAMES:
         return Sharded()
@@ -80,22 +80,22 @@ def supported(strategy: Any) -> Any:
 
 
 def refuse_sharding(strategy: Any) -> None:
-    """Other strategies that shard weights are refused.
+    """Refuse strategies other than ``Sharded`` that shard weights.
 
     Raises:
-        InputError: it is one.
+        InputError: The strategy is one of them.
     """
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if not isinstance(strategy, Sharded) and any(part in name.lower() for part in _REFUSED):
         raise InputError(
-            f"trainer.strategy is {name}: gradients of gradients fail, or are left out silently, with its sharded weights. "
+            f"trainer.strategy is {name}: gradients of gradients fail, or are silently missing, with its sharded weights. "
             "Use fsdp (in Python strategy=ebt.training.sharding.Sharded()), or a ModelParallelStrategy with "
             "tensor_parallel_size: 1."
         )
 
 
 def shard(module: nn.Module, mesh: DeviceMesh) -> None:
-    """Replace the parameters by parts of the first process's, along their first dimension; numbers are replicated."""
+    """Shard the parameters of the first process along their first dimension, in place. Scalars are replicated."""
 
     def part(parameter: nn.Parameter) -> nn.Parameter:
         placement = Shard(0) if parameter.dim() else Replicate()
@@ -106,14 +106,16 @@ def shard(module: nn.Module, mesh: DeviceMesh) -> None:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Plain tensors in the place of sharded parameters, which get the mean of all processes' gradients. All processes must
-    enter. Without sharded parameters nothing happens."""
+    """Replace sharded parameters by full tensors inside the context, which all processes must enter.
+
+    The sharded parameters get the mean gradient of all processes. Without sharded parameters, the context does nothing.
+    """
     places = [place for place in _places(module) if isinstance(place[-1], DTensor)]
     sharded = {id(parameter): parameter for *_, parameter in places}
     found = dict(zip(sharded, _Gather.apply(*sharded.values()) if sharded else (), strict=True))
     try:
         for part, name, parameter in places:
-            part._parameters[name] = found[id(parameter)]  # a tensor that is no parameter, which no public name accepts
+            part._parameters[name] = found[id(parameter)]  # a plain tensor, which the public API does not accept
         del found
         yield
     finally:
@@ -122,13 +124,13 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 
 def full(tree: Any) -> Any:
-    """Whole tensors in the place of sharded ones, in a tree of containers. All processes must call it."""
+    """Replace sharded tensors in nested containers by full ones. All processes must call it."""
     return apply_to_collection(tree, DTensor, lambda tensor: tensor.full_tensor())
 
 
 class _Gather(torch.autograd.Function):
-    """All sharded tensors whole; backwards the mean of the gradients, sharded. One node for all, so that processes communicate
-    in the same order, and about weights, too, that one of them did not use."""
+    """Gathers sharded tensors; its backward pass averages and shards the gradients. There is a single node for all tensors, so
+    that processes communicate in the same order, including for weights that one of them did not use."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: DTensor) -> tuple[Tensor, ...]:
@@ -147,7 +149,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _places(module: nn.Module) -> list[tuple[nn.Module, str, Any]]:
-    """Where each parameter is, which may be in several places."""
+    """Return all places (module, name, parameter) of the parameters, including shared ones."""
     return [
         (part, name, parameter)
         for part in module.modules()
@@ -156,7 +158,7 @@ def _places(module: nn.Module) -> list[tuple[nn.Module, str, Any]]:
 
 
 def _replace(module: nn.Module, make: Callable[[Any], nn.Parameter]) -> None:
-    """Put what is made of each parameter into all its places."""
+    """Replace each parameter by ``make(parameter)`` in all its places."""
     places = _places(module)
     made = {key: make(parameter) for key, parameter in {id(place[-1]): place[-1] for place in places}.items()}
     for part, name, parameter in places:

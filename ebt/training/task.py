@@ -1,4 +1,4 @@
-"""What all tasks share: thinking as a Lightning module that trains, validates, logs, warns and resumes exactly."""
+"""The base class of all tasks: a Lightning module that trains by thinking, evaluates, logs and resumes exactly."""
 
 from __future__ import annotations
 
@@ -25,50 +25,51 @@ from ebt.training.sharding import full, gathered, refuse_sharding
 
 Batch = dict[str, Tensor]
 Sums = dict[str, tuple[Tensor, Tensor]]
-"""Per metric the sum over a batch and how many it is the sum of."""
+"""For each metric, its sum over a batch and the number of summands."""
 
 RECIPE = Recipe()
 OPTIMISATION = Optimisation()
 SCHEDULE_SEED = 507_020
-"""Sets the draws that all processes share apart from those of each of them."""
+"""Separates the random draws shared by all processes from those of each process."""
 _SHARED = "shared"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training batch gave."""
+    """The result of one training batch."""
 
     loss: Tensor
-    """What to back-propagate."""
+    """The loss to back-propagate."""
     losses: Tensor
-    """Mean loss after each step or iteration, (T,), constants."""
+    """Mean loss after each step or iteration (T,), detached."""
     thought: Thought | None = None
-    """The record of the descent; None for a model that does not think."""
+    """The record of the descent; None for a model without an energy."""
 
 
 class ThinkingTask(L.LightningModule):
-    """A model, a recipe and an optimiser, trained by thinking.
+    """Trains a model by thinking with a recipe and an optimiser.
 
     A subclass sets ``alpha`` (a ``StepSize``) and implements ``landscape``, ``geometry``, ``target`` and ``parts``. Batches are
-    dictionaries of tensors whose first dimension is the row. All random draws come from ``seed``, whatever else is drawn in the
-    process; the order of the data does not depend on them. A resumed run equals an uninterrupted one bit for bit.
+    dictionaries of tensors with rows as the first dimension. Random draws depend only on ``seed``, and the order of the data
+    does not depend on them. A resumed run equals an uninterrupted one bit for bit.
+
+    Logged in training: loss, loss_first and loss_last (after the first and the last step), gain (their difference),
+    energy_first and energy_last (per prediction, before the first and the last step), steps, step_size, gradient_norm and lr.
+    Logged in evaluation, as means over all scored parts: loss (at the default number of steps), loss_at_K (after K steps),
+    gain, energy_first and energy_last.
 
     Args:
-        recipe: how candidates are thought during training.
-        optimisation: the optimiser and its schedule.
-        validation_steps: numbers of thinking steps to evaluate, beside the model's own.
-        steps: the model's own number of steps in evaluation; the recipe's largest by default.
-        seed: of starts, numbers of steps, step sizes, noise and replay.
-        alarm_every: training batches between looks for broken thinking (``ebt.thinking.alarms``).
-
-    Logged in training: loss (first, last: after the first and the last step), gain (their difference), energy_first and
-    energy_last (per prediction, before the first and the last step), steps, step_size, gradient_norm, lr. In evaluation: loss
-    at the own number of steps, loss_at_K for others, gain, energy_first, energy_last: means over all scored parts.
+        recipe: How candidates are optimised during training.
+        optimisation: The optimiser and its schedule.
+        validation_steps: Numbers of thinking steps to evaluate, in addition to ``steps``.
+        steps: Default number of thinking steps in evaluation. Default: the recipe's maximum.
+        seed: Seed of starts, numbers of steps, step sizes, noise and replay.
+        alarm_every: Number of training batches between checks for alarms (``ebt.evaluation.alarms``).
     """
 
     alpha: StepSize
     warm_starts = False
-    """Whether ``recipe.warm_start`` is for this task: its landscapes have ``unseen()``."""
+    """Whether the task supports ``recipe.warm_start``, that is, whether its landscapes have ``unseen()``."""
 
     def __init__(
         self,
@@ -95,47 +96,47 @@ class ThinkingTask(L.LightningModule):
         self._meters: dict[str, MeanMetric] = {}
         self._alarmed: set[str] = set()
         self.budget: Callable[[], float] | None = None
-        """Tells the share of the training that is done, where a budget ends it."""
+        """Returns the completed share of the training, if it has a time budget."""
 
-    # What a subclass implements
+    # Methods that a subclass implements
 
     def landscape(self, batch: Batch) -> Energy:
-        """The energy of candidates in the context of a batch; called once a batch."""
+        """Return the energy landscape of a batch. Called once per batch."""
         raise NotImplementedError(f"{type(self).__name__} must implement landscape(batch)")
 
     def geometry(self) -> Geometry:
-        """Where candidates live."""
+        """Return the geometry of the candidates."""
         raise NotImplementedError(f"{type(self).__name__} must implement geometry()")
 
     def update(self) -> Update:
-        """How candidates move."""
+        """Return the update rule of the candidates."""
         return Gradient()
 
     def thinking(self) -> Thinking:
-        """How evaluations think."""
+        """Return the thinking options of evaluations."""
         return Thinking(self.steps, clamp=self.recipe.clamp, start_std=self.recipe.start_std)
 
     def target(self, batch: Batch) -> Tensor:
-        """What the candidates should become, one target per part."""
+        """Return the targets of the candidates, one per part."""
         raise NotImplementedError(f"{type(self).__name__} must implement target(batch)")
 
     def parts(self, batch: Batch) -> tuple[int, ...]:
-        """The shape (rows, *parts) of the predictions of a batch."""
+        """Return the shape (rows, *parts) of the predictions of a batch."""
         raise NotImplementedError(f"{type(self).__name__} must implement parts(batch)")
 
     def measure(self, batch: Batch, state: Tensor) -> Sums:
-        """Metrics of final states, each as a sum and a count; every name is evaluated at every number of steps."""
+        """Return the metrics of final states, each as a sum and a count, for one number of steps."""
         geometry, target = self.geometry(), self.target(batch)
         loss = geometry.loss(state, target)
         return {"loss": (loss.sum(), geometry.scored(target).expand_as(loss).sum())}
 
     def summarise(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Metrics that follow from the means over a whole set."""
+        """Add metrics that are computed from the means over a whole set."""
         gain = {"gain": metrics["loss_at_1"] - metrics["loss"]} if "loss_at_1" in metrics else {}
         return {**metrics, **gain}
 
     def learn(self, batch: Batch, replayed: Tensor | None = None) -> Outcome:
-        """Think about a batch by the recipe. The last rows start where ``replayed`` (n, *P, K) left them."""
+        """Run the recipe on a batch. The last n rows start from ``replayed`` (n, *P, K)."""
         generator = self.generator(self.device)
         start = self.start(batch, _rows(batch) - (0 if replayed is None else len(replayed)), generator)
         if replayed is not None:
@@ -143,28 +144,28 @@ class ThinkingTask(L.LightningModule):
         landscape, schedule = self.landscape(batch), self.draw_schedule()
         if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
-            start = torch.zeros_like(start)  # spaces that move would carry the noise of an unseen start into the prediction
+            start = torch.zeros_like(start)  # the noise of an unseen start would stay in the prediction
         thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, self.recipe
         outcome = supervise(landscape, *thinking, generator, schedule)
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
-        """A descent that serves these numbers of steps, as the model thinks; of a model that does not, states after each."""
+        """Run one descent for several numbers of steps. A model without an energy returns its states after each iteration."""
         descent = {"geometry": self.geometry(), "update": self.update(), "step_size": self.alpha(), "parts": self.parts(batch)}
         return explore(self.landscape(batch), self.thinking().but(steps=max(steps)), steps, **descent)
 
     def answer(self, batch: Batch) -> Tensor:
-        """Final states, with the model's own number of steps."""
+        """Return the final states after the default number of steps."""
         found = self.explore(batch, [self.steps])
         return found.at(self.steps, found.how.candidates).state if isinstance(found, Explored) else found[-1]
 
     def start(self, batch: Batch, rows: int, generator: torch.Generator | None) -> Tensor:
-        """Where the first ``rows`` rows of a batch start: at random, unless a task knows better."""
+        """Return the start of the first ``rows`` rows of a batch. Random by default."""
         _, *parts = self.parts(batch)
         return self.geometry().start((rows, *parts), self.recipe.start_std, generator)
 
     def starts_warm(self) -> bool:
-        """Whether the network does not see its candidates yet (``Recipe.warm_start``)."""
+        """Whether training is in the warm start, in which the network does not see the candidates (``Recipe.warm_start``)."""
         if not self.recipe.warm_start:
             return False
         done = self.global_step / self.trainer.estimated_stepping_batches if self.budget is None else self.budget()
@@ -173,7 +174,7 @@ class ThinkingTask(L.LightningModule):
     # Random draws
 
     def generator(self, device: torch.device | str) -> torch.Generator:
-        """The source of this process's training draws on a device; of ``shared``, those that all processes make alike."""
+        """Return the generator of training draws on a device; for ``shared``, the one that is equal in all processes."""
         shared = device == _SHARED
         kind, own = (_SHARED, SCHEDULE_SEED) if shared else (torch.device(device).type, self.global_rank)
         if kind not in self._generators:
@@ -181,8 +182,7 @@ class ThinkingTask(L.LightningModule):
         return self._generators[kind]
 
     def draw_schedule(self) -> tuple[int, ...]:
-        """The steps of one training batch, each with the index that the network is told; the same in all processes, which
-        would wait for the one that thinks longest."""
+        """Draw the step indices of a training batch. All processes draw the same, so that none waits for another."""
         return self.recipe.draw_schedule(self.generator(_SHARED))
 
     # Training
@@ -191,10 +191,10 @@ class ThinkingTask(L.LightningModule):
         refuse_sharding(self.trainer.strategy)
 
     def learn_and_remember(self, batch: Batch) -> Outcome:
-        """Think about a batch, together with rows of the replay buffer, which then takes in where the batch ended."""
+        """Train on a batch together with replayed rows, and add the final states of the batch to the replay buffer."""
         whole, replayed = self._with_replay(batch)
         outcome = self.learn(whole, replayed)
-        replay = None if self.starts_warm() else self.replay  # a candidate that nobody saw is no place to start
+        replay = None if self.starts_warm() else self.replay  # unseen candidates are not replayed
         if replay is not None and outcome.thought is not None and torch.isfinite(outcome.loss):
             replay.add({**batch, "state": outcome.thought.state[: _rows(batch)]})
         return replace(outcome, loss=outcome.loss * self._weight(whole))
@@ -214,7 +214,7 @@ class ThinkingTask(L.LightningModule):
         return outcome.loss
 
     def _weight(self, batch: Batch) -> Tensor | float:
-        """What makes the mean over processes, which the trainer takes of their gradients, the mean over all scored parts."""
+        """Return the weight that makes the trainer's mean of gradients over processes a mean over all scored parts."""
         own = self.geometry().scored(self.target(batch)).expand(self.parts(batch)).sum()
         if not (dist.is_available() and dist.is_initialized()):
             return 1.0
@@ -223,7 +223,7 @@ class ThinkingTask(L.LightningModule):
         return own * dist.get_world_size() / everyone.clamp(min=1)
 
     def _with_replay(self, batch: Batch) -> tuple[Batch, Tensor | None]:
-        """The batch with replayed rows behind the fresh ones, and where those rows start."""
+        """Append replayed rows to a batch, and return it with the start of these rows."""
         if self.replay is None or self.starts_warm():
             return batch, None
         count = max(1, round(self.recipe.replay_fraction * _rows(batch)))
@@ -251,30 +251,30 @@ class ThinkingTask(L.LightningModule):
         updates = self.trainer.estimated_stepping_batches
         if updates == float("inf") and self.optimisation.min_lr_ratio < 1:
             raise InputError(
-                "The learning rate shall decay, but the number of updates is not known: set trainer.max_steps or "
-                "trainer.max_epochs, or optimisation.min_lr_ratio to 1."
+                f"optimisation.min_lr_ratio is {self.optimisation.min_lr_ratio}, but the number of updates is unknown: set "
+                "trainer.max_steps or trainer.max_epochs, or optimisation.min_lr_ratio to 1."
             )
         if self.recipe.warm_start and updates == float("inf"):
             raise InputError("recipe.warm_start is a share of the updates: set trainer.max_steps or trainer.max_epochs.")
         optimiser = self.optimisation.optimiser(self, fused=self.trainer.precision != "16-mixed")
-        second = math.ceil(self.recipe.warm_start * updates) if self.recipe.warm_start else 0  # the first after it
+        second = math.ceil(self.recipe.warm_start * updates) if self.recipe.warm_start else 0  # first update after it
         schedule = {"scheduler": self.optimisation.schedule(optimiser, updates, second), "interval": "step"}
         return {"optimizer": optimiser, "lr_scheduler": schedule}
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip by the global norm, which must be finite.
+        """Clip the gradient by its global norm.
 
         Raises:
-            NonFiniteError: naming a parameter.
-            InputError: the trainer is told to clip, too.
+            NonFiniteError: The norm is not finite. The message names a parameter.
+            InputError: The trainer is configured to clip as well.
         """
         if gradient_clip_val is not None:
-            raise InputError("trainer.gradient_clip_val is set: set optimisation.clip instead, which clips already")
+            raise InputError("trainer.gradient_clip_val is set: set optimisation.clip instead")
         named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.grad is not None]
         norm = full(torch.nn.utils.get_total_norm([parameter.grad for _, parameter in named if parameter.grad is not None]))
-        scaled = self.trainer.scaler is not None  # 16-bit scaling meets infinite gradients now and then, and skips the update
+        scaled = self.trainer.scaler is not None  # with 16-bit scaling, updates with infinite gradients are skipped
         if not scaled and not torch.isfinite(norm):
             broken = next((n for n, p in named if not full(p.grad.isfinite()).all()), "all weights together")
             raise NonFiniteError(
@@ -300,7 +300,7 @@ class ThinkingTask(L.LightningModule):
         self._report("test")
 
     def _evaluate(self, batch: Batch, stage: str, batch_idx: int, dataloader_idx: int) -> None:
-        # thinking needs gradients, which inference mode forbids
+        # thinking needs gradients, which inference mode disables
         with torch.inference_mode(False), torch.no_grad(), gathered(self):
             batch = {key: value.clone() if value.is_inference() else value for key, value in batch.items()}
             found = self.explore(batch, self.validation_steps)
@@ -326,7 +326,7 @@ class ThinkingTask(L.LightningModule):
                     self._count(prefix, {name: (each.sum(), torch.tensor(each.numel()))})
 
     def _count(self, prefix: str, sums: Sums, step: int | None = None) -> None:
-        """Take in the metrics of a batch after a step; if it is the model's own, or there is none, under their plain names."""
+        """Accumulate the metrics of a batch after ``step``. For the default or no step, the names have no suffix."""
         suffixes = [*([] if step is None else [f"_at_{step}"]), *([""] if step in (None, self.steps) else [])]
         for suffix in suffixes:
             for name, (total, count) in sums.items():
@@ -335,7 +335,7 @@ class ThinkingTask(L.LightningModule):
                     meter.update(total / count, count)
 
     def _report(self, stage: str) -> None:
-        """Log the means over each set, of all processes together."""
+        """Log the means over each set and all processes."""
         sets: dict[str, dict[str, Tensor]] = {}
         for path, meter in self._meters.items():
             prefix, _, name = path.rpartition("/")
@@ -345,7 +345,7 @@ class ThinkingTask(L.LightningModule):
             self.log_dict({f"{prefix}/{name}": value for name, value in self.summarise(metrics).items()}, sync_dist=True)
 
     def _set_name(self, stage: str, index: int) -> str:
-        """``NAME/`` where the data module names its sets (``validation_names``, ``test_names``) and there are several."""
+        """Return ``NAME/`` if the data module has several named sets (``validation_names``, ``test_names``)."""
         names = getattr(self.trainer.datamodule, {"val": "validation_names", "test": "test_names"}[stage], None)
         return f"{names[index]}/" if names else ("" if index == 0 else f"{index}/")
 
@@ -357,7 +357,7 @@ class ThinkingTask(L.LightningModule):
         return begun and not self.starts_warm()
 
     def _look_for_alarms(self, thought: Thought) -> int:
-        """Warn of each kind of alarm once; returns how many there are."""
+        """Warn once per kind of alarm, and return the number of alarms."""
         found = alarms(thought)
         for text in found:
             kind = text.partition(":")[0]
@@ -369,7 +369,7 @@ class ThinkingTask(L.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "optimizer_states" not in checkpoint:  # weights alone
+        if "optimizer_states" not in checkpoint:  # weights only
             return
         self.generator(_SHARED)
         own = {
@@ -389,14 +389,14 @@ class ThinkingTask(L.LightningModule):
             return
         if trainer is not None and len(states) != trainer.world_size:
             raise InputError(
-                f"The checkpoint was written by {len(states)} processes and this run has {trainer.world_size}: "
+                f"The checkpoint was written by {len(states)} processes, but this run has {trainer.world_size}: "
                 "resume with the same number of devices."
             )
         own = states[self.global_rank]
         if (own["replay"] is None) != (self.replay is None):
-            raise InputError("The checkpoint and recipe.replay_size disagree: resume with the recipe it had.")
+            raise InputError("The checkpoint was written with another recipe.replay_size: resume with the original recipe.")
         if _SHARED not in own["generators"]:
-            raise InputError("The checkpoint is of an older version, which drew the numbers of steps otherwise: start anew.")
+            raise InputError("The checkpoint is of an older version, which drew the numbers of steps differently: start again.")
         for kind, state in own["generators"].items():
             self.generator(self.device if self.device.type == kind else kind).set_state(state.cpu())
         if self.replay is not None:

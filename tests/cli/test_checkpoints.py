@@ -18,7 +18,7 @@ def test_a_full_disk_leaves_the_former_checkpoint(tmp_path: Path) -> None:
         io.save_checkpoint({"x": torch.zeros(10_000)}, path)
     assert "former" not in str(failed.value)
     io.save_checkpoint({"x": torch.ones(3)}, path)
-    with full_disk(20_000), pytest.raises(InputError, match="The former one is intact"):
+    with full_disk(20_000), pytest.raises(InputError, match="The previous checkpoint is intact"):
         io.save_checkpoint({"x": torch.zeros(10_000)}, path)
     assert torch.equal(io.load_checkpoint(path)["x"], torch.ones(3))
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]

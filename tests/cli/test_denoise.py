@@ -171,11 +171,11 @@ def test_masked_pixels_are_filled_in_and_others_kept(model: str, photos: str, as
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--mask", "10,10,8,2"], "does not lie in an image of 16 x 16"),
-        (["--mask", "nothing.png"], "is no file and no box"),
+        (["--mask", "10,10,8,2"], "is not inside an image of 16 x 16"),
+        (["--mask", "nothing.png"], "is neither a file nor a box"),
         (["--mask", "1,1,2,2", "--noise", "0.1"], "leave out --noise and --clean"),
         (["--noise", "0.1", "--clean", "x"], "leave out --clean"),
-        (["--noise", "1.5"], "no number above 0 and at most 1"),
+        (["--noise", "1.5"], "not a number above 0 and at most 1"),
         (["--clean", "nowhere"], "nowhere does not exist"),
     ],
 )

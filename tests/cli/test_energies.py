@@ -69,8 +69,8 @@ def test_a_text_from_a_file(folder: str, tmp_path: Path, capsys: pytest.CaptureF
         (["--text", "x" * (CONTEXT + 1)], f"The text has {CONTEXT + 1} tokens: give 1 to {CONTEXT}"),
         (["--file", "nowhere.txt"], "nowhere.txt cannot be read"),
         ([], "--text --file is required"),
-        (["--text", "x", "--steps", "-1"], "--steps: '-1' is no whole number"),
-        (["--text", "x", "--out", "/dev/null/x"], "--out /dev/null/x cannot be made"),
+        (["--text", "x", "--steps", "-1"], "--steps: '-1' is not an integer"),
+        (["--text", "x", "--out", "/dev/null/x"], "--out /dev/null/x cannot be created"),
     ],
 )
 def test_bad_input_is_named_with_its_remedy(

@@ -107,12 +107,12 @@ def test_a_run_from_configuration_to_results(text: list[str], tmp_path: Path, ca
     assert results["test"]["metrics"].keys() >= {"test/loss", "test/perplexity_at_6"}
 
     assert main(["fit", f"--config={config}", *text, "--name=language-ebt"]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already contains a run" in capsys.readouterr().err
     assert main(["fit", "--resume", "--name=language-ebt", "--trainer.max_steps=8"]) == 0
     assert json.loads((run / "results.json").read_text())["updates"] == 8
     assert "continues at update 6" in capsys.readouterr().out
     assert main(["fit", "--resume", "--name=language-ebt", "--model.network.dim=16"]) == 2
-    assert "does not fit" in capsys.readouterr().err
+    assert "does not match" in capsys.readouterr().err
 
 
 def test_two_processes_with_sharded_weights_leave_a_run_for_one(text: list[str], tmp_path: Path, capsys: Captured) -> None:
@@ -129,7 +129,7 @@ def test_two_processes_with_sharded_weights_leave_a_run_for_one(text: list[str],
     assert all(torch.equal(best[f"model.{name}"], weight) for name, weight in model.state_dict().items())
     assert main(["validate", f"--checkpoint={run}", *one]) == 0
     assert main(["fit", "--resume", f"--out={run}", *one]) == 2
-    assert "written by 2 processes and this run has 1" in capsys.readouterr().err
+    assert "written by 2 processes, but this run has 1" in capsys.readouterr().err
 
 
 MANY = [*SUDOKU, "--trainer.max_steps=120", "--trainer.val_check_interval=50", "--checkpoint_every=4", "--loggers=[csv]"]
@@ -226,7 +226,7 @@ def test_memory_that_runs_out_is_told_with_its_part(empty: Path, capsys: Capture
     monkeypatch.setattr("ebt.nn.encoder.run_blocks", fail)
     assert main(["fit", *SUDOKU, "--out=run", "--trainer.max_steps=2", "--trainer.num_sanity_val_steps=0"]) == 2
     error = capsys.readouterr().err
-    assert "activations of thinking, which asked for 70 MiB more: lower data.batch_size" in error
+    assert "activations of thinking, which requested 70 MiB more: lower data.batch_size" in error
     assert "`ebt plan`" in error
 
 
@@ -237,7 +237,7 @@ def test_memory_that_runs_out_is_told_with_its_part(empty: Path, capsys: Capture
         ("model: {init_args: {recipe: {max_stepz: 3}}}", ["no setting model.recipe.max_stepz"]),
         ("trainer: {max_stepz: 3}", ["no setting trainer.max_stepz"]),
         ("trainr: {max_steps: 3}", ["no setting trainr"]),
-        ("model: [1, 2", ["no valid YAML"]),
+        ("model: [1, 2", ["not valid YAML"]),
         ("only words", ["no settings"]),
         ("data: {init_args: {seed: 3}}", ["data.init_args.seed", "seed_everything"]),
     ],

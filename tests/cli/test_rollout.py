@@ -153,7 +153,7 @@ def test_thinking_curves_of_frames(folders: dict[str, str], tmp_path: Path, caps
         ("rollout", "colour", ["--data", "CLIPS", "--frames", "9"], "frames, but 13 are needed"),
         ("rollout", "colour", ["--data", "CLIPS", "--split", "shifted"], "harder test of moving digits"),
         ("rollout", "ebt", ["--data", "digits", "--mp4"], "--mp4 writes files: give --out"),
-        ("rollout", "ebt", ["--data", "digits", "--frames", "0"], "no whole number of at least 1"),
+        ("rollout", "ebt", ["--data", "digits", "--frames", "0"], "not an integer of at least 1"),
         ("think", "ebt", ["--data", "digits", "--givens", "3"], "--givens is not for video"),
         ("think", "ebt", ["--data", "digits", "--rule", "majority"], "--rule majority is not for video"),
         ("think", "ebt", ["--data", "digits", "--noise", "0.1"], "--noise is not for video"),

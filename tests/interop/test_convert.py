@@ -220,12 +220,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda path: path.unlink(), "not a file"),
     "text": (lambda path: path.write_text("hello"), "not a PyTorch checkpoint"),
     "empty": (lambda path: path.write_bytes(b""), "not a PyTorch checkpoint"),
-    "cut short": (cut_short, "cut short"),
+    "cut short": (cut_short, "truncated"),
     "with code": (lambda path: torch.save({"state_dict": {}, "hyper_parameters": {}, "code": Code()}, path), "refused"),
     "another framework": (lambda path: torch.save({"model": {}, "args": {}}, path), "has no state_dict.*another framework"),
-    "a tensor": (lambda path: torch.save(torch.ones(3), path), "holds a Tensor"),
+    "a tensor": (lambda path: torch.save(torch.ones(3), path), "contains a Tensor"),
     "a weight missing": (without("state_dict", "model.transformer.norm.weight"), "transformer.norm.weight is missing"),
-    "a foreign weight": (with_("state_dict", "model.extra", torch.ones(1)), "weight extra is not understood"),
+    "a foreign weight": (with_("state_dict", "model.extra", torch.ones(1)), "weight extra is unknown"),
     "a foreign prefix": (with_("state_dict", "net.extra", torch.ones(1)), "entry net.extra"),
     "another shape": (
         with_("state_dict", "model.vocab_to_embed.weight", torch.ones(3, 3)),
@@ -234,7 +234,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "diverged": (with_("state_dict", "model.alpha", torch.tensor(float("nan"))), "model.alpha is not finite"),
     "a setting missing": (without("hyper_parameters", "mcmc_num_steps"), "hyper-parameter mcmc_num_steps is missing"),
     "a foreign setting": (with_("hyper_parameters", "warp", 9), "hyper-parameter warp = 9"),
-    "without an equal": (with_("hyper_parameters", "absolute_clamp", 4.0), "absolute_clamp = 4.0 has no equal"),
+    "without an equal": (with_("hyper_parameters", "absolute_clamp", 4.0), "absolute_clamp = 4.0 is not supported"),
     "another modality": (with_("hyper_parameters", "modality", "AUD"), "modality = 'AUD'"),
     "another type": (with_("hyper_parameters", "ebt_type", "big"), "ebt_type = 'big'"),
     "other layers": (with_("hyper_parameters", "num_transformer_blocks", 5), "num_transformer_blocks is 5"),
@@ -263,7 +263,7 @@ def test_a_folder_that_exists_and_a_tokenizer_of_another_vocabulary_are_refused(
     assert main(["convert", str(path), str(tmp_path)]) == 2
     assert "exists" in capsys.readouterr().err
     assert main(["convert", str(path), str(tmp_path / "model"), "--tokenizer", "bytes"]) == 2
-    assert "257 words, the model 13" in capsys.readouterr().err
+    assert "257 tokens, the model 13" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
     convert(path, tmp_path / "model")
     assert "someone/somewhere" in capsys.readouterr().out

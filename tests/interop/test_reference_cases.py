@@ -171,7 +171,7 @@ def the_settings_are_missing(folder: Path) -> None:
 ALL = ("s1", "s2rand", "s2replay", "infer")
 DAMAGES = [
     (a_weight_is_off, ALL, ""),
-    (a_setting_is_wrong, ALL, "transformer.time_embeddings.weight is not understood"),
+    (a_setting_is_wrong, ALL, "transformer.time_embeddings.weight is unknown"),
     (a_recorded_number_is_off, ("s1",), ""),
     (a_tensor_is_unknown, ("s1",), "momentum.0 is not recomputed"),
     (another_record_was_replayed, ("s2replay",), ""),

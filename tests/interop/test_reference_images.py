@@ -110,7 +110,7 @@ def test_missing_foreign_and_misshapen_weights_are_named() -> None:
     lacking = {name: tensor for name, tensor in weights.items() if name != "transformer.pos_embed"}
     with pytest.raises(InputError, match=r"transformer\.pos_embed is missing"):
         convert(extra["hparams"], lacking)
-    with pytest.raises(InputError, match=r"transformer\.extra is not understood"):
+    with pytest.raises(InputError, match=r"transformer\.extra is unknown"):
         convert(extra["hparams"], {**weights, "transformer.extra": torch.zeros(1)})
     with pytest.raises(InputError, match=r"mlp\.fc2\.bias has the shape"):
         convert(extra["hparams"], {**weights, "transformer.blocks.0.mlp.fc2.bias": torch.zeros(3)})

@@ -28,16 +28,16 @@ def test_help_has_an_example_and_waits_for_nothing() -> None:
     ("arguments", "reason"),
     [
         ([], "the following arguments are required: --axis"),
-        (["--axis", "size"], "'size' is none of data, batch, depth, width, parameters, flops"),
+        (["--axis", "size"], "'size' is not one of data, batch, depth, width, parameters, flops"),
         (["--axis", "width", "--task", "music"], "invalid choice: 'music'"),
-        (["--axis", "width", "--recipes", "s3"], "'s3' is none of own, s1, s2"),
-        (["--axis", "width", "--seeds", "0"], "'0' is no whole number of at least 1"),
-        (["--axis", "width,depth", "--grid", "g.yaml"], "--grid is for one axis, and --axis names 2"),
+        (["--axis", "width", "--recipes", "s3"], "'s3' is not one of own, s1, s2"),
+        (["--axis", "width", "--seeds", "0"], "'0' is not an integer of at least 1"),
+        (["--axis", "width,depth", "--grid", "g.yaml"], "--grid is for one axis, but --axis has 2"),
         (["--axis", "width", "--grid", "none.yaml"], "--grid none.yaml cannot be read"),
         (["--axis", "width", "--grid", "g.yaml"], "--grid g.yaml: there is no field 'wide'"),
         (["--axis", "width", "--train", "none.txt"], "none.txt"),
         (["--axis", "width", "--train", "short.txt"], "too few"),
-        (["--axis", "width", "--out", "g.yaml"], "--out g.yaml cannot be made"),
+        (["--axis", "width", "--out", "g.yaml"], "--out g.yaml cannot be created"),
     ],
 )
 def test_what_is_wrong_is_told_before_work_starts(

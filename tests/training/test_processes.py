@@ -67,7 +67,7 @@ def test_each_process_resumes_with_its_own_draws_and_its_own_replay(folder: Path
 
 
 def test_another_number_of_processes_does_not_resume(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"written by 2 processes and this run has 1: resume with the same number"):
+    with pytest.raises(InputError, match=r"written by 2 processes, but this run has 1: resume with the same number"):
         trainings.train("drawn", folder, updates=8, resume=folder / "drawn.ckpt")
 
 

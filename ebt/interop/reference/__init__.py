@@ -1,1 +1,1 @@
-"""The published implementation's checkpoints and recorded tensors, on this library's networks."""
+"""Checkpoints and recorded tensors of the published code on this library's networks."""

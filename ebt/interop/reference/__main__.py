@@ -1,4 +1,4 @@
-"""``python -m ebt.interop.reference``: recompute recorded runs of the published code, and compare."""
+"""``python -m ebt.interop.reference``: recompute recorded runs of the published code and compare the results."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ebt.interop.reference.compare import Row, check, find_cases
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m ebt.interop.reference",
-        description="Recompute every recorded tensor of the published implementation with this library's networks and descent.",
+        description="Recompute the recorded tensors of the published code with this library and compare them.",
         epilog="example: python -m ebt.interop.reference --cases tests/data/parity --case text_default --json parity.json",
     )
     parser.add_argument(
         "--cases", required=True, metavar="DIR", help="folder with CASE.json, CASE.weights, CASE.inputs, CASE.RUN_f64"
     )
-    parser.add_argument("--case", metavar="NAME", help="this case only")
-    parser.add_argument("--json", metavar="OUT", help="write the comparison to a file, too")
+    parser.add_argument("--case", metavar="NAME", help="check only this case")
+    parser.add_argument("--json", metavar="OUT", help="also write the comparison to this file")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the checker; 0 if all is within tolerance, 1 on any miss, 2 on bad input."""
+    """Run the checker. Returns 0 if all deviations are within tolerance, 1 if not, and 2 for invalid input."""
     args = _arguments(argv)
     try:
         cases = find_cases(Path(args.cases))
@@ -59,9 +59,9 @@ def _print(rows: list[Row]) -> None:
         numbers = ("" if number is None else f"{number:.0e}" for number in (row.deviation, row.tolerance, row.rounding))
         table.add_row(row.case, row.run, f"{row.group}{count}", *numbers, "yes" if row.ok else "[red]NO[/red]")
     console = Console()
-    console.print("This library against the published implementation", style="bold")
+    console.print("This library against the published code", style="bold")
     console.print(table)
-    console.print("deviation: from the record, relative to a tensor's largest entry; rounding: of float32 against float64 here")
+    console.print("deviation: from the record, relative to the largest entry; rounding: of float32 against float64 here")
     for row in rows:
         if row.problem:
             console.print(f"[red]{row.case}.{row.run}[/red]: {row.problem}", highlight=False)

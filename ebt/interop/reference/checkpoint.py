@@ -1,4 +1,4 @@
-"""Checkpoints of the published code: read without running any code in them, converted into our folders."""
+"""Read checkpoints of the published code without executing code in them, and convert them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ebt.models.base import HubModel
 from ebt.thinking import Recipe
 
 PREFIXES = ("model._orig_mod.", "model.")
-"""Before every weight of the trainer's model, compiled or not."""
+"""Prefixes of the trainer's weight names, compiled or not."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,19 @@ class Converted:
 
     model: HubModel
     recipe: Recipe | None
-    """How it was trained; None for a model that does not think."""
+    """Its training recipe; None for a model without an energy."""
     tokenizer: str | None
     """The name of its tokenizer, for a text model."""
     update: int
-    """Updates that it had been trained for."""
+    """Number of training updates."""
 
 
 def read(path: str | PathLike[str]) -> Converted:
     """Read and convert a checkpoint of the published code.
 
     Raises:
-        InputError: no such file, no checkpoint or a damaged one, one that holds code, one of another framework, or weights or
-            hyper-parameters that are missing, foreign, or without an equal here; always naming them.
+        InputError: The file is missing, damaged, contains code, or is not a checkpoint of the published code; or a weight or
+            hyper-parameter, which the message names, is missing, unknown or not supported.
     """
     checkpoint = _load(Path(path))
     hparams, state = checkpoint["hyper_parameters"], _weights(path, checkpoint["state_dict"])
@@ -61,20 +61,20 @@ def _load(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise InputError(
-                f"{path} holds more than tensors and plain values; it would run code when it is read, and is refused. "
-                "Save it again as tensors and plain values only"
+                f"{path} contains more than tensors and plain values. Loading it could execute code, so it is refused. "
+                "Save it again with tensors and plain values only"
             ) from error
         raise InputError(f"not a PyTorch checkpoint: {path} ({_first_line(error)}). Check the file") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"not a PyTorch checkpoint, or cut short: {path} ({_first_line(error)}). Copy it again") from error
+        raise InputError(f"not a PyTorch checkpoint, or truncated: {path} ({_first_line(error)}). Copy it again") from error
     if not isinstance(checkpoint, dict):
-        raise InputError(f"{path} holds a {type(checkpoint).__name__}, no checkpoint of the published code")
+        raise InputError(f"{path} contains a {type(checkpoint).__name__}: give a checkpoint of the published code")
     for key in ("state_dict", "hyper_parameters"):
         if not isinstance(checkpoint.get(key), Mapping):
             found = ", ".join(map(str, list(checkpoint)[:4]))
             raise InputError(
-                f"{path} has no {key} (it has: {found}): it is a checkpoint of another framework. Give one that the published "
-                "code's trainer (PyTorch Lightning) wrote"
+                f"{path} has no {key} (it has: {found}) and is from another framework. Give a checkpoint written by the "
+                "published code's trainer (PyTorch Lightning)"
             )
     return checkpoint
 
@@ -84,15 +84,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _weights(path: str | PathLike[str], state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The model's weights without the trainer's prefix."""
+    """Return the model's weights under names without the trainer's prefix."""
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         prefix = next((prefix for prefix in PREFIXES if str(name).startswith(prefix)), None)
         if prefix is None or not isinstance(value, Tensor):
-            raise InputError(
-                f"{path}: the entry {name} of state_dict is not understood: weights are tensors named 'model. ...'"
-            )
+            raise InputError(f"{path}: the entry {name} of state_dict is not a weight: weights are tensors named 'model. ...'")
         if not torch.isfinite(value).all():
-            raise InputError(f"{path}: the weight {name} is not finite: the training had diverged; take an earlier checkpoint")
+            raise InputError(f"{path}: the weight {name} is not finite, so the training diverged: use an earlier one")
         found[name.removeprefix(prefix)] = value
     return found

@@ -1,4 +1,4 @@
-"""Recorded runs of the published code, recomputed and compared tensor by tensor."""
+"""Recompute recorded runs of the published code and compare them tensor by tensor."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from ebt.interop.reference.runs import Draws, Run, recompute
 from ebt.interop.reference.weights import Tensors
 
 RANDOM = ("randomize_mcmc_num_steps", "langevin_dynamics_noise", "mcmc_replay_buffer", "infer_ebt_advanced")
-"""Hyper-parameters that make a run random, beside the spread of the step sizes."""
+"""Hyper-parameters that make a run random, in addition to the spread of step sizes."""
 PRECISIONS = ("f64", "f32")
 F64_TOLERANCE = 1e-9
 F32_FACTOR = 3.0
-"""How much further than the truth itself, in float64, a float32 record may lie from our result."""
+"""Tolerance factor of a float32 record, relative to its deviation from the float64 result."""
 F32_LIMIT = 1e-3
 F32_RESOLUTION = 2.0**-23
-"""The unit in the last place of float32."""
+"""Unit in the last place of float32."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The comparison of one group of tensors of one run."""
+    """The comparison of a group of tensors of a run."""
 
     case: str
     run: str
     group: str
     tensors: int
     deviation: float
-    """Largest difference of any tensor from its record, relative to the tensor's largest entry. Of a float32 record: that of
-    our result computed in float64 and then rounded to float32, for how another float32 computation is rounded is luck."""
+    """Largest difference of a tensor from its record, relative to the tensor's largest entry. A float32 record is compared with
+    the float64 result rounded to float32, because rounding of other float32 computations is arbitrary."""
     tolerance: float
     rounding: float | None = None
-    """Of a float32 record: largest difference between our results computed in float32 and in float64."""
+    """Largest difference between this library's float32 and float64 results, for a float32 record."""
     problem: str = ""
 
     @property
@@ -54,14 +54,14 @@ class Row:
 
 
 def find_cases(folder: Path) -> dict[str, list[str]]:
-    """The runs (with their precision, ``s1_f64``) of every case in a folder.
+    """Return the runs of each case in a folder, with their precision (for example ``s1_f64``).
 
     Raises:
-        InputError: no such folder, or nothing recorded in it.
+        InputError: The folder does not exist or has no recorded run.
     """
     if not folder.is_dir():
         raise InputError(
-            f"not a directory: {folder}. Give one with CASE.weights.safetensors and CASE.RUN_f64.safetensors in it"
+            f"not a directory: {folder}. Give a directory with CASE.weights.safetensors and CASE.RUN_f64.safetensors"
         )
     found: dict[str, list[str]] = {}
     for file in sorted(folder.glob("*.safetensors")):
@@ -78,7 +78,7 @@ def find_cases(folder: Path) -> dict[str, list[str]]:
 
 
 def check(folder: Path, case: str, run: str) -> list[Row]:
-    """Recompute one run (``s1_f64``) of a case and compare it with its record; what goes wrong is a row, too."""
+    """Recompute one run (``s1_f64``) of a case and compare it with its record. An error is returned as a row."""
     name, _, precision = run.rpartition("_")
     try:
         info = _info(folder, case)
@@ -98,7 +98,7 @@ def _info(folder: Path, case: str) -> dict[str, Any]:
         info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return info
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): it must hold the case's hyper-parameters") from error
+        raise InputError(f"{path} cannot be read ({error}): it must contain the case's hyper-parameters") from error
 
 
 def _tensors(path: Path) -> Tensors:
@@ -109,19 +109,19 @@ def _tensors(path: Path) -> Tensors:
 
 
 def _run(folder: Path, case: str, run: str, info: Mapping[str, Any], dtype: torch.dtype) -> Run:
-    """What went into a run, in a precision; whole numbers stay."""
+    """Return the weights and inputs of a run in a floating-point precision. Integers are unchanged."""
     hparams = {**info["hparams"], **(info["runs"][run].get("overrides") or {})}
     path = folder / f"{case}.{run}_draws.safetensors"
     random = any(hparams.get(name) for name in RANDOM) or hparams.get("randomize_mcmc_step_size_scale", 1) != 1
     if random and not run.endswith("eval") and not path.is_file():
-        raise InputError(f"{path} is missing: the run's random draws must be there")
+        raise InputError(f"{path} is missing: give the file with the run's random draws")
     files = {kind: folder / f"{case}.{kind}.safetensors" for kind in ("weights", "inputs")}
     found = {kind: _tensors(file) for kind, file in files.items()} | {"draws": _tensors(path) if path.is_file() else {}}
     weights, inputs, drawn = (
         {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
         for tensors in found.values()
     )
-    if hparams.get("vocab_to_embed_uses_prob_dist"):  # the case's weights serve runs with a table for candidates, too
+    if hparams.get("vocab_to_embed_uses_prob_dist"):  # the weights also belong to runs with a candidate embedding
         weights.pop("vocab_to_embed.weight", None)
     order = sorted(drawn, key=lambda name: int(name.split(".")[1]))
     return Run(hparams, weights, inputs, Draws([(name.rpartition(".")[2], drawn[name]) for name in order]))

@@ -1,4 +1,4 @@
-"""Models of this library with the weights of the published code: energies, candidates and gradients are the same."""
+"""Build this library's models with weights of the published code. Energies, candidates and gradients are the same."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ State = Mapping[str, Tensor]
 Fields = dict[str, Any]
 
 _ENCODER = "image_encoder."
-"""The frozen encoder in checkpoints of video models, which stays outside of ours."""
+"""Prefix of the frozen encoder in checkpoints of video models, which is not part of this library's models."""
 
 
 def convert(hparams: Settings, state: State) -> HubModel:
     """Build the model of a checkpoint, in the precision of its weights.
 
     Args:
-        hparams: hyper-parameters of the checkpoint.
-        state: weights under their published names, without the trainer's prefix.
+        hparams: Hyper-parameters of the checkpoint.
+        state: Weights under their published names, without the trainer's prefix.
 
     Raises:
-        InputError: naming a weight or hyper-parameter that is missing, unknown, or has no equal here.
+        InputError: A weight or hyper-parameter, which the message names, is missing, unknown or not supported.
     """
     settings.require(hparams, settings.REQUIRED)
     modality, name = hparams["modality"], hparams["model_name"]
@@ -44,10 +44,10 @@ def convert(hparams: Settings, state: State) -> HubModel:
     for key, index in (("modality", 0), ("model_name", 1)):
         if hparams[key] not in (choices := list(dict.fromkeys(pair[index] for pair in _MODELS))):
             raise InputError(
-                f"the hyper-parameter {key} = {hparams[key]!r} is not one of {', '.join(choices)}: only these convert"
+                f"the hyper-parameter {key} = {hparams[key]!r} is not supported: it must be one of {', '.join(choices)}"
             )
     if (modality, name) not in _MODELS:
-        raise InputError(f"no model is called model_name = {name!r} in modality = {modality!r}: give a checkpoint, unchanged")
+        raise InputError(f"there is no model model_name = {name!r} in modality = {modality!r}: give an unmodified checkpoint")
     kind, config, fields = _MODELS[modality, name]
     if modality == "VID":
         state = {key: value for key, value in state.items() if not key.startswith(_ENCODER)}
@@ -58,16 +58,16 @@ def convert(hparams: Settings, state: State) -> HubModel:
 
 
 def _size(state: State, name: str, axis: int = 0) -> int:
-    """The size of a weight.
+    """Return the size of a weight.
 
     Raises:
-        InputError: it is missing.
+        InputError: The weight is missing.
     """
     return take(state, name).shape[axis]
 
 
 def _causal(hparams: Settings, state: State) -> Fields:
-    """Size, blocks and conditioning of an autoregressive network."""
+    """Return size, blocks and conditioning of an autoregressive network."""
     layers, ffn_dim = count_layers(state), _size(state, "transformer.layers.0.feed_forward.w1.weight")
     fields = settings.network(hparams, layers, ffn_dim)
     return fields | (settings.conditioning(hparams) if hparams["model_name"] == "ebt" else {})
@@ -94,7 +94,7 @@ def _image(hparams: Settings, state: State) -> Fields:
     prefix = "diffusion_transformer" if hparams["model_name"] == "dit" else "transformer"
     size = {int(side) for side in hparams["image_dims"]}
     if len(size) > 1:
-        raise InputError(f"the hyper-parameter image_dims is {hparams['image_dims']}: only square images convert")
+        raise InputError(f"the hyper-parameter image_dims is {hparams['image_dims']}: only square images are supported")
     fields: Fields = {
         "num_channels": _size(state, f"{prefix}.x_embedder.proj.weight", 1),
         "image_size": size.pop(),
@@ -118,4 +118,4 @@ _MODELS: dict[tuple[str, str], tuple[type[Any], type[Any], Callable[[Settings, S
     ("IMG", "ebt"): (EBTForImages, EBTImagesConfig, _image),
     ("IMG", "dit"): (DiTForImages, DiTImagesConfig, _image),
 }
-"""Model, configuration and the latter's fields by ``modality`` and ``model_name``."""
+"""Model, configuration and its fields by ``modality`` and ``model_name``."""

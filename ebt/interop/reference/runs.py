@@ -1,7 +1,7 @@
-"""Recorded runs of the published code, recomputed with this library's models and its one descent.
+"""Recompute recorded runs of the published code with this library's models and descent.
 
-All that touches ``ebt.thinking`` is here: the recorded draws take the place of the engine's own in ``recorded_alpha`` and
-``RecordedNoise``; ``supervise`` trains, ``descend`` and ``choose`` infer, and ``ReplayBuffer`` keeps candidates.
+Recorded draws replace the library's own in ``recorded_alpha`` and ``RecordedNoise``. ``supervise`` trains, ``descend`` and
+``choose`` infer, and ``ReplayBuffer`` keeps candidates.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from ebt.thinking import IGNORED, Energy, Recipe, Supervised, choose, descend, s
 from ebt.training.replay import ReplayBuffer
 
 PAD = 0
-"""The published code's padding and end-of-text token, which is never a target."""
+"""Padding and end-of-text token of the published code, which is never a target."""
 
 
 class Draws:
-    """Random draws, each kind (rand, randint, randn, sample) in the order it was asked for."""
+    """Recorded random draws of each kind (rand, randint, randn, sample), in order."""
 
     def __init__(self, recorded: Sequence[tuple[str, Tensor]]) -> None:
         self.recorded = list(recorded)
 
     def left(self, kind: str) -> int:
-        """How many of a kind nobody has taken yet."""
+        """Return the number of remaining draws of a kind."""
         return sum(name == kind for name, _ in self.recorded)
 
     def take(self, kind: str) -> Tensor:
-        """The next of a kind.
+        """Return the next draw of a kind.
 
         Raises:
-            InputError: there is none left.
+            InputError: There is none left.
         """
         for i, (name, values) in enumerate(self.recorded):
             if name == kind:
                 del self.recorded[i]
                 return values
-        raise InputError(f"the run needs one more draw of kind {kind} than were recorded")
+        raise InputError(f"the run needs more draws of kind {kind} than were recorded: record it again")
 
     def until(self, kind: str) -> Draws:
-        """Split off all that come before the first of a kind."""
+        """Split off all draws before the first of a kind."""
         at = next((i for i, (name, _) in enumerate(self.recorded) if name == kind), len(self.recorded))
         first, self.recorded = Draws(self.recorded[:at]), self.recorded[at:]
         return first
@@ -62,7 +62,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Run:
-    """What went into a recorded run: weights and inputs by their recorded names, in the precision to compute in."""
+    """Weights and inputs of a recorded run under their recorded names, in the precision of the computation."""
 
     hparams: Settings
     weights: Tensors
@@ -72,7 +72,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Task:
-    """What a run thinks about."""
+    """The landscape, targets and start of a run."""
 
     landscape: Energy
     start: Tensor
@@ -80,7 +80,7 @@ class Task:
 
 
 def recompute(run: Run) -> Tensors:
-    """All that a run recorded, by its recorded names."""
+    """Recompute all tensors of a run, under their recorded names."""
     model: Any = convert(run.hparams, run.weights).requires_grad_()
     if isinstance(model, DiTForImages):
         return _diffuse(model, run)
@@ -94,7 +94,7 @@ def recompute(run: Run) -> Tensors:
 
 
 def recorded_alpha(model: Any, predictions: tuple[int, ...], spread: float, draws: Draws) -> Tensor:
-    """The step size, whose random values were recorded; in evaluations, where none were, nothing is random."""
+    """Return the step sizes: the recorded random ones, or, in evaluations, the learned one."""
     alpha: Tensor = model.step_size()
     if spread == 1 or not draws.left("rand"):
         return alpha
@@ -104,26 +104,26 @@ def recorded_alpha(model: Any, predictions: tuple[int, ...], spread: float, draw
 
 @dataclass(frozen=True)
 class RecordedNoise:
-    """Langevin noise that was recorded, step by step."""
+    """Recorded Langevin noise of each step."""
 
     draws: Draws
     first: int = 0
     taken: dict[int, Tensor] = field(default_factory=dict)
 
     def of(self, rows: slice) -> RecordedNoise:
-        """The noise of some rows."""
+        """Return the noise of some rows."""
         return replace(self, first=self.first + rows.start)
 
     def at(self, step: int) -> Callable[[Tensor], Tensor]:
-        """The noise before a step."""
+        """Return the noise source of a step."""
         if step not in self.taken:
             self.taken[step] = self.draws.take("randn")
         return lambda like: self.taken[step][self.first : self.first + len(like)]
 
 
 def _schedule(hparams: Settings, draws: Draws) -> tuple[int, ...]:
-    """The step index of each step: every landscape as often as was drawn; in evaluations, which draw nothing, once, and the
-    last one as often as training ever does."""
+    """Return the step index of each step. Each landscape is repeated as often as drawn. In evaluations, without draws, each
+    occurs once, and the last one as often as training repeats it at most."""
     landscapes, last_only = hparams["mcmc_num_steps"], hparams["randomize_mcmc_num_steps_final_landscape"]
     repeats = [1] * (landscapes - 1) + [hparams["randomize_mcmc_num_steps"] + 1]
     for i in range(landscapes - 1 if last_only else 0, landscapes):
@@ -133,14 +133,14 @@ def _schedule(hparams: Settings, draws: Draws) -> tuple[int, ...]:
 
 
 def _drawn_start(given: Tensor, draws: Draws, noises: int) -> Tensor:
-    """What the descent starts from: the last draw that is not one of its noises, or what was given."""
+    """Return the start of the descent: the last draw before its noises, or the given start."""
     while draws.left("randn") > noises:
         given = draws.take("randn")
     return given
 
 
 def _task(model: Any, inputs: Tensors) -> Task:
-    """A batch, with the start that was given; images get theirs from the noise schedule."""
+    """Return a batch with its given start. For images, the start comes from the noise schedule."""
     if "input_ids" in inputs:
         ids = inputs["input_ids"]
         return Task(model.landscape(ids[:, :-1]), inputs["initial_logits"], _targets(ids))
@@ -155,7 +155,7 @@ def _targets(ids: Tensor) -> Tensor:
 
 
 def _think(model: Any, task: Task, recipe: Recipe, steps: tuple[int, ...], draws: Draws) -> Supervised:
-    """Train by a recipe, with all that was drawn taken from the record."""
+    """Train with a recipe and the recorded draws."""
     geometry, update = model.geometry(), model.update()
     predictions = tuple(task.start.shape[: geometry.prediction_dims])
     alpha = recorded_alpha(model, predictions, recipe.step_size_spread, draws)
@@ -165,10 +165,10 @@ def _think(model: Any, task: Task, recipe: Recipe, steps: tuple[int, ...], draws
 
 
 def _train(model: Any, run: Run) -> Tensors:
-    """One batch of a training or an evaluation."""
+    """Recompute a training or evaluation batch."""
     recipe, steps, task = settings.recipe(run.hparams, run.weights), _schedule(run.hparams, run.draws), _task(model, run.inputs)
     noises = len(steps) if recipe.noise else 0
-    if not run.draws.left("randn"):  # image evaluations can be told to do without
+    if not run.draws.left("randn"):  # noise is optional in image evaluations
         recipe = replace(recipe, noise=0.0)
     task = replace(task, start=_drawn_start(task.start, run.draws, noises))
     if isinstance(model, EBTForImages):
@@ -181,7 +181,7 @@ def _train(model: Any, run: Run) -> Tensors:
 
 
 def _report(model: Any, task: Task, outcome: Supervised) -> Tensors:
-    """What the published code reports of a batch."""
+    """Return the tensors that the published code reports for a batch."""
     thought, losses = outcome.thought, outcome.losses
     energies, found, state = thought.energies, Tensors(), "prediction"
     if isinstance(model, EBTForImages):
@@ -198,7 +198,7 @@ def _report(model: Any, task: Task, outcome: Supervised) -> Tensors:
 
 
 def _replay(model: Any, run: Run) -> Tensors:
-    """Two batches; rows of the first, and where their candidates ended, follow the fresh rows of the second."""
+    """Recompute two batches. Rows of the first, with their final candidates, follow the new rows of the second."""
     recipe, first = settings.recipe(run.hparams, run.weights), run.draws.until("sample")
     buffer = ReplayBuffer(recipe.replay_size)
     fresh = [run.inputs["input_ids"], run.inputs["replay_input_ids"]]
@@ -220,7 +220,7 @@ def _replay(model: Any, run: Run) -> Tensors:
 
 
 def _replayed(model: Any, run: Run, recipe: Recipe, ids: Tensor, old: Tensor | None, draws: Draws) -> tuple[Task, Supervised]:
-    """A batch whose last rows start from old candidates."""
+    """Recompute a batch whose last rows start from old candidates."""
     task, steps = _task(model, {**run.inputs, "input_ids": ids}), _schedule(run.hparams, draws)
     start = _drawn_start(task.start, draws, len(steps) if recipe.noise else 0)
     start = start if old is None else torch.cat((start[: len(ids) - len(old)], old))
@@ -229,13 +229,13 @@ def _replayed(model: Any, run: Run, recipe: Recipe, ids: Tensor, old: Tensor | N
 
 
 def _infer(model: Any, run: Run) -> Tensors:
-    """The best of several samples, per token. The record's rows are ordered context by context and were thought about in
-    chunks of one batch; ours are ordered candidate by candidate."""
+    """Recompute the best of several samples per token. Recorded rows are context-major, in chunks of one batch; this library's
+    are candidate-major."""
     how, ids = settings.inference(run.hparams, run.weights), run.inputs["input_ids"][:, :-1]
     count, steps = how.candidates, len(how.schedule)
     start = _drawn_start(run.inputs["initial_logits"], run.draws, count * steps if how.noise else 0)
     if len(start) != len(ids) * count:
-        raise InputError(f"the starts of {count} samples were not recorded: the run's random draws must hold them")
+        raise InputError(f"the starts of {count} samples were not recorded: record the run's random draws with them")
     chunks = [[run.draws.take("randn") for _ in range(steps)] for _ in range(count)] if how.noise else []
     noise = Draws([("randn", _candidate_major(torch.cat(step), count)) for step in zip(*chunks, strict=True)])
     with torch.no_grad():
@@ -267,7 +267,7 @@ def _context_major(rows: Tensor, count: int) -> Tensor:
 
 
 def _feed_forward(model: Any, inputs: Tensors) -> Tensors:
-    """Transformer++ on text or on frames."""
+    """Recompute Transformer++ on text or frames."""
     if "embeddings" in inputs:
         frames = inputs["embeddings"]
         prediction = model(frames[:, :-1])
@@ -283,7 +283,7 @@ def _feed_forward(model: Any, inputs: Tensors) -> Tensors:
 
 
 def _diffuse(model: DiTForImages, run: Run) -> Tensors:
-    """The DiT: its output, its loss at two sets of noise levels, and samples."""
+    """Recompute the output of the DiT, its loss at two sets of noise levels, and samples."""
     inputs, schedule = run.inputs, NoiseSchedule.linear(settings.noise_levels(run.hparams))
     found = {"schedule.betas": schedule.betas, "schedule.alphas_cumprod": schedule.kept}
     found["schedule.posterior_log_variance_clipped"] = schedule.least_log_variance
@@ -299,7 +299,7 @@ def _diffuse(model: DiTForImages, run: Run) -> Tensors:
 
 
 def _trajectories(model: DiTForImages, schedule: NoiseSchedule, inputs: Tensors, steps: int) -> Tensors:
-    """Samples by DDIM without noise, and by DDPM with the recorded noise, from the recorded start."""
+    """Sample with DDIM without noise, and with DDPM and the recorded noise, from the recorded start."""
     import diffusers.schedulers.scheduling_ddpm as ddpm
 
     found: Tensors = {}

@@ -1,4 +1,4 @@
-"""Hyper-parameters of the published code, as settings of this library; what is not understood is refused by its name."""
+"""Translate hyper-parameters of the published code to settings of this library. Unknown ones are refused by name."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ KNOWN = frozenset([
     "weight_initialization_gain", "weight_initialization_method", "weight_tie_vae_proj",
 ])
 # fmt: on
-"""All hyper-parameters of the published code; its checkpoints hold every one."""
+"""All hyper-parameters of the published code. Its checkpoints contain each of them."""
 
 # fmt: off
 NEUTRAL: dict[str, Any] = {
@@ -79,18 +79,18 @@ NEUTRAL: dict[str, Any] = {
     "weight_tie_vae_proj": False, "reconstruction_coeff": 1.0,
 }
 # fmt: on
-"""Settings that change what a model computes or how it is trained, with the value that this library has an equal for."""
+"""Hyper-parameters that change a model or its training, with the only supported value."""
 
 CONDITIONING = {"default": "none", "time_embed": "prefix", "adaln": "modulation", "adaln_zero": "modulation"}
-"""``ebt_type``: how the step index gets into the network. ``adaln`` and ``adaln_zero`` differ in their first weights only."""
+"""Conditioning on the step index by ``ebt_type``. ``adaln`` and ``adaln_zero`` differ only in their initial weights."""
 
 RULES: dict[str, Rule] = {"min": "lowest", "max": "highest", "max_gap": "largest_drop"}
-"""``infer_energy_sampling_technique`` as a rule of self-verification."""
+"""Rule of self-verification by ``infer_energy_sampling_technique``."""
 
 
 @dataclass(frozen=True)
 class Inference:
-    """The published code's advanced inference: best of several candidates, per token."""
+    """Advanced inference of the published code: the best of several candidates per token."""
 
     schedule: tuple[int, ...]
     candidates: int
@@ -100,21 +100,21 @@ class Inference:
 
 
 def require(settings: Settings, needed: Iterable[str]) -> None:
-    """Raises InputError if the hyper-parameters lack one of these names, or hold what has no equal here."""
+    """Raise InputError if a hyper-parameter in ``needed`` is missing, or any is unknown or not supported."""
     if missing := [name for name in needed if name not in settings]:
-        raise InputError(f"the hyper-parameter {missing[0]} is missing: give a checkpoint of the published code, unchanged")
+        raise InputError(f"the hyper-parameter {missing[0]} is missing: give an unmodified checkpoint of the published code")
     if foreign := [name for name, value in settings.items() if name not in KNOWN and value not in (None, False, 0, "")]:
         raise InputError(
-            f"the hyper-parameter {foreign[0]} = {settings[foreign[0]]!r} is not one of the published code: what it changes is "
-            "not known here. Remove it from hyper_parameters if it changes nothing in the model"
+            f"the hyper-parameter {foreign[0]} = {settings[foreign[0]]!r} does not belong to the published code, so its effect "
+            "is unknown. Remove it from hyper_parameters if it does not change the model"
         )
     for name, value in NEUTRAL.items():
         if settings.get(name, value) != value:
-            raise InputError(f"the hyper-parameter {name} = {settings[name]!r} has no equal here: only {value!r} converts")
+            raise InputError(f"the hyper-parameter {name} = {settings[name]!r} is not supported: only {value!r} is")
 
 
 def network(settings: Settings, layers: int, ffn_dim: int) -> dict[str, Any]:
-    """Size and blocks of an autoregressive network, as fields of a model's configuration."""
+    """Return size and blocks of an autoregressive network as configuration fields."""
     if settings["num_transformer_blocks"] != layers:
         raise InputError(
             f"the hyper-parameter num_transformer_blocks is {settings['num_transformer_blocks']}, but the weights have "
@@ -124,7 +124,7 @@ def network(settings: Settings, layers: int, ffn_dim: int) -> dict[str, Any]:
     if kind == "time_embed" and (settings.get("ebt_norm", "rms"), settings.get("ebt_act_func", "silu")) != ("rms", "silu"):
         raise InputError(
             f"the hyper-parameters ebt_norm = {settings['ebt_norm']!r} and ebt_act_func = {settings['ebt_act_func']!r}: "
-            "only rms and silu convert"
+            "only rms and silu are supported"
         )
     return {
         "layers": layers,
@@ -139,21 +139,21 @@ def network(settings: Settings, layers: int, ffn_dim: int) -> dict[str, Any]:
 
 
 def conditioning(settings: Settings) -> dict[str, Any]:
-    """How the step index gets into an autoregressive EBT."""
+    """Return the conditioning of an autoregressive EBT on the step index."""
     kind = settings["ebt_type"]
     if kind not in CONDITIONING:
         raise InputError(
-            f"the hyper-parameter ebt_type = {kind!r} is not understood: one of {', '.join(CONDITIONING)} converts"
+            f"the hyper-parameter ebt_type = {kind!r} is not supported: it must be one of {', '.join(CONDITIONING)}"
         )
     steps = settings["mcmc_num_steps"] if kind != "default" else 1
     return {"conditioning": CONDITIONING[kind], "conditioned_steps": steps}
 
 
 def recipe(settings: Settings, state: Mapping[str, Tensor]) -> Recipe:
-    """How the model was trained.
+    """Return the training recipe.
 
-    With ``truncate_mcmc``, ``no_mcmc_detach`` changes nothing but alpha's gradient: both are the truncated recipe, unless
-    nothing is random.
+    With ``truncate_mcmc``, ``no_mcmc_detach`` changes only the gradient of alpha. Both are the truncated recipe, unless nothing
+    is random.
     """
     truncated, whole = settings["truncate_mcmc"], settings["no_mcmc_detach"]
     noise, spread = settings["langevin_dynamics_noise"], settings["randomize_mcmc_step_size_scale"]
@@ -164,8 +164,8 @@ def recipe(settings: Settings, state: Mapping[str, Tensor]) -> Recipe:
         gradients = "truncated"
     elif not whole and not plain:
         raise InputError(
-            "the hyper-parameters have noise, a replay buffer or random step sizes, but no_mcmc_detach is not set: candidates "
-            "would be detached at every step (S1), which this library does not combine. Set no_mcmc_detach"
+            "the hyper-parameters have noise, a replay buffer or random step sizes, but no_mcmc_detach is not set. Candidates "
+            "would be detached at every step (S1), and this library does not combine these. Set no_mcmc_detach"
         )
     return Recipe(
         **_steps(settings),
@@ -198,26 +198,26 @@ def _start_std(settings: Settings) -> float:
         return 0.0
     if start != "random_noise":
         raise InputError(
-            f"the hyper-parameter denoising_initial_condition = {start!r} has no equal here: only 'random_noise' or 'zeros' "
+            f"the hyper-parameter denoising_initial_condition = {start!r} is not supported: only 'random_noise' or 'zeros' "
             "converts"
         )
     return float(settings["gaussian_random_noise_scaling"]) if settings["modality"] == "NLP" else 1.0
 
 
 def noise_levels(settings: Settings) -> int:
-    """Noise levels in all, of which image models are trained on the first ``diffusion_steps``."""
+    """Return the total number of noise levels. Image models are trained on the first ``diffusion_steps``."""
     return int(settings["diffusion_steps"] / settings["denoise_images_noise_level"])
 
 
 def inference(settings: Settings, state: Mapping[str, Tensor]) -> Inference:
-    """How advanced inference thinks.
+    """Return the thinking options of advanced inference.
 
     Raises:
-        InputError: an option of it that this library has no equal for.
+        InputError: One of its options is not supported.
     """
     for name in ("infer_accept_lower_energies", "infer_langevin_first_step", "infer_alpha_final_landscape"):
         if settings.get(name):
-            raise InputError(f"the hyper-parameter {name} has no equal here: leave it out")
+            raise InputError(f"the hyper-parameter {name} is not supported: leave it out")
     steps, landscapes = settings["infer_ebt_num_steps"], settings["mcmc_num_steps"]
     if settings["ebt_type"] == "default":
         schedule = tuple(range(steps if steps > 1 else landscapes))
@@ -237,7 +237,7 @@ def inference(settings: Settings, state: Mapping[str, Tensor]) -> Inference:
 
 
 def thinking(hparams: Settings, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """How an EBT thinks, as fields of its configuration; energies keep the published scale."""
+    """Return the thinking options of an EBT as configuration fields. Energies keep the published scale."""
     trained = recipe(hparams, state)
     return {
         "step_size": alpha(state),

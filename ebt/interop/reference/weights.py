@@ -1,4 +1,4 @@
-"""The published names of weights beside this library's: weights are loaded by them, gradients reported."""
+"""Mapping between weight names of the published code and of this library, to load weights and report gradients."""
 
 from __future__ import annotations
 
@@ -22,45 +22,45 @@ Tensors = dict[str, Tensor]
 ALPHA = "alpha"
 NOISE_STD = "langevin_dynamics_noise_std"
 MIN_ALPHA = 1e-4
-"""Smallest step size of the published descent."""
+"""Minimum step size of the published descent."""
 _STEP_SIZE = "step_size.log_scale"
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight under both names."""
+    """A weight under its names in both libraries."""
 
     theirs: str
     ours: tuple[str, ...]
-    """Several where theirs is the concatenation of ours."""
+    """Several names if the published weight is their concatenation."""
     transposed: bool = False
     reshaped: bool = False
-    """Whether only the number of entries is the same."""
+    """Whether the shapes differ and only the number of entries agrees."""
 
     def convert(self, value: Tensor, own: Mapping[str, Tensor]) -> Tensors:
-        """Ours from theirs.
+        """Convert a published weight to this library's weights.
 
         Raises:
-            InputError: another shape than the model's.
+            InputError: The shape does not match the model.
         """
         parts = (value.T if self.transposed else value).chunk(len(self.ours))
         if self.reshaped and value.numel() == own[self.ours[0]].numel():
             parts = (value.reshape(own[self.ours[0]].shape),)
         if [part.shape for part in parts] != [own[name].shape for name in self.ours]:
             raise InputError(
-                f"the weight {self.theirs} has the shape {tuple(value.shape)}, which its hyper-parameters do not give it: give "
-                "the checkpoint's own hyper-parameters"
+                f"the weight {self.theirs} has the shape {tuple(value.shape)}, which does not match the hyper-parameters: give "
+                "the hyper-parameters of the checkpoint"
             )
         return dict(zip(self.ours, parts, strict=True))
 
     def gradient(self, gradients: list[Tensor]) -> Tensor:
-        """Theirs from ours, as it is but for its shape."""
+        """Convert this library's gradients to the published gradient."""
         gradient = torch.cat(gradients) if len(gradients) > 1 else gradients[0]
         return gradient.T if self.transposed else gradient
 
 
 def _layer(theirs: str, *ours: str) -> list[Weight]:
-    """Weight and bias of a linear layer."""
+    """Return weight and bias of a linear layer."""
     return [Weight(f"{theirs}.{kind}", tuple(f"{name}.{kind}" for name in ours)) for kind in ("weight", "bias")]
 
 
@@ -91,7 +91,7 @@ def _causal_blocks(layers: int, modulated: bool) -> list[Weight]:
 
 
 def _decoder(config: Any) -> list[Weight]:
-    """The network of an autoregressive EBT."""
+    """Return the weights of an autoregressive EBT."""
     modulated, final = config.conditioning == "modulation", "transformer.final_layer"
     head = f"{final}.linear.weight" if modulated else f"{final}.weight"
     return [
@@ -104,13 +104,13 @@ def _decoder(config: Any) -> list[Weight]:
 
 
 def _transformer(config: Any) -> list[Weight]:
-    """The network of Transformer++, with its output layer."""
+    """Return the weights of Transformer++, with its output layer."""
     norm, head = Weight("transformer.norm.weight", ("network.norm.norm.weight",)), Weight("output.weight", ("head.weight",))
     return [*_causal_blocks(config.layers, modulated=False), norm, head]
 
 
 def _encoder(prefix: str, layers: int) -> list[Weight]:
-    """Patches and blocks of an image network."""
+    """Return the weights of patches and blocks of an image network."""
     found = [
         Weight(f"{prefix}.pos_embed", ("patches.positions",), reshaped=True),
         Weight(f"{prefix}.x_embedder.proj.weight", ("patches.projection.weight",), reshaped=True),
@@ -126,7 +126,7 @@ def _encoder(prefix: str, layers: int) -> list[Weight]:
 
 
 def weights_of(model: HubModel) -> list[Weight]:
-    """The names of all weights of a model; the step size is not among them."""
+    """Return the names of all weights of a model, without the step size."""
     config: Any = model.config
     if isinstance(model, EBTForImages):
         return [
@@ -151,10 +151,10 @@ def weights_of(model: HubModel) -> list[Weight]:
 
 
 def take(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """A weight by its published name.
+    """Return a weight by its published name.
 
     Raises:
-        InputError: it is missing.
+        InputError: The weight is missing.
     """
     if name not in state:
         raise InputError(f"the weight {name} is missing: give a complete checkpoint of this model")
@@ -162,20 +162,20 @@ def take(state: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def alpha(state: Mapping[str, Tensor]) -> float:
-    """The trained step size."""
+    """Return the trained step size."""
     return max(float(take(state, ALPHA)), MIN_ALPHA)
 
 
 def count_layers(state: Mapping[str, Tensor]) -> int:
-    """Blocks of an autoregressive model, by its weights' names."""
+    """Return the number of blocks of an autoregressive model, from its weight names."""
     return len({match[1] for name in state if (match := re.match(r"transformer\.layers\.(\d+)\.", name))})
 
 
 def load(model: HubModel, state: Mapping[str, Tensor]) -> None:
-    """Give a model the published weights; its configuration already holds the trained step size.
+    """Load published weights into a model. Its configuration already contains the trained step size.
 
     Raises:
-        InputError: naming a weight that is missing, unknown, or of another shape than the hyper-parameters ask for.
+        InputError: A weight, which the message names, is missing, unknown, or does not match the hyper-parameters.
     """
     own, ours, names = model.state_dict(), dict[str, Tensor](), weights_of(model)
     known = {weight.theirs for weight in names}
@@ -183,19 +183,19 @@ def load(model: HubModel, state: Mapping[str, Tensor]) -> None:
         known |= {ALPHA, NOISE_STD}
         ours[_STEP_SIZE] = torch.zeros_like(own[_STEP_SIZE])
     if foreign := [name for name in state if name not in known]:
-        raise InputError(f"the weight {foreign[0]} is not understood: convert a checkpoint of the published code, unchanged")
+        raise InputError(f"the weight {foreign[0]} is unknown: give an unmodified checkpoint of the published code")
     for weight in names:
         ours |= weight.convert(take(state, weight.theirs), own)
     model.load_state_dict(ours)
 
 
 def gradients(model: Any) -> Tensors:
-    """Gradients under the published names; zero where nothing depends on a weight."""
+    """Return the gradients under their published names, zero for unused weights."""
     found = {name: torch.zeros_like(value) if value.grad is None else value.grad for name, value in model.named_parameters()}
     theirs = {
         weight.theirs: weight.gradient([found[name] for name in weight.ours])
         for weight in weights_of(model)
-        if set(weight.ours) <= set(found)  # positions are fixed here
+        if set(weight.ours) <= set(found)  # position embeddings are fixed in this library
     }
     if _STEP_SIZE in found:
         theirs[ALPHA] = found[_STEP_SIZE] / model.step_size.initial

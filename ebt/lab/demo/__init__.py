@@ -1,1 +1,1 @@
-"""What ``make demo`` runs."""
+"""The demo, as run by ``make demo``."""

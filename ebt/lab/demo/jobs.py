@@ -1,4 +1,4 @@
-"""The trainings and evaluations of the demo. Each is a function of plain values, so that it can run in a process of its own."""
+"""Training and evaluation jobs of the demo. Each takes plain values, so that it can run in its own process."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ SUDOKU_STEPS = (1, 2, 3, 4, 8, 16, 32)
 TEXT_STEPS = (1, 2, 3, 4, 8, 12)
 CANDIDATES = 8
 TOLERANCE = {1: 1e-3, CANDIDATES: 5e-2}
-"""Boards whose probabilities change by less have converged, and leave the batch; candidates are moved by noise, too."""
+"""Tolerance below which a single candidate has converged and leaves the batch. Several candidates also move by noise."""
 
 
 @dataclass(frozen=True)
 class Contender:
     """A model of the demo.
 
-    With ``time_of`` it trains for the processor time that the model of that name took; otherwise for as many updates as all
-    models of its problem.
+    With ``time_of``, it trains for the processor time of the model of that name; otherwise, for the number of updates of its
+    problem.
     """
 
     problem: Literal["sudoku", "text"]
@@ -57,26 +57,26 @@ MODELS = {
     "sudoku-feed-forward-equal-time": Contender("sudoku", "feed_forward", "feed-forward twin, equal time", "sudoku-ebt"),
     "text-transformer-pp-equal-time": Contender("text", "transformer_pp", "Transformer++, equal time", "text-ebt"),
 }
-"""By the name of the model's folder, in the order of their trainings: longest first, so that the processes end together."""
+"""The models by folder name, longest training first, so that the processes finish together."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much the demo does. The EBTs and their rivals get the same batches and optimiser."""
+    """Size of the demo. EBTs and baselines use the same batches and optimiser."""
 
     seed: int = 0
     sudoku_updates: int = 930
     sudoku_puzzles: int = 4000
     sudoku_tests: int = 500
     sudoku_verified: int = 200
-    """Of these so many, the first, with several candidates each."""
+    """Number of boards that are also solved with several candidates."""
     text_updates: int = 400
     text_contexts: int = 800
-    """Contexts of the validation set, and of the test set, that are evaluated."""
+    """Number of contexts to evaluate, of the validation set and of the test set."""
 
     @classmethod
     def quick(cls, seed: int) -> Settings:
-        """Seconds instead of minutes: shows that everything runs, not that anything is learned."""
+        """Return settings that run in seconds and only check that everything works."""
         return cls(seed, 4, 64, 8, 8, 4, 4)
 
     def boards(self) -> SudokuDataModule:
@@ -109,7 +109,7 @@ class Settings:
 
 
 def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report, *callbacks: L.Callback) -> dict[str, Any]:
-    """Train for so many updates, save the model, and tell its size and processor time."""
+    """Train for a number of updates, save the model, and return its size and processor time."""
     data.prepare()
     began = time.process_time()
     training.train(task, data, updates, report, *callbacks)
@@ -117,7 +117,7 @@ def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report
 
 
 def train_for(task: ModelTask, data: Any, seconds: float, folder: Path, report: Report, average: float = 0.0) -> dict[str, Any]:
-    """The same for so many seconds of processor time; the learning rate goes its whole way within them."""
+    """Train for ``seconds`` of processor time, which the learning rate schedule spans; otherwise like ``train``."""
     data.prepare()
     made = training.train_for(task, data, seconds / 60, report, average)
     return _save(task, data, folder, made["updates"], made["seconds"])
@@ -130,14 +130,14 @@ def _save(task: ModelTask, data: Any, folder: Path, updates: int, seconds: float
 
 
 def train_sudoku(settings: Settings, folder: Path, kind: str, seconds: float | None, report: Report) -> dict[str, Any]:
-    """A model of boards, its weights averaged over the last updates: size, time, and a rival's curves by givens.
+    """Train a Sudoku model with averaged weights, and return its size and time, and a baseline's curves by givens.
 
     Args:
-        settings: how much the demo does.
-        folder: of the model.
-        kind: of the network.
-        seconds: processor time of the training, instead of a number of updates.
-        report: called as the training goes on.
+        settings: Size of the demo.
+        folder: Folder of the model.
+        kind: Kind of the network.
+        seconds: Processor time of the training; None for a number of updates.
+        report: Called with the progress.
     """
     task, data, updates = settings.sudoku_task(kind), settings.boards(), settings.sudoku_updates
     decay = max(0.0, 1 - 5 / updates)
@@ -150,11 +150,11 @@ def train_sudoku(settings: Settings, folder: Path, kind: str, seconds: float | N
         return {**made, "curves": {givens: solve(settings, folder, givens, 1, report) for givens in GIVENS}}
     task.model.config.steps, task.model.config.candidates = max(SUDOKU_STEPS), CANDIDATES
     save_folder(task.model, folder)
-    return made  # its curves take longer: each is a job of its own
+    return made  # its curves take longer, so each is a separate job
 
 
 def solve(settings: Settings, folder: Path, givens: int, candidates: int, report: Report) -> dict[str, Any]:
-    """The curve of a saved model on test boards with so many givens: all, or the first with several candidates."""
+    """Return the curve of a saved model on test boards. With several candidates, only the first boards are solved."""
     count = settings.sudoku_tests if candidates == 1 else settings.sudoku_verified
     data = settings.boards()
     data.prepare()
@@ -174,7 +174,7 @@ def solve(settings: Settings, folder: Path, givens: int, candidates: int, report
 
 
 def train_text(settings: Settings, folder: Path, kind: str, seconds: float | None, report: Report) -> dict[str, Any]:
-    """A language model: its size, time, and curves on validation and test text. See ``train_sudoku``."""
+    """Train a language model. Returns size, time, and curves on validation and test text; see ``train_sudoku``."""
     task, data = settings.text_task(kind), settings.text()
     if seconds is None:
         made = train(task, data, settings.text_updates, folder, report)
@@ -190,13 +190,13 @@ def train_text(settings: Settings, folder: Path, kind: str, seconds: float | Non
 
 
 def best_steps(curve: dict[str, Any]) -> int:
-    """The number of thinking steps with the lowest cross entropy."""
+    """Return the number of thinking steps with the lowest cross entropy."""
     steps: int = min(curve["points"], key=lambda point: point["nats"])["steps"]
     return steps
 
 
 def _read(settings: Settings, model: Any, loader: Any, split: str, report: Report) -> dict[str, Any]:
-    """The curve of a language model on the first contexts of a split."""
+    """Return the curve of a language model on the first contexts of a split."""
     batches = [batch for batch, _ in zip(loader, range(-(-settings.text_contexts // loader.batch_size)), strict=False)]
     total = sum(len(batch["input_ids"]) for batch in batches)
 

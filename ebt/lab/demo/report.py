@@ -1,4 +1,4 @@
-"""The demo's results for people: tables in the terminal, pictures, and one page that holds them all."""
+"""The report of the demo: tables in the terminal, pictures, and an HTML page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ebt.problems.sudoku.metrics import watch_board
 from ebt.problems.sudoku.pictures import board_strip
 
 TEXT = "Return the sum of all items in the list."
-"""What the heat map of energies shows."""
+"""Text of the energy heat map."""
 INTRODUCTION = (
     "An energy-based transformer gives an energy to a problem and a candidate answer: low where they fit. It starts from a "
     "random answer and goes downhill; each step of the tables is one move of all cells, or of all predicted bytes. So it can "
@@ -44,7 +44,7 @@ th { border-bottom: 2px solid #888 } .small { color: #666; font-size: 14px }
 
 
 def show(results: dict[str, Any], console: Console) -> None:
-    """All tables, in the terminal."""
+    """Print all tables."""
     for title, head, rows in tables(results):
         table = Table(title=title, title_justify="left", title_style="bold")
         for i, name in enumerate(head):
@@ -57,7 +57,7 @@ def show(results: dict[str, Any], console: Console) -> None:
 
 
 def write(results: dict[str, Any], made: dict[str, Any], out: Path, seed: int) -> None:
-    """``results.json``, the pictures and ``report.html`` in the folder ``out``."""
+    """Write ``results.json``, the pictures and ``report.html`` to the folder ``out``."""
     write_json(results, out / "results.json")
     pictures = [*_sudoku_pictures(made, out, seed), *_text_pictures(made, out, seed)]
     write_text(_page(results, pictures, out), out / "report.html")
@@ -67,7 +67,7 @@ Table_ = tuple[str, list[str], list[list[str]]]
 
 
 def tables(results: dict[str, Any]) -> list[Table_]:
-    """Title, head and rows of each table."""
+    """Return title, header and rows of each table."""
     return [*(_sudoku_table(results, str(givens)) for givens in jobs.GIVENS), _text_table(results), _cost_table(results)]
 
 
@@ -111,7 +111,7 @@ def _cost_table(results: dict[str, Any]) -> Table_:
 
 
 def findings(results: dict[str, Any]) -> list[str]:
-    """What the numbers say, in sentences."""
+    """Summarise the numbers in sentences."""
     hard, last = str(min(jobs.GIVENS)), str(max(jobs.SUDOKU_STEPS))
     boards, text = results["sudoku"][hard], results["text"]
     looped, twin = (
@@ -139,13 +139,13 @@ def findings(results: dict[str, Any]) -> list[str]:
 
 
 def _best(quality: dict[str, Any]) -> float:
-    """Boards solved after the best number of iterations, or at once."""
+    """Return the fraction of boards solved after the best number of iterations."""
     fraction: float = quality["exact"] if "exact" in quality else max(point["exact"] for point in quality.values())
     return fraction
 
 
 def _compared(gap: float) -> str:
-    """A rival, by how many nats the EBT has more than it."""
+    """Describe a baseline by the loss of the EBT minus its own, in nats."""
     return f"{abs(gap):.3f} nats {'worse' if gap < 0 else 'better'}"
 
 
@@ -158,7 +158,7 @@ def _percent(fraction: float) -> str:
 
 
 Picture = tuple[str, str, str]
-"""Heading, file name, caption."""
+"""Heading, file name and caption."""
 RIVALS_OF_BOARDS = ("sudoku-looped", "sudoku-looped-equal-time", "sudoku-feed-forward", "sudoku-feed-forward-equal-time")
 
 
@@ -184,7 +184,7 @@ def _sudoku_pictures(made: dict[str, Any], out: Path, seed: int) -> list[Picture
 
 
 def _draw_board(out: Path, seed: int, givens: int) -> None:
-    """The first test board that is solved, but not at once; the first one if there is none."""
+    """Draw the first test board that is solved after more than one step, or else the first board."""
     model, settings = load_folder(out / "models" / "sudoku-ebt"), jobs.Settings(seed, sudoku_puzzles=1, sudoku_tests=16)
     data = settings.boards()
     data.prepare()

@@ -1,4 +1,4 @@
-"""What ``ebt demo`` does when its options are read."""
+"""The run of ``ebt demo``."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     console, out = Console(), Path(args.out)
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file: name a folder.")
+        raise InputError(f"--out {out} is a file: give a folder.")
     (out / "models").mkdir(parents=True, exist_ok=True)
     settings = jobs.Settings.quick(args.seed) if args.quick else jobs.Settings(args.seed)
     processes = args.processes or min(len(jobs.MODELS), os.cpu_count() or 1)
-    console.print(f"Training {len(jobs.MODELS)} models, {processes} at a time; results go to {out}/.\n")
+    console.print(f"Training {len(jobs.MODELS)} models, {processes} at a time. Results are written to {out}/.\n")
     began = time.monotonic()
     made = _run(settings, out / "models", processes, console)
     results = collect(settings, made, time.monotonic() - began)
-    torch.set_num_threads(1)  # single boards: more threads only wait for each other, on a busy machine for minutes
+    torch.set_num_threads(1)  # single boards: more threads only slow each other down
     report.write(results, made, out, settings.seed)
     report.show(results, console)
     say_written(console, [out / "report.html", out / "results.json"])
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(settings: jobs.Settings, folder: Path, processes: int, console: Console) -> dict[str, Any]:
-    """All jobs, as many at once as there are processes; what needs a model, or its training time, begins when that is there."""
+    """Run all jobs, ``processes`` at a time. A job that needs a model or its training time starts when that is available."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     made: dict[str, Any] = {}
     with pool(processes, threads) as (workers, messages), bars(console) as progress:
@@ -75,12 +75,12 @@ def _run(settings: jobs.Settings, folder: Path, processes: int, console: Console
 
 
 def solving(candidates: int, givens: int) -> str:
-    """The name of the job that lets the EBT solve boards."""
+    """Return the name of the job in which the EBT solves boards."""
     return f"{candidates} candidate{'s' if candidates > 1 else ''}, {givens} givens"
 
 
 def _train(messages: Any, name: str, settings: jobs.Settings, folder: Path, seconds: float | None) -> dict[str, Any]:
-    """Runs in a process of its own, as ``_solve`` does."""
+    """Train a model in its own process."""
     tell, model = teller(messages, name), jobs.MODELS[name]
     tell(0, 1, "preparing data")
     job = jobs.train_sudoku if model.problem == "sudoku" else jobs.train_text
@@ -94,7 +94,7 @@ def _solve(messages: Any, name: str, settings: jobs.Settings, folder: Path, give
 
 
 def collect(settings: jobs.Settings, made: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """The numbers of ``results.json``; keys are strings, fractions lie between 0 and 1, times are of a processor."""
+    """Return the values of ``results.json``. Keys are strings, fractions are in [0, 1], and times are processor seconds."""
     boards = {name: _by_givens(made[name]["curves"]) for name, model in jobs.MODELS.items() if model.problem == "sudoku"}
     verified = {givens: made[solving(jobs.CANDIDATES, givens)] for givens in jobs.GIVENS}
     nats = {split: _nats(curve) for split, curve in made["text-ebt"]["curves"].items()}
@@ -131,7 +131,7 @@ def _by_givens(curves: dict[int, dict[str, Any]]) -> dict[str, Quality]:
 
 
 def _once(boards: dict[str, Quality]) -> Quality:
-    """Of a model without steps."""
+    """Return the quality of a model without steps."""
     return {givens: by_steps["1"] for givens, by_steps in boards.items()}
 
 

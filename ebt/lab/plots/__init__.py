@@ -1,1 +1,1 @@
-"""Pictures of studies."""
+"""Plots of studies."""

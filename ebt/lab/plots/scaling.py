@@ -1,4 +1,4 @@
-"""Pictures of scaling: losses against an axis with fitted laws, and along training."""
+"""Scaling plots: losses against an axis with fitted laws, and losses along training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Curve = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Line:
-    """A kind of model: ``x`` (P,), ``losses`` (P, S), NaN where a run has none, its laws, and what the legend says of them."""
+    """A kind of model: ``x`` (P,), ``losses`` (P, S) with NaN for missing ones, its laws and its legend entry."""
 
     x: Sequence[float]
     losses: Sequence[Sequence[float]]
@@ -29,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """An axis."""
+    """The panel of an axis."""
 
     title: str
     label: str
@@ -37,7 +37,7 @@ class Panel:
 
 
 def scaling_lines(panels: Sequence[Panel], path: str | Path, label: str, title: str) -> None:
-    """A panel for each axis: every seed a point, means larger, laws as lines; logarithmic axes."""
+    """Plot losses on logarithmic axes, a panel per axis: seeds as points, means as larger points, laws as lines."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with picture(path, max(8.0, 5.0 * columns), 0.8 + 5.2 * rows) as figure:
@@ -87,7 +87,7 @@ def _axes(axes: Axes, at: Sequence[float]) -> None:
 
 
 def short(value: float) -> str:
-    """A number of few characters: 2.05M, 51k."""
+    """Format a number with few characters, for example 2.05M or 51k."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.3g}{name}"
@@ -97,7 +97,7 @@ def short(value: float) -> str:
 def training_curves(
     kinds: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], path: str | Path, labels: tuple[str, str], title: str
 ) -> None:
-    """Losses against operations along training: a panel for each kind, a line for each size."""
+    """Plot losses against operations along training, a panel per kind and a line per size."""
     with picture(path, max(8.0, 5.0 * len(kinds)), 5.4) as figure:
         grid = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
         for axes, (kind, sizes) in zip(grid, kinds.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Pictures of a grid of trainings: losses while training, and what they end at."""
+"""Plots of a grid of training runs: loss curves and final losses."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from ebt.evaluation.style import COLOURS, GREY, MARKERS, picture
 
 Losses = Mapping[str, Any]
-"""A run: ``row``, ``column`` and ``step_size`` say where it belongs; ``losses`` of its updates; ``stopped`` if it diverged."""
+"""A run: its ``row``, ``column`` and ``step_size``, the ``losses`` of its updates, and ``stopped`` if it diverged."""
 
 
 def loss_curves(runs: Sequence[Losses], guessing: float, path: str | Path, title: str) -> None:
-    """Losses of all updates: a panel for each row and column, a colour for each step size, a cross where a run diverged.
+    """Plot the losses of all updates, a panel per row and column and a colour per step size. A cross marks a diverged run.
 
     Args:
-        runs: see ``Losses``.
-        guessing: the loss of equal probabilities.
-        path: the PNG to write.
-        title: above the picture.
+        runs: The runs; see ``Losses``.
+        guessing: The loss of uniform probabilities.
+        path: The PNG file to write.
+        title: The title of the figure.
     """
     rows, columns, sizes = (list(dict.fromkeys(run[name] for run in runs)) for name in ("row", "column", "step_size"))
     most = max((loss for run in runs for loss in run["losses"]), default=guessing)
@@ -57,7 +57,7 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _curve(axes: Axes, run: Losses, kind: int, width: float, guessing: float) -> None:
-    """Equal curves cover each other: the later ones are the thinner."""
+    """Draw a loss curve. Later curves are thinner, so that equal ones stay visible."""
     losses, shade = run["losses"], COLOURS[kind % len(COLOURS)]
     axes.plot(range(1, len(losses) + 1), losses, color=shade, linewidth=width, zorder=2 + kind)
     if run["stopped"] is not None:
@@ -68,7 +68,7 @@ def _curve(axes: Axes, run: Losses, kind: int, width: float, guessing: float) ->
 def final_losses(
     panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float | None]]]], guessing: float, path: str | Path, title: str
 ) -> None:
-    """Final loss against initial step size: for each panel and series, by step size, that of each seed; None if it diverged."""
+    """Plot final losses (None: diverged) of each seed against the initial step size, by panel and series."""
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     finals = [
         x for series in panels.values() for points in series.values() for xs in points.values() for x in xs if x is not None

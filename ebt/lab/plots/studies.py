@@ -1,4 +1,4 @@
-"""Pictures of studies: bars with intervals, lines with bands, points with a fitted line."""
+"""Plots of studies: bars with intervals, lines with bands, points with a fitted line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.ticker import StrMethodFormatter
 from ebt.evaluation.style import COLOURS, GREY, MARKERS, picture, step_axis
 
 Estimate = Mapping[str, Any]
-"""``mean``, and ``low`` and ``high``, which may be None."""
+"""``mean``, ``low`` and ``high``; the last two may be None."""
 
 
 def grouped_bars(
@@ -25,9 +25,9 @@ def grouped_bars(
     title: str,
     linear_to: float | None = None,
 ) -> None:
-    """Horizontal bars with intervals: a group for each thing, a colour for each series; None leaves a gap.
+    """Plot horizontal bars with intervals, a colour per series. None leaves a gap.
 
-    ``linear_to``: the axis is logarithmic beyond it, on both sides.
+    With ``linear_to``, the axis is linear up to this value and logarithmic beyond, on both sides.
     """
     with picture(path, 9.0, 1.6 + 0.2 * len(groups) * (len(series) + 1)) as figure:
         axes, height = figure.subplots(), 0.8 / len(series)
@@ -51,7 +51,7 @@ def grouped_bars(
 
 
 def _doubled(linear_to: float, ends: tuple[float, float]) -> list[float]:
-    """Ticks at zero, half of the linear part, its end, and its doubles, on both sides as far as the axis goes."""
+    """Return ticks at 0, half and the end of the linear part, and its doubles up to the ends of the axis, on both sides."""
     sizes = [linear_to / 2 * 2**i for i in range(64) if linear_to / 2 * 2**i <= max(map(abs, ends))]
     return [tick for tick in (*(-size for size in reversed(sizes)), 0.0, *sizes) if ends[0] <= tick <= ends[1]]
 
@@ -63,7 +63,7 @@ def _intervals(axes: Axes, at: Sequence[float], found: Sequence[Estimate]) -> No
 
 
 def step_lines(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], path: str | Path, label: str, title: str) -> None:
-    """Lines over thinking steps with bands, a panel for each thing and a colour for each series in it."""
+    """Plot lines with bands against thinking steps, with a colour per series."""
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     with _panels(list(panels), names, path, ("thinking steps", label), title) as grid:
         for axes, series in zip(grid, panels.values(), strict=True):
@@ -76,7 +76,7 @@ def step_lines(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], path:
 def effort_lines(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, Estimate]]]], path: str | Path, label: str, title: str
 ) -> None:
-    """Per cent over function evaluations (a logarithmic axis) with bands: a panel for each thing, a colour for each series."""
+    """Plot percentages with bands against function evaluations (logarithmic axis), with a colour per series."""
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     with _panels(list(panels), names, path, ("function evaluations", label), title) as grid:
         for axes, series in zip(grid, panels.values(), strict=True):
@@ -94,7 +94,7 @@ def line_panels(
     title: str,
     level: float | None = None,
 ) -> None:
-    """Plain lines, x and y of each series in each panel; ``level`` draws a dashed one across."""
+    """Plot x and y of each series in each panel. ``level`` adds a dashed horizontal line."""
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     with _panels(list(panels), names, path, labels, title) as grid:
         for axes, series in zip(grid, panels.values(), strict=True):
@@ -110,7 +110,7 @@ def histograms(
     labels: tuple[str, str],
     title: str,
 ) -> None:
-    """For each panel the edges of the bins, and the heights of each series."""
+    """Plot histograms, given by panel as the bin edges and the heights of each series."""
     names = list(dict.fromkeys(name for _, series in panels.values() for name in series))
     with _panels(list(panels), names, path, labels, title) as grid:
         for axes, (edges, series) in zip(grid, panels.values(), strict=True):
@@ -122,7 +122,7 @@ def histograms(
 def _panels(
     panels: Sequence[str], names: Sequence[str], path: str | Path, labels: tuple[str, str], title: str
 ) -> Iterator[list[Axes]]:
-    """A grid of titled panels, three in a row, and one legend below them for the series that were drawn."""
+    """Yield a grid of titled panels, three in a row, with a common legend of the drawn series below."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with picture(path, max(9.0, 4.2 * columns), 1.2 + 3.4 * rows + 0.25 * (-(-len(names) // 3))) as figure:
@@ -161,14 +161,14 @@ def fitted_points(
     labels: tuple[str, str],
     title: str,
 ) -> None:
-    """Points of several sets, and the line of least squares through all of a panel.
+    """Plot the points of several sets, with a least-squares line per panel.
 
     Args:
-        panels: for each model, for each set, x and y of its points.
-        fits: the slope of each panel with its interval.
-        path: the PNG to write.
-        labels: of the axes.
-        title: above the picture.
+        panels: x and y of the points, by model and set.
+        fits: The slope of each panel with its interval.
+        path: The PNG file to write.
+        labels: The labels of the axes.
+        title: The title of the figure.
     """
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     with picture(path, 4.4 * len(panels), 5.2 + 0.25 * (-(-len(names) // 3))) as figure:

@@ -1,4 +1,4 @@
-"""What the runs of an axis say: losses against the axis, laws, and how kinds of models compare."""
+"""Results of an axis: losses against the axis, laws, and comparisons of kinds of models."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEAST_ALONE = "without the smallest point the slopes may be equal or the other w
 
 @dataclass(frozen=True)
 class Best:
-    """The loss of a run: at the moment and the number of steps that were best on the choosing half, on the other half."""
+    """The loss of a run on the measured half, at the update and number of steps that are best on the choosing half."""
 
     loss: float
     steps: int | None
@@ -35,7 +35,7 @@ class Best:
 
 
 def best(values: Json) -> Best:
-    """Of a run; NaN if it diverged."""
+    """Return the best loss of a run, NaN if it diverged."""
     tried = [
         (choosing, moment["measured"][i], i + 1, moment["update"])
         for moment in values["curve"]
@@ -61,7 +61,7 @@ class Found:
 
     @cached_property
     def best(self) -> dict[str, list[list[Best]]]:
-        """For each kind, point and seed."""
+        """The best loss of each kind, point and seed."""
         seeds = range(self.plan.seeds)
         return {kind: [[best(self.values(p, kind, s)) for s in seeds] for p in self.grid.points] for kind in self.plan.kinds}
 
@@ -76,7 +76,7 @@ class Found:
         return [run.name for run in runs if self.results[run.key].values["stopped"] is not None]
 
     def curve(self, point: Point, kind: str, seed: int) -> list[tuple[float, float]]:
-        """Operations of the training so far, and the loss there; of one that diverged, none."""
+        """Return pairs of operations and loss along a training run; none if it diverged."""
         return [(operations, loss) for operations, _, loss in self._along(point, kind, seed)]
 
     def _along(self, point: Point, kind: str, seed: int) -> Curve:
@@ -87,7 +87,7 @@ class Found:
 
     @cached_property
     def series(self) -> dict[str, Series]:
-        """Losses against the axis; on that of operations the least ones of any size at some numbers of them."""
+        """Losses against the axis. On the axis flops, the lowest loss of any size at several numbers of operations."""
         return {kind: self._frontier(kind) if self.grid.axis == "flops" else self._series(kind) for kind in self.plan.kinds}
 
     def _series(self, kind: str) -> Series:
@@ -114,7 +114,7 @@ class Found:
 
     @cached_property
     def compared(self) -> dict[Form, dict[str, Comparison]]:
-        """Each EBT with Transformer++; empty where there are too few points."""
+        """Comparisons of each EBT with Transformer++; empty if there are too few points."""
         found = {form: {} if laws is None else self._compared(laws) for form, laws in self.laws.items()}
         plain, floored = self.laws[POWER] or {}, self.laws[FLOOR] or {}
         for kind, other in found[FLOOR].items():
@@ -126,7 +126,7 @@ class Found:
 
     @cached_property
     def without_least(self) -> dict[str, Comparison]:
-        """Power laws without the smallest point: networks, data or batches so small may be another matter."""
+        """Comparisons without the smallest point, because tiny networks, data or batches may behave differently."""
         if len(self.grid.points) < LEAST[FLOOR]:
             return {}
         series = {kind: one.without_least() for kind, one in self.series.items()}
@@ -147,7 +147,7 @@ class Found:
         return [f"{count} runs diverged"] if count else []
 
     def numbers(self) -> dict[str, Any]:
-        """For ``results.json``."""
+        """Return the numbers for ``results.json``."""
         return {
             "points": [
                 {

@@ -1,4 +1,4 @@
-"""Grids: the points of an axis, what they have in common, and what contradicts itself."""
+"""Grids: the points of an axis, their common settings, and checks for contradictions."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ VARIED = {
     "parameters": ("layers", "dim"),
     "flops": ("layers", "dim"),
 }
-"""Fields of a point that vary along an axis; a value of the axis is one number for each."""
+"""Fields that vary along an axis. A value of the axis has one number for each."""
 FEWEST = 3
-"""Points of a grid: two lie on any line."""
+"""Minimum number of points, because any two points lie on a line."""
 WARMUP = 50
-"""Updates in which the learning rate rises, at most."""
+"""Maximum number of warm-up updates."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """All that a training depends on, but the kind of model, the data and the seed."""
+    """The settings of a training run, apart from the kind of model, the data and the seed."""
 
     layers: int = 3
     dim: int = 64
     head_dim: int = 16
-    """Width of a head; there are ``dim / head_dim`` of them."""
+    """Width of a head. There are ``dim / head_dim`` heads."""
     batch_size: int = 16
     size: int | None = None
-    """Items (tokens, frames) to train on, drawn by the seed; None for all there are."""
+    """Number of training items (tokens, frames), drawn by the seed; None for all."""
     passes: int = 1
-    """Along the axis data, how often each of them is seen: updates follow from it."""
+    """Number of passes over the data, on the axis data. It determines the number of updates."""
     updates: int = 800
     evaluations: int = 4
-    """Times that the loss is measured along training; the best one counts (early stopping)."""
+    """Number of evaluations along training. The best one counts (early stopping)."""
     lr: float = 4e-3
     """Learning rate at a width of 64."""
     lr_exponent: float = 0.5
-    """It falls as ``dim ** -lr_exponent``."""
+    """The learning rate falls as ``dim ** -lr_exponent``."""
     decay: bool = True
-    """Whether it falls to nearly nothing at the last update, by a cosine; without, any moment is as good as an end."""
+    """Whether the learning rate decays with a cosine. Without decay, every update can serve as the end of training."""
     held_out: int = 256
-    """Rows of held-out data: half of them to choose moment and number of steps on, half to measure."""
+    """Number of held-out rows: half to choose the update and the number of steps, half to measure the loss."""
 
     @property
     def rate(self) -> float:
@@ -59,38 +59,37 @@ class Point:
 
     @property
     def warmup(self) -> int:
-        """Updates in which the learning rate rises."""
+        """Number of warm-up updates."""
         return min(WARMUP, self.updates // 16)
 
     @property
     def moments(self) -> list[int]:
-        """Updates after which the loss is measured. With a learning rate that falls, in the last third; with a constant one,
-        where each moment is as good as an end, from an eighth to the last, evenly spread over the logarithm."""
+        """Updates to measure the loss after: in the last third with decay, log-spaced from an eighth to the end without."""
         count = self.evaluations
         shares = [1 - i / (3 * count) if self.decay else 8 ** (-i / max(1, count - 1)) for i in range(count)]
         return sorted({max(1, round(self.updates * share)) for share in shares})
 
     @property
     def cost(self) -> float:
-        """About how much work its training is, next to that of others."""
+        """Approximate relative cost of the training run."""
         return float(self.updates * self.batch_size * self.layers * (12 * self.dim**2 + 4000 * self.dim))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Points along an axis."""
+    """The points of an axis."""
 
     axis: str
     values: tuple[tuple[int, ...], ...]
-    """One for each point: a number for each field that varies."""
+    """For each point, a number for each varying field."""
     base: Point = field(default_factory=Point)
-    """What they have in common."""
+    """Common settings of the points."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the task's data."""
+    """Settings of the data."""
     origin: str = ""
-    """Where errors are to be mended."""
+    """Source of the grid, named in errors."""
     per_row: int = 0
-    """Items of a row, once the data are known; then updates along the axis data follow from their size."""
+    """Items per row, once the data are known. On the axis data, it determines the number of updates."""
 
     @property
     def points(self) -> list[Point]:
@@ -103,32 +102,32 @@ class Grid:
         return replace(point, updates=max(1, point.passes * rows // point.batch_size))
 
     def label(self, index: int) -> str:
-        """A point by its value."""
+        """Return the label of a point."""
         return " x ".join(f"{number:,}" for number in self.values[index])
 
 
 def read_grid(path: str) -> dict[str, Any]:
-    """The fields of a grid in YAML.
+    """Read the fields of a grid from a YAML file.
 
     Raises:
-        InputError: no such file, or it holds no fields.
+        InputError: The file cannot be read or has no fields.
     """
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--grid {path} cannot be read ({error}): name an existing YAML file.") from error
+        raise InputError(f"--grid {path} cannot be read ({error}): give an existing YAML file.") from error
     except yaml.YAMLError as error:
-        raise InputError(f"--grid {path} is no valid YAML: {' '.join(str(error).split())}.") from error
+        raise InputError(f"--grid {path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(found, dict):
-        raise InputError(f"--grid {path} holds no fields: write lines such as `values: [16, 32, 64]`.")
+        raise InputError(f"--grid {path} has no fields: write lines such as `values: [16, 32, 64]`.")
     return found
 
 
 def make_grid(axis: str, given: Mapping[str, Any], default: Grid, origin: str) -> Grid:
-    """A grid of which only what differs from the default is given.
+    """Create a grid from the fields that differ from the default. Errors name the ``origin`` of the fields.
 
     Raises:
-        InputError: an unknown field, one of the wrong kind, or fields that contradict each other or the axis.
+        InputError: A field is unknown, has the wrong type, or contradicts another field or the axis.
     """
     point, known = {one.name: one for one in fields(Point)}, ("axis", "values", "data")
     for name in given:
@@ -137,15 +136,15 @@ def make_grid(axis: str, given: Mapping[str, Any], default: Grid, origin: str) -
             hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join((*known, *point))}."
             raise InputError(f"{origin}: there is no field {name!r}: {hint}")
     if given.get("axis", axis) != axis:
-        raise InputError(f"{origin}: axis is {given['axis']!r}, and --axis {axis}: make them one, or leave axis out.")
+        raise InputError(f"{origin}: axis is {given['axis']!r}, but --axis is {axis}: make them equal, or leave axis out.")
     if doubled := [name for name in VARIED[axis] if name in given]:
-        raise InputError(f"{origin}: {', '.join(doubled)} is given, and varies along the axis {axis}: leave it out.")
+        raise InputError(f"{origin}: {', '.join(doubled)} is given, but varies along the axis {axis}: leave it out.")
     if axis == "data" and "updates" in given:
-        raise InputError(f"{origin}: updates is given, and follows from the data along their axis: give passes instead.")
+        raise InputError(f"{origin}: updates is given, but follows from the data on the axis data: give passes instead.")
     if axis != "data" and "passes" in given:
-        raise InputError(f"{origin}: passes is given, and is for the axis data: give updates instead.")
+        raise InputError(f"{origin}: passes is given, but applies only to the axis data: give updates instead.")
     if axis == "flops" and given.get("decay"):
-        raise InputError(f"{origin}: decay is true, and the axis flops looks at losses along training: leave it out.")
+        raise InputError(f"{origin}: decay is true, but the axis flops uses losses along training: leave it out.")
     base = replace(default.base, **{name: _checked(name, given[name], origin) for name in point if name in given})
     values = _values(axis, given["values"], origin) if "values" in given else default.values
     data = _data(given.get("data") or {}, default.data, origin)
@@ -167,7 +166,7 @@ def _checked(name: str, value: Any, origin: str) -> Any:
             or not 0 <= value < 1e9
             or (name == "lr" and not value)
         ):
-            raise InputError(f"{origin}: {name} is {value!r}: give a positive number, such as 0.004 or 4.0e-3.")
+            raise InputError(f"{origin}: {name} is {value!r}: give a positive number, for example 0.004 or 4.0e-3.")
         return float(value)
     if name == "size" and value is None:
         return None
@@ -176,7 +175,7 @@ def _checked(name: str, value: Any, origin: str) -> Any:
 
 def _whole(name: str, value: Any, origin: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{origin}: {name} is {value!r}: give a whole number of at least 1.")
+        raise InputError(f"{origin}: {name} is {value!r}: give an integer of at least 1.")
     return value
 
 
@@ -190,11 +189,11 @@ def _values(axis: str, given: Any, origin: str) -> tuple[tuple[int, ...], ...]:
     for one in given:
         numbers: Sequence[Any] = one if isinstance(one, list) else [one]
         if len(numbers) != len(names):
-            raise InputError(f"{origin}: values holds {one!r}: the axis {axis} needs {form}.")
+            raise InputError(f"{origin}: values contains {one!r}: the axis {axis} needs {form}.")
         values.append(tuple(_whole(name, number, origin) for name, number in zip(names, numbers, strict=True)))
     for one in values:
         if values.count(one) > 1:
-            raise InputError(f"{origin}: values holds {', '.join(map(str, one))} twice: name each point once.")
+            raise InputError(f"{origin}: values contains {', '.join(map(str, one))} twice: give each point once.")
     return tuple(sorted(values))
 
 
@@ -207,44 +206,41 @@ def _data(given: Any, default: Mapping[str, Any], origin: str) -> dict[str, Any]
         if isinstance(default[name], int):
             _whole(f"data.{name}", value, origin)
         elif not isinstance(value, type(default[name])):
-            raise InputError(f"{origin}: data.{name} is {value!r}: give such as {default[name]!r}.")
+            raise InputError(f"{origin}: data.{name} is {value!r}: give a value such as {default[name]!r}.")
     return {**default, **given}
 
 
 def _consistent(point: Point, origin: str) -> None:
     if point.head_dim % 2:
-        raise InputError(f"{origin}: head_dim is {point.head_dim}: give an even number, since rotary embeddings need pairs.")
+        raise InputError(f"{origin}: head_dim is {point.head_dim}: give an even number, because rotary embeddings need pairs.")
     if point.dim % point.head_dim:
-        raise InputError(
-            f"{origin}: dim {point.dim} is no multiple of head_dim {point.head_dim}, so it cannot be divided into heads: "
-            "change one of them."
-        )
+        raise InputError(f"{origin}: dim {point.dim} is not a multiple of head_dim {point.head_dim}: change one of them.")
     if point.held_out < 2:
-        raise InputError(f"{origin}: held_out is {point.held_out}: give at least 2, a row to choose on and one to measure.")
+        raise InputError(f"{origin}: held_out is {point.held_out}: give at least 2, a row for choosing and one for measuring.")
     if point.evaluations > point.updates:
-        raise InputError(f"{origin}: evaluations {point.evaluations} are more than updates {point.updates}: lower them.")
+        raise InputError(f"{origin}: evaluations is {point.evaluations}, more than updates {point.updates}: lower it.")
 
 
 def check_filled(grid: Grid, examples: int, held_out: int, per_example: int, items: str) -> Grid:
-    """The grid with the size of all data where it names none, and where the axis is data, spread over what there is.
+    """Complete a grid with the size of the data, and on the axis data with points spread over it.
 
     Raises:
-        InputError: data that are too few for a point.
+        InputError: There are not enough data for a point.
     """
     origin, most = grid.origin, examples * per_example
     if not grid.values:  # the default of the axis data
         shares = [2.0**-i for i in reversed(range(5))]
         grid = replace(grid, values=tuple((max(1, int(share * examples)) * per_example,) for share in shares))
         if len(set(grid.values)) < len(grid.values):
-            raise InputError(f"{origin}: {most:,} {items} are too few for an axis of data: give more, or a grid of your own.")
+            raise InputError(f"{origin}: {most:,} {items} are too few for an axis of data: give more, or your own grid.")
     if len({(point.size or most) // per_example for point in grid.points}) < len(grid.points) and grid.axis == "data":
-        raise InputError(f"{origin}: values are the same number of rows of {per_example} {items}: set them further apart.")
+        raise InputError(f"{origin}: values give the same number of rows of {per_example} {items}: set them further apart.")
     base = replace(grid.base, size=grid.base.size or most)
     grid = replace(grid, base=base, per_row=per_example)
     for point in grid.points:
         size = point.size or most
         if size > most:
-            raise InputError(f"{origin}: size {size:,} is more than the {most:,} {items} there are to train on: lower it.")
+            raise InputError(f"{origin}: size {size:,} is more than the {most:,} {items} of the training data: lower it.")
         if size // per_example < point.batch_size:
             raise InputError(
                 f"{origin}: batch_size {point.batch_size} cannot be filled: {size:,} {items} are {size // per_example} rows. "
@@ -252,7 +248,7 @@ def check_filled(grid: Grid, examples: int, held_out: int, per_example: int, ite
             )
         if point.held_out > held_out:
             raise InputError(
-                f"{origin}: held_out is {point.held_out}, and there are {held_out} rows: lower it, or give more data."
+                f"{origin}: held_out is {point.held_out}, but there are {held_out} rows: lower it, or give more data."
             )
     for point in grid.points:
         _consistent(point, origin)
@@ -260,5 +256,5 @@ def check_filled(grid: Grid, examples: int, held_out: int, per_example: int, ite
 
 
 def settings_of(point: Point) -> dict[str, Any]:
-    """A point as JSON, with what it leads to."""
+    """Return a point and its derived settings as JSON."""
     return {**asdict(point), "rate": point.rate, "moments": point.moments}

@@ -1,4 +1,4 @@
-"""Language models, on any text."""
+"""Scaling of language models on any text."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _tokenizer(spec: str) -> Json:
 
 @functools.lru_cache(maxsize=1)
 def _prepared(train: str, validation: str | None, tokenizer: str, context_length: int) -> TextDataModule:
-    """Split and packed once for all runs of a process; the split does not depend on the seed."""
+    """Split and pack the data once per process. The split does not depend on the seed."""
     shares = (1 - HELD_OUT, HELD_OUT, 0.0) if validation is None else (1.0, 0.0, 0.0)
     shape: dict[str, Any] = {"tokenizer": tokenizer, "context_length": context_length, "fractions": shares}
     module = TextDataModule(train, validation, split_seed=0, **shape)

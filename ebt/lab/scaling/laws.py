@@ -1,7 +1,6 @@
-"""Scaling laws: how a loss falls with data, size or operations, how much faster one kind of model falls than another, and
-whether that can be told at all.
+"""Scaling laws: fits of loss against data, size or operations, and comparisons of exponents with their uncertainty.
 
-Letters: P points, S seeds. Losses are (P, S), NaN where a run has none.
+Symbols: P points, S seeds. Losses are (P, S), NaN where a run has none.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from ebt.evaluation.statistics import LEVEL, Estimate, Numbers, slope
 
 Indices = npt.NDArray[np.int64]
 DRAWS = 1000
-"""Of a bootstrap."""
+"""Number of bootstrap draws."""
 DECADE = 10.0
-"""A range below it is too small to tell one exponent from another."""
+"""Minimum range of x (as a factor) to distinguish exponents."""
 GOOD = 0.9
-"""R² below it: the points do not lie on the law."""
+"""Minimum R² of a good fit."""
 FAR = 1e6
-"""Laws are not followed further than by this factor beyond the points."""
+"""Factor beyond the points up to which laws are extrapolated."""
 STEEPEST = 5.0
-"""No exponent of a law with a floor is sought above it."""
+"""Maximum exponent of a law with a floor."""
 ROUNDS = 4
-"""Of grids of exponents, each over the neighbours of the best one of the last."""
+"""Number of successively finer grids of exponents."""
 DISTINCT = 3
-"""So many different points a draw of a bootstrap has, at least; all but one where that is less."""
+"""Minimum number of distinct points in a bootstrap draw; one less than all points if that is fewer."""
 TRUSTED = 0.95
-"""A share of the draws of a bootstrap without which it is no interval."""
+"""Minimum share of bootstrap draws with a value for an interval."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Law:
     floor: float = 0.0
     """The irreducible loss."""
     r2: float = math.nan
-    """Share of the variance of the logarithms of the losses that it explains."""
+    """Explained share of the variance of the log losses."""
 
     def at(self, x: Numbers) -> Numbers:
         return np.asarray(self.floor + self.scale * np.asarray(x, float) ** -self.exponent)
@@ -52,28 +51,28 @@ class Law:
 
 @dataclass(frozen=True)
 class Series:
-    """A kind of model: ``x`` (P,) and ``losses`` (P, S)."""
+    """The data of a kind of model: ``x`` (P,) and ``losses`` (P, S)."""
 
     x: Numbers
     losses: Numbers
 
     def drawn(self, points: Indices, seeds: Indices) -> Series:
-        """Some of its points and seeds, or some of them several times."""
+        """Return selected points and seeds, possibly with repetitions."""
         return Series(self.x[points], self.losses[np.ix_(points, seeds)])
 
     def without_least(self) -> Series:
-        """All but the points of the least x."""
+        """Return all points except those of the smallest x."""
         return self.drawn(np.flatnonzero(self.x > self.x.min()), np.arange(self.losses.shape[1]))
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The least and the largest x of a run that has a loss."""
+        """The smallest and the largest x with a loss."""
         x, _ = self.known
         return float(x.min()), float(x.max())
 
     @property
     def known(self) -> tuple[Numbers, Numbers]:
-        """x and loss of every run that has one, flat."""
+        """x and loss of all runs with a loss, flattened."""
         losses = self.losses.ravel()
         there = np.isfinite(losses)
         return self.x.repeat(self.losses.shape[1])[there], losses[there]
@@ -81,11 +80,11 @@ class Series:
 
 Form = Literal["power law", "with a floor"]
 LEAST: Mapping[Form, int] = {"power law": 2, "with a floor": 4}
-"""So many different points a law is fitted to, at least."""
+"""Minimum number of distinct points of a fit."""
 
 
 def fit_power(series: Series) -> Law | None:
-    """``L = a x^-b``: the line of least squares through the logarithms. None with fewer than two different points."""
+    """Fit ``L = a x^-b`` by least squares of logarithms. None with fewer than two distinct points."""
     x, losses = (np.log(part) for part in series.known)
     if len(set(x.tolist())) < LEAST["power law"]:
         return None
@@ -95,10 +94,10 @@ def fit_power(series: Series) -> Law | None:
 
 
 def fit_floor(series: Series, least: int = LEAST["with a floor"]) -> Law | None:
-    """``L = c + a x^-b`` with ``c >= 0``: least squares of relative deviations. None with fewer than ``least`` points.
+    """Fit ``L = c + a x^-b`` with ``c >= 0`` by least squares of relative deviations. None with fewer than ``least`` points.
 
-    For a given exponent the best c and a are those of a linear problem; so only the exponent is sought. It is at least that of
-    the power law without a floor, which is the answer where a floor explains nothing more.
+    For a fixed exponent, the problem is linear in c and a, so only the exponent is searched. It is at least that of the power
+    law without a floor, which is the result if a floor explains nothing more.
     """
     plain = fit_power(series)
     x, losses = series.known
@@ -118,7 +117,7 @@ def fit_floor(series: Series, least: int = LEAST["with a floor"]) -> Law | None:
 
 
 def _solve(exponents: Numbers, x: Numbers, losses: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """For each exponent the floor and the scale of least squares, neither negative, and the sum of squares."""
+    """Return the non-negative least-squares floor and scale of each exponent, and the sum of squares."""
     one, power = 1 / losses, x ** -exponents[:, None] / losses
     aa, ab, bb, a, b = one @ one, power @ one, (power * power).sum(-1), one.sum(), power.sum(-1)
     determinant = np.maximum(aa * bb - ab * ab, 1e-300)
@@ -143,33 +142,33 @@ FITS: Mapping[Form, Callable[[Series], Law | None]] = {"power law": fit_power, "
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where two fitted laws are equal."""
+    """The point where two fitted laws cross."""
 
     x: float
     low: float | None
     high: float | None
     where: Literal["inside", "below", "above"]
-    """With respect to the points."""
+    """Position relative to the range of the points."""
     share: float
-    """Of the draws of the bootstrap in which the laws cross at all."""
+    """Share of bootstrap draws in which the laws cross."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A law of one kind of model, with what the bootstrap says of it."""
+    """The law of a kind of model, with bootstrap intervals."""
 
     law: Law
     exponent: Estimate
     floor: Estimate
     draws: tuple[Law | None, ...] = field(default=(), repr=False)
-    """Laws of the bootstrap's draws, which are the same for all kinds."""
+    """Laws of the bootstrap draws, which are the same for all kinds."""
 
 
 def fits(series: Mapping[str, Series], form: Form, draws: int = DRAWS, seed: int = 0) -> dict[str, Fit] | None:
-    """The law of each kind of model; None where there are too few points.
+    """Fit the law of each kind of model. None if there are too few points.
 
-    Intervals are of a bootstrap over points and seeds: both are drawn anew, with replacement, the same for all kinds, so that
-    what kinds have in common (data, order) cancels in their ratio. They tend to be too wide rather than too narrow.
+    Intervals come from a bootstrap over points and seeds. The draws are the same for all kinds, so that common effects (data,
+    order) cancel in ratios. The intervals tend to be too wide rather than too narrow.
     """
     laws = {kind: FITS[form](one) for kind, one in series.items()}
     if any(law is None for law in laws.values()):
@@ -186,7 +185,7 @@ def fits(series: Mapping[str, Series], form: Form, draws: int = DRAWS, seed: int
 
 
 def _points(count: int, generator: np.random.Generator) -> Indices:
-    """Drawn with replacement, again if there are too few different ones to say anything."""
+    """Draw points with replacement, until enough of them are distinct."""
     while True:
         points = generator.integers(0, count, count)
         if len(set(points.tolist())) >= min(DISTINCT, count - 1):
@@ -204,7 +203,7 @@ def _fit(law: Law, draws: tuple[Law | None, ...], series: Series) -> Fit:
 
 
 def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The percentile interval, none if too many draws have no value."""
+    """Return the percentile interval, or None if too many draws have no value."""
     numbers = [value for value in values if math.isfinite(value)]
     if not numbers or len(numbers) < TRUSTED * len(values):
         return None, None
@@ -214,20 +213,20 @@ def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A kind of model against a rival."""
+    """Comparison of a kind of model with a baseline."""
 
     faster: Estimate
-    """By how many per cent its exponent exceeds the rival's: ``100 (b / b_rival - 1)``."""
+    """Percentage by which its exponent exceeds the baseline's: ``100 (b / b_rival - 1)``."""
     crossing: Crossing | None
     doubts: tuple[str, ...]
-    """Why nothing can be concluded; empty if something can."""
+    """Reasons against a conclusion; empty if there is a conclusion."""
 
     @property
     def concluded(self) -> bool:
         return not self.doubts
 
     def beside(self, other: Comparison, doubt: str) -> Comparison:
-        """With a doubt, unless another comparison says the same: with its whole interval, on the same side."""
+        """Add a doubt unless the whole interval of another comparison lies on the same side."""
         low, high = other.faster.low, other.faster.high
         if low is not None and high is not None and min(low * self.faster.mean, high * self.faster.mean) > 0:
             return self
@@ -235,7 +234,7 @@ class Comparison:
 
 
 def bends(series: Series, plain: Law, floored: Law) -> bool:
-    """Whether a law with a floor fits clearly better than one without: an F-test of the relative deviations (5 %)."""
+    """Whether a floor improves the fit significantly: an F-test of the relative deviations at 5 %."""
     from scipy.stats import f
 
     x, losses = series.known
@@ -247,7 +246,7 @@ def bends(series: Series, plain: Law, floored: Law) -> bool:
 
 
 def compare(ours: Fit, rival: Fit, of_ours: Series, of_rival: Series, also: Sequence[str] = ()) -> Comparison:
-    """Ratio of slopes, crossing, and doubts, with those that are known besides; fits must come from one call of ``fits``."""
+    """Compare two fits from the same call of ``fits``. ``also`` are additional doubts."""
     ratios = [_ratio(one, other) for one, other in zip(ours.draws, rival.draws, strict=True)]
     low, high = _interval(ratios)
     known = rival.law.exponent > 0
@@ -264,7 +263,7 @@ def _ratio(one: Law | None, other: Law | None) -> float:
 
 
 def crossing(one: Law, other: Law, ends: tuple[float, float]) -> float | None:
-    """Where two laws are equal, as near as possible to the points between ``ends``; None within ``FAR`` of them."""
+    """Return the crossing of two laws closest to the range ``ends``; None if there is none within a factor ``FAR`` of it."""
     from scipy.optimize import brentq
 
     low, high = (math.log(end) for end in ends)
@@ -274,7 +273,7 @@ def crossing(one: Law, other: Law, ends: tuple[float, float]) -> float | None:
         return np.log(one.at(np.exp(t))) - np.log(other.at(np.exp(t)))
 
     values = difference(at)
-    changes = np.flatnonzero(np.diff(np.sign(values)))  # a point of the grid may itself be the crossing
+    changes = np.flatnonzero(np.diff(np.sign(values)))  # a grid point may itself be the crossing
     if not len(changes):
         return None
     nearest = min(changes, key=lambda i: max(low - at[i + 1], at[i] - high, 0.0))
@@ -312,15 +311,15 @@ def _doubts(ours: Fit, rival: Fit, of_ours: Series, of_rival: Series, faster: Es
 
 
 Curve = Sequence[tuple[float, float, float]]
-"""Along a training: operations, which rise, the loss to choose by, and the loss to tell."""
+"""A training run: increasing operations, the loss for choosing, and the loss to report."""
 
 
 def frontier(curves: Sequence[Curve], levels: Numbers) -> Numbers:
-    """The loss, at each level of operations, of the size that is best there; NaN where none has been there.
+    """Return the loss of the best size at each number of operations; NaN where no size has been evaluated.
 
     Args:
-        curves: one for each size. Between evaluations losses are interpolated over the logarithm of operations.
-        levels: operations at which to look.
+        curves: A curve per size. Losses are interpolated over the logarithm of operations.
+        levels: Numbers of operations.
     """
     chosen_by, told = np.full((2, len(curves), len(levels)), math.nan)
     for size, curve in enumerate(curves):

@@ -30,7 +30,7 @@ RIVAL = TITLES[TRANSFORMER]
 
 
 def report(plan: ScalingPlan, results: Results) -> Page:
-    """Tables, verdicts and pictures of all axes."""
+    """Create tables, verdicts and plots of all axes."""
     found = [Found(plan, grid, results) for grid in plan.grids]
     axes = _list([NAMES.get(one.grid.axis, one.grid.axis) for one in found])
     return Page(
@@ -93,7 +93,7 @@ def _common(one: Found) -> str:
 
 
 def _operations(one: Found) -> str:
-    """Of an update, over those of the rival."""
+    """Describe the operations per update relative to the baseline."""
     least = {kind: fmean(one.values(point, kind, 0)["operations"] for point in one.grid.points) for kind in one.plan.kinds}
     ratios = ", ".join(f"{TITLES[kind]} {least[kind] / least[TRANSFORMER]:.1f}" for kind in one.plan.kinds[1:])
     return f"Operations of an update over {RIVAL}'s: {ratios}."

@@ -14,21 +14,21 @@ from ebt.lab.studies.models import EBTS, OPTIMISATION, TRANSFORMER
 from ebt.lab.studies.runs import Run
 
 KINDS = dict(zip(("own", "s1", "s2"), EBTS, strict=True))
-"""Recipes by their short names."""
+"""Recipes by short name."""
 DEARER = 5.0
-"""About so many times the work of Transformer++ is that of an EBT."""
+"""Approximate cost of an EBT relative to Transformer++."""
 
 
 @dataclass(frozen=True)
 class ScalingPlan:
-    """What is trained, and on what."""
+    """The models to train, and their data."""
 
     out: Path
     name: str
     """Of the task."""
     grids: tuple[Grid, ...]
     kinds: tuple[str, ...]
-    """The rival first."""
+    """Kinds of models, the baseline first."""
     seeds: int
     train: str
     validation: str | None
@@ -39,10 +39,10 @@ class ScalingPlan:
         return subject(self.name)
 
     def run(self, grid: Grid, point: Point, kind: str, seed: int) -> Run:
-        """The training of a point."""
+        """Return the training run of a point."""
         about = self.subject
         recipe = about.recipes.get(kind)
-        if recipe is not None and not point.decay:  # any moment is an end, and nobody thinks in the middle of a warm start
+        if recipe is not None and not point.decay:  # every update may be the end, which must not lie in a warm start
             recipe = replace(recipe, warm_start=0.0)
         ratio = OPTIMISATION.min_lr_ratio if point.decay else 1.0
         settings = {
@@ -63,14 +63,14 @@ class ScalingPlan:
 
 
 def plan(args: argparse.Namespace) -> ScalingPlan:
-    """From the options; all that contradicts itself is told now.
+    """Create the plan from the options.
 
     Raises:
-        InputError: wrong grids or data.
+        InputError: A grid or the data are invalid.
     """
     axes, about = args.axis, subject(args.task)
     if args.grid is not None and len(axes) > 1:
-        raise InputError(f"--grid is for one axis, and --axis names {len(axes)}: give one of them at a time.")
+        raise InputError(f"--grid is for one axis, but --axis has {len(axes)}: give one axis at a time.")
     given, origin = ({}, "the default grid") if args.grid is None else (read_grid(args.grid), f"--grid {args.grid}")
     grids = [make_grid(axis, given, about.grid(axis, args.quick), origin) for axis in axes]
     train = args.train or about.train
@@ -84,7 +84,7 @@ def plan(args: argparse.Namespace) -> ScalingPlan:
 
 
 def stages(plan: ScalingPlan) -> list[list[Run]]:
-    """All at once, the longest first, so that processes end together."""
+    """Return a single stage, longest runs first, so that processes finish together."""
     runs = {
         run.key: run
         for grid in plan.grids

@@ -1,4 +1,4 @@
-"""What a scaling study asks of the task that it trains."""
+"""Interface of the tasks of a scaling study."""
 
 from __future__ import annotations
 
@@ -16,58 +16,59 @@ from ebt.training.plan import Sizes
 
 
 class Subject(ABC):
-    """A task: its data, its models, and its default grids."""
+    """A task of a scaling study: its data, models and default grids."""
 
     loss: str
-    """What a loss is counted in."""
+    """Name and unit of the loss."""
     items: str
-    """What data are counted in, one of which is predicted at a time."""
+    """Name of the data items, which are predicted one at a time."""
     weights: str = "weights"
-    """What parameters are counted in."""
+    """Name of the parameter count."""
     data: ClassVar[Mapping[str, Any]]
-    """Settings of the data with their defaults; a grid may change them."""
+    """Settings of the data with their defaults. A grid may change them."""
     train: str
-    """What is trained on by default."""
+    """Default training data."""
     recipes: ClassVar[Mapping[str, Recipe]]
-    """Of EBTs, by kind."""
+    """Recipes of EBTs by kind."""
     paper: ClassVar[Mapping[str, float]]
-    """By how many per cent EBTs scale faster than Transformer++ in the paper, by axis."""
+    """Percentage by which EBTs scale faster than Transformer++ in the paper, by axis."""
 
     @abstractmethod
     def grid(self, axis: str, quick: bool) -> Grid:
-        """The default grid of an axis; no values on the axis data: then they are shares of what there is."""
+        """Return the default grid of an axis. On the axis data it may have no values; they are then shares of the data."""
 
     @abstractmethod
     def identity(self, source: str) -> Json:
-        """What tells data from others, wherever they lie."""
+        """Return an identity of the data that does not depend on their location."""
 
     def contents(self, data: Json) -> Json:
-        """Of the settings of the data those that name files, as what tells these from others, wherever they lie."""
+        """Return the data settings that name files, replaced by identities of the files."""
         return {}
 
     @abstractmethod
     def open(self, data: Json, places: Json, seed: int, batch_size: int = 1, examples: int | None = None) -> Any:
-        """The data module, prepared: batches in the order of the seed, held-out rows as validation, which are the same for
-        all seeds; ``examples`` rows to train on, drawn by the seed, or all.
+        """Return the prepared data module, with the held-out rows as validation set.
+
+        The seed sets the order and the ``examples`` training rows (None: all), but not the held-out rows.
 
         Raises:
-            InputError: data that cannot be read.
+            InputError: The data cannot be read.
         """
 
     @abstractmethod
     def per_example(self, data: Json) -> int:
-        """Items of a row."""
+        """Return the number of items per row."""
 
     @abstractmethod
     def task(self, sizes: Json, recipe: Recipe | None, optimisation: Optimisation, seed: int) -> ModelTask:
-        """The EBT of a recipe, or without one its feed-forward twin; ``sizes`` are layers, dim and heads."""
+        """Return the task of an EBT, or of its feed-forward twin without a recipe. ``sizes`` are layers, dim and heads."""
 
     @abstractmethod
     def sizes(self, task: ModelTask, data: Json) -> Sizes:
-        """Those that operations depend on, of a task whose model is built."""
+        """Return the sizes that determine the operations of a task whose model is built."""
 
 
 def subject(name: str) -> Subject:
-    """The subject of a task by its name."""
+    """Return the subject of a task."""
     found: Subject = importlib.import_module(f"ebt.lab.scaling.{name}").SUBJECT
     return found

@@ -1,4 +1,4 @@
-"""One training of a scaling study, with its loss on held-out data along the way."""
+"""A training run of a scaling study, with held-out losses along training."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ from ebt.training.model_task import ModelTask
 from ebt.training.plan import floor
 
 ROWS = 32
-"""Of a batch of held-out data."""
+"""Rows per batch of held-out data."""
 
 Batches = Sequence[dict[str, torch.Tensor]]
 
 
 def train_point(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Train one model; numbers that are not finite end it and belong to the result.
+    """Train a model. Non-finite numbers end the run and are part of the result.
 
     Returns:
-        curve: for each moment after a warm start its update, and the losses after 1, 2, ... steps on the choosing and on the
-        measured half.
-        parameters, network (those beside tables of words), operations (least ones, per item, as in ``ebt plan``), seconds of
-        training, and why it stopped early, if it did.
+        ``curve`` has for each evaluation after a warm start its update and the losses after 1, 2, ... steps on the choosing and
+        the measured half. Other keys: ``parameters``, ``network`` (non-embedding parameters), ``operations`` (minimum per item,
+        as in ``ebt plan``), ``seconds`` of training, and ``stopped``, the reason for an early end.
     """
     report(0, 1, "preparing data")
     about, point, seed = subject(settings["task"]), settings["point"], settings["seed"]
@@ -62,7 +61,7 @@ def train_point(settings: Json, places: Json, report: Report) -> dict[str, Any]:
 
 
 def halves(data: Any, count: int) -> tuple[Batches, Batches]:
-    """Held-out rows to choose on and to measure, evenly spread over a half of the data each; the last row may be padded."""
+    """Return held-out rows for choosing and for measuring, evenly spread over one half of the data each."""
     rows = data.val_dataloader().dataset
     whole = len(rows) - 1
     middle = whole * (count // 2) // count
@@ -72,7 +71,7 @@ def halves(data: Any, count: int) -> tuple[Batches, Batches]:
 
 
 class Watch(L.Callback):
-    """Measures held-out losses at some moments of a training."""
+    """Measures held-out losses after selected updates."""
 
     def __init__(self, halves: tuple[Batches, Batches], moments: Sequence[int]) -> None:
         self.halves, self.moments, self.curve, self.seconds = halves, set(moments), list[dict[str, Any]](), 0.0
@@ -90,8 +89,7 @@ class Watch(L.Callback):
 
 @torch.no_grad()
 def losses(task: ModelTask, batches: Batches) -> list[float]:
-    """Mean loss after each number of steps up to the model's own; a model that does not think has one. Starts are the same at
-    every call."""
+    """Return the mean loss after each step up to the model's default, with the same random starts in each call."""
     sums, steps = dict[int, list[float]](), range(1, task.steps + 1 if task.thinks else 2)
     for batch in batches:
         batch = {name: value.to(task.device) for name, value in batch.items()}

@@ -1,4 +1,4 @@
-"""Models of frames, on moving digits or videos."""
+"""Scaling of video models on moving digits or videos."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ QUICK: dict[str, tuple[tuple[int, ...], ...]] = {
 
 
 class Video(Subject):
-    """The networks of all recipes have the heads of the library's own."""
+    """Video models. The networks of all recipes have the library's default energy head."""
 
     loss, items = "smooth L1 loss", "frames"
     data: ClassVar = {
@@ -96,8 +96,7 @@ class Video(Subject):
         return VideoTask(VideoNetwork(kind="ebt", size="nano", **sizes), recipe, **common)
 
     def sizes(self, task: ModelTask, data: Json) -> Sizes:
-        """The map of frames into the network is a part of it; Transformer++'s map back takes the place of words, and an EBT
-        has none: it descends through the first one."""
+        """Return the sizes, with the output map of Transformer++ as vocabulary. EBTs descend through the input map instead."""
         model: Any = task.model
         back = 0 if task.thinks else model.config.frame_dim
         sizes = sizes_of(model.network, task.recipe, back, data["context_length"])
@@ -121,7 +120,7 @@ def _encoder(name: str, size: int, channels: int) -> Json:
 
 @functools.lru_cache(maxsize=1)
 def _prepared(train: str, validation: str | None, data: tuple[tuple[str, Any], ...]) -> VideoDataModule:
-    """Read and encoded once for all runs of a process; the split does not depend on the seed."""
+    """Read and encode the data once per process. The split does not depend on the seed."""
     module = VideoDataModule(train, validation, fractions=(0.8, 0.2, 0.0), seed=0, **dict(data))
     module.prepare()
     return module

@@ -1,4 +1,4 @@
-"""The paper's table 2: the S2 recipe, and without one of its parts each."""
+"""The paper's table 2: the S2 recipe, and S2 without each of its parts."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ SHOWN = (LONGER, VERIFIED, ADDED, AVERAGED, AVERAGED_MANY)
 
 
 def plan(args: argparse.Namespace) -> TextPlan:
-    """Nothing but what all studies of text have."""
+    """Create the plan from the common options of text studies."""
     return TextPlan.of(args)
 
 
 def stages(plan: TextPlan) -> list[list[Run]]:
-    """Models, then their curves on both halves of the held-out text."""
+    """Return the stages: models, then their curves on both halves of the held-out text."""
     pairs = [(kind, seed) for seed in range(plan.seeds) for kind in KINDS]
     curves = [plan.curve(*pair, half) for pair in pairs for half in (CHOOSING, MEASURED)]
     return [plan.models(KINDS), [*curves, *(plan.mean_curve(*pair, MEASURED) for pair in pairs)]]
 
 
 def gains(plan: TextPlan, kind: str, seed: int, results: Results) -> dict[str, float]:
-    """Improvements of the perplexity in per cent, and the nats and steps behind them."""
+    """Return the improvements of the perplexity in per cent, and the losses (nats) and steps they are based on."""
     recipe, found = RECIPES[kind], dict[str, float]()
     measured = results[plan.curve(kind, seed, MEASURED).key]
     lowest = nats_at(measured, recipe.min_steps)
@@ -54,22 +54,22 @@ def gains(plan: TextPlan, kind: str, seed: int, results: Results) -> dict[str, f
 
 
 def trained_mean(way: str) -> str:
-    """The name of a gain over the mean loss of the trained numbers of steps."""
+    """Return the name of a gain over the mean loss of the trained numbers of steps."""
     return f"{way}, over trained mean"
 
 
 def steps_of(way: str) -> str:
-    """The name of the chosen number of steps."""
+    """Return the name of the chosen number of steps."""
     return f"steps of {way}"
 
 
 def nats_of(way: str) -> str:
-    """The name of the loss."""
+    """Return the name of the loss."""
     return f"nats of {way}"
 
 
 def report(plan: TextPlan, results: Results) -> Page:
-    """Tables, verdicts and pictures."""
+    """Create tables, verdicts and plots."""
     found = {kind: [gains(plan, kind, seed, results) for seed in range(plan.seeds)] for kind in KINDS}
     means = {kind: {name: over_seeds([one[name] for one in many]) for name in many[0]} for kind, many in found.items()}
     shown = {name: [asdict(means[kind][name]) for kind in KINDS] for name in OVER}
@@ -135,12 +135,12 @@ def _trained(means: dict[str, dict[str, Estimate]]) -> Table:
 
 
 def _without(found: Gains, kind: str, way: str) -> Estimate:
-    """What full S2 gains more than S2 without a part, paired by seed: they have seen the same batches."""
+    """Return the gain of full S2 minus that of S2 without a part, paired by seed (same batches)."""
     return over_seeds([full[way] - one[way] for full, one in zip(found["ebt-s2"], found[kind], strict=True)])
 
 
 def parts_table(found: Gains) -> Table:
-    """Is each part worth anything?"""
+    """Return the table of what each part contributes."""
     rows = [
         [
             TITLES[kind],
@@ -159,13 +159,13 @@ def parts_table(found: Gains) -> Table:
 
 
 def _at_best(found: Gains, kind: str) -> Estimate:
-    """Full S2 against S2 without a part, each by the way to think that is best for it."""
+    """Compare full S2 with S2 without a part, each with its best way to think."""
     pairs = zip(found["ebt-s2"], found[kind], strict=True)
     return over_seeds([improvement(*(min(one[nats_of(way)] for way in OVER) for one in (less, full))) for full, less in pairs])
 
 
 def verdicts(means: dict[str, dict[str, Estimate]], found: Gains) -> list[Verdict]:
-    """Does thinking longer help, and each part?"""
+    """Return the verdicts on thinking longer and on each part."""
     full = means["ebt-s2"]
     return [
         *(above(f"{way} helps", "full S2 over its lowest trained number of steps", full[way]) for way in OVER),

@@ -1,4 +1,4 @@
-"""What the runs of the study of Sudoku do: train models for equal time, and measure them on boards."""
+"""Runs of the Sudoku study: train models for equal time and measure them on boards."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 
 def _boards(data: Json, places: Json, seed: int) -> SudokuDataModule:
     made = copy(_prepared(json.dumps(data), places["collection"]))
-    made.seed = seed  # of the order and the relabelling alone: all seeds have the same puzzles
+    made.seed = seed  # only the order and the relabelling depend on the seed, not the puzzles
     return made
 
 
 @cache
 def _prepared(data: str, collection: str | None) -> SudokuDataModule:
-    """Puzzles, made once in each process."""
+    """Generate the puzzles once per process."""
     settings = json.loads(data)
     made = SudokuDataModule(collection=collection, seed=0, **{**settings, "train_givens": tuple(settings["train_givens"])})
     made.prepare()
@@ -35,7 +35,7 @@ def _prepared(data: str, collection: str | None) -> SudokuDataModule:
 
 
 def train_board_model(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Train a model for its budget of processor time, and save its folder."""
+    """Train a model for its time budget, and save it."""
     report(0, 1, "preparing puzzles")
     data = _boards(settings["data"], places, settings["seed"])
     made = train_from_settings(SudokuTask, SudokuNetwork, data, settings, places, report)
@@ -43,7 +43,7 @@ def train_board_model(settings: Json, places: Json, report: Report) -> dict[str,
 
 
 def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Boards solved, cells right, and evaluations, for every number of steps and candidates."""
+    """Measure solved boards, correct cells and evaluations for each number of steps and candidates."""
     device = settings["model"].get("device", "cpu")
     model: Any = load_folder(places["model"]).to(device)
     data, chosen = settings["model"]["data"], dict[str, float]()
@@ -63,8 +63,7 @@ def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, An
 
 @cache
 def _chosen(folder: str, data: str, collection: str | None, choosing: str, device: str) -> dict[str, float]:
-    """The step size with which one candidate solves most validation boards, and the noise with which the best of several does;
-    of equal ones that with more right cells."""
+    """Choose the step size with one candidate and the noise with several by solved validation boards, ties by correct cells."""
     model: Any = load_folder(folder).to(device)
     puzzles, solutions = (torch.as_tensor(part) for part in _prepared(data, collection).sets["validation"])
     how = json.loads(choosing)

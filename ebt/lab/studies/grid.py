@@ -1,4 +1,4 @@
-"""Trainings of a grid, and the criteria of stability."""
+"""Training runs of a grid, and criteria of stability."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from statistics import fmean
 from ebt.lab.studies.page import Verdict
 
 FIRST, LARGEST, FINAL, SPREAD = 0.01, 1.1, 0.95, 3.0
-"""Limits: distance of the first loss from ln V as a share of it; the largest and the final loss over ln V; per cent between the
-final losses of different step sizes."""
+"""Limits: relative distance of the first loss from ln V; the largest and the final loss over ln V; percentage between the final
+losses of different step sizes."""
 LAST = 10
-"""The final loss is the mean of so many last updates."""
+"""Number of last updates whose mean loss is the final loss."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of the grid."""
+    """The settings of a training run of the grid."""
 
     parameterisation: str
     recipe: str
@@ -29,15 +29,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Trained:
-    """What it gave."""
+    """The results of a training run."""
 
     cell: Cell
     losses: list[float]
-    """Training loss of every update, in nats per token."""
+    """Training loss of each update, in nats per token."""
     guessing: float
-    """ln V, the loss of equal probabilities."""
+    """ln V, the loss of uniform probabilities."""
     stopped: str | None = None
-    """Why it ended before its last update: it diverged."""
+    """The reason for an early end, if the run diverged."""
 
     @property
     def first(self) -> float:
@@ -56,12 +56,12 @@ class Trained:
 
     @property
     def spikes(self) -> int:
-        """Updates whose loss is above the limit."""
+        """Number of updates with a loss above the limit."""
         return sum(loss > LARGEST * self.guessing for loss in self.losses)
 
     @property
     def rise(self) -> float:
-        """The most that a loss lies above the least one before it, in nats."""
+        """Largest rise of a loss above the lowest previous loss, in nats."""
         least, most = math.inf, 0.0
         for loss in self.losses:
             most, least = max(most, loss - least), min(least, loss)
@@ -69,7 +69,7 @@ class Trained:
 
 
 def judge(trained: Sequence[Trained]) -> list[Verdict]:
-    """All criteria; that on step sizes needs at least two of them."""
+    """Return the verdicts on all criteria. The one on step sizes needs at least two."""
     gone = sum(one.stopped is not None for one in trained)
     first = max(abs(one.first - 1) for one in trained)
     largest, final = (max(getattr(one, name) for one in trained) for name in ("largest", "final"))
@@ -88,7 +88,7 @@ def judge(trained: Sequence[Trained]) -> list[Verdict]:
 
 
 def spreads(trained: Iterable[Trained]) -> dict[tuple[str, str, float, int], float]:
-    """By how many per cent the largest final loss of any step size exceeds the least, by all else."""
+    """Return the percentage by which the largest final loss over step sizes exceeds the smallest, by all other settings."""
     groups: dict[tuple[str, str, float, int], list[float]] = {}
     for one in trained:
         cell = one.cell

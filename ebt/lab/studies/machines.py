@@ -1,4 +1,4 @@
-"""What runs are spread over: the devices of a machine, the jobs of a SLURM array."""
+"""Distribution of runs over the devices of a machine and the jobs of a SLURM array."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ INDEX, COUNT, FIRST, LAST, STEP = (f"SLURM_ARRAY_TASK_{name}" for name in ("ID",
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def devices(wanted: str, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """CUDA devices, as CUDA_VISIBLE_DEVICES names them: all visible ones for ``cuda``, or for ``auto`` if there are any; none
-    for ``cpu``.
+    """Return the visible CUDA devices, as in CUDA_VISIBLE_DEVICES; none for ``cpu``.
 
     Raises:
-        InputError: ``cuda``, and there is none.
+        InputError: ``wanted`` is ``cuda``, and there is no device.
     """
     import torch
 
@@ -36,10 +35,10 @@ def devices(wanted: str, environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def array_share(environ: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
-    """Which job of a SLURM array this is, from 0, and of how many; None outside of one.
+    """Return the index (from 0) and the number of jobs of this SLURM array, or None outside an array.
 
     Raises:
-        InputError: the variables of the array are no numbers, or contradict each other.
+        InputError: The variables of the array are not numbers, or contradict each other.
     """
     if INDEX not in environ:
         return None
@@ -49,19 +48,19 @@ def array_share(environ: Mapping[str, str] = os.environ) -> tuple[int, int] | No
         share, last = (index - first) // step, int(environ.get(LAST, first + step * (count - 1)))
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise InputError(
-            f"{INDEX} is set, but {COUNT} (or {FIRST}, {STEP}) is none: {error}. Set both, or unset them."
+            f"{INDEX} is set, but {COUNT} (or {FIRST}, {STEP}) is not valid: {error}. Set both, or unset them."
         ) from error
     if not 0 <= share < count or (index - first) % step:
-        raise InputError(f"{INDEX} is {index}, which is none of {count} jobs from {first} on: set both right, or unset them.")
+        raise InputError(f"{INDEX} is {index}, which is not one of {count} jobs from {first} on: correct both, or unset them.")
     if last != first + step * (count - 1):
         raise InputError(
-            f"the array has {count} jobs between {first} and {last}, with gaps, and their shares would not be those of the "
-            "whole array: submit the whole one again; what has finished is not repeated."
+            f"the array has {count} jobs between {first} and {last}, with gaps, and their shares would differ from those of "
+            "the whole array: submit the whole one again; finished runs are not repeated."
         )
     return share, count
 
 
 def share_of(runs: Sequence[T], share: tuple[int, int]) -> list[T]:
-    """Every so-many-th run, so that jobs of an array have about as much to do if runs are sorted by their work."""
+    """Return every n-th run. If the runs are sorted by cost, all n jobs get about the same work."""
     index, count = share
     return list(runs[index::count])

@@ -1,4 +1,4 @@
-"""What a trained language model is measured on, and its thinking curve there."""
+"""Measurements of trained language models on texts."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ebt.problems.language.packing import PackedExamples
 from ebt.problems.language.tokenizers import encode, load_tokenizer
 
 CHOOSING, MEASURED = "choosing", "held-out"
-"""The two halves of the text that was held out: whatever is chosen, such as a number of steps, is chosen on the first."""
+"""The two halves of the held-out text: the first to choose, for example a number of steps, and the second to measure."""
 
 
 def measure_curve(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Quality against thinking steps and candidates."""
+    """Measure quality against thinking steps and candidates."""
     model, batches = open_model(settings, places), contexts_of(settings, places)
 
     def progress(done: int, _: int | None) -> None:
@@ -40,7 +40,7 @@ def measure_curve(settings: Json, places: Json, report: Report) -> dict[str, Any
 
 @torch.no_grad()
 def measure_temperatures(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Nats per token of a model whose logits are divided by temperatures; an EBT takes ``steps``, and answers by a ``rule``."""
+    """Measure nats per token with logits divided by temperatures. An EBT takes ``steps`` and answers by a ``rule``."""
     model, sums, scored = open_model(settings, places), dict.fromkeys(map(str, settings["temperatures"]), 0.0), 0
     how = {name: settings[name] for name in ("steps", "rule") if name in settings}
     for batch in contexts_of(settings, places):
@@ -53,7 +53,7 @@ def measure_temperatures(settings: Json, places: Json, report: Report) -> dict[s
 
 
 def open_model(settings: Json, places: Json) -> Any:
-    """The model of a measurement, with the noise of its candidates and the first step of means."""
+    """Load the model of a measurement, with its candidate noise and the first step of means."""
     model = load_folder(places["model"])
     if thinks(model):
         model.thinking = model.thinking.but(noise=settings.get("candidate_noise", 0.0), mean_from=settings.get("mean_from"))
@@ -61,10 +61,10 @@ def open_model(settings: Json, places: Json) -> Any:
 
 
 def contexts_of(settings: Json, places: Json) -> list[dict[str, Tensor]]:
-    """Batches of the contexts that a measurement is on: whole ones, evenly spread over the text.
+    """Return batches of full contexts, evenly spread over the text.
 
     Raises:
-        InputError: the text is too short.
+        InputError: The text is too short.
     """
     text, count = settings["model"]["text"], settings["contexts"]
     shape = tuple((name, text[name]) for name in ("tokenizer", "context_length", "batch_size"))
@@ -74,21 +74,21 @@ def contexts_of(settings: Json, places: Json) -> list[dict[str, Tensor]]:
     first, last = {CHOOSING: (0, whole // 2), MEASURED: (whole // 2, whole)}.get(places["text"], (0, whole))
     if last - first < count:
         raise InputError(
-            f"{places['text']} has {max(0, last - first)} whole contexts of {text['context_length']} tokens, and {count} are "
-            "to be measured: give more text, or a smaller --contexts."
+            f"{places['text']} has {max(0, last - first)} full contexts of {text['context_length']} tokens, but --contexts is "
+            f"{count}: give more text, or lower --contexts."
         )
     return list(DataLoader(Subset(dataset, evenly(first, last, count)), batch_size=text["batch_size"]))
 
 
 def evenly(first: int, last: int, count: int) -> list[int]:
-    """So many numbers from ``first`` to below ``last``, evenly spread."""
+    """Return ``count`` evenly spaced integers in [first, last)."""
     chosen: list[int] = np.linspace(first, last - 1, count).round().astype(int).tolist()
     return chosen
 
 
 @functools.lru_cache(maxsize=16)
 def _dataset(shape: tuple[tuple[str, Any], ...], where: tuple[tuple[str, Any], ...], text: str) -> Dataset[Any]:
-    """Read and encoded once for all models, which share their tokenizer; the text that was held out serves under two names."""
+    """Read and encode a text once for all models, which share the tokenizer. Both names of a half give the held-out text."""
     if text in (CHOOSING, MEASURED):
         return _held_out(shape, where)
     tokenizer = load_tokenizer(dict(shape)["tokenizer"])

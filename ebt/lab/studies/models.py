@@ -1,4 +1,4 @@
-"""Language models that several studies share: trained once, by different recipes, on the same batches."""
+"""Language models shared by studies, trained once with different recipes on the same batches."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ebt.training.optimisation import Optimisation
 
 NETWORK = {"size": "nano", "dim": 96}
 OPTIMISATION = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
-"""The demo's, for all models."""
+"""Optimisation of all models, as in the demo."""
 HELD_OUT = 0.1
-"""Share of the documents, where the training text has no validation file."""
+"""Share of held-out documents without a validation file."""
 TRANSFORMER = "transformer-pp"
 MORE = "transformer-pp-more"
-"""Transformer++ that gets as many operations as an EBT by the paper's recipes."""
+"""Transformer++ with as many operations as an EBT with the paper's recipes."""
 TIMES = {MORE: 5}
-"""Updates, as multiples of those of the others. By the paper's recipes an update of an EBT takes 30 operations per weight, by
-the library's own 17 (``ebt.training.plan.floor``), one of Transformer++ 6."""
+"""Number of updates as a multiple of the others'. An update of an EBT takes 30 operations per weight with the paper's recipes
+and 17 with the library's own, one of Transformer++ 6 (``ebt.training.plan.floor``)."""
 S2 = Recipe.s2()
 RECIPES: dict[str, Recipe] = {
     "ebt": Recipe.warm(),
@@ -34,7 +34,7 @@ RECIPES: dict[str, Recipe] = {
     "s2-no-noise": Recipe.s2(noise=0.0),
     "s2-no-replay": Recipe.s2(replay_size=0, replay_fraction=0.0),
 }
-"""The EBTs: by the library's own recipe as in the demo, by the paper's two, and by its second one without one part each."""
+"""Recipes of the EBTs: the library's own as in the demo, the paper's S1 and S2, and S2 without each of its parts."""
 TITLES = {
     TRANSFORMER: "Transformer++",
     MORE: f"Transformer++, {TIMES[MORE]} x updates",
@@ -50,7 +50,7 @@ EBTS = ("ebt", "ebt-s1", "ebt-s2")
 
 
 def training_data(text: Json, places: Json, seed: int) -> TextDataModule:
-    """The training text and, as validation, the one that is held out; the split does not depend on the seed."""
+    """Return the training text, with the held-out text as validation set. The split does not depend on the seed."""
     shares = (1 - HELD_OUT, HELD_OUT, 0.0) if places["validation"] is None else (1.0, 0.0, 0.0)
     shape = {name: text[name] for name in ("tokenizer", "context_length", "batch_size")}
     data = TextDataModule(places["train"], places["validation"], fractions=shares, seed=seed, split_seed=0, **shape)
@@ -59,7 +59,7 @@ def training_data(text: Json, places: Json, seed: int) -> TextDataModule:
 
 
 def train_model(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Train a model and save its folder."""
+    """Train a model and save it."""
     report(0, 1, "preparing data")
     data = training_data(settings["text"], places, settings["seed"])
     task = partial(LanguageTask, recipe=Recipe(), sample_every=0)

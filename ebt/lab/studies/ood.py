@@ -1,4 +1,4 @@
-"""One model, many texts: the paper's table 3 and figures 6 and 7."""
+"""Thinking on texts out of distribution: the paper's table 3 and figures 6 and 7."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ from ebt.lab.studies.ways import (
 )
 
 WITHIN = 5.0
-"""Per cent of Transformer++'s perplexity, in distribution."""
+"""Percentage of Transformer++'s perplexity in distribution."""
 GAINS = {"best": "gain.png", "bold": "gain-bold.png"}
-"""Pictures of gain against shift."""
+"""Plots of gain against shift."""
 RIVALS = {FULL: "rival.png", SOFTER: "softer.png"}
-"""Those of EBTs beside Transformer++."""
+"""Plots of EBTs and Transformer++."""
 MATCHED = ((TRANSFORMER, SOFTER), *((kind, way) for kind in EBTS for way in ("matched", SOFTER)))
-"""Those that are as good at home as Transformer++: by noise, or by a temperature."""
+"""Models matched to Transformer++ at home by noise or temperature."""
 
 
 def plan(args: argparse.Namespace) -> OodPlan:
-    """Collect the sets: what is held out of the training text, the built-in ones, and those that the user names.
+    """Collect the sets: the held-out text, the built-in sets, and the user's.
 
     Raises:
-        InputError: a set that cannot be read, a name that is taken, or one that is no name.
+        InputError: A set cannot be read, or its name is taken or invalid.
     """
     text = TextPlan.of(args)
     trained = [identity(source) for source in (text.train, text.validation) if source is not None]
@@ -65,7 +65,7 @@ def plan(args: argparse.Namespace) -> OodPlan:
         named += [(_stem(path), str(path)) for path in _files(args.sets) if identity(str(path)) not in trained]
     for name, source in named:
         if name in chosen:
-            raise InputError(f"There are two sets with the name {name}: choose another with --set NAME=FILE.")
+            raise InputError(f"There are two sets with the name {name}: choose another name with --set NAME=FILE.")
         identity(source)
         chosen[name] = source
     return OodPlan(text, chosen)
@@ -74,14 +74,14 @@ def plan(args: argparse.Namespace) -> OodPlan:
 def _named(given: str) -> tuple[str, str]:
     name, equals, source = given.partition("=")
     if not (name and equals and source):
-        raise InputError(f"--set {given} is no name and file: write --set NAME=FILE.")
+        raise InputError(f"--set {given} is not a name and a file: write --set NAME=FILE.")
     return name, source
 
 
 def _files(folder: str) -> list[Path]:
     found = sorted(path for path in Path(folder).glob("*") if path.name.lower().endswith(SUFFIXES) and path.is_file())
     if not found:
-        raise InputError(f"--sets {folder} holds none of {', '.join(SUFFIXES)}: name a folder of texts.")
+        raise InputError(f"--sets {folder} has no files of type {', '.join(SUFFIXES)}: give a folder of texts.")
     return found
 
 
@@ -90,7 +90,7 @@ def _stem(path: Path) -> str:
 
 
 def stages(plan: OodPlan) -> list[list[Run]]:
-    """Models, then the curve of each on each set, and on the half of the held-out text where steps are chosen."""
+    """Return the stages: models, then the curve of each model on each set and on the choosing half."""
     seeds, text = range(plan.text.seeds), plan.text
     curves = [text.curve(kind, seed, source) for seed in seeds for kind in KINDS for source in plan.sets.values()]
     chosen = [text.curve(kind, seed, CHOOSING) for seed in seeds for kind in EBTS]
@@ -101,7 +101,7 @@ def stages(plan: OodPlan) -> list[list[Run]]:
 
 
 def report(plan: OodPlan, results: Results) -> Page:
-    """Tables, verdicts and pictures."""
+    """Create tables, verdicts and plots."""
     found = nats(plan, results)
     shift = shifts(found)
     slopes = _slopes(found, shift)
@@ -156,7 +156,7 @@ Slopes = dict[str, dict[str, Estimate]]
 
 
 def _slopes(found: Nats, shift: dict[str, list[float]]) -> Slopes:
-    """Of the gain of each way to think against the shift, over the sets that have one."""
+    """Return the slope of gain against shift for each way to think, over the sets with a shift."""
 
     def slope(kind: str, way: str) -> Estimate:
         gain = gains(found, kind, way)
@@ -210,7 +210,7 @@ def _longer_trained(plan: OodPlan, found: Nats) -> Table:
 
 
 def _matched(plan: OodPlan, found: Nats) -> Table:
-    """Where all are as good at home."""
+    """Return the table of models that are matched at home."""
     rows = [[name, *(over_seeds(against(found, *pair)[name]).around(sign=True) for pair in MATCHED)] for name in plan.sets]
     head = ["set", *(f"{TITLES[kind]}, {'noise' if way == 'matched' else 'temperature'}, %" for kind, way in MATCHED)]
     note = (
@@ -232,7 +232,7 @@ def _thinking(plan: OodPlan, found: Nats, kind: str, many: int) -> Table:
 
 
 def _temperatures(plan: OodPlan, results: Results) -> Table:
-    """What a temperature gains, and costs at home."""
+    """Return the table of what temperatures gain on the sets and cost at home."""
     rows = []
     for name, source in plan.sets.items():
         found = [results[softer_run(plan.text, TRANSFORMER, seed, source).key].values for seed in range(plan.text.seeds)]
@@ -297,7 +297,7 @@ def _of_rival(found: Nats, kind: str) -> Iterator[Verdict]:
 
 
 def _better(name: str, gaps: dict[str, list[float]]) -> Verdict:
-    """On the means over seeds; of how many sets the whole interval says so is told, too."""
+    """Judge the means over seeds, and state the number of sets with significant intervals."""
     found = {name: over_seeds(values) for name, values in gaps.items()}
     moved = [gap for name, gap in found.items() if name != MEASURED]
     better, surely = sum(gap.mean < 0 for gap in moved), sum(gap.high is not None and gap.high < 0 for gap in moved)

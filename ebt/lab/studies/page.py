@@ -1,4 +1,4 @@
-"""What a study tells: tables, verdicts, pictures, and how it was made."""
+"""The page of a study: tables, verdicts, pictures, and how it was made."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ebt.lab.studies.runs import Result
 
 @dataclass(frozen=True)
 class Table:
-    """The first column holds names."""
+    """A table whose first column has names."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
-    """What a reader must know to read it."""
+    """Explanation for the reader."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A criterion, and whether it is met; the text names value and limit."""
+    """A criterion and whether it is met. The text states value and limit."""
 
     name: str
     met: bool
@@ -34,7 +34,7 @@ class Verdict:
 
 
 def above(name: str, what: str, value: Estimate, limit: float = 0.0, unit: str = "%") -> Verdict:
-    """Met if the whole interval lies above the limit; a single value has no interval, and does not meet it."""
+    """Return a verdict that is met if the whole interval lies above the limit. A value without interval does not meet it."""
     met = value.low is not None and value.low > limit
     return Verdict(name, met, f"{what}: {value.text(2, sign=True)} {unit} (limit: the whole interval above {limit:g})")
 
@@ -46,13 +46,13 @@ class Page:
     title: str
     question: str
     setting: Sequence[str]
-    """How it was done, in sentences."""
+    """Sentences on the method."""
     tables: Sequence[Table]
     verdicts: Sequence[Verdict]
     pictures: Mapping[str, str]
-    """Caption by file name."""
+    """Captions by file name."""
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    """What the tables were made of, for ``results.json``."""
+    """The numbers behind the tables, for ``results.json``."""
 
 
 def publish(name: str, page: Page, command: str, results: Iterable[Result], out: Path) -> list[Path]:
@@ -66,7 +66,7 @@ def publish(name: str, page: Page, command: str, results: Iterable[Result], out:
 
 
 def _made(results: Sequence[Result]) -> dict[str, Any]:
-    """On which machines, with which versions, and how long it took."""
+    """Return machines, versions and total time of the runs."""
     machines = list(dict.fromkeys(f"{result.machine['processor']}, {result.machine['cores']} cores" for result in results))
     versions: dict[str, str] = {}
     for package in results[0].machine["versions"]:

@@ -1,4 +1,4 @@
-"""Processes that work side by side and tell how far they are."""
+"""A pool of processes that report their progress."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from ebt.errors import show_warning
 
 Report = Callable[[int, int, str], None]
-"""Called with the units of work done, all units, and a note."""
+"""Called with the units of work done, their total number, and a note."""
 OFTEN, SELDOM = 0.5, 30.0
-"""Seconds between messages of a job, and between lines where no bars can be drawn."""
+"""Seconds between messages of a job, and between progress lines without a terminal."""
 
 
 @contextmanager
 def pool(processes: int, threads: int, devices: Sequence[str] = ()) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    """So many fresh processes of so many threads each, and a queue of their messages. Whatever ends the block ends them.
+    """Create a pool of processes with ``threads`` threads each, and a message queue. Leaving the context ends the processes.
 
-    Where there are ``devices``, by number or name as in CUDA_VISIBLE_DEVICES, each process sees one of them, in turns.
+    With ``devices``, named as in CUDA_VISIBLE_DEVICES, each process sees one of them, in turn.
 
-    Ctrl-C ends the processes, and then the block as ``KeyboardInterrupt``, SIGTERM likewise as ``SystemExit`` of 143: raised at
-    once, wherever the program is, they could get lost in a callback. Processes that lose this one end themselves.
+    Ctrl-C ends the processes and raises ``KeyboardInterrupt`` at the end of the context; SIGTERM raises ``SystemExit(143)``.
+    Raised immediately, they could be lost in a callback. Processes end themselves if this one dies.
     """
     context = get_context("spawn")
     manager = SyncManager(ctx=context)
@@ -50,7 +50,7 @@ def pool(processes: int, threads: int, devices: Sequence[str] = ()) -> Iterator[
             pressed.extend(signals[:1])
             working = [process for process in active_children() if process not in others]
             for process in working:
-                process.kill()  # a training answers SIGTERM in its own way, and may live on; results are whole or not there
+                process.kill()  # training handles SIGTERM itself and may survive it; results are written atomically
             if signals and not working:
                 raise _ended(pressed[0])
 
@@ -60,7 +60,7 @@ def pool(processes: int, threads: int, devices: Sequence[str] = ()) -> Iterator[
             yield made, manager.Queue()
         except BaseException as error:
             end()
-            if pressed:  # whatever the processes made of their end
+            if pressed:  # regardless of how the processes ended
                 raise _ended(pressed[0]) from error
             raise
         finally:
@@ -87,16 +87,16 @@ def _end_with_parent() -> None:
 def _start(threads: int, devices: Any = None) -> None:
     _end_with_parent()
     if devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()  # before CUDA is asked for anything
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()  # before CUDA is initialised
     import torch
 
     warnings.showwarning = show_warning
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is answered by the process that started these
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles Ctrl-C
     torch.set_num_threads(threads)
 
 
 def teller(messages: Any, name: str) -> Report:
-    """What a job reports to, in its process."""
+    """Return the progress callback of a job in its process."""
     last = 0.0
 
     def tell(done: int, total: int, note: str) -> None:
@@ -109,7 +109,7 @@ def teller(messages: Any, name: str) -> Report:
 
 
 def bars(console: Console) -> Progress:
-    """A bar for each job: how far, how long, time left, and a note."""
+    """Return progress bars with percentage, elapsed and remaining time, and a note."""
     columns = (
         TextColumn("{task.description:26}"),
         BarColumn(24),
@@ -124,7 +124,7 @@ def bars(console: Console) -> Progress:
 
 @dataclass
 class Board:
-    """Who is running, for the eyes of the user: one bar per job."""
+    """The progress display, with one bar per job."""
 
     progress: Progress
     messages: Any
@@ -132,13 +132,13 @@ class Board:
     printed: float = 0.0
 
     def show(self, name: str, done: float, total: float, note: str = "") -> None:
-        """Move the bar of a job."""
+        """Update the bar of a job."""
         if name not in self.bars:
             self.bars[name] = self.progress.add_task(name, note="")
         self.progress.update(self.bars[name], completed=done, total=total, note=note)
 
     def read(self) -> None:
-        """Show all messages that have come."""
+        """Show all pending messages."""
         while True:
             try:
                 self.show(*self.messages.get_nowait())
@@ -146,17 +146,17 @@ class Board:
                 return
 
     def drop(self, name: str) -> None:
-        """Take away the bar of a job that has ended."""
+        """Remove the bar of a finished job."""
         if name in self.bars:
             self.progress.remove_task(self.bars.pop(name))
 
     def share(self, name: str) -> float:
-        """How much of a job is done, from 0 to 1."""
+        """Return the completed share of a job, in [0, 1]."""
         task = next((task for task in self.progress.tasks if task.id == self.bars.get(name)), None)
         return 0.0 if task is None else task.percentage / 100
 
     def print_now_and_then(self) -> None:
-        """Where no bars can be drawn, in a log file: a line for each job at work, twice a minute."""
+        """Without a terminal, print a line per running job twice a minute."""
         if self.progress.console.is_terminal or time.monotonic() - self.printed < SELDOM:
             return
         self.printed = time.monotonic()

@@ -1,4 +1,4 @@
-"""Runs: what they are, where their results are kept, and how several work side by side."""
+"""Runs of a study: their settings, stored results and parallel execution."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ from ebt.lab.studies.pool import Board, Report, bars, pool, teller
 
 Json = Mapping[str, Any]
 Work = Callable[[Json, Json, Report], dict[str, Any]]
-"""Executes a run: its settings, its places, whom to tell of progress. The result is a JSON object."""
+"""Executes a run, given its settings, its places and a progress callback. Returns a JSON object."""
 PACKAGES = ("energy-based-transformers", "torch", "lightning", "transformers")
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One training or measurement."""
+    """A training or measurement."""
 
     name: str
-    """Short, and its own among the runs of a study."""
+    """Short name, unique among the runs of a study."""
     work: Work
-    """A function of a module, so that another process finds it."""
+    """A module-level function, so that other processes can import it."""
     settings: Json
-    """All that its result depends on, as JSON."""
+    """All settings that the result depends on, as JSON."""
     folder: Path
-    """Where the result is kept."""
+    """Folder of the result."""
     places: Json = field(default_factory=dict)
-    """Paths and the like that the work needs, and that the result does not depend on."""
+    """Paths and other values that the work needs and the result does not depend on."""
     product: Path | None = None
-    """A file that it leaves in one of its places, where other runs need it."""
+    """A file written to one of its places that other runs need."""
     cost: float = 1.0
-    """How much work it is, next to other runs."""
+    """Relative cost."""
 
     @property
     def key(self) -> str:
-        """Name and fingerprint of the settings: runs that differ never share a file."""
+        """Name and fingerprint of the settings. Different runs never share a file."""
         return f"{self.name.replace(' ', '-')}-{fingerprint(self.settings)}"
 
     @property
     def paths(self) -> set[str]:
-        """Those of its places that are one."""
+        """The places that are paths."""
         return {place for place in self.places.values() if isinstance(place, str)}
 
     @property
     def path(self) -> Path:
-        """The file of the result."""
+        """The result file."""
         return self.folder / f"{self.key}.json"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run left."""
+    """The result of a finished run."""
 
     settings: Json
     values: Json
@@ -73,36 +73,34 @@ class Result:
 
 
 def fingerprint(settings: Json) -> str:
-    """Ten hexadecimal digits that tell settings apart."""
+    """Return a fingerprint of settings: ten hexadecimal digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def load(run: Run) -> Result | None:
-    """The result of a run that has finished, None if it has not.
+    """Load the result of a run, None if it has not finished.
 
     Raises:
-        InputError: its file is not what a finished run leaves.
+        InputError: The file is not a valid result of the run.
     """
     if not run.path.is_file():
         return None
     try:
         result = Result(**json.loads(run.path.read_text(encoding="utf-8")))
         if not all(isinstance(part, dict) for part in (result.settings, result.values, result.machine)):
-            raise TypeError("a field is of the wrong kind")
+            raise TypeError("a field has the wrong type")
         if fingerprint(result.settings) != fingerprint(run.settings):
             raise ValueError("it was made with other settings")
     except (ValueError, TypeError, OSError) as error:
-        raise InputError(f"{run.path} is no result of this run ({error}): delete it, then the run is made again.") from error
+        raise InputError(f"{run.path} is not a result of this run ({error}): delete it to repeat the run.") from error
     return result
 
 
 def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console, devices: Sequence[str] = ()) -> dict[str, Result]:
-    """The results of all runs by their keys: read where they are there, else made now, ``jobs`` at a time.
-
-    Each of the processes sees one of the ``devices`` alone, where there are any.
+    """Return the results of all runs by key. Missing runs are executed, ``jobs`` at a time, each on one of the ``devices``.
 
     Raises:
-        InputError: a broken file, whatever a run finds wrong in its input, or a process that died.
+        InputError: A result file is broken, a run refuses its input, or a process died.
     """
     stages = _distinct(stages)
     runs = [run for stage in stages for run in stage]
@@ -118,23 +116,23 @@ def collect(stages: Sequence[Sequence[Run]], jobs: int, console: Console, device
             _execute(missing, min(jobs, max(map(len, missing))), console, devices)
         except BrokenProcessPool as error:
             raise InputError(
-                "A process died, as they do when memory runs out. What has finished is kept: the same command goes on; "
-                "with a smaller --jobs it needs less memory."
+                "A process died, possibly because memory ran out. Finished runs are kept: run the same command to continue, "
+                "with a smaller --jobs to need less memory."
             ) from error
         found |= {run.key: result for stage in missing for run in stage if (result := load(run)) is not None}
     return found
 
 
 def _unfounded(runs: Sequence[Run], found: Collection[str]) -> set[str]:
-    """Runs that need a product which is gone, if one of them has no result: that which makes it, and all that were made of it,
-    since what is made anew need not be the same. Where all have results, nobody needs the product."""
+    """Return the runs to repeat because a product is gone that a run without result needs: the run that makes it, and all runs
+    that use it, because a new product may differ."""
     gone = {str(run.product.parent) for run in runs if run.product is not None and not run.product.exists()}
     needed = {place for run in runs if run.key not in found for place in run.paths if place in gone}
     return {run.key for run in runs if needed & run.paths}
 
 
 def _distinct(stages: Sequence[Sequence[Run]]) -> list[list[Run]]:
-    """Each run once, in the first stage that names it."""
+    """Keep each run once, in the first stage that has it."""
     seen: set[str] = set()
     kept = []
     for stage in stages:
@@ -145,7 +143,7 @@ def _distinct(stages: Sequence[Sequence[Run]]) -> list[list[Run]]:
 
 
 def _execute(stages: Iterable[Sequence[Run]], jobs: int, console: Console, devices: Sequence[str]) -> None:
-    """Of the runs whose products are there, the last stage's first: what was trained is measured before more is trained."""
+    """Execute the runs. Of those that are ready, later stages come first, so that trained models are measured early."""
     waiting = [run for stage in reversed(list(stages)) for run in stage]
     total, began, failures = len(waiting), time.monotonic(), list[tuple[Run, Exception]]()
     work, worked = sum(run.cost for run in waiting), 0.0
@@ -172,23 +170,23 @@ def _execute(stages: Iterable[Sequence[Run]], jobs: int, console: Console, devic
             board.show(f"all {total} runs", ahead, work, f"{done} done, {speed:.2g} a minute")
             board.print_now_and_then()
     if failures:
-        console.print(f"{len(failures)} runs failed; what has finished is kept. The first of them, {failures[0][0].name}:")
+        console.print(f"{len(failures)} runs failed; finished runs are kept. The first failure, {failures[0][0].name}:")
         raise failures[0][1]
 
 
 def _ready(waiting: Sequence[Run], running: Sequence[Run], failures: Sequence[tuple[Run, Exception]]) -> list[Run]:
-    """Those that nothing which is still to be made, or could not be made, is needed for."""
+    """Return the runs that do not depend on unfinished or failed runs."""
     missing = {str(run.product.parent) for run in (*waiting, *running, *(run for run, _ in failures)) if run.product}
     return [run for run in waiting if run.product is not None or not missing & run.paths]
 
 
 def _tell(run: Run, future: Future[float], failures: list[tuple[Run, Exception]], console: Console) -> None:
-    """How a run has ended; one that failed leaves the others alone, but for a process that died, which takes all along."""
+    """Report the end of a run. A failure does not stop the others, unless its process died."""
     try:
         console.print(f"{run.name}: {future.result():.1f} s", highlight=False)
     except BrokenProcessPool:
         raise
-    except SystemExit as error:  # how Lightning answers SIGTERM in a process that trains
+    except SystemExit as error:  # raised by Lightning on SIGTERM during training
         raise BrokenProcessPool(f"{run.name} was ended") from error
     except Exception as error:
         failures.append((run, error))
@@ -196,7 +194,7 @@ def _tell(run: Run, future: Future[float], failures: list[tuple[Run, Exception]]
 
 
 def _run(messages: Any, name: str, work: Work, settings: Json, path: Path, places: Json) -> float:
-    """Runs in a process of its own, writes the result, and tells its seconds."""
+    """Execute a run in its own process, write the result, and return the seconds."""
     began = time.monotonic()
     values = work(settings, places, teller(messages, name))
     seconds = time.monotonic() - began
@@ -205,8 +203,8 @@ def _run(messages: Any, name: str, work: Work, settings: Json, path: Path, place
 
 
 def machine() -> dict[str, Any]:
-    """What this computer is, and what runs on it."""
-    import torch  # not above: help and errors shall not wait for it
+    """Return processor, cores and versions of this machine."""
+    import torch  # imported here so that help and errors do not wait for it
 
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []

@@ -1,4 +1,4 @@
-"""Texts to measure on: what came with the library, what is generated, and files of several kinds."""
+"""Texts to measure: built-in, generated, and files of several types."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ PYTHON_SOURCE, BRACKETS = "python-source", "brackets"
 BUILT_IN = (PYTHON_DOCS, PYTHON_SOURCE, BRACKETS)
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".jsonl.gz", ".json", ".json.gz")
 MODULES = 60
-"""Of the standard library whose sources are read."""
+"""Modules of the standard library to read as source code."""
 KINDS = "()[]{}"
 LINES, PAIRS = 2000, 24
-"""Strings of brackets, and pairs in each, at most."""
+"""Number of bracket strings, and maximum number of pairs in each."""
 
 
 def identity(source: str) -> dict[str, str]:
-    """What tells a text from others, wherever its file lies.
+    """Return an identity of a text that does not depend on its location.
 
     Raises:
-        InputError: a file that cannot be read.
+        InputError: The file cannot be read.
     """
     if source == BRACKETS:
         return {"source": source}
@@ -40,13 +40,13 @@ def identity(source: str) -> dict[str, str]:
 
 
 def read(source: str) -> list[str]:
-    """The documents of a set: a built-in one, or a file.
+    """Read the documents of a built-in set or a file.
 
-    Text files are cut into documents at paragraph ends. JSONL has a field ``text``, or ``question`` and ``answer``, which are
-    joined by a line end. JSON is a task of BIG-bench: each question with its right answer.
+    Text files are split into documents at paragraph ends. JSONL has a field ``text``, or ``question`` and ``answer``, which are
+    joined by a newline. JSON is a BIG-bench task; each document is a question with its correct answer.
 
     Raises:
-        InputError: the file cannot be read, is empty, or of an unknown kind.
+        InputError: The file cannot be read, is empty, or has an unknown type.
     """
     if source == PYTHON_SOURCE:
         return source_texts(MODULES)
@@ -60,7 +60,7 @@ def read(source: str) -> list[str]:
 
 
 def brackets(seed: int = 0) -> list[str]:
-    """Balanced strings of three kinds of brackets (Dyck words), one a line: each bracket closes the last open one."""
+    """Generate balanced strings of three types of brackets (Dyck words), one per line."""
     generator = np.random.default_rng(seed)
     lines = [_balanced(int(generator.integers(2, PAIRS + 1)), generator) for _ in range(LINES)]
     return ["\n".join(lines[i : i + 50]) + "\n" for i in range(0, LINES, 50)]
@@ -82,7 +82,7 @@ def _bytes(source: str) -> bytes:
     try:
         return Path(source).read_bytes()
     except OSError as error:
-        raise InputError(f"{source} cannot be read ({error}): name an existing file.") from error
+        raise InputError(f"{source} cannot be read ({error}): give an existing file.") from error
 
 
 def _lines(source: str) -> Any:
@@ -90,18 +90,18 @@ def _lines(source: str) -> Any:
     try:
         return (gzip.decompress(data) if source.lower().endswith(".gz") else data).decode("utf-8")
     except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{source} cannot be read ({error}): give UTF-8 text, or a whole gzip file of it.") from error
+        raise InputError(f"{source} cannot be read ({error}): give UTF-8 text, or a complete gzip file of it.") from error
 
 
 def _fields(source: str) -> Fields:
-    """Those of the first line of JSONL."""
+    """Return the fields of the first line of a JSONL file."""
     if not source.lower().endswith((".jsonl", ".jsonl.gz")):
         return Fields()
     first = next((line for line in _lines(source).splitlines() if line.strip()), "{}")
     try:
         keys = set(json.loads(first))
     except (ValueError, TypeError):
-        keys = set()  # the reader names the line
+        keys = set()  # the reader reports the line
     return Fields("answer", "question") if {"question", "answer"} <= keys else Fields()
 
 
@@ -111,9 +111,9 @@ def _questions(source: str) -> list[str]:
         texts = [f"{one['input']} {max(one['target_scores'], key=one['target_scores'].get)}\n" for one in examples]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{source} is no task of BIG-bench ({error!r}): it needs examples with input and target_scores. "
-            "Write other text as .txt or .jsonl."
+            f"{source} is not a BIG-bench task ({error!r}): it needs examples with input and target_scores. "
+            "Save other text as .txt or .jsonl."
         ) from error
     if not texts:
-        raise InputError(f"{source} is empty: it holds no example. Leave it out, or give another file.")
+        raise InputError(f"{source} is empty: it has no examples. Leave it out, or give another file.")
     return texts

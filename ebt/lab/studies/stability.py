@@ -1,4 +1,4 @@
-"""Does training start flat and stay stable, whatever the initial step size? A grid of small trainings."""
+"""Stability of training for different initial step sizes, on a grid of small training runs."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ PARAMETERISATIONS: dict[str, dict[str, Any]] = {
         "scale_inputs": False,
     },
 }
-"""Fields of the model's configuration: the library's defaults; and the published code's update and energy head."""
+"""Fields of the model's configuration: the library's defaults, and update and energy head of the published code."""
 KINDS = {"own": RECIPES["ebt"], "s1": RECIPES["ebt-s1"], "s2": RECIPES["ebt-s2"]}
 PUBLISHED = ("s1", "s2")
-"""Recipes that the published code has."""
+"""Recipes of the published code."""
 
 
 @dataclass(frozen=True)
 class GridPlan:
-    """The grid, and on what text."""
+    """The grid and its training text."""
 
     out: Path
     cells: tuple[Cell, ...]
@@ -60,7 +60,7 @@ class GridPlan:
     context_length: int
 
     def run(self, cell: Cell) -> Run:
-        """The training of a cell."""
+        """Return the training run of a cell."""
         settings = {
             **asdict(cell),
             "model": {**NETWORK, **PARAMETERISATIONS[cell.parameterisation]},
@@ -75,7 +75,7 @@ class GridPlan:
 
 
 def plan(args: argparse.Namespace) -> GridPlan:
-    """The whole grid; a quick one has a recipe, a learning rate and two step sizes."""
+    """Create the grid. A quick one has one recipe, one learning rate and two step sizes."""
     lr, quick = OPTIMISATION.lr, args.quick
     recipes = args.recipes or (["s1"] if quick else list(KINDS))
     rates = args.lr or ([lr] if quick else [lr / 4, lr, 4 * lr])
@@ -86,12 +86,12 @@ def plan(args: argparse.Namespace) -> GridPlan:
 
 
 def stages(plan: GridPlan) -> list[list[Run]]:
-    """All at once."""
+    """Return a single stage."""
     return [[plan.run(cell) for cell in plan.cells]]
 
 
 class _Losses(L.Callback):
-    """Notes the loss of each update."""
+    """Records the loss of each update."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -101,7 +101,7 @@ class _Losses(L.Callback):
 
 
 def train_cell(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """One training; numbers that are not finite end it and belong to the result."""
+    """Train a model. Non-finite numbers end the run and are part of the result."""
     report(0, 1, "preparing data")
     seed, recipe = settings["seed"], Recipe(**settings["thinking"])
     data, losses, stopped = TextDataModule(places["train"], seed=seed, split_seed=0, **settings["data"]), _Losses(), None
@@ -120,7 +120,7 @@ def train_cell(settings: Json, places: Json, report: Report) -> dict[str, Any]:
 
 
 def report(plan: GridPlan, results: Results) -> Page:
-    """Tables, verdicts and pictures."""
+    """Create tables, verdicts and plots."""
     trained = [Trained(cell, **results[plan.run(cell).key].values) for cell in plan.cells]
     ours = [one for one in trained if one.cell.parameterisation == OURS]
     return Page(

@@ -1,4 +1,4 @@
-"""Sudoku with fewer givens than trained: an EBT against the same blocks without an energy, trained for the same time."""
+"""Sudoku with fewer givens than in training: an EBT against the same blocks without an energy, with equal training time."""
 
 from __future__ import annotations
 
@@ -29,28 +29,27 @@ TWIN, RIVAL = "feed_forward", "looped_prediction"
 RECURSIVE = "recursive"
 LOOPED = (RIVAL, "looped_hidden", RECURSIVE)
 INNER = 2
-"""Updates of the recursive model's latent state for each of its answer; it has half of the others' layers."""
+"""Updates of the recursive model's latent state per update of its answer. It has half as many layers as the others."""
 OPTIMISATION = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
 LOOPS = Recipe(min_steps=2, max_steps=4)
 RECIPE = Recipe(1, 3, gradients="truncated", loss="last", replay_size=512, replay_fraction=0.5, warm_start=0.4)
-"""The EBT's: half the price of gradients through all steps; replayed candidates are far along their descent."""
+"""Recipe of the EBT, at half the cost of gradients through all steps. Replay continues descents to many steps."""
 HEAD = {"head": "bilinear", "head_init": "unit"}
-"""What a warm start needs."""
+"""Energy head that a warm start needs."""
 SCALES, NOISES = (0.35, 0.6, 1.0), (0.3, 1.0)
-"""Step sizes of thinking, as multiples of the learned one, and Langevin noises of all candidates but the first: what validation
-boards prefer is taken."""
+"""Factors on the learned step size, and Langevin noises for all candidates except the first, chosen on validation boards."""
 VALIDATION = 32
-"""Boards for that."""
+"""Number of validation boards."""
 STOP = 1e-3
-"""A board whose probabilities change by less has converged."""
+"""Change of probabilities below which a board has converged."""
 UNSOLVED = 0.05
-"""The feed-forward twin solves less where the EBT has to show what it can."""
+"""Maximum share of boards solved by the feed-forward twin where the EBT is judged."""
 AUROC = 0.75
 
 
 @dataclass(frozen=True)
 class SudokuPlan:
-    """What is trained and measured."""
+    """The models to train and measure."""
 
     out: Path
     size: int
@@ -73,7 +72,7 @@ class SudokuPlan:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> SudokuPlan:
-        """From the options; those that are not given depend on the size of the board, and are smaller in a quick study."""
+        """Create the plan from the options. Defaults depend on the board size, and are smaller in a quick study."""
         quick, few = args.quick, args.size == 9 and args.collection is not None
         usual = {4: (5, 9), 6: (14, 20), 9: (17, 34) if few else (28, 45)}
         tests = {4: (4, 6), 6: (9, 10, 12, 14), 9: (17, 20, 24, 28, 34) if few else (24, 28, 32, 36, 40)}
@@ -100,7 +99,7 @@ class SudokuPlan:
         )
 
     def data(self) -> dict[str, Any]:
-        """Settings of the data module: the same puzzles for all seeds, whose order and relabelling differ."""
+        """Settings of the data module. Seeds share the puzzles and differ in their order and relabelling."""
         return {
             "size": self.size,
             "train_count": self.puzzles,
@@ -114,7 +113,7 @@ class SudokuPlan:
         }
 
     def model(self, kind: str, seed: int) -> Run:
-        """The training of a model."""
+        """Return the training run of a model."""
         own: dict[str, Any] = HEAD if kind == "ebt" else {}
         if kind == RECURSIVE:
             own = {"layers": max(1, self.layers // 2), "inner": INNER}
@@ -135,13 +134,13 @@ class SudokuPlan:
         return Run(run.name, run.work, settings, run.folder, places, folder / "config.json")
 
     def stopping(self, seed: int, givens: int) -> Run:
-        """Boards solved, and passes, if each one stops when it has converged."""
+        """Return the measurement in which each board stops when it has converged."""
         run = self.curve("ebt", seed, givens)
         settings = {**run.settings, "steps": [max(self.steps)], "candidates": [1], "tolerance": STOP}
         return Run(f"{run.name} stopping", measure_boards, settings, run.folder, run.places)
 
     def curve(self, kind: str, seed: int, givens: int) -> Run:
-        """Boards solved against steps, of one candidate and of several. Loops take as many passes as one candidate."""
+        """Return the measurement against steps with one and several candidates. Loops take as many passes as one candidate."""
         model, steps, how = self.model(kind, seed), set(self.steps), dict[str, Any]()
         if kind == "ebt":
             how = {"choosing": {"steps": max(steps), "candidates": self.candidates, "scales": SCALES, "noises": NOISES}}
@@ -154,12 +153,12 @@ class SudokuPlan:
 
 
 def plan(args: argparse.Namespace) -> SudokuPlan:
-    """From the options."""
+    """Create the plan from the options."""
     return SudokuPlan.of(args)
 
 
 def stages(plan: SudokuPlan) -> list[list[Run]]:
-    """Models, then their curves."""
+    """Return the stages: models, then their curves."""
     seeds = range(plan.seeds)
     curves = [plan.curve(kind, seed, givens) for seed in seeds for kind in plan.kinds for givens in plan.test_givens]
     if "ebt" in plan.kinds:
@@ -172,24 +171,24 @@ Results = Mapping[str, Result]
 
 @dataclass(frozen=True)
 class Line:
-    """A model on the boards with some number of givens: shares over the seeds, by steps."""
+    """The results of a model on boards with a number of givens, by steps and seed."""
 
     name: str
     evaluations: dict[int, float]
     """Forward and inner backward passes."""
     solved: dict[int, list[float]]
-    """Per cent of the boards, by steps and seed."""
+    """Percentage of boards solved, by steps and seed."""
     cell: dict[int, Estimate]
     auroc: Estimate | None
-    """Of the energies of cells, after the last step, between the worst and the best seed."""
+    """AUROC of the energies of cells after the last step, with the worst and the best seed."""
 
     @property
     def exact(self) -> dict[int, Estimate]:
-        """Per cent of the boards, by steps, between the worst and the best seed."""
+        """Percentage of boards solved, by steps, with the worst and the best seed."""
         return {step: spread(values) for step, values in self.solved.items()}
 
     def within(self, evaluations: float) -> list[float] | None:
-        """By seed, at the number of steps that is best in hindsight of those that take no more passes."""
+        """Return the percentage by seed, at the best number of steps (in hindsight) with at most ``evaluations`` passes."""
         steps = [step for step, passes in self.evaluations.items() if passes <= evaluations]
         return max((self.solved[step] for step in steps), key=fmean) if steps else None
 
@@ -213,7 +212,7 @@ def _line(plan: SudokuPlan, results: Results, kind: str, givens: int, candidates
 
 
 def report(plan: SudokuPlan, results: Results) -> Page:
-    """Tables by number of givens, verdicts, and a picture."""
+    """Create tables by number of givens, verdicts and plots."""
     lines = {givens: [_line(plan, results, kind, givens) for kind in plan.kinds] for givens in plan.test_givens}
     if "ebt" in plan.kinds:
         for givens, found in lines.items():
@@ -242,7 +241,7 @@ def report(plan: SudokuPlan, results: Results) -> Page:
 
 
 def _panels(lines: Mapping[int, list[Line]], of: Callable[[Line], dict[int, Estimate]]) -> dict[str, dict[str, Any]]:
-    """A quantity against evaluations, by givens and model."""
+    """Return a quantity against evaluations, by givens and model."""
     return {
         f"{givens} givens": {
             line.name: [(line.evaluations[s], asdict(value)) for s, value in of(line).items()] for line in found
@@ -298,7 +297,7 @@ def _where(plan: SudokuPlan) -> str:
 
 
 def _thinking(plan: SudokuPlan, results: Results) -> str:
-    """What validation boards chose."""
+    """Describe the thinking options chosen on validation boards."""
     found = [results[plan.curve("ebt", seed, plan.test_givens[0]).key].values for seed in range(plan.seeds)]
     scales, noises = (", ".join(f"{one[name]:g}" for one in found) for name in ("scale", "noise"))
     count = plan.data()["validation_count"]
@@ -337,7 +336,7 @@ def _last(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> Table:
 
 
 def _stopping(plan: SudokuPlan, lines: Mapping[int, list[Line]], results: Results) -> Table:
-    """What stopping early costs and saves."""
+    """Return the table of the costs and savings of early stopping."""
     rows = []
     for givens, found in lines.items():
         ours = next(line for line in found if line.name == KINDS["ebt"])
@@ -381,7 +380,7 @@ def _verdicts(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> list[Verdict
 
 
 def _easiest(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> int | None:
-    """The largest number of givens where the twin solves next to nothing."""
+    """Return the largest number of givens at which the twin solves almost no board."""
     twins = {givens: next(line for line in found if line.name == KINDS[TWIN]) for givens, found in lines.items()}
     return max((givens for givens, twin in twins.items() if twin.exact[1].mean < 100 * UNSOLVED), default=None)
 
@@ -391,7 +390,7 @@ def _verified(candidates: int) -> str:
 
 
 def _over(name: str, ours: list[float], theirs: list[float]) -> Verdict:
-    """Met if the interval of the difference, paired by seed, lies above 0."""
+    """Return a verdict that is met if the interval of the difference, paired by seed, lies above 0."""
     gap, means = over_seeds([own - other for own, other in zip(ours, theirs, strict=True)]), (fmean(ours), fmean(theirs))
     text = f"{means[0]:.1f} % against {means[1]:.1f} %: {gap.text(1, sign=True)} points (limit: the whole interval above 0)"
     return Verdict(name, gap.low is not None and gap.low > 0, text)

@@ -1,4 +1,4 @@
-"""The plan of a study of text, and how thinking curves become numbers."""
+"""The plan of text studies, and numbers from thinking curves."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MEAN_NOISES = (1.0, 2.0, 4.0, 8.0)
 
 @dataclass(frozen=True)
 class TextPlan:
-    """What all studies of text share."""
+    """The common settings of text studies."""
 
     out: Path
     store: Path
-    """Where the trained models are, which studies share."""
+    """Folder of the trained models, which studies share."""
     train: str
     validation: str | None
     tokenizer: str
@@ -40,12 +40,12 @@ class TextPlan:
     noise: float
     context_length: int
     mean_noises: tuple[float, ...] = MEAN_NOISES
-    """Langevin noises to choose from where a mean of candidates is taken, which must differ to be worth it."""
+    """Langevin noises to choose from for means of candidates, which must differ to be useful."""
     batch_size: int = 16
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> TextPlan:
-        """From the options; those that are not given are smaller in a quick study."""
+        """Create the plan from the options. Defaults are smaller in a quick study."""
         quick = args.quick
         return cls(
             out=Path(args.out),
@@ -64,7 +64,7 @@ class TextPlan:
         )
 
     def model(self, kind: str, seed: int) -> Run:
-        """The training of a model."""
+        """Return the training run of a model."""
         recipe = RECIPES.get(kind)
         text = {
             "train": identity(self.train),
@@ -88,14 +88,14 @@ class TextPlan:
         return Run(run.name, run.work, settings, run.folder, places, folder / "config.json")
 
     def measurement(self, work: Work, kind: str, seed: int, text: str = MEASURED, **settings: Any) -> Run:
-        """Something measured with a trained model on a text: a half of what was held out, or a set."""
+        """Return a measurement of a trained model on a half of the held-out text or a set."""
         model = self.model(kind, seed)
         about = {"half": text} if text in (CHOOSING, MEASURED) else identity(text)
         given = {"model": model.settings, "text": about, "contexts": self.contexts, **settings}
         return Run(f"{kind} {seed} {Path(text).name}", work, given, self.out / "raw", {**model.places, "text": text})
 
     def curve(self, kind: str, seed: int, text: str) -> Run:
-        """The thinking curve of a model on a text."""
+        """Return the measurement of a thinking curve on a text."""
         if kind not in RECIPES:
             return self.measurement(measure_curve, kind, seed, text, steps=[1], candidates=[1], candidate_noise=0.0)
         steps = sorted({*self.steps, RECIPES[kind].min_steps, RECIPES[kind].own_steps})
@@ -103,18 +103,18 @@ class TextPlan:
         return self.measurement(measure_curve, kind, seed, text, **how)
 
     def mean_curve(self, kind: str, seed: int, text: str, noise: float = MEAN_NOISES[0]) -> Run:
-        """The thinking curve if the answer is the mean of what was thought from the lowest trained number of steps on."""
+        """Return the measurement of a thinking curve with the rule mean, from the lowest trained number of steps on."""
         lowest, most = RECIPES[kind].min_steps, last_of_mean(kind)
         how = {"steps": [lowest, most], "candidates": sorted({1, self.candidates}), "candidate_noise": noise}
         run = self.measurement(measure_curve, kind, seed, text, **how, rule="mean", mean_from=lowest)
         return replace(run, name=f"{run.name} mean {noise:g}")
 
     def models(self, kinds: Sequence[str]) -> list[Run]:
-        """The trainings of all seeds."""
+        """Return the training runs of all seeds."""
         return [self.model(kind, seed) for seed in range(self.seeds) for kind in kinds]
 
     def setting(self, kinds: Sequence[str], results: Results) -> list[str]:
-        """How models were trained and measured, in sentences."""
+        """Describe the training and the measurement in sentences."""
         made = {kind: [results[self.model(kind, seed).key].values for seed in range(self.seeds)] for kind in kinds}
         sizes = ", ".join(f"{TITLES[kind]} {found[0]['parameters']:,}" for kind, found in made.items())
         seconds = ", ".join(f"{TITLES[kind]} {fmean(one['seconds'] for one in found):.0f}" for kind, found in made.items())
@@ -144,12 +144,12 @@ def _trained(recipe: Recipe) -> str:
 
 @functools.cache
 def identity(source: str) -> dict[str, str]:
-    """See ``sets.identity``; each file is read once."""
+    """Return ``sets.identity(source)``, reading each file once."""
     return sets.identity(source)
 
 
 def nats_at(result: Result, steps: int, candidates: int = 1) -> float:
-    """Nats per token of a thinking curve; infinite where they are not finite."""
+    """Return the nats per token of a thinking curve, infinite if not finite."""
     for point in result.values["points"]:
         if (point["steps"], point["candidates"]) == (steps, candidates):
             return math.inf if point["nats"] is None else float(point["nats"])
@@ -157,16 +157,16 @@ def nats_at(result: Result, steps: int, candidates: int = 1) -> float:
 
 
 def longer(kind: str, choosing: Result, candidates: int = 1) -> int:
-    """The number of steps above the lowest trained one that the choosing half prefers."""
+    """Return the best number of steps above the lowest trained one on the choosing half."""
     tried = {point["steps"] for point in choosing.values["points"] if point["steps"] > RECIPES[kind].min_steps}
     return min(tried, key=lambda steps: (nats_at(choosing, steps, candidates), steps))
 
 
 def last_of_mean(kind: str) -> int:
-    """Where means end: the largest trained number of steps, or one above the lowest where these are one."""
+    """Return the last step of means: the largest trained number of steps, or the lowest plus one if these are equal."""
     return max(RECIPES[kind].own_steps, RECIPES[kind].min_steps + 1)
 
 
 def improvement(before: float, after: float) -> float:
-    """By how many per cent the perplexity falls, from nats per token."""
+    """Return the percentage by which the perplexity falls, from nats per token."""
     return 100 * (1 - math.exp(after - before))

@@ -1,4 +1,4 @@
-"""Models of runs: built from their settings, trained for updates or for minutes, and saved."""
+"""Build, train and save the models of runs from their settings."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from ebt.training.optimisation import Optimisation
 
 
 def optimisation_of(settings: Json) -> Optimisation:
-    """The optimisation of a run, whose betas are a list in JSON."""
+    """Return the optimisation of a run from its JSON settings."""
     return Optimisation(**{**settings["optimisation"], "betas": tuple(settings["optimisation"]["betas"])})
 
 
 def recipe_of(settings: Json) -> Recipe | None:
-    """The recipe of a run; None for a model that does not think."""
+    """Return the recipe of a run; None for a model without an energy."""
     return None if settings["recipe"] is None else Recipe(**settings["recipe"])
 
 
 def parameters_of(task: ModelTask) -> int:
-    """How many numbers of a model are trained."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in task.model.parameters())
 
 
 def train_from_settings(
     task: Callable[..., ModelTask], network: Callable[..., Any], data: Any, settings: Json, places: Json, report: Report
 ) -> dict[str, Any]:
-    """Build a model, train it, and save its folder.
+    """Build a model, train it, and save it.
 
     Args:
-        task: makes the task of a network, ``optimisation``, ``seed``, and ``recipe`` where the settings have one.
-        network: makes the network of ``kind`` and the settings ``network``.
-        data: the data module.
-        settings: of the run; with ``minutes`` of processor time to train, or else ``updates``.
-        places: ``model`` is the folder.
-        report: told of progress.
+        task: Creates the task from a network, ``optimisation``, ``seed``, and ``recipe`` if the settings have one.
+        network: Creates the network from ``kind`` and the settings ``network``.
+        data: The data module.
+        settings: Settings of the run, with ``minutes`` of training time or ``updates``.
+        places: Places of the run. ``model`` is the model folder.
+        report: Called with the progress.
 
     Returns:
-        parameters, seconds, and of a training for minutes what ``train_for`` tells.
+        ``parameters`` and ``seconds``; with ``minutes``, also the values of ``train_for``.
     """
     recipe = recipe_of(settings)
     thinking = {} if recipe is None else {"recipe": recipe}

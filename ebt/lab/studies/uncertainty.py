@@ -1,4 +1,4 @@
-"""Does energy know where the model is wrong? The paper's figures 8 and B.2, and error detection against Transformer++."""
+"""Error detection by energy, against Transformer++: the paper's figures 8 and B.2."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from ebt.problems.language.pictures import token_heat_map
 
 KINDS = (TRANSFORMER, *EBTS)
 MARGIN = 0.02
-"""By so much the energy's AUROC may be below that of Transformer++'s entropy."""
+"""Maximum difference by which the AUROC of energy may be below that of Transformer++'s entropy."""
 ENERGY, DROP, ENTROPY, DOUBT = "energy", "energy drop", "entropy", "1 - largest probability"
 TEXTS = ("real", "shuffled", "random")
 THIRDS = ("easy", "middle", "hard")
 BINS, SAMPLE = 40, 40
-"""Bars of a histogram, and tokens in the picture of one text."""
+"""Number of bars of a histogram, and of tokens in the picture of a text."""
 
 
 def plan(args: argparse.Namespace) -> TextPlan:
-    """Nothing but what all studies of text have."""
+    """Create the plan from the common options of text studies."""
     return TextPlan.of(args)
 
 
 def stages(plan: TextPlan) -> list[list[Run]]:
-    """Models, and what each knows of its errors."""
+    """Return the stages: models, then their measurements."""
     return [plan.models(KINDS), [_run(plan, kind, seed) for seed in range(plan.seeds) for kind in KINDS]]
 
 
@@ -53,21 +53,21 @@ def _run(plan: TextPlan, kind: str, seed: int) -> Run:
 
 @dataclass(frozen=True)
 class Seen:
-    """Predictions of a text: B rows, S tokens."""
+    """Predictions of a text with B rows of S tokens."""
 
     nats: Tensor
     wrong: Tensor
     scores: dict[str, Tensor]
-    """By what a prediction may be doubted, high where it should be; (B, S)."""
+    """Scores (B, S) that are high for doubtful predictions, by name."""
     of_token: Tensor
-    """What the model thinks of the text's own token: its energy, or surprise; (B, S)."""
+    """Energy or surprise (B, S) of the text's own tokens."""
     energies: Tensor
-    """(T + 1, B, S) before each step and after the last; of no steps without an energy."""
+    """Energies (T + 1, B, S) before each step and after the last; empty without an energy."""
 
 
 @torch.no_grad()
 def look(model: Any, tokens: Tensor, own: int, most: int) -> Seen:
-    """Predict each token of texts (B, S + 1) but the first, judged after ``own`` of ``most`` steps."""
+    """Predict each token of texts (B, S + 1) except the first, and judge the predictions after ``own`` of ``most`` steps."""
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     scores, energies = dict[str, Tensor](), torch.empty(0, *targets.shape)
     if thinks(model):
@@ -84,7 +84,7 @@ def look(model: Any, tokens: Tensor, own: int, most: int) -> Seen:
 
 
 def measure(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """What a model knows of its errors on held-out text, and what it makes of shuffled and random text."""
+    """Measure error detection on held-out text, and the scores of shuffled and random text."""
     model, batches = open_model(settings, places), contexts_of(settings, places)
     real = torch.cat([torch.cat((batch["input_ids"][:, :1], batch["targets"]), 1) for batch in batches])
     texts = dict(_texts(real, model.config.vocab_size))
@@ -102,11 +102,11 @@ def measure(settings: Json, places: Json, report: Report) -> dict[str, Any]:
 
 
 def _texts(real: Tensor, words: int) -> Iterator[tuple[str, Tensor]]:
-    """The text, its tokens in random order in each context, and tokens drawn alike from the whole vocabulary."""
+    """Yield the text, the text shuffled within contexts, and tokens drawn uniformly from the vocabulary."""
     generator = torch.Generator().manual_seed(0)
     yield TEXTS[0], real
     yield TEXTS[1], real.gather(1, torch.rand(real.shape, generator=generator).argsort(1))
-    yield TEXTS[2], torch.randint(words - 1, real.shape, generator=generator)  # the last one ends a text
+    yield TEXTS[2], torch.randint(words - 1, real.shape, generator=generator)  # the last token is the end of a text
 
 
 def _join(parts: list[Seen]) -> Seen:
@@ -135,7 +135,7 @@ def errors_of(seen: Seen) -> dict[str, Any]:
 
 
 def compare_texts(seen: Mapping[str, Seen]) -> dict[str, Any]:
-    """Of the predictions in each text, and of its own tokens: means, histograms, and how well they tell it from real text."""
+    """Return means, histograms and the AUROC against real text, for the predictions and own tokens of each text."""
     found = {}
     for what in ("prediction", "token"):
         values = {name: _value(one, what) for name, one in seen.items()}
@@ -161,7 +161,7 @@ def _told(real: Tensor, other: Tensor) -> float | None:
 
 
 def report(plan: TextPlan, results: Results) -> Page:
-    """Tables, verdicts and pictures."""
+    """Create tables, verdicts and plots."""
     found = {kind: [results[_run(plan, kind, seed).key].values for seed in range(plan.seeds)] for kind in KINDS}
     pictures = _draw(plan, found)
     return Page(
@@ -238,7 +238,7 @@ def _told_apart(found: Found) -> Table:
 
 
 def verdicts(found: Found, kind: str) -> Iterator[Verdict]:
-    """Against the entropy of Transformer++, and against the model's own on the same errors."""
+    """Compare energy with the entropy of Transformer++, and with the model's own entropy on the same errors."""
     own, rival = (_over(found, k, "detection", score, "auroc") for k, score in ((kind, ENERGY), (TRANSFORMER, ENTROPY)))
     name = f"{TITLES[kind]}: energy finds errors within {MARGIN} of Transformer++'s entropy"
     if own is None or rival is None:

@@ -1,4 +1,4 @@
-"""Which of several candidates? Lowest energy against votes, means, likelihood, and the best in hindsight."""
+"""Rules to choose among candidates: lowest energy against votes, means, likelihood, and the best in hindsight."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ RULES: dict[str, str] = {
     "majority vote": "majority",
     "highest energy": "highest",
 }
-"""Those of the library."""
+"""Rules of the library by title."""
 FIRST, RANDOM, LIKELY = "the first", "at random", "largest probability"
 MEAN, ORACLE = "mean of the probabilities", "best in hindsight"
 ORDER = ("lowest energy", "largest drop of energy", "majority vote", LIKELY, MEAN, FIRST, RANDOM, "highest energy", ORACLE)
 ENTRIES = 2**24
-"""So many probabilities are held at a time."""
+"""Maximum number of probabilities in memory at a time."""
 
 
 def plan(args: argparse.Namespace) -> TextPlan:
-    """More candidates than elsewhere, unless their number is given."""
+    """Create the plan, with more candidates by default than in other studies."""
     plan = TextPlan.of(args)
     return plan if args.candidates or args.quick else replace(plan, candidates=8)
 
 
 def stages(plan: TextPlan) -> list[list[Run]]:
-    """Models, and what each rule makes of their candidates."""
+    """Return the stages: models, then the measurement of the rules."""
     return [plan.models(EBTS), [_run(plan, kind, seed) for seed in range(plan.seeds) for kind in EBTS]]
 
 
@@ -52,13 +52,13 @@ def _run(plan: TextPlan, kind: str, seed: int) -> Run:
 
 
 def _steps(plan: TextPlan, kind: str) -> list[int]:
-    """The lowest and the largest trained number, and the largest that is tried."""
+    """Return the lowest and the largest trained number of steps, and the largest that is tried."""
     return sorted({RECIPES[kind].min_steps, RECIPES[kind].own_steps, max(plan.steps)})
 
 
 @torch.no_grad()
 def measure(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Nats per token and share of right tokens of each rule, after each number of steps."""
+    """Measure nats per token and accuracy of each rule after each number of steps."""
     model, batches = open_model(settings, places), contexts_of(settings, places)
     many, generator, sums, scored = settings["candidates"], torch.Generator().manual_seed(0), Sums(), 0
     rows = max(1, ENTRIES // (many * settings["model"]["text"]["context_length"] * model.config.vocab_size))
@@ -76,10 +76,10 @@ def measure(settings: Json, places: Json, report: Report) -> dict[str, Any]:
 
 
 class Sums(dict[tuple[int, str, str], float]):
-    """Over tokens, of a quantity of a rule after a number of steps."""
+    """Sums over tokens, by number of steps, rule and quantity."""
 
     def add(self, steps: int, rule: str, **values: Tensor) -> None:
-        """Sum up values of tokens."""
+        """Add values of tokens."""
         for name, value in values.items():
             self[steps, rule, name] = self.get((steps, rule, name), 0.0) + value.double().sum().item()
 
@@ -108,7 +108,7 @@ def add_rules(sums: Sums, steps: int, record: Explored, targets: Tensor, many: i
 
 
 def report(plan: TextPlan, results: Results) -> Page:
-    """Tables, verdicts and a picture."""
+    """Create tables, verdicts and a plot."""
     found = {kind: [results[_run(plan, kind, seed).key].values for seed in range(plan.seeds)] for kind in EBTS}
     shown = [rule for rule in ORDER if rule not in (FIRST, RANDOM)]
     own = {kind: str(RECIPES[kind].own_steps) for kind in EBTS}

@@ -1,4 +1,4 @@
-"""Next frames of moving digits: an EBT against Transformer++, trained for the same time."""
+"""Next frames of moving digits: an EBT against Transformer++ with equal training time."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ REPEAT = "repeating the last frame"
 VALIDATION = "validation"
 TESTED = "digits"
 SETS = (VALIDATION, TESTED, "shifted")
-"""Steps are chosen on the first; the digits of the others chose nothing, and the last has two of them, at another speed."""
+"""Sets: steps are chosen on the first and measured on the others. The last has two digits at another speed."""
 NETWORK = {"layers": 2, "dim": 256, "heads": 8, "ffn_dim": 384}
 RECIPE = Recipe(1, 3, gradients="truncated", loss="last", start_std=0.3, warm_start=0.6)
 OPTIMISATION = Optimisation(lr=2e-3, warmup_steps=100, weight_decay=0.01, min_lr_ratio=0.02)
 LONGER = 4
-"""Thinking may be so many times longer than trained."""
+"""Factor by which thinking may be longer than in training."""
 LIMITS = {"rival": 2.0, "repeat": 30.0, "longer": 1.0, "read": 80.0, "spearman": 0.4}
-"""In per cent: above Transformer++'s loss, below that of repeating, above that of the trained steps, digits read. A rank
-correlation."""
+"""Limits in per cent: above Transformer++'s loss, below that of repeating, above that of the trained steps, digits read; and a
+rank correlation."""
 ENERGY, WITHIN, MOVES = "energy and loss", "energy and loss, within clips", "last move and loss"
-"""Rank correlations: over all frames, in each clip alone, and of how far the last step still moved a frame."""
+"""Rank correlations: over all frames, within clips, and of the distance that the last step moved a frame."""
 KNOWS = {
     ENERGY: "energy tells the error",
     WITHIN: "energy tells which frames of a clip are hard",
     MOVES: "how far the last step still moved tells the error",
 }
 AHEAD = 8
-"""Frames of a rollout; the digits of the last one are read."""
+"""Number of frames of a rollout. The digits of the last one are read."""
 
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """What is trained and measured."""
+    """The models to train and measure."""
 
     out: Path
     minutes: float
@@ -71,7 +71,7 @@ class VideoPlan:
     data: Mapping[str, int]
 
     def model(self, kind: str, seed: int) -> Run:
-        """The training of a model."""
+        """Return the training run of a model."""
         settings = {
             "kind": kind,
             "network": dict(self.network),
@@ -86,14 +86,14 @@ class VideoPlan:
         return Run(run.name, run.work, settings, run.folder, {"model": str(folder)}, folder / "config.json")
 
     def measurement(self, kind: str, seed: int) -> Run:
-        """All that is measured of a model."""
+        """Return the measurement of a model."""
         model = self.model(kind, seed)
         settings = {"model": model.settings, "clips": self.clips, "steps": list(self.steps)}
         return Run(f"{kind} {seed}", measure_video, settings, self.out / "raw", model.places)
 
 
 def plan(args: argparse.Namespace) -> VideoPlan:
-    """From the options; a quick study has small models."""
+    """Create the plan from the options. A quick study has small models."""
     steps = check_counts("--steps", args.steps or [1, 2, 3, 4, 6, 8, 12])
     own = RECIPE.own_steps
     return VideoPlan(
@@ -108,19 +108,19 @@ def plan(args: argparse.Namespace) -> VideoPlan:
 
 
 def stages(plan: VideoPlan) -> list[list[Run]]:
-    """Models, then what they predict."""
+    """Return the stages: models, then their measurements."""
     pairs = [(kind, seed) for seed in range(plan.seeds) for kind in KINDS]
     return [[plan.model(*pair) for pair in pairs], [plan.measurement(*pair) for pair in pairs]]
 
 
 def train_video_model(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Train a model for its budget of processor time, and save its folder."""
+    """Train a model for its time budget, and save it."""
     data = VideoDataModule(seed=settings["seed"], **settings["data"])
     return train_from_settings(VideoTask, VideoNetwork, data, settings, places, report)
 
 
 def measure_video(settings: Json, places: Json, report: Report) -> dict[str, Any]:
-    """Losses by set and number of steps, and what energy tells; the digits of a rollout."""
+    """Measure losses by set and number of steps, correlations of energy, and the digits of a rollout."""
     model: Any = load_folder(places["model"])
     data, count = VideoDataModule(seed=settings["model"]["seed"], **settings["model"]["data"]), settings["clips"]
     frames = {name: held_out_frames(data, name, data.length, count) for name in SETS}
@@ -141,8 +141,10 @@ def measure_video(settings: Json, places: Json, report: Report) -> dict[str, Any
 
 
 def knows(model: Any, frames: Tensor, steps: int) -> dict[str, float]:
-    """What thinking tells of errors, in rank correlations; and the mean energy of the second frame, whose motion cannot be
-    known, and of the later ones, in standard deviations of all."""
+    """Return rank correlations of energy and error, and the mean energies of the second frame and of later ones.
+
+    Energies are in standard deviations. The motion of the second frame is unknown.
+    """
     found = frame_energies(model, frames, steps=steps)
     energies = found.energies[-1]
     scaled = (energies - energies.mean()) / energies.std().clamp_min(torch.finfo(energies.dtype).tiny)
@@ -157,14 +159,13 @@ def knows(model: Any, frames: Tensor, steps: int) -> dict[str, float]:
 
 @cache
 def reader() -> DigitReader:
-    """The classifier of clean training digits."""
+    """Return the classifier of clean training digits."""
     source = digit_images()["train"]
     return DigitReader(source.images, source.labels)
 
 
 def reading(model: Any, data: VideoDataModule, count: int, steps: int | None) -> dict[str, float]:
-    """Share of the test digits that the classifier names in the last frame of a rollout, in the true one, and in the last given
-    frame, repeated."""
+    """Return the share of digits read in the last frame of a rollout, the true frame, and the last given frame."""
     given = data.context_length
     clips = [data.digits["digits"].clip(i, given + AHEAD) for i in range(count)]
     frames = held_out_frames(data, "digits", given + AHEAD, count)
@@ -180,14 +181,14 @@ def _pixels(data: VideoDataModule, vectors: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of both kinds of models, by seed."""
+    """The measurements of both kinds of models, by seed."""
 
     plan: VideoPlan
     ebt: list[Mapping[str, Any]]
     twin: list[Mapping[str, Any]]
 
     def best(self, name: str) -> dict[str, list[float]]:
-        """Losses on a set: of the EBT at the steps that validation chose, of Transformer++, of repeating."""
+        """Return the losses on a set: the EBT at the chosen number of steps, Transformer++, and repeating."""
         own = [one["losses"][name][str(one["chosen"])] for one in self.ebt]
         return {
             EBT: own,
@@ -196,18 +197,18 @@ class Measured:
         }
 
     def over(self, name: str, rival: str, kind: str = EBT) -> Estimate:
-        """By how many per cent losses lie above those of a rival."""
+        """Return the percentage by which losses exceed those of a baseline."""
         losses = self.best(name)
         return over_seeds([100 * (own / other - 1) for own, other in zip(losses[kind], losses[rival], strict=True)])
 
     def longer(self, name: str, steps: int) -> Estimate:
-        """By how many per cent losses lie above those of the largest trained number of steps."""
+        """Return the percentage by which losses exceed those at the largest trained number of steps."""
         trained = str(RECIPE.own_steps)
         return over_seeds([100 * (one["losses"][name][str(steps)] / one["losses"][name][trained] - 1) for one in self.ebt])
 
 
 def report(plan: VideoPlan, results: Mapping[str, Result]) -> Page:
-    """Tables, verdicts and a picture."""
+    """Create tables, verdicts and a plot."""
     seeds = range(plan.seeds)
     found = Measured(plan, *([results[plan.measurement(kind, seed).key].values for seed in seeds] for kind in KINDS))
     made = {kind: [results[plan.model(kind, seed).key].values for seed in seeds] for kind in KINDS}
@@ -271,7 +272,7 @@ def _rest(found: Measured) -> Table:
 
 
 def _known(found: Measured, name: str, what: str) -> tuple[float, str]:
-    """A mean over the seeds in which it is known (a flat energy correlates with nothing), and how it is told."""
+    """Return the mean over the seeds in which a correlation is defined (not for a flat energy), and its text."""
     values = [one["knows"][name][what] for one in found.ebt if one["knows"][name][what] is not None]
     return (fmean(values), over_seeds(values).around()) if values else (math.nan, "not known")
 

@@ -1,4 +1,4 @@
-"""Ways to think longer about texts unlike that of training, and what each of them gives."""
+"""Ways to think longer on texts out of distribution, and their results."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ LONGER = {
     "bold": "bold mean of {many}",
     "matched": "matched mean of {many}",
 }
-"""Ways to think longer, as tables call them: the state after the best number of steps above the lowest trained one, that of the
-candidate of lowest energy, the mean of what was thought from the lowest on, that of several candidates with the noise that is
-best at home, with the largest one that costs nothing there, and with the largest one that matches Transformer++ there."""
+"""Ways to think longer, with their titles: the state after the best number of steps above the lowest trained one; that of the
+candidate of lowest energy; the mean over steps from the lowest on; and the mean over several candidates, with the noise that is
+best at home, the largest that costs nothing there, or the largest that matches Transformer++ there."""
 MATCH = 1.0
-"""Per cent of Transformer++'s perplexity at home: whoever is no worse than it by more than that matches it there."""
+"""Maximum excess in per cent over Transformer++'s perplexity at home to count as matched."""
 JUDGED = ("best", "means", "bold")
-"""Those that verdicts are on."""
+"""Ways with verdicts."""
 WAYS = ("lowest", "own", *LONGER)
 FULL = "means"
-"""How an EBT is compared with Transformer++."""
+"""The way in which an EBT is compared with Transformer++."""
 SOFTER = "softer"
-"""At the largest temperature that matches Transformer++ at home: what else makes predictions less sure, and those of a model
-without an energy, too. EBTs answer by the mean of steps."""
+"""The largest temperature that matches Transformer++ at home, an alternative that also softens models without an energy. EBTs
+answer by the mean of steps."""
 TEMPERATURES = (1.0, 1.05, 1.08, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5)
-"""Logits are divided by them."""
+"""Divisors of the logits."""
 SOFTENED = (TRANSFORMER, *EBTS)
 
 
 @dataclass(frozen=True)
 class OodPlan:
-    """A study of text, and the sets by their names."""
+    """A text study with named sets."""
 
     text: TextPlan
     sets: dict[str, str]
 
     @property
     def out(self) -> Path:
-        """Where the pictures go."""
+        """Folder of the pictures."""
         return self.text.out
 
 
 def softer_run(text: TextPlan, kind: str, seed: int, source: str) -> Run:
-    """What a model gains on a text at temperatures."""
+    """Return the measurement of a model at several temperatures on a text."""
     lowest = RECIPES[kind].min_steps if kind in EBTS else 0
     how = {"steps": last_of_mean(kind), "rule": "mean", "mean_from": lowest} if kind in EBTS else {}
     run = text.measurement(measure_temperatures, kind, seed, source, temperatures=list(TEMPERATURES), **how)
@@ -61,7 +61,7 @@ def softer_run(text: TextPlan, kind: str, seed: int, source: str) -> Run:
 
 
 def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Nats per token of each model, for each way to think, on each set, by seed."""
+    """Return the nats per token by model, way to think, set and seed."""
     text, found = plan.text, dict[str, dict[str, dict[str, list[float]]]]()
     for kind in KINDS:
         found[kind] = {way: {name: [] for name in plan.sets} for way in (WAYS if kind in EBTS else WAYS[:1])}
@@ -75,7 +75,7 @@ def nats(plan: OodPlan, results: Results) -> dict[str, dict[str, dict[str, list[
 
 
 def _softer(plan: OodPlan, kind: str, results: Results) -> dict[str, list[float]]:
-    """Nats at the largest temperature with which a model matches Transformer++ at home; at 1 if it is with none."""
+    """Return the nats at the largest temperature that matches Transformer++ at home, or at 1 if none does."""
     found: dict[str, list[float]] = {name: [] for name in plan.sets}
     for seed in range(plan.text.seeds):
         rival = results[softer_run(plan.text, TRANSFORMER, seed, CHOOSING).key].values["1.0"]
@@ -92,7 +92,7 @@ Curves = Callable[[str, int, str], Run]
 
 
 def _ways(text: TextPlan, kind: str, seed: int, results: Results) -> dict[str, tuple[Curves, int, int]]:
-    """The curve, steps and candidates of each way to think."""
+    """Return curve, steps and candidates of each way to think."""
     if kind not in EBTS:
         return {"lowest": (text.curve, 1, 1)}
     recipe, many, choosing = RECIPES[kind], text.candidates, results[text.curve(kind, seed, CHOOSING).key]
@@ -121,18 +121,18 @@ Nats = dict[str, dict[str, dict[str, list[float]]]]
 
 
 def shifts(found: Nats) -> dict[str, list[float]]:
-    """How much harder a set is for Transformer++ than the held-out text, in nats per token, by seed."""
+    """Return Transformer++'s nats per token on a set minus those on the held-out text, by seed."""
     rival = found[TRANSFORMER]["lowest"]
     return {name: [value - own for value, own in zip(values, rival[MEASURED], strict=True)] for name, values in rival.items()}
 
 
 def gains(found: Nats, kind: str, way: str) -> dict[str, list[float]]:
-    """Improvement of perplexity over the lowest trained number of steps in per cent, by set and seed."""
+    """Return the improvement of perplexity over the lowest trained number of steps in per cent, by set and seed."""
     return paired(found[kind]["lowest"], found[kind][way], improvement)
 
 
 def against(found: Nats, kind: str, way: str, rival: str = TRANSFORMER, thinks: str = "lowest") -> dict[str, list[float]]:
-    """Perplexity over that of a Transformer++, which may be softer, in per cent of it: negative is better."""
+    """Return the perplexity relative to that of a Transformer++, possibly at a temperature, in per cent; negative is better."""
     return paired(found[rival][thinks], found[kind][way], lambda theirs, own: -improvement(theirs, own))
 
 

@@ -59,28 +59,28 @@ def test_what_is_given_differs_from_the_default_and_the_rest_does_not() -> None:
     [
         ("width", {"valus": [1]}, "there is no field 'valus': did you mean values"),
         ("width", {"zzz": 1}, "there is no field 'zzz': the fields are axis, values"),
-        ("width", {"axis": "depth"}, "axis is 'depth', and --axis width"),
-        ("width", {"dim": 64}, "dim is given, and varies along the axis width: leave it out"),
-        ("parameters", {"layers": 3}, "layers is given, and varies"),
+        ("width", {"axis": "depth"}, "axis is 'depth', but --axis is width"),
+        ("width", {"dim": 64}, "dim is given, but varies along the axis width: leave it out"),
+        ("parameters", {"layers": 3}, "layers is given, but varies"),
         ("width", {"values": []}, "values is empty: the axis width needs a list of at least 3 numbers"),
         ("width", {"values": None}, "values is empty"),
         ("width", {"values": [16, 32]}, "at least 3 numbers"),
-        ("width", {"values": [16, 32, 32]}, "values holds 32 twice"),
-        ("parameters", {"values": [[1, 16], [2, 16], [1, 16]]}, "values holds 1, 16 twice"),
+        ("width", {"values": [16, 32, 32]}, "values contains 32 twice"),
+        ("parameters", {"values": [[1, 16], [2, 16], [1, 16]]}, "values contains 1, 16 twice"),
         ("parameters", {"values": [1, 2, 3]}, "needs pairs \\[layers, dim\\]"),
-        ("width", {"values": [16, 24, 32]}, "dim 24 is no multiple of head_dim 16"),
+        ("width", {"values": [16, 24, 32]}, "dim 24 is not a multiple of head_dim 16"),
         ("width", {"values": [9, 18, 27], "head_dim": 9}, "head_dim is 9: give an even number"),
-        ("width", {"values": [16, 32, "64"]}, "dim is '64': give a whole number"),
-        ("depth", {"values": [0, 1, 2]}, "layers is 0: give a whole number of at least 1"),
+        ("width", {"values": [16, 32, "64"]}, "dim is '64': give an integer"),
+        ("depth", {"values": [0, 1, 2]}, "layers is 0: give an integer of at least 1"),
         ("depth", {"updates": True}, "updates is True"),
-        ("depth", {"updates": 3}, "evaluations 4 are more than updates 3"),
-        ("data", {"updates": 8}, "updates is given, and follows from the data along their axis: give passes"),
-        ("width", {"passes": 2}, "passes is given, and is for the axis data: give updates"),
-        ("flops", {"decay": True}, "decay is true, and the axis flops looks at losses along training"),
-        ("data", {"head_dim": 48}, "dim 64 is no multiple of head_dim 48"),
+        ("depth", {"updates": 3}, "evaluations is 4, more than updates 3"),
+        ("data", {"updates": 8}, "updates is given, but follows from the data on the axis data: give passes"),
+        ("width", {"passes": 2}, "passes is given, but applies only to the axis data: give updates"),
+        ("flops", {"decay": True}, "decay is true, but the axis flops uses losses along training"),
+        ("data", {"head_dim": 48}, "dim 64 is not a multiple of head_dim 48"),
         ("data", {"held_out": 1}, "held_out is 1: give at least 2"),
         ("depth", {"lr": 0}, "lr is 0: give a positive number"),
-        ("depth", {"lr": "4e-3"}, "lr is '4e-3': give a positive number, such as 0.004 or 4.0e-3"),
+        ("depth", {"lr": "4e-3"}, "lr is '4e-3': give a positive number, for example 0.004 or 4.0e-3"),
         ("depth", {"decay": "no"}, "decay is 'no': write true or false"),
         ("depth", {"held_out": 1}, "held_out is 1: give at least 2"),
         ("depth", {"data": {"words": 3}}, "there is no data.words: the settings are tokenizer, context_length"),
@@ -101,9 +101,9 @@ def test_contradictions_are_told(axis: str, given: dict[str, Any], reason: str) 
         (grid("data", values=[128, 4096, 8192]), 100, "batch_size 16 cannot be filled: 128 tokens are 1 rows"),
         (grid("data", values=[4096, 4100, 8192]), 100, "the same number of rows"),
         (grid("data", values=[4096, 8192, 99999]), 100, "size 99,999 is more than the 12,800 tokens"),
-        (grid("depth", held_out=1001), 100, "held_out is 1001, and there are 1000 rows"),
+        (grid("depth", held_out=1001), 100, "held_out is 1001, but there are 1000 rows"),
         (grid("data"), 1, "too few for an axis of data"),
-        (grid("data", values=[2048, 4096, 65536]), 512, "evaluations 4 are more than updates 1"),
+        (grid("data", values=[2048, 4096, 65536]), 512, "evaluations is 4, more than updates 1"),
     ],
 )
 def test_data_that_are_too_few_are_told(one: Grid, examples: int, reason: str) -> None:
@@ -127,7 +127,7 @@ def test_updates_follow_from_the_data() -> None:
     assert {point.updates for point in filled(grid("width")).points} == {800}
 
 
-@pytest.mark.parametrize(("text", "reason"), [("a: [", "no valid YAML"), ("- 1", "holds no fields"), ("", "holds no fields")])
+@pytest.mark.parametrize(("text", "reason"), [("a: [", "not valid YAML"), ("- 1", "has no fields"), ("", "has no fields")])
 def test_files_that_hold_no_grid(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "g.yaml").write_text(text)
     with pytest.raises(InputError, match=reason):

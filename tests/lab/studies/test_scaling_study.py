@@ -284,7 +284,7 @@ def test_an_interrupted_study_goes_on_without_repeating(
 ) -> None:
     monkeypatch.setattr("ebt.lab.studies.runs.pool", interrupted)
     assert main(command(folder, "cut", "width", *own_grid(folder))) == 130
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command to continue" in capsys.readouterr().out
     kept = {path: (path.read_text(), path.stat().st_mtime_ns) for path in (folder / "cut" / "raw").glob("*.json")}
     assert len(kept) == 3
     assert not (folder / "cut" / "scaling.md").exists()

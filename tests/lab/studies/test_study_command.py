@@ -158,15 +158,15 @@ def test_losses_agree_between_studies(folder: Path, made: dict[str, str]) -> Non
     [
         (["odd"], "there is no study 'odd': did you mean `ebt study ood`?"),
         (["everything"], f"there is no study 'everything': choose one of {', '.join(STUDIES)}."),
-        (["ood", "--set", "other"], "--set other is no name and file: write --set NAME=FILE."),
+        (["ood", "--set", "other"], "--set other is not a name and a file: write --set NAME=FILE."),
         (["ood", "--set", "x=/no/such/file.txt"], "/no/such/file.txt cannot be read"),
         (["ood", "--set", "brackets=text.txt"], "two sets with the name brackets"),
-        (["ood", "--sets", "empty"], "--sets empty holds none of .txt"),
+        (["ood", "--sets", "empty"], "--sets empty has no files of type .txt"),
         (["ablation", "--train", "/no/such/file.txt"], "/no/such/file.txt cannot be read"),
-        (["ablation", "--candidates", "1"], "'1' is no whole number of at least 2"),
-        (["stability", "--recipes", "s3"], "'s3' is none of own, s1, s2"),
-        (["stability", "--lr", "0"], "'0' is no number above 0"),
-        (["verifiers", "--seeds", "0"], "'0' is no whole number of at least 1"),
+        (["ablation", "--candidates", "1"], "'1' is not an integer of at least 2"),
+        (["stability", "--recipes", "s3"], "'s3' is not one of own, s1, s2"),
+        (["stability", "--lr", "0"], "'0' is not a number above 0"),
+        (["verifiers", "--seeds", "0"], "'0' is not an integer of at least 1"),
     ],
 )
 def test_what_is_wrong_is_told(
@@ -183,7 +183,7 @@ def test_what_is_wrong_is_told(
     ("name", "content", "reason"),
     [
         ("blank.txt", " \n", "blank.txt is empty"),
-        ("short.txt", "too short", "short.txt has 0 whole contexts of 16 tokens, and 4 are to be measured"),
+        ("short.txt", "too short", "short.txt has 0 full contexts of 16 tokens, but --contexts is 4"),
     ],
 )
 def test_a_set_that_cannot_be_measured_is_named(
@@ -199,7 +199,7 @@ def test_a_broken_file_is_refused(folder: Path, made: dict[str, str], capsys: py
     whole = broken.read_text()
     broken.write_text(whole[: len(whole) // 2])
     assert main(["study", "verifiers", *options(folder, "verifiers")]) == 2
-    assert f"{broken} is no result of this run" in capsys.readouterr().err
+    assert f"{broken} is not a result of this run" in capsys.readouterr().err
     broken.write_text(whole)
 
 

@@ -79,7 +79,7 @@ def test_a_broken_file_is_refused_by_its_name(text: str, tmp_path: Path) -> None
     (run,) = runs(tmp_path, 1)
     run.folder.mkdir()
     run.path.write_text(text)
-    with pytest.raises(InputError, match=rf"{run.path.name} is no result of this run .*delete it"):
+    with pytest.raises(InputError, match=rf"{run.path.name} is not a result of this run .*delete it"):
         collect([[run]], 1, quiet())
 
 

@@ -72,8 +72,8 @@ def test_files_of_all_kinds(tmp_path: Path) -> None:
         ("a.jsonl", b"no json\n", "line 1 is not JSON"),
         ("a.jsonl", b'{"words": "x"}\n', "has no field 'text'"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
-        ("a.json", b"[]", "no task of BIG-bench"),
-        ("a.json", b'{"examples": []}', "holds no example"),
+        ("a.json", b"[]", "not a BIG-bench task"),
+        ("a.json", b'{"examples": []}', "has no examples"),
         ("a.json", b'{"examples": [{"input": "x"}]}', "target_scores"),
         ("a.json.gz", b"no gzip", "cannot be read"),
     ],
@@ -91,5 +91,5 @@ def test_a_text_is_known_by_its_content(tmp_path: Path) -> None:
         path.write_text(text)
     assert sets.identity(str(one)) == sets.identity(str(moved)) != sets.identity(str(other))
     assert sets.identity("brackets") == {"source": "brackets"}
-    with pytest.raises(InputError, match="name an existing file"):
+    with pytest.raises(InputError, match="give an existing file"):
         sets.identity(str(tmp_path / "none.txt"))
