@@ -145,8 +145,8 @@ class ModelTask(ThinkingTask):
         """Create a task for an existing model. ``settings`` are those of the constructor without ``network``.
 
         Raises:
-            InputError: ``start_std`` of the recipe and of the model differ, or the model has no energy and the recipe sets fields
-                that it does not use.
+            InputError: ``start_std`` of the recipe and of the model differ, or the recipe sets fields that a model without an
+                energy does not use.
         """
         if isinstance(model, ThinkingModel):
             settings.setdefault("steps", model.thinking.steps)

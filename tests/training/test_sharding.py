@@ -114,5 +114,5 @@ def test_what_does_not_shard_or_does_it_right_stays(strategy: Any) -> None:
 def test_a_task_refuses_a_strategy_that_shards(tmp_path: Path) -> None:
     task, data = trainings.parts("s1", 4, tmp_path)
     trainer = L.Trainer(accelerator="cpu", strategy=ModelParallelStrategy(), logger=False)
-    with pytest.raises(InputError, match=r"ModelParallelStrategy.*ebt\.tasks\.Sharded"):
+    with pytest.raises(InputError, match=r"ModelParallelStrategy.*ebt\.training\.sharding\.Sharded"):
         trainer.fit(task, datamodule=data)
