@@ -195,7 +195,8 @@ def train(kind: str, seed: int, data: ImageDataModule, args: argparse.Namespace)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = network.build(data.image_size, data.channels, LEVELS[0], RECIPE.own_steps)
-    task = DenoisingTask.around(model, recipe=RECIPE, optimisation=OPTIMISATION[kind], seed=seed)
+    own = {"recipe": RECIPE} if kind == "ebt" else {}
+    task = DenoisingTask.around(model, optimisation=OPTIMISATION[kind], seed=seed, **own)
     optimisation, optimiser = OPTIMISATION[kind], OPTIMISATION[kind].optimiser(task)
     rates = [group["lr"] for group in optimiser.param_groups]
     start, wall, updates, budget = clock(args), time.monotonic(), 0, 60 * args.minutes
