@@ -144,7 +144,7 @@ class Context:
     horizon: int | None = None
     """Number of positions that the first prediction sees; each later one sees one more. None with padding."""
     stream: tuple[Tensor, ...] = ()
-    """Output of each block for the observed tokens (B, S, D). Empty after ``rows``."""
+    """Output of each block for the observed tokens (B, S, D), on request. Empty after ``rows``."""
 
     def tensors(self) -> list[Tensor]:
         """All tensors that may require gradients."""
@@ -196,7 +196,12 @@ class EBTDecoder(EnergyNetwork):
         self.scale = config.dim**0.5 if config.scale_inputs else 1.0
 
     def encode(
-        self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None, predictions: int | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        predictions: int | None = None,
+        states: bool = False,
     ) -> DecoderLandscape:
         """Bind the energy to a context.
 
@@ -206,6 +211,7 @@ class EBTDecoder(EnergyNetwork):
             cache: Keys and values of earlier tokens, to append to. If each step has its own context, the cache holds them one
                 after another, in ``conditioned_steps`` x ``layers`` layers.
             predictions: Number of last positions that predict. Default: all S.
+            states: Whether to keep the hidden states of the observed tokens, for ``DecoderLandscape.stream``.
 
         Raises:
             ValueError: If ``predictions`` is not between 1 and S.
@@ -216,10 +222,12 @@ class EBTDecoder(EnergyNetwork):
         x, steps = x * self.scale, self.config.conditioned_steps if self.config.context_per_step else 1
         contexts = {}
         if cache is not None:  # the cache needs every token at every step
-            contexts = {step: self.context(x, mask, cache, step, predictions) for step in range(steps)}
-        return DecoderLandscape(self, x, mask, predictions, torch.is_grad_enabled(), contexts)
+            contexts = {step: self.context(x, mask, cache, step, predictions, states) for step in range(steps)}
+        return DecoderLandscape(self, x, mask, predictions, torch.is_grad_enabled(), contexts, states)
 
-    def context(self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, step: int, predictions: int) -> Context:
+    def context(
+        self, x: Tensor, mask: Tensor | None, cache: KeyValueCache | None, step: int, predictions: int, states: bool = False
+    ) -> Context:
         """Encode the context of the last ``predictions`` positions at one step."""
         token, condition, front = self.token(step, "prefix"), self.token(step, "modulation"), None
         if token is not None:
@@ -236,7 +244,7 @@ class EBTDecoder(EnergyNetwork):
             stream = x if self.config.anchor == "token" else F.rms_norm(layers[-1][0], x.shape[-1:], eps=self.config.norm_eps)
             anchor = stream[:, -predictions:]
         visible, horizon = positions.last(predictions, observed=layers[0][1].shape[2])
-        seen, hidden = [(k, v) for _, k, v in layers], tuple(layer[0] for layer in layers)
+        seen, hidden = [(k, v) for _, k, v in layers], tuple(layer[0] for layer in layers) if states else ()
         return Context(seen, visible, rotary, anchor, condition, horizon, hidden)
 
     def own_step(self, step: int) -> int:
@@ -291,6 +299,8 @@ class DecoderLandscape(Landscape):
     """Whether contexts need gradients, as in training. Thinking itself always enables gradients."""
     contexts: dict[int, Context]
     """Contexts computed so far, by ``own_step``."""
+    states: bool = False
+    """Whether contexts keep the hidden states of the observed tokens."""
     places: Places | None = None
 
     def stream(self) -> tuple[Tensor, ...]:
@@ -304,7 +314,7 @@ class DecoderLandscape(Landscape):
         index = self.network.own_step(step)
         if index not in self.contexts:
             with torch.set_grad_enabled(self.learns):
-                self.contexts[index] = self.network.context(self.x, self.mask, None, index, self.predictions)
+                self.contexts[index] = self.network.context(self.x, self.mask, None, index, self.predictions, self.states)
         return self.contexts[index]
 
     def roots(self) -> list[Tensor] | None:

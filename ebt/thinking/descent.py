@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ebt.thinking.fast.central import Nudge
 from ebt.thinking.geometry import Euclidean, Geometry
-from ebt.thinking.noise import Draws
+from ebt.thinking.noise import Draws, broadcastable
 from ebt.thinking.stop import Everyone, Stop
 from ebt.thinking.thought import Evaluations, Thought
 from ebt.thinking.update import Gradient, Update
@@ -207,4 +207,4 @@ def finite(tensor: Tensor, name: str, step: int) -> Tensor:
 def per_prediction(value: Tensor | float, state: Tensor) -> Tensor:
     """Reshape a scalar, or one value per prediction, to broadcast against states."""
     value = torch.as_tensor(value, dtype=state.dtype, device=state.device)
-    return value.reshape(*value.shape, *([1] * (state.dim() - value.dim()))) if value.dim() else value
+    return broadcastable(value, state.dim()) if value.dim() else value

@@ -27,6 +27,11 @@ def precise(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def broadcastable(value: Tensor, dims: int) -> Tensor:
+    """Append dimensions of size 1 until the tensor has ``dims`` dimensions."""
+    return value.reshape(*value.shape, *[1] * (dims - value.dim()))
+
+
 def draw_normal(shape: tuple[int, ...], like: Tensor, source: torch.Generator | Source | None) -> Tensor:
     """Draw standard normal values of ``shape`` on the device of ``like``, with its dtype but at least float32."""
     dtype = torch.promote_types(like.dtype, torch.float32)

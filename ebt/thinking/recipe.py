@@ -107,8 +107,8 @@ class Recipe:
         for name, (right, remedy) in rules.items():
             if not right:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: {remedy}")
-        if self.nudge is not None and self.second_order == "exact":
-            raise ValueError("nudge is for central differences: leave it out, or set second_order to central or auto")
+        if self.nudge is not None and self.second_order != "central":
+            raise ValueError("nudge is for central differences: leave it out, or set second_order to central")
         if not 1 <= steps[0] <= steps[1]:
             raise ValueError("min_steps {} and max_steps {}: choose 1 <= min_steps <= max_steps".format(*steps))
         if (replay[0] > 0) != (replay[1] > 0) or replay[0] < 0 or not 0 <= replay[1] <= 1:

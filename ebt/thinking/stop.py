@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ebt.thinking.geometry import Geometry
-from ebt.thinking.noise import Source, draw_normal
+from ebt.thinking.noise import Source, broadcastable, draw_normal
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Everyone:
             self.steps += 1
             return here
         before, moving = self.part(state), self.part(self.moving)
-        here = torch.where(moving.reshape(*moving.shape, *[1] * (here.dim() - moving.dim())), here, before)
+        here = torch.where(broadcastable(moving, here.dim()), here, before)
         self.steps += self.moving
         judged = Step(self.geometry, before, here, energies, self.part(self.previous), self.passes)
         stays = ~torch.as_tensor(self.stop(judged), device=here.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebt.thinking.geometry import Geometry, Simplex
-from ebt.thinking.noise import precise
+from ebt.thinking.noise import broadcastable, precise
 from ebt.thinking.update import Update
 
 Rule = Literal["lowest", "highest", "largest_drop", "majority", "mean"]
@@ -143,8 +143,7 @@ def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
 
     def pick(tensor: Tensor) -> Tensor:
         stacked = tensor.unflatten(0, (candidates, -1))
-        index = winner.reshape(1, *winner.shape, *([1] * (stacked.dim() - 1 - winner.dim())))
-        return torch.take_along_dim(stacked, index, dim=0).squeeze(0)
+        return torch.take_along_dim(stacked, broadcastable(winner.unsqueeze(0), stacked.dim()), dim=0).squeeze(0)
 
     chosen = thought._map(pick, thought.step_size.dim() > 0 and thought.step_size.shape[0] == rows)
     passes = Evaluations(thought.evaluations.forward * candidates, thought.evaluations.backward * candidates)

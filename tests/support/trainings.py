@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from forked import finish, start
 from lightning.pytorch.callbacks import EMAWeightAveraging
@@ -163,6 +164,27 @@ def launch(folder: Path, what: Callable[[Path], None]) -> None:
         processes.append((start(quietly, what, folder, output=output, env=environment), output))
     for process, output in processes:
         finish(process, output)
+
+
+def found(folder: Path, rank: int) -> dict[str, Any]:
+    """What process ``rank`` left."""
+    result: dict[str, Any] = torch.load(folder / f"found-{rank}.pt", weights_only=True)
+    return result
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    """Plain tensors by the same names, equal but for the order of sums."""
+    assert one.keys() == other.keys()
+    for name in one:
+        assert type(one[name]) is type(other[name]) is torch.Tensor
+        assert torch.allclose(one[name], other[name], atol=1e-6, rtol=1e-5), name
+
+
+def assert_same_updates(two: dict[str, Any], watch: Watch) -> None:
+    """The losses and gradients of one of two processes are those of a single one."""
+    assert two["losses"] == pytest.approx(watch.losses, abs=1e-6, rel=1e-6)
+    for one, other in zip(two["gradients"], watch.gradients, strict=True):
+        assert_same(one, other)
 
 
 def quietly(what: Callable[[Path], None], folder: Path) -> None:

@@ -139,3 +139,25 @@ def test_auto_is_exact_on_a_processor() -> None:
 
     assert torch.equal(taken("auto"), taken("exact"))
     assert not torch.equal(taken("auto"), taken("central"))
+
+
+def test_a_nudge_needs_central_differences() -> None:
+    for way in ("auto", "exact"):
+        with pytest.raises(ValueError, match="nudge"):
+            Recipe(second_order=way, nudge=0.01)  # type: ignore[arg-type]
+
+
+def test_precision_is_that_of_the_forward_pass_wherever_backward_runs() -> None:
+    network, target = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)).float(), normal(5, 4, seed=2).float()
+    start, types = normal(5, 4, seed=3).float(), set()
+    network[0].register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
+    found = []
+    for inside in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = ebt.loss(lambda y: network(y).squeeze(-1), target, Recipe.s1(2, second_order="central"), start=start)
+            if inside:
+                found.append(gradients(loss, list(network.parameters())))
+        if not inside:
+            found.append(gradients(loss, list(network.parameters())))
+    assert types == {torch.bfloat16}
+    assert torch.equal(*found)

@@ -43,7 +43,7 @@ class Aligned:
         return (step.before * step.after).sum(-1) > 0.99985
 
 
-class Compass(nn.Module):
+class Needle(nn.Module):
     """``E(x, y) = -y . A x``."""
 
     def __init__(self) -> None:
@@ -55,19 +55,19 @@ class Compass(nn.Module):
 
 
 def test_geometry_update_and_stop_of_ones_own_are_trained_and_verified() -> None:
-    compass, sphere = Compass(), Sphere(1, (3,))
+    needle, sphere = Needle(), Sphere(1, (3,))
     turned = torch.linalg.qr(normal(3, 3, seed=4))[0]
-    optimiser = torch.optim.Adam(compass.parameters(), lr=0.1)
+    optimiser = torch.optim.Adam(needle.parameters(), lr=0.1)
     for update in range(40):
         x = F.normalize(normal(ROWS, 3, seed=update), dim=-1)
         how = {"step_size": 0.5, "geometry": sphere, "update": Turn(), "generator": seeded(update)}
         optimiser.zero_grad()
-        ebt.loss(compass.energy(x), x @ turned.T, ebt.Recipe(step_size_spread=2.0, noise=0.01), **how).backward()
+        ebt.loss(needle.energy(x), x @ turned.T, ebt.Recipe(step_size_spread=2.0, noise=0.01), **how).backward()
         optimiser.step()
     x = F.normalize(normal(5, 3, seed=999), dim=-1)
     start = sphere.start((4 * 5,), source=seeded(0))
     settings: dict[str, Any] = {"geometry": sphere, "update": Turn(), "stop": Aligned()}
-    thought = ebt.descend(compass.energy(x.repeat(4, 1)), start, steps=40, step_size=0.1, **settings)
+    thought = ebt.descend(needle.energy(x.repeat(4, 1)), start, steps=40, step_size=0.1, **settings)
     best = ebt.choose(thought, 4)
     assert best.winner is not None
     assert best.winner.shape == (5,)

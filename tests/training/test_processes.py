@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import trainings
+from trainings import assert_same_updates, found
 
 from ebt.errors import InputError
 from ebt.problems.language.configuration import EBTConfig
@@ -26,25 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def found(folder: Path, rank: int) -> dict[str, Any]:
-    result: dict[str, Any] = torch.load(folder / f"found-{rank}.pt", weights_only=True)
-    return result
-
-
-def assert_same_updates(losses: list[float], gradients: list[dict[str, torch.Tensor]], watch: trainings.Watch) -> None:
-    assert losses == pytest.approx(watch.losses, abs=1e-6, rel=1e-6)
-    for one, other in zip(gradients, watch.gradients, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            assert torch.allclose(one[name], other[name], atol=1e-6, rtol=1e-5), name
-
-
 @pytest.mark.parametrize("case", trainings.CASES)
 def test_two_processes_have_the_gradients_and_losses_of_one(case: str, folder: Path) -> None:
     _, watch = trainings.train(case, folder)
     for rank in range(2):
         two = found(folder, rank)[case]
-        assert_same_updates(two["losses"], two["gradients"], watch)
+        assert_same_updates(two, watch)
 
 
 def test_all_processes_think_for_as_many_steps_from_starts_of_their_own(folder: Path) -> None:
@@ -77,7 +64,7 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path: Path) -> No
     _, whole = trainings.train("text", tmp_path, batch_size=8)
     _, halves = trainings.train("text", tmp_path, batch_size=4, accumulate_grad_batches=2)
     losses = [sum(halves.losses[i : i + 2]) for i in range(0, len(halves.losses), 2)]
-    assert_same_updates(losses, halves.gradients, whole)
+    assert_same_updates({"losses": losses, "gradients": halves.gradients}, whole)
 
 
 def test_more_processes_than_examples_are_refused() -> None:

@@ -11,6 +11,7 @@ import torch
 import trainings
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from PIL import Image
+from trainings import assert_same, assert_same_updates, found
 
 from ebt.errors import InputError
 from ebt.training.sharding import Sharded, refuse_sharding, supported
@@ -30,26 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def found(folder: Path, rank: int) -> dict[str, Any]:
-    result: dict[str, Any] = torch.load(folder / f"found-{rank}.pt", weights_only=True)
-    return result
-
-
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        assert type(one[name]) is type(other[name]) is torch.Tensor
-        assert torch.allclose(one[name], other[name], atol=1e-6, rtol=1e-5), name
-
-
 @pytest.mark.parametrize("case", trainings.SHARDED_CASES)
 def test_sharded_updates_are_those_of_one_process(case: str, folder: Path) -> None:
     task, watch = trainings.train(case, folder)
     for rank in range(2):
         two = found(folder, rank)[case]
-        assert two["losses"] == pytest.approx(watch.losses, abs=1e-6, rel=1e-6)
-        for one, other in zip(two["gradients"], watch.gradients, strict=True):
-            assert_same(one, other)
+        assert_same_updates(two, watch)
         assert_same(two["clipped"], watch.clipped)
         for name, weight in task.state_dict().items():
             assert torch.allclose(two["weights"][name], weight, atol=1e-4), name

@@ -72,9 +72,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         attention_mask: Tensor | None = None,
         cache: KeyValueCache | None = None,
         predictions: int | None = None,
+        states: bool = False,
     ) -> DecoderLandscape:
         """Return the energy of candidates for the next token after each of the last ``predictions`` tokens of (B, S)."""
-        return self.network.encode(self.embed(input_ids), attention_mask, cache, predictions)
+        return self.network.encode(self.embed(input_ids), attention_mask, cache, predictions, states)
 
     def geometry(self) -> Geometry:
         """One part per token, each a prediction."""
@@ -159,7 +160,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         wanted = self.wants_states(output_hidden_states)
         if self.training and labels is not None and not differentiable:
             output = self._train(given, attention_mask, labels, num_items_in_batch, generator)
-            states = self.landscape(given, attention_mask).stream() if wanted else None
+            states = self.landscape(given, attention_mask, states=True).stream() if wanted else None
         else:
             if cache is None and use_cache:
                 cache = DynamicCache()
@@ -170,7 +171,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             context = (given, attention_mask, cache, (logits_to_keep if labels is None else 0) or None)
             with leave_inference_mode(), torch.set_grad_enabled(learns):
                 positions = self.positions(*context)  # before the cache is extended
-                landscape = self.landscape(*context)
+                landscape = self.landscape(*context, states=wanted)
                 thought = think(
                     landscape,
                     self.geometry(),

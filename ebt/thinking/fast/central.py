@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ebt.thinking.geometry import Geometry
-from ebt.thinking.noise import precise
+from ebt.thinking.noise import broadcastable, precise
 
 SIZES = {torch.float64: 1e-4, torch.float32: 5e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
 """Nudge for each dtype, relative to the norm of a candidate. It balances truncation error against rounding error."""
@@ -95,6 +95,8 @@ class _Central(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, view: Tensor, gradient: Tensor, energy: Any, told: int, nudge: Nudge, *learning: Tensor) -> Tensor:
         ctx.energy, ctx.told, ctx.nudge, ctx.learning = energy, told, nudge, learning
+        device = view.device.type
+        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         ctx.save_for_backward(view)
         return gradient.clone()
 
@@ -105,11 +107,12 @@ class _Central(torch.autograd.Function):
         dims = ctx.nudge.prediction_dims
         size, length, numbers = _norm(slope, dims), _norm(view, dims), view.shape[dims:].numel()
         h = ctx.nudge.size * length.clamp(min=LEAST * numbers**0.5)
-        step = _behind(h / size.clamp(min=torch.finfo(size.dtype).tiny), view) * precise(slope)
-        with torch.enable_grad():
+        step = broadcastable(h / size.clamp(min=torch.finfo(size.dtype).tiny), view.dim()) * precise(slope)
+        # backward passes run outside the autocast of the forward pass, on accelerators in threads of their own
+        with torch.enable_grad(), torch.autocast(*ctx.autocast):
             leaf = view.detach().requires_grad_()
             ends = [precise(ctx.energy(leaf + sign * step.to(view.dtype), ctx.told)) for sign in (1, -1)]
-            difference = ((ends[0] - ends[1]) * _behind(size / (2 * h), ends[0])).sum()
+            difference = ((ends[0] - ends[1]) * broadcastable(size / (2 * h), ends[0].dim())).sum()
             gradients = torch.autograd.grad(difference, (leaf, *ctx.learning), retain_graph=True, allow_unused=True)
         return gradients[0], None, None, None, None, *gradients[1:]
 
@@ -117,8 +120,3 @@ class _Central(torch.autograd.Function):
 def _norm(tensor: Tensor, dims: int) -> Tensor:
     """Norm over all elements of a prediction, (N, *predictions)."""
     return torch.linalg.vector_norm(precise(tensor).flatten(dims), dim=-1)
-
-
-def _behind(value: Tensor, like: Tensor) -> Tensor:
-    """Reshape one value per prediction to broadcast against ``like``."""
-    return value.reshape(*value.shape, *[1] * (like.dim() - value.dim()))
