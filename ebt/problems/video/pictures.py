@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageOps
 
 from ebt.evaluation.style import COLOURS, HEAT, picture
@@ -75,7 +76,8 @@ def frame_energy_map(
         extent = (1.5, count + 1.5, -0.5, len(energies) - 0.5)
         colours = {"cmap": HEAT, "vmin": np.min(energies[1:]), "vmax": np.max(energies[1:])}
         shown = heat.imshow(np.array(energies), aspect="auto", origin="lower", extent=extent, **colours)
-        heat.set_yticks(range(len(energies)))
+        for axis in (heat.yaxis, bars.xaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         heat.set_ylabel("step")
         heat.grid(visible=False)
         bars.bar(range(2, count + 2), losses, color=COLOURS[1])
