@@ -33,11 +33,15 @@ class OneSequence:
 
 def _run(block: Block, x: Tensor, rotary: Tensor, length: int) -> Tensor:
     """Run a block: predictions attend to earlier observed tokens and to themselves, observed tokens to no prediction."""
-    observed, predicted = zip(*(part.split(length, 2) for part in block.project(x, rotary)), strict=True)
     earlier = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
-    scores = observed[0] @ observed[1].transpose(-1, -2) * observed[0].shape[-1] ** -0.5
-    seen = scores.masked_fill(~earlier, float("-inf")).softmax(-1) @ observed[2]
-    return block.finish(x, torch.cat((seen, attend_context_and_self(*predicted, *observed[1:], earlier)), 2))
+
+    def attend(*projected: Tensor) -> tuple[Tensor]:
+        observed, predicted = zip(*(part.split(length, 2) for part in projected), strict=True)
+        scores = observed[0] @ observed[1].transpose(-1, -2) * observed[0].shape[-1] ** -0.5
+        seen = scores.masked_fill(~earlier, float("-inf")).softmax(-1) @ observed[2]
+        return (torch.cat((seen, attend_context_and_self(*predicted, *observed[1:], earlier)), 2),)
+
+    return block(x, attend, rotary)[0]
 
 
 def supervise_plainly(

@@ -6,7 +6,7 @@ D width, d head width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
@@ -139,6 +139,10 @@ def adapt(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
+Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+"""Maps queries, keys and values (B, H, S, d) of a block to the outputs of its heads (B, H, S, d), and to more to return."""
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: attention and a feed-forward layer, each with a residual connection.
 
@@ -156,18 +160,24 @@ class Block(nn.Module):
         self.down = nn.Linear(config.hidden, config.dim, bias=not swiglu)
         self.modulation = Modulation(config, 6) if config.conditioning == "modulation" else None
 
-    def adapt(self, condition: Tensor | None) -> tuple[Tensor, ...] | None:
-        """Shifts, scales and gates for ``project`` and ``finish``."""
-        return None if self.modulation is None or condition is None else self.modulation(condition)
+    def forward(
+        self, x: Tensor, attend: Attend, rotary: Tensor | None = None, condition: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Output of the block, followed by what ``attend`` returns besides the outputs of the heads.
 
-    def project(
-        self, x: Tensor, rotary: Tensor | None, adapted: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the normalised input."""
+        Args:
+            x: Input (B, S, D).
+            attend: Computes attention from queries, keys and values.
+            rotary: Rotations of queries and keys, see ``rotation``.
+            condition: Condition of the adaptive norms.
+        """
+        adapted = None if self.modulation is None or condition is None else self.modulation(condition)
         normed = self.attention_norm(x)
-        return self.attention.project(normed if adapted is None else adapt(normed, *adapted[:2]), rotary)
+        projected = self.attention.project(normed if adapted is None else adapt(normed, *adapted[:2]), rotary)
+        attended, *more = attend(*projected)
+        return self._finish(x, attended, adapted), *more
 
-    def finish(self, x: Tensor, attended: Tensor, adapted: tuple[Tensor, ...] | None = None) -> Tensor:
+    def _finish(self, x: Tensor, attended: Tensor, adapted: tuple[Tensor, ...] | None) -> Tensor:
         """The rest of the block, given the outputs of the heads (B, H, S, d)."""
         if adapted is None:
             x = x + self.attention.merge(attended)
@@ -279,6 +289,12 @@ class Landscape:
     """The input (B, S, D)."""
     blind: bool = field(default=False, kw_only=True)
     """Whether candidates are hidden from the blocks."""
+    differentiated_once: bool = field(default=False, kw_only=True)
+    """Whether energies have first derivatives only, so that attention can use fused kernels."""
+
+    def once(self) -> Self:
+        """The same landscape with first derivatives only."""
+        return replace(self, differentiated_once=True)
 
     def unseen(self) -> Self:
         """The same landscape with candidates hidden from the blocks.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ebt.nn.blocks import Blocks, EnergyNetwork, Landscape, OutputNorm, attend_context_and_self, initialise, rotation
 from ebt.nn.causal import attend_causally
 from ebt.nn.config import NetworkConfig
+from ebt.nn.first_order import attend_once
 from ebt.thinking.fast.adjoint import Separated
 
 
@@ -108,23 +109,21 @@ def observe(
         condition: Condition of the adaptive norms.
         front: Layers of the prefix token, which is not cached.
     """
-    rotary = rotation(positions.index, config.dim // config.heads, config.rope_theta, x)
-    layers = []
+    rotary, layers = rotation(positions.index, config.dim // config.heads, config.rope_theta, x), []
     for i, block in enumerate(blocks):
-        adapted = block.adapt(condition)
-        q, k, v = block.project(x, rotary, adapted)
-        if cache is not None:
-            k, v = cache.update(k, v, first_layer + i)
-        if front is not None:
-            k, v = (
-                torch.cat((token.expand(len(x), -1, -1, -1), rest), 2) for token, rest in zip(front[i][1:], (k, v), strict=True)
-            )
-        if positions.plain:
-            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=positions.visible)
-        x = block.finish(x, attended, adapted)
-        layers.append((x, k, v))
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, i: int = i) -> Layer:
+            if cache is not None:
+                k, v = cache.update(k, v, first_layer + i)
+            if front is not None:
+                token = (part.expand(len(q), -1, -1, -1) for part in front[i][1:])
+                k, v = (torch.cat(pair, 2) for pair in zip(token, (k, v), strict=True))
+            if positions.plain:
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True), k, v
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=positions.visible), k, v
+
+        x, keys, values = block(x, attend, rotary, condition)
+        layers.append((x, keys, values))
     return layers
 
 
@@ -154,6 +153,17 @@ class Context:
         """The same context with new values for ``tensors()``."""
         layers = [(tensors[i], tensors[i + 1]) for i in range(0, 2 * len(self.layers), 2)]
         return replace(self, layers=layers, anchor=None if self.anchor is None else tensors[-1])
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, once: bool) -> Tensor:
+        """Attention (N, H, S, d) of candidates to a layer of the context and to themselves, differentiable once or twice."""
+        length, seen = q.shape[2], self.visible
+        if once and length > 1:
+            causal = self.horizon == 1 and length == keys.shape[2]
+            if (attended := attend_once(q, k, v, keys, values, seen, causal)) is not None:
+                return attended
+        if length > 1 and len(q) == len(keys) and self.horizon is not None and q.device.type == "cpu":
+            return attend_causally(q, k, v, keys, values, self.horizon)
+        return attend_context_and_self(q, k, v, keys, values, seen)
 
     def rows(self, index: Tensor | slice) -> Context:
         """The context of the rows given by ``index``."""
@@ -252,11 +262,17 @@ class EBTDecoder(EnergyNetwork):
         return self.steps.index(step) if self.steps is not None and self.config.context_per_step else 0
 
     def energy(
-        self, candidate: Tensor, context: Context, step: int, places: Places | None = None, unseen: bool = False
+        self,
+        candidate: Tensor,
+        context: Context,
+        step: int,
+        places: Places | None = None,
+        unseen: bool = False,
+        once: bool = False,
     ) -> Tensor:
         """Energies (N, S) of candidates (N, S, D) in a context of B rows, N = M x B.
 
-        With n ``places``, energies (n, 1) of candidates (n, 1, D). For ``unseen``, see ``EBTEncoder.energy``.
+        With n ``places``, energies (n, 1) of candidates (n, 1, D). For ``unseen`` and ``once``, see ``EBTEncoder.energy``.
         """
         view = candidate * self.scale
         candidate = torch.zeros_like(view) if unseen else view
@@ -271,19 +287,15 @@ class EBTDecoder(EnergyNetwork):
         if rotary.dim() == 4 or places is not None:
             rotary = rotary.expand(rows, 1, -1, -1).repeat(repeats, 1, 1, 1)
             rotary = rotary if places is None else places.pick(rotary)
-        alone = repeats == 1 and length > 1 and candidate.device.type == "cpu"
         for block, (keys, values) in zip(self.blocks, context.layers, strict=True):
-            adapted = block.adapt(context.condition)
-            q, k, v = block.project(candidate, rotary, adapted)
-            if places is not None:
+
+            def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor = keys, values: Tensor = values) -> tuple[Tensor]:
+                if places is None:
+                    return (context.attend(q, k, v, keys, values, once),)
                 q, k, v = (places.spread(part, rows, length) for part in (q, k, v))
-            if alone and context.horizon is not None:
-                attended = attend_causally(q, k, v, keys, values, context.horizon)
-            else:
-                attended = attend_context_and_self(q, k, v, keys, values, context.visible)
-            if places is not None:
-                attended = places.pick(attended)
-            candidate = block.finish(candidate, attended, adapted)
+                return (places.pick(context.attend(q, k, v, keys, values, once)),)
+
+            (candidate,) = block(candidate, attend, rotary, context.condition)
         return self.head(candidate, view, context.condition)
 
 
@@ -308,7 +320,7 @@ class DecoderLandscape(Landscape):
         return self.x, *self._context(0).stream
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
-        return self.network.energy(candidate, self._context(step), step, self.places, self.blind)
+        return self.network.energy(candidate, self._context(step), step, self.places, self.blind, self.differentiated_once)
 
     def _context(self, step: int) -> Context:
         index = self.network.own_step(step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebt.nn.blocks import Blocks, EnergyNetwork, Landscape, OutputNorm, Relations, initialise
@@ -14,7 +15,7 @@ from ebt.thinking.fast.adjoint import Separated
 
 
 class Transformer(nn.Module):
-    """Bidirectional transformer on embeddings (B, S, D) that include positions. Twice differentiable."""
+    """Bidirectional transformer on embeddings (B, S, D) that include positions."""
 
     def __init__(self, config: NetworkConfig, groups: Tensor | None = None) -> None:
         super().__init__()
@@ -30,16 +31,21 @@ class Transformer(nn.Module):
 
     def hidden(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Output of the last block (B, S, D), before the norm."""
-        return run_blocks(self.blocks, x, condition, self.relations)
+        return run_blocks(self.blocks, x, condition, self.relations, once=True)
 
 
-def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None = None, relations: Relations | None = None) -> Tensor:
-    """Run all blocks with full attention, biased by ``relations``."""
+def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None, relations: Relations | None, once: bool = False) -> Tensor:
+    """Run all blocks with full attention, biased by ``relations``, differentiable twice or ``once``."""
     biases = [None] * len(blocks) if relations is None else relations(x.shape[1])
     for block, bias in zip(blocks, biases, strict=True):
-        adapted = block.adapt(condition)
-        q, k, v = block.project(x, None, adapted)
-        x = block.finish(x, attend(q, k, v, bias), adapted)
+
+        def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = bias) -> tuple[Tensor]:
+            if once:
+                bias = None if bias is None else bias.to(q.dtype)
+                return (F.scaled_dot_product_attention(q, k, v, attn_mask=bias),)
+            return (attend(q, k, v, bias),)
+
+        (x,) = block(x, attended, condition=condition)
     return x
 
 
@@ -55,24 +61,24 @@ class EBTEncoder(EnergyNetwork):
         """
         return EncoderLandscape(self, x, None if free is None else free.unsqueeze(-1).to(x.dtype))
 
-    def hidden(self, context: Tensor, candidate: Tensor | None, step: int = 0) -> Tensor:
+    def hidden(self, context: Tensor, candidate: Tensor | None, step: int = 0, once: bool = False) -> Tensor:
         """Output of the last block for candidates (N, S, D) in a context, or for the context alone if None."""
         x = context if candidate is None else context + candidate
         if (token := self.token(step, "candidate")) is not None:
             x = x + token
         if (front := self.token(step, "prefix")) is not None:
             x = torch.cat((front.expand(x.shape[0], 1, -1), x), 1)
-        x = run_blocks(self.blocks, x, self.token(step, "modulation"), self.relations)
+        x = run_blocks(self.blocks, x, self.token(step, "modulation"), self.relations, once)
         return x if front is None else x[:, 1:]
 
-    def energy(self, context: Tensor, candidate: Tensor, step: int, unseen: bool = False) -> Tensor:
+    def energy(self, context: Tensor, candidate: Tensor, step: int, unseen: bool = False, once: bool = False) -> Tensor:
         """Energies (N, S) of candidates (N, S, D) with the context at the same positions (N, S, D).
 
         If candidates are ``unseen`` by the blocks, a bilinear energy is linear in them, and its gradient is the prediction of
-        the feed-forward twin.
+        the feed-forward twin. Energies that are differentiated ``once`` use fused attention.
         """
         condition = self.token(step, "modulation")
-        return self.head(self.hidden(context, None if unseen else candidate, step), candidate, condition)
+        return self.head(self.hidden(context, None if unseen else candidate, step, once), candidate, condition)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +92,7 @@ class EncoderLandscape(Landscape):
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
         repeats = candidate.shape[0] // self.x.shape[0]
         seen = candidate if self.free is None else candidate * self.free.repeat(repeats, 1, 1)
-        return self.network.energy(self.x.repeat(repeats, 1, 1), seen, step, self.blind)
+        return self.network.energy(self.x.repeat(repeats, 1, 1), seen, step, self.blind, self.differentiated_once)
 
     def roots(self) -> list[Tensor]:
         """The input and the weights."""

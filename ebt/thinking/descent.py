@@ -22,7 +22,8 @@ Gradients = Literal["none", "detached", "truncated", "full"]
 Energy = Callable[..., Tensor]
 """A function from views of candidates (N, *P, D), and optionally the step index, to energies per part (N, *P). A *landscape* is
 such a function for one encoded context. If it has a method ``select(rows)``, or ``select(rows, positions)`` where each position
-is a separate prediction, then predictions that have stopped are no longer evaluated."""
+is a separate prediction, then predictions that have stopped are no longer evaluated. If it has a method ``once()``, descents
+that need first derivatives only use the energy that it returns, which may be faster."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -80,6 +81,8 @@ def descend(
     check(steps, noise, clamp, gradients, stop, schedule, backend)
     geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:])) if geometry is None else geometry
     update, index = Gradient() if update is None else update, range(first, first + steps) if schedule is None else schedule
+    if gradients == "none" or nudge is not None:
+        energy = getattr(energy, "once", lambda: energy)()
     with torch.inference_mode(False), torch.set_grad_enabled(gradients != "none"):
         start = start.clone() if start.is_inference() else start
         alpha, std = per_prediction(step_size, start), per_prediction(noise, start)

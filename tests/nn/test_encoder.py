@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
 from toys import ENCODERS, WIDTH, assert_slopes, conditioning, make_network, normal
 
 from ebt.nn import EBTEncoder, NetworkConfig, Transformer
+from ebt.nn.second_order import attend
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -94,8 +96,7 @@ def test_relations_change_nothing_at_first_and_are_a_mask_of_attention_then() ->
     torch.nn.init.normal_(network.relations.weight)
     block, same = next(iter(network.blocks)), GROUPS.unsqueeze(-1) == GROUPS.unsqueeze(-2)
     bias = sum(network.relations.weight[0, :, r, None, None] * WIDTH**0.5 * same[r] for r in range(2))
-    q, k, v = block.project(X + CANDIDATE, None)
-    expected = block.finish(X + CANDIDATE, torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias))
+    (expected,) = block(X + CANDIDATE, lambda q, k, v: (scaled_dot_product_attention(q, k, v, attn_mask=bias),))
     torch.testing.assert_close(network.hidden(X, CANDIDATE), expected)
 
 
@@ -108,8 +109,8 @@ def test_a_token_in_front_is_related_to_nothing() -> None:
     mask = torch.zeros(2, PARTS + 1, PARTS + 1)
     mask[:, 1:, 1:] = bias
     x = torch.cat((network.steps(1).expand(ROWS, 1, -1), X + CANDIDATE), 1)
-    attended = torch.nn.functional.scaled_dot_product_attention(*block.project(x, None), attn_mask=mask)
-    torch.testing.assert_close(network.hidden(X, CANDIDATE, 1), block.finish(x, attended)[:, 1:])
+    (expected,) = block(x, lambda q, k, v: (scaled_dot_product_attention(q, k, v, attn_mask=mask),))
+    torch.testing.assert_close(network.hidden(X, CANDIDATE, 1), expected[:, 1:])
 
 
 def test_relations_learn_through_thinking() -> None:
@@ -148,9 +149,8 @@ def test_a_linear_head_cannot_judge_what_is_not_seen() -> None:
 
 
 def test_attention_is_that_of_torch() -> None:
-    """The twice differentiable attention against ``scaled_dot_product_attention``, through a whole block."""
+    """``scaled_dot_product_attention`` against the twice differentiable attention, through a whole block."""
     stack = Transformer(NetworkConfig(layers=1, dim=WIDTH, heads=2))
     block = next(iter(stack.blocks))
-    q, k, v = block.project(X, None)
-    expected = block.finish(X, torch.nn.functional.scaled_dot_product_attention(q, k, v))
+    (expected,) = block(X, lambda q, k, v: (attend(q, k, v),))
     torch.testing.assert_close(stack(X), stack.norm(expected))

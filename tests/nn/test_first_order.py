@@ -1,0 +1,83 @@
+"""Fused attention of candidates against the plain formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ebt.nn.blocks import attend_context_and_self
+from ebt.nn.first_order import KernelWarning, attend_once, kernel
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+shapes = st.fixed_dictionaries(
+    {
+        "rows": st.integers(1, 2),
+        "candidates": st.integers(1, 3),
+        "heads": st.integers(1, 2),
+        "length": st.integers(2, 40),
+        "past": st.integers(0, 7),
+        "width": st.sampled_from([2, 6, 16]),
+        "mask": st.sampled_from(["causal", "earlier", "padded", "all"]),
+    }
+)
+
+
+def inputs(rows: int, candidates: int, heads: int, length: int, past: int, width: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    own, context = (candidates * rows, heads, length, width), (rows, heads, past + length, width)
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in (own, own, own, context, context)]
+
+
+@given(shapes)
+@settings(max_examples=30)
+def test_outputs_and_gradients_are_those_of_the_plain_formula(case: dict[str, int]) -> None:
+    mask = case.pop("mask")
+    case["past"] = 0 if mask == "causal" else case["past"]
+    tensors, observed = inputs(**case), case["past"] + case["length"]
+    visible = torch.ones(case["length"], observed, dtype=torch.bool).tril(case["past"])
+    if mask == "padded":
+        visible = visible.repeat(case["rows"], 1, 1, 1)
+        visible[0, :, :, 0] = False
+        visible[0, :, 0, 0] = True  # a position without any context does not occur
+    seen = None if mask == "all" else visible
+    fused = attend_once(*tensors, seen, mask == "causal")
+    plain = attend_context_and_self(*tensors, seen)
+    assert fused is not None
+    torch.testing.assert_close(fused, plain)
+    slope = torch.randn_like(plain)
+    for got, expected in zip(*(torch.autograd.grad(output, tensors, slope) for output in (fused, plain)), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_precisions(dtype: torch.dtype) -> None:
+    tensors = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs(1, 1, 2, 70, 0, 16)]
+    wide = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    visible = torch.ones(70, 70, dtype=torch.bool).tril()
+    fused, plain = attend_once(*tensors, visible, True), attend_context_and_self(*wide, visible)
+    assert fused is not None
+    assert fused.dtype == dtype
+    slope = torch.randn_like(plain).to(dtype)
+    found, expected = torch.autograd.grad(fused, tensors, slope), torch.autograd.grad(plain, wide, slope.double())
+    tolerance = 30 * torch.finfo(dtype).eps
+    for got, right in zip((fused, *found), (plain, *expected), strict=True):
+        assert (got - right).norm() < tolerance * right.norm()
+
+
+def test_a_missing_kernel_is_named() -> None:
+    tensors = [tensor.detach().to("meta") for tensor in inputs(1, 1, 2, 4, 0, 8)]
+    with pytest.warns(KernelWarning, match=r"no fused attention for torch.float64 on meta.*with the same result"):
+        assert attend_once(*tensors, None, True) is None
+
+
+def test_kernels_by_device_and_precision() -> None:
+    assert kernel("cpu", torch.float64, masked=True) is not None
+    assert kernel("cuda", torch.float64, masked=False) is None
+    assert "flash" in str(kernel("cuda", torch.bfloat16, masked=False))
+    assert "efficient" in str(kernel("cuda", torch.bfloat16, masked=True))
+    assert "efficient" in str(kernel("cuda", torch.float32, masked=False))
+    assert kernel("mps", torch.float32, masked=False) is None
