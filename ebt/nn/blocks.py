@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ebt.nn.config import Conditioning, NetworkConfig
 from ebt.nn.second_order import rms_norm, swiglu
+from ebt.thinking.fast.central import Passes
 from ebt.thinking.noise import precise
 
 
@@ -36,6 +37,9 @@ def rotation(positions: Tensor, head_dim: int, theta: float, like: Tensor) -> Te
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotate neighbouring pairs of the last dimension of x (..., S, d)."""
+    if torch.compiler.is_compiling():  # compilers do not generate code for complex numbers
+        (even, odd), (cos, sin) = precise(x).unflatten(-1, (-1, 2)).unbind(-1), torch.view_as_real(rotary).unbind(-1)
+        return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x.dtype)
     pairs = torch.view_as_complex(precise(x).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
 
@@ -273,6 +277,8 @@ class EnergyNetwork(nn.Module):
         self.relations = None if groups is None else Relations(config, groups)
         self.head = EnergyHead(config, alpha0)
         self.steps = StepEmbedding(config) if config.conditioning != "none" else None
+        self.passes: Passes | None = None
+        """Compiled evaluations for training by central differences."""
         initialise(self, config)
 
     def token(self, step: int, conditioning: Conditioning) -> Tensor | None:
@@ -291,6 +297,12 @@ class Landscape:
     """Whether candidates are hidden from the blocks."""
     differentiated_once: bool = field(default=False, kw_only=True)
     """Whether energies have first derivatives only, so that attention can use fused kernels."""
+
+    @property
+    def passes(self) -> Passes | None:
+        """See ``EnergyNetwork.passes``."""
+        found: Passes | None = self.network.passes
+        return found
 
     def once(self) -> Self:
         """The same landscape with first derivatives only."""

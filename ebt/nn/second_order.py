@@ -21,6 +21,12 @@ from ebt.thinking.noise import precise
 SMALL = 2**14
 """Tensors of at most this many elements use the plain formulas, since call overhead dominates (as in generation)."""
 
+
+def plainly(x: Tensor) -> bool:
+    """Whether an operation on x uses the plain formula: for small tensors, and for a compiler, which fuses it."""
+    return torch.compiler.is_compiling() or x.numel() <= SMALL
+
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -78,7 +84,7 @@ class _NormaliseSlope(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root mean square norm of x (..., D) with weights (D,)."""
-    if x.numel() <= SMALL:
+    if plainly(x):
         wide = precise(x)
         return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * weight
     return _Normalise.apply(x, eps) * weight
@@ -122,7 +128,7 @@ class _SwiGLUSlope(torch.autograd.Function):
 
 def swiglu(a: Tensor, b: Tensor) -> Tensor:
     """``silu(a) b``."""
-    if a.numel() <= SMALL:
+    if plainly(a):
         return F.silu(a) * b
     product: Tensor = _SwiGLU.apply(a, b)
     return product
@@ -201,7 +207,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
         v: Values (B, H, S, d).
         bias: Bias added to the scores, (H, S, S).
     """
-    if q.numel() <= SMALL:
+    if plainly(q):
         scores = precise(q) @ precise(k).transpose(-1, -2) * q.shape[-1] ** -0.5
         return ((scores if bias is None else scores + bias).softmax(-1) @ precise(v)).to(v.dtype)
     parts = (precise(part).flatten(0, 1) for part in (q * q.shape[-1] ** -0.5, k, v))

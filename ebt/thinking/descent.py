@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ebt.thinking.fast.central import Nudge
+from ebt.thinking.fast.central import Nudge, passes_of
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, broadcastable
 from ebt.thinking.stop import Everyone, Stop
@@ -80,6 +80,7 @@ def descend(
     """
     check(steps, noise, clamp, gradients, stop, schedule, backend)
     geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:])) if geometry is None else geometry
+    watch = gradients == "none" or start.device.type == "cpu"  # training on a device does not wait for it at every step
     update, index = Gradient() if update is None else update, range(first, first + steps) if schedule is None else schedule
     if gradients == "none" or nudge is not None:
         energy = getattr(energy, "once", lambda: energy)()
@@ -93,14 +94,14 @@ def descend(
             y = y.detach() if gradients in ("none", "detached") else y
             y, view = geometry.look(y, rows.part(std), rows.source(generator, first + i))  # y[i] + noise
             second = gradients in ("detached", "full") or (gradients == "truncated" and i == steps - 1)
-            e, g = slope(rows.energy, view, first + i, second, index[i], nudge)  # E(x, y[i]) and dE/dview
+            e, g = slope(rows.energy, view, first + i, second, index[i], nudge, watch)  # E(x, y[i]) and dE/dview
             direction = update.direction(geometry, y, g).to(y.dtype)
             direction = direction if second else direction.detach()  # constant, so y depends on alpha only
             direction = direction if clamp is None else direction.clamp(-clamp, clamp)
             y, kept = update.move(y, direction, rows.part(alpha), kept)  # y[i+1] = y[i] - alpha dE/dy
             energies.append(rows.put(energies[-1] if energies else None, e.detach()))
             memory = rows.put(memory, kept)
-            state = rows.advance(state, finite(y, "candidate", first + i), e.detach())
+            state = rows.advance(state, finite(y, "candidate", first + i) if watch else y, e.detach())
             states = [*states, state] if keep_path else [state]
             if rows.done:
                 break
@@ -119,6 +120,7 @@ def slope(
     second_order: bool,
     told: int | None = None,
     nudge: Nudge | None = None,
+    watch: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Evaluate an energy and its gradient. Works under ``no_grad``.
 
@@ -129,6 +131,7 @@ def slope(
         second_order: Whether to keep the graph of the gradient.
         told: Step index passed to the energy. Default: ``step``.
         nudge: See ``descend``.
+        watch: Whether to check that energies and gradients are finite, for which the host waits for the device.
 
     Returns:
         Energies per part (N, *P), and their gradient ``dE/dview`` (N, *P, D).
@@ -138,25 +141,38 @@ def slope(
         ValueError: If the energies do not match or do not depend on the candidates, or use tensors made under
             ``torch.inference_mode``.
     """
+    told = step if told is None else told
     with torch.enable_grad():
         view = view if second_order and view.requires_grad else view.detach().requires_grad_()
-        try:
-            energies = energy(view, step if told is None else told)
-        except RuntimeError as error:
-            if "Inference tensors cannot be saved" not in str(error):
-                raise
-            raise ValueError(
-                "the energy uses tensors made under torch.inference_mode, which do not support gradients:"
-                " create them outside of it, or under torch.no_grad"
-            ) from error
-        if energies.shape[:1] != view.shape[:1]:
-            raise ValueError(f"energies {tuple(energies.shape)} for candidates {tuple(view.shape)}: return one energy per part")
-        if not energies.requires_grad:
-            raise ValueError("the energy does not depend on the candidates: compute it from its first argument")
-        (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order and nudge is None)
+        if (passes := passes_of(energy, nudge)) is None:
+            energies = evaluated(energy, told, view)
+            (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order and nudge is None)
+        else:
+            energies, gradient = passes.first(energy, told, view)
         if second_order and nudge is not None:
-            gradient = nudge.gradient(energy, step if told is None else told, view, energies, gradient)
-    return finite(energies, "energy", step), finite(gradient, "gradient of the energy", step)
+            gradient = nudge.gradient(energy, told, view, energies, gradient)
+    if watch:
+        finite(energies, "energy", step)
+        finite(gradient, "gradient of the energy", step)
+    return energies, gradient
+
+
+def evaluated(energy: Energy, told: int, view: Tensor) -> Tensor:
+    """Energies at a view. Errors as in ``slope``."""
+    try:
+        energies: Tensor = energy(view, told)
+    except RuntimeError as error:
+        if "Inference tensors cannot be saved" not in str(error):
+            raise
+        raise ValueError(
+            "the energy uses tensors made under torch.inference_mode, which do not support gradients:"
+            " create them outside of it, or under torch.no_grad"
+        ) from error
+    if energies.shape[:1] != view.shape[:1]:
+        raise ValueError(f"energies {tuple(energies.shape)} for candidates {tuple(view.shape)}: return one energy per part")
+    if not energies.requires_grad:
+        raise ValueError("the energy does not depend on the candidates: compute it from its first argument")
+    return energies
 
 
 def check(

@@ -208,7 +208,7 @@ class ModelTask(ThinkingTask):
         if self.thinks:
             self.model.config.check_rows(self.recipe)
         if self.compiles:
-            compile_parts(self.model)
+            compile_parts(self.model, self.thinks and self.recipe.second_order == "central")
             self.compiles = False
 
     @property

@@ -22,6 +22,7 @@ from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.sources import pad_to
 from ebt.thinking import Geometry, StepSize, Thought
+from ebt.thinking.fast.central import Passes
 
 FREQUENCIES = 256
 """Number of sines and cosines that encode a noise level."""
@@ -109,6 +110,21 @@ class ImageLandscape:
     model: EBTForImages
     known: Tensor | None = None
     free: Tensor | None = None
+    differentiated_once: bool = False
+
+    @property
+    def learning(self) -> tuple[Tensor, ...]:
+        """The tensors that the energies depend on and that get gradients."""
+        return tuple(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+
+    @property
+    def passes(self) -> Passes | None:
+        """See ``ebt.nn.blocks.EnergyNetwork.passes``."""
+        return self.model.network.passes
+
+    def once(self) -> ImageLandscape:
+        """Return the same landscape with first derivatives only."""
+        return replace(self, differentiated_once=True)
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
         """Energies (N, S) of images (N, C, H, W), divided by the number of patches of the training size, so that a step moves
@@ -117,8 +133,9 @@ class ImageLandscape:
         if self.known is not None and self.free is not None:
             repeats = len(candidate) // len(self.known), 1, 1, 1
             candidate = torch.where(self.free.repeat(repeats), candidate, self.known.repeat(repeats))
-        energies = model.network.encode(model.patches.places(candidate).unsqueeze(0))(model.patches(candidate), step)
-        return energies / model.config.patches
+        places, seen = model.patches.places(candidate).unsqueeze(0), model.patches(candidate)
+        places = places.expand(len(seen), -1, -1)
+        return model.network.energy(places, seen, step, once=self.differentiated_once) / model.config.patches
 
     def select(self, rows: Tensor) -> ImageLandscape:
         """Return the landscape of some candidate rows (indices into M x B)."""

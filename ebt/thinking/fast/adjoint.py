@@ -12,7 +12,7 @@ the last step keeps its graph; earlier steps are recomputed, at the cost of a th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -96,7 +96,7 @@ class _Known(torch.autograd.Function):
     """A scalar with known gradients."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, factor: float, gradients: list[Tensor | None], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, factor: Tensor, gradients: list[Tensor | None], *tensors: Tensor) -> Tensor:
         ctx.factor, ctx.gradients = factor, gradients
         return loss.clone()
 
@@ -106,7 +106,12 @@ class _Known(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the gradients of this loss were handed out: compute the loss again before another backward()")
         gradients, ctx.gradients = ctx.gradients, None
-        return None, None, None, *(None if known is None else known.mul_(slope * ctx.factor) for known in gradients)
+        return (
+            None,
+            None,
+            None,
+            *(None if known is None else known.mul_(slope * ctx.factor.to(slope.dtype)) for known in gradients),
+        )
 
 
 def train(
@@ -144,11 +149,11 @@ def train(
     size = recipe.rows_at_once or rows_together(len(start), start.shape[1:-1].numel() * x.shape[-1], start.device.type)
     batch = _Batch(landscape, geometry, update, target, step_size, recipe, schedule, noise, nudge, sums)
     groups = [_Rows(batch, slice(first, first + size)).run(start) for first in range(0, len(start), size)]
-    count = max(1, sum(group.count for group in groups))
+    count = torch.stack([group.count for group in groups]).sum().clamp(min=1)
     losses = torch.stack([torch.stack(group.losses) for group in groups]).sum(0) / count
     behind = {id(step_size): alpha, id(leaf): x}
     tensors = [behind.get(id(tensor), tensor) for tensor in sums.tensors]
-    factor = 1 / count / (len(schedule) if every else 1)
+    factor = 1 / (count.float() if count.device.type == "mps" else count.double()) / (len(schedule) if every else 1)
     loss: Tensor = _Known.apply(losses.mean() if every else losses[-1], factor, sums.sums, *tensors)
     thought = Thought(
         geometry=geometry,
@@ -216,9 +221,11 @@ class _Rows:
         self.batch, self.rows, self.target = batch, rows, batch.target[rows]
         self.noise = None if batch.noise is None else batch.noise.of(rows)
         self.sums, self.leaves = batch.sums, _Sums(self.part.leaves)
+        known = (*self.sums.tensors, *self.leaves.tensors)
+        self.nudge = None if batch.nudge is None else replace(batch.nudge, learning=known)
         self.states, self.energies = list[Tensor](), list[Tensor]()
         self.losses: list[Tensor] = []
-        self.count = 0
+        self.count = torch.zeros(())
 
     def run(self, start: Tensor) -> _Rows:
         """Descend and accumulate all gradients."""
@@ -294,7 +301,7 @@ class _Rows:
             schedule=schedule,
             first=index,
             final_energy=False,
-            nudge=batch.nudge,
+            nudge=self.nudge,
         )
         if note:
             self.energies.append(thought.energies)
@@ -318,7 +325,7 @@ class _Rows:
                 losses, slope = _assess(geometry, state, target, weight, into)
         scored = scored.expand_as(losses)
         self.losses.append((losses * scored).sum())
-        self.count = int(scored.sum())
+        self.count = scored.sum()
         return slope, view
 
     def _differentiate(self, pairs: Iterable[tuple[Tensor, Tensor | None]], before: Tensor | None = None) -> Tensor | None:

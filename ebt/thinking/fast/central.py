@@ -13,7 +13,7 @@ propagation (Scellier and Bengio 2017; Laborieux et al. 2021). Since energies ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class Nudge:
     """Size relative to the norm of a candidate."""
     prediction_dims: int
     """Number of leading dimensions of a view that index predictions. All parts of a prediction are nudged together."""
+    learning: tuple[Tensor, ...] | None = None
+    """Tensors that energies depend on and that get gradients. None: found in the graph of the energies."""
 
     @classmethod
     def of(cls, way: str, size: float | None, geometry: Geometry, start: Tensor) -> Nudge | None:
@@ -69,9 +71,60 @@ class Nudge:
             energies: Energies at ``view``, with their graph, which is searched for leaves that require gradients.
             gradient: ``dE/dview``, detached.
         """
-        learning = leaves(energies, without=view)
+        known = self.known(energy)
+        learning = leaves(energies, without=view) if known is None else known
         found: Tensor = _Central.apply(view, gradient, energy, told, self, *learning)
         return found
+
+    def known(self, energy: Any) -> tuple[Tensor, ...] | None:
+        """``learning``, by default that of the energy."""
+        found: tuple[Tensor, ...] | None = getattr(energy, "learning", None) if self.learning is None else self.learning
+        return found
+
+
+class Passes(Protocol):
+    """What descents evaluate with central differences, for example compiled. An energy may have it as its ``passes``."""
+
+    def first(self, energy: Any, told: int, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies at a view and their gradient, both detached."""
+        ...
+
+    def ends(
+        self, energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...]
+    ) -> list[Tensor | None]:
+        """Gradients of ``factor (E(view + step) - E(view - step))`` with respect to the view and ``learning``. ``factor`` has
+        one value per prediction."""
+        ...
+
+
+def first(energy: Any, told: int, view: Tensor) -> tuple[Tensor, Tensor]:
+    """See ``Passes``."""
+    with torch.enable_grad():
+        leaf = view.detach().requires_grad_()
+        energies = energy(leaf, told)
+        (gradient,) = torch.autograd.grad(energies.sum(), leaf)
+    return energies.detach(), gradient
+
+
+def ends(
+    energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...]
+) -> list[Tensor | None]:
+    """See ``Passes``. The ends are evaluated one after the other, so that one graph is in memory."""
+    with torch.enable_grad():
+        leaf = view.detach().requires_grad_()
+
+        def pull(end: int) -> tuple[Tensor | None, ...]:
+            energies = precise(energy(leaf + end * step, told))
+            slope = broadcastable(end * factor, energies.dim()).expand_as(energies)
+            return torch.autograd.grad(energies, (leaf, *learning), slope, retain_graph=True, allow_unused=True)
+
+        pairs = zip(pull(1), pull(-1), strict=True)
+        return [one if two is None else two if one is None else one + two for one, two in pairs]
+
+
+def passes_of(energy: Any, nudge: Nudge | None) -> Passes | None:
+    """The ``passes`` of an energy, if it has them and the tensors that learn are known."""
+    return None if nudge is None or nudge.known(energy) is None else getattr(energy, "passes", None)
 
 
 def leaves(output: Tensor, without: Tensor) -> list[Tensor]:
@@ -108,12 +161,12 @@ class _Central(torch.autograd.Function):
         size, length, numbers = _norm(slope, dims), _norm(view, dims), view.shape[dims:].numel()
         h = ctx.nudge.size * length.clamp(min=LEAST * numbers**0.5)
         step = broadcastable(h / size.clamp(min=torch.finfo(size.dtype).tiny), view.dim()) * precise(slope)
+        factor = size / (2 * h)
+        passes = passes_of(ctx.energy, ctx.nudge)
         # backward passes run outside the autocast of the forward pass, on accelerators in threads of their own
-        with torch.enable_grad(), torch.autocast(*ctx.autocast):
-            leaf = view.detach().requires_grad_()
-            ends = [precise(ctx.energy(leaf + sign * step.to(view.dtype), ctx.told)) for sign in (1, -1)]
-            difference = ((ends[0] - ends[1]) * broadcastable(size / (2 * h), ends[0].dim())).sum()
-            gradients = torch.autograd.grad(difference, (leaf, *ctx.learning), retain_graph=True, allow_unused=True)
+        with torch.autocast(*ctx.autocast):
+            pull = ends if passes is None else passes.ends
+            gradients = pull(ctx.energy, ctx.told, view, step.to(view.dtype), factor, ctx.learning)
         return gradients[0], None, None, None, None, *gradients[1:]
 
 
