@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from ebt.cli.run import Run
 from ebt.errors import InputError
 from ebt.files import write_whole
+from ebt.nn import PAPER
 from ebt.problems.folder import save_folder
 from ebt.training.model_task import ModelTask
 from ebt.training.sharding import gathered
@@ -66,6 +67,16 @@ def check_hyperparameters(*parts: Any) -> None:
                     f"{type(part).__name__} saves the hyperparameter {name} ({type(value).__name__}), which cannot be loaded "
                     f"again: use a plain value (str, int, float), or call save_hyperparameters(ignore=[{name!r}])."
                 ) from error
+
+
+def mismatch(error: BaseException, file: Path, task: Any) -> InputError | None:
+    """Return the error for a checkpoint with other weights than the task's network, or None if ``error`` has another cause."""
+    if "loading state_dict" not in str(error):
+        return None
+    size = getattr(getattr(task, "network", None), "size", None)
+    older = f" In earlier versions, size {size} had the inner width of Llama 2: set model.network.size to llama-{size}."
+    remedy = "keep the settings of the network." + (older if size in PAPER else "")
+    return InputError(f"{file} does not match this model: {remedy}")
 
 
 class Stopped(Exception):

@@ -8,7 +8,7 @@ import sys
 
 from rich.console import Console
 
-from ebt.cli.checkpoints import Checkpoints, Stopped, check_hyperparameters
+from ebt.cli.checkpoints import Checkpoints, Stopped, check_hyperparameters, mismatch
 from ebt.cli.machine import out_of_memory
 from ebt.cli.progress import Report, parameters, results_table, statistics
 from ebt.cli.run import Run
@@ -68,8 +68,8 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     except (RuntimeError, MemoryError) as error:
         if told := out_of_memory(error):
             raise told from error
-        if resume and "loading state_dict" in str(error):
-            raise InputError(f"{run.last} does not match this model: resume without changing the network.") from error
+        if resume and (told := mismatch(error, run.last, cli.model)):
+            raise told from error
         raise
     if kept:
         _finish(cli, run)

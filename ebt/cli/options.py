@@ -55,6 +55,7 @@ def plan(options: Options) -> None:
     Every configuration key is also an option: --model.network.size xl, --trainer.precision bf16-mixed.
     The plan runs the real training step on fake tensors, so it takes seconds at any size and measures the actual code.
     With --trainer.accelerator cpu, gradients are computed a few rows at a time, as on a CPU; otherwise for all rows at once.
+    Gradients of gradients are exact or by central differences, as --model.recipe.second_order selects for that accelerator.
     The plan leaves 10 % of the device memory free for kernels, communication and fragmentation.
     """
     options.takes_keys("--config FILE --device-memory SIZE --flops F [OPTIONS]")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, Precision
 from rich.console import Console
 from rich.table import Column
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -47,13 +47,15 @@ class PlannedRun:
     """The settings of a configuration that a plan depends on."""
 
     task: LanguageTask
+    """Its recipe has ``second_order`` resolved for the planned device."""
     vocabulary: int
     context: int
     batch: int
     accumulate: int
     updates: int
     precision: str
-    accelerator: str
+    device: str
+    """Type of the planned device: cpu, or cuda for any other accelerator."""
     sharded: bool = False
     """Whether weights, gradients and optimiser state are sharded across devices."""
 
@@ -88,18 +90,24 @@ def planned_run(arguments: list[str], vocabulary: int | None) -> PlannedRun:
         raise InputError(f"ebt plan is for language models (LanguageTask with TextDataModule), not {type(task).__name__}.")
     if task.network.pretrained is not None:
         raise InputError("network.pretrained is set: plan a new model of that size instead (model.network.layers, dim, ...).")
-    precision = _PRECISIONS.get(str(trainer["precision"]))
-    if precision is None:
+    precision = str(trainer["precision"])
+    if precision not in _PRECISIONS:
         raise InputError(f"trainer.precision is {trainer['precision']!r}: choose 32-true, bf16-mixed or bf16-true.")
     words = vocabulary or vocabulary_size(load_tokenizer(data.tokenizer_spec))
+    device = "cpu" if trainer["accelerator"] == "cpu" else "cuda"
+    task.recipe = task.recipe.on(device)
     accumulate = trainer["accumulate_grad_batches"]
     sizes = (words, data.context_length, data.batch_size)
     sharded = isinstance(supported(cli.config_init["trainer"]["strategy"]), Sharded)
-    return PlannedRun(task, *sizes, accumulate, trainer["max_steps"], precision, str(trainer["accelerator"]), sharded)
+    return PlannedRun(task, *sizes, accumulate, trainer["max_steps"], precision, device, sharded)
 
 
-_PRECISIONS = {"None": "32-true", "32": "32-true", "32-true": "32-true", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed",
-               "bf16-true": "bf16-true"}  # fmt: skip
+_PRECISIONS: dict[str, Precision] = {
+    **dict.fromkeys(("None", "32", "32-true"), Precision()),
+    **dict.fromkeys(("bf16", "bf16-mixed"), MixedPrecision("bf16-mixed", "cpu")),
+    "bf16-true": HalfPrecision("bf16-true"),
+}
+"""What the trainer makes of its setting. Rehearsals run on fake CPU tensors."""
 
 
 class Rehearsals:
@@ -167,10 +175,9 @@ class Rehearsals:
         return extended(one, two, rows / unit - 2)
 
     def _rows_together(self, rows: int) -> int:
-        """Return how many of ``rows`` rows have their graphs in memory at the same time, on the configured device."""
-        device = "cpu" if self.run.accelerator == "cpu" else "cuda"
+        """Return how many of ``rows`` rows have their graphs in memory at the same time, on the planned device."""
         numbers = self.run.context * self._model.network.config.dim
-        together = rows if self.run.recipe is None else rows_together(rows, numbers, device)
+        together = rows if self.run.recipe is None else rows_together(rows, numbers, self.run.device)
         return min(rows, self._rows_at_once or together)
 
     def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False) -> Rehearsal:
@@ -186,20 +193,19 @@ class Rehearsals:
     ) -> Rehearsal:
         """Rehearse an update with ``drawn`` steps and ``layers`` layers, ``group`` rows at once, in or after the warm start."""
         run, task = self.run, self.run.task
-        schedule, network = run.schedule(drawn), replace(task.network, layers=layers)
+        schedule, network, precision = run.schedule(drawn), replace(task.network, layers=layers), _PRECISIONS[run.precision]
 
         def make() -> Update:
-            model = network.build(vocabulary, run.context, task.recipe, task.steps)
+            with precision.module_init_context():
+                task.model = network.build(vocabulary, run.context, task.recipe, task.steps)
             task.recipe = replace(task.recipe, rows_at_once=group)
-            task.model = model.to(torch.bfloat16) if run.precision == "bf16-true" else model
             task.draw_schedule = lambda: schedule  # type: ignore[method-assign]
             task.budget = lambda: 0.0 if warm else 1.0
             words = torch.zeros(rows, run.context, dtype=torch.long)
             inputs = {"input_ids": words, "targets": words}
             return Update(task, task.optimisation.optimiser(task), lambda: task.learn(inputs).loss, task.optimisation.clip)
 
-        mixed = run.precision == "bf16-mixed"
-        return rehearse(make, torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext(), count)
+        return rehearse(make, precision.forward_context(), count)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -222,7 +228,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace, room: int) -> dict[str, Any]:
-    """Return the plan as JSON values. Sizes are in bytes; ``least`` and ``executed`` are operations per token."""
+    """Return the plan as JSON values. Sizes are in bytes; ``least`` and ``executed`` are operations per token. ``second_order``
+    is exact or central, None for Transformer++."""
     run = planned_run([*(f"--config={file}" for file in args.config), *args.keys], args.vocabulary)
     batch, updates = args.batch or run.batch, args.updates or run.updates
     if args.tokens is None and updates < 1:
@@ -236,6 +243,7 @@ def _plan(args: argparse.Namespace, room: int) -> dict[str, Any]:
     return {
         "parameters": rehearsals.parameters,
         "non_embedding": rehearsals.non_embedding,
+        "second_order": None if run.recipe is None else run.recipe.second_order,
         "devices": args.devices,
         "batch": batch,
         "tokens_per_update": tokens_per_update,
@@ -251,12 +259,16 @@ def _plan(args: argparse.Namespace, room: int) -> dict[str, Any]:
     }
 
 
+_WAYS = {"exact": "exact (double backward)", "central": "central differences"}
+
+
 def _rows(plan: dict[str, Any]) -> list[tuple[str, str]]:
     least, memory, executed = dict(plan["least"]), dict(plan["memory"]), plan["executed"]
     operations, total = least.pop("total"), memory.pop("total")
     return [
         ("parameters", f"{plan['parameters']:,}"),
         ("  without embeddings", f"{plan['non_embedding']:,}"),
+        *([("gradients of gradients", _WAYS[plan["second_order"]])] if plan["second_order"] else []),
         ("minimum operations per token", f"{operations:.4g}"),
         *((f"  {name}", f"{value:.4g}") for name, value in least.items()),
         ("executed operations per token", f"{executed:.4g}  ({executed / operations:.2f} x)"),

@@ -15,6 +15,7 @@ import yaml
 
 from ebt.errors import InputError
 from ebt.files import write_json, write_text
+from ebt.nn import PAPER
 
 RECIPE = "recipe.yaml"
 """The configuration in a converted model folder, for ``--config``."""
@@ -54,11 +55,20 @@ class Run:
             raise InputError(f"{self.folder} cannot be written ({error}): choose another --out.") from error
 
     def arguments(self) -> list[str]:
-        """Return the options that load the run's configuration, with the tokenizer of its model folder."""
+        """Return the options that load the run's configuration, with tokenizer and inner width of its model folder."""
         read = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         known = (read.get("data") or {}).get("init_args") or {}
         own = known.get("tokenizer") not in (None, "bytes") and (self.model / "tokenizer.json").is_file()
-        return [f"--config={self.config}", *([f"--data.init_args.tokenizer={self.model.absolute()}"] if own else [])]
+        tokenizer = [f"--data.init_args.tokenizer={self.model.absolute()}"] if own else []
+        return [f"--config={self.config}", *tokenizer, *self._inner_width(read)]
+
+    def _inner_width(self, config: dict[str, Any]) -> list[str]:
+        """Return the option for the inner width of a network of a paper's size, which was another in earlier versions."""
+        network = ((config.get("model") or {}).get("init_args") or {}).get("network") or {}
+        saved = self.model / "config.json"
+        if network.get("size") not in PAPER or network.get("ffn_dim") is not None or not saved.is_file():
+            return []
+        return [f"--model.init_args.network.ffn_dim={json.loads(saved.read_text(encoding='utf-8'))['ffn_dim']}"]
 
     def add_results(self, results: dict[str, Any]) -> None:
         """Add entries to results.json, and replace those of the same name."""

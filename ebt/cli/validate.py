@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ebt.cli.checkpoints import mismatch
 from ebt.cli.options import STAGES
 from ebt.cli.progress import results_table
 from ebt.cli.run import RECIPE, Run
@@ -54,7 +55,12 @@ def main(args: argparse.Namespace) -> int:
         own = run.arguments()
     with quiet(".*callbacks used to create the checkpoint need to be provided.*"):  # not needed for evaluation
         cli = configure([*own, *(f"--config={config}" for config in args.config), *args.keys])
-        getattr(cli.trainer, args.command)(cli.model, cli.datamodule, ckpt_path=file, verbose=False, weights_only=True)
+        try:
+            getattr(cli.trainer, args.command)(cli.model, cli.datamodule, ckpt_path=file, verbose=False, weights_only=True)
+        except RuntimeError as error:
+            if file is not None and (told := mismatch(error, file, cli.model)):
+                raise told from error
+            raise
     metrics = {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
     name = run.folder.name if file is None else file.name
     run.add_results({stage: {"checkpoint": name, "metrics": metrics}})

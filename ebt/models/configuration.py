@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from ebt.errors import InputError
 from ebt.models.thinking import SPACES, UPDATES, Thinking, named
-from ebt.nn import NetworkConfig, network_config
+from ebt.nn import PAPER, NetworkConfig, network_config
 from ebt.nn.checks import check_range, check_type
 from ebt.thinking import Geometry, Gradient, Recipe, Update
 
@@ -129,6 +129,18 @@ class NetworkFields(PretrainedConfig):
             check_value(name, value, FOREIGN[name])
             if name in ("dtype", "torch_dtype") and value is not None and str(value).removeprefix("torch.") not in DTYPES:
                 raise ValueError(f"{name} is {value!r}: choose one of {', '.join(DTYPES)}")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Create a configuration from a saved one.
+
+        Saved configurations hold ``ffn_dim``. One without it that names a size of the paper is of an earlier version, in which
+        these sizes had the inner width of Llama 2.
+        """
+        size = config_dict.get("size")
+        if isinstance(size, str) and size in PAPER and config_dict.get("ffn_dim") is None:
+            config_dict = {**config_dict, "size": f"llama-{size}"}
+        return super().from_dict(config_dict, **kwargs)
 
     def network(self) -> NetworkConfig:
         """The configuration of the blocks."""

@@ -1,8 +1,8 @@
-"""Configuration of a network, and the sizes of the paper by name."""
+"""Configuration of a network, and sizes by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ebt.nn.checks import check_fields
@@ -50,8 +50,8 @@ class NetworkConfig:
     heads: int = 4
     block: BlockStyle = "llama"
     ffn_dim: int | None = None
-    """Inner width of the feed-forward layers. None: 8/3 of ``dim``, rounded up to a multiple of 16, for SwiGLU; 4 x ``dim`` for
-    GELU."""
+    """Inner width of the feed-forward layers. None: 8/3 of ``dim``, rounded up to a multiple of 16, for SwiGLU (Llama 2);
+    4 x ``dim`` for GELU."""
     conditioning: Conditioning = "none"
     conditioned_steps: int = 1
     """Number of distinct step indices. Later steps use the last one."""
@@ -82,9 +82,7 @@ class NetworkConfig:
         return self.conditioning in ("prefix", "modulation")
 
 
-SIZES: dict[str, tuple[int, int, int]] = {
-    "nano": (3, 64, 4),
-    "micro": (4, 128, 4),
+PAPER: dict[str, tuple[int, int, int]] = {
     "xxs": (6, 384, 6),
     "xs": (12, 384, 6),
     "small": (12, 768, 12),
@@ -92,7 +90,15 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "large": (24, 1536, 16),
     "xl": (24, 2048, 32),
 }
-"""Layers, dim and heads by name. nano and micro are for CPUs; the others are from the paper (table C.2)."""
+"""Layers, dim and heads of the paper's sizes (table C.2). SwiGLU layers have an inner width of ``dim``."""
+SIZES: dict[str, tuple[int, int, int]] = {
+    "nano": (3, 64, 4),
+    "micro": (4, 128, 4),
+    **PAPER,
+    **{f"llama-{name}": size for name, size in PAPER.items()},
+}
+"""Layers, dim and heads by name. nano and micro are for CPUs. They have the inner width of Llama 2, and so do llama-xxs to
+llama-xl, which otherwise are the paper's sizes."""
 
 
 def network_config(size: str, **overrides: object) -> NetworkConfig:
@@ -104,4 +110,8 @@ def network_config(size: str, **overrides: object) -> NetworkConfig:
     if size not in SIZES:
         raise ValueError(f"size is {size!r}: choose one of {', '.join(SIZES)}")
     named = dict(zip(("layers", "dim", "heads"), SIZES[size], strict=True))
-    return NetworkConfig(**{**named, **{key: value for key, value in overrides.items() if value is not None}})  # type: ignore[arg-type]
+    given = {**named, **{key: value for key, value in overrides.items() if value is not None}}
+    config = NetworkConfig(**given)  # type: ignore[arg-type]
+    if size in PAPER and config.block == "llama" and config.ffn_dim is None:
+        return replace(config, ffn_dim=config.dim)
+    return config

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ebt.thinking.descent import Energy, Gradients, check, descend
-from ebt.thinking.fast.central import Nudge
+from ebt.thinking.fast.central import Nudge, Way, way_on
 from ebt.thinking.fast.draws import Rows, draw_integer
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, precise
@@ -82,7 +82,7 @@ class Recipe:
     warm_start: float = 0.0
     """Initial fraction of training during which the blocks do not see the candidates. Its one step is a pass of the
     feed-forward twin (autoregressive: two passes, one of them for the context). Not for linear energy heads."""
-    second_order: Literal["auto", "exact", "central"] = "auto"
+    second_order: Way = "auto"
     """How gradients of gradients are computed. exact: double backward. central: central differences of first derivatives
     (``ebt.thinking.fast.central``). auto: exact on CPUs, central elsewhere."""
     nudge: float | None = None
@@ -100,7 +100,7 @@ class Recipe:
             "step_size_spread": (self.step_size_spread >= 1, "give a factor of at least 1 (1: no randomness)"),
             "start_std": (self.start_std >= 0, "give a standard deviation of at least 0"),
             "warm_start": (0 <= self.warm_start < 1, "give a fraction of training, at least 0 and below 1"),
-            "second_order": (self.second_order in ("auto", "exact", "central"), "choose auto, exact or central"),
+            "second_order": (self.second_order in get_args(Way), "choose auto, exact or central"),
             "nudge": (self.nudge is None or 0 < self.nudge < 1, "give a number above 0 and below 1, or null for the default"),
             "rows_at_once": (self.rows_at_once is None or self.rows_at_once >= 1, "give at least 1, or null for the default"),
         }
@@ -157,6 +157,10 @@ class Recipe:
         if self.landscapes is None:
             return mean
         return self.landscapes * mean if self.repeated == "all" else self.landscapes - 1 + mean
+
+    def on(self, device: str) -> Recipe:
+        """The recipe on a type of device (``cpu``, ``cuda``), with ``second_order`` resolved."""
+        return replace(self, second_order=way_on(device, self.second_order))
 
     def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
         """Draw the steps of one batch, as step indices passed to the network."""

@@ -27,11 +27,13 @@ class Network:
     """Size of a network and thinking options of an EBT. None selects the model's default."""
 
     size: str = "micro"
-    """Size preset: nano, micro, xxs, xs, small, medium, large or xl."""
+    """Size preset: nano or micro; the paper's xxs, xs, small, medium, large or xl; or llama-xxs to llama-xl, the same with the
+    inner width of Llama 2."""
     layers: int | None = None
     dim: int | None = None
     heads: int | None = None
     ffn_dim: int | None = None
+    """Inner width of the feed-forward layers. The default belongs to the size."""
     space: str | None = None
     """Candidate space: a name (for text, of ``ebt.models.thinking.SPACES``) or your own geometry class."""
     update: str | None = None

@@ -141,11 +141,12 @@ class ThinkingTask(L.LightningModule):
         start = self.start(batch, _rows(batch) - (0 if replayed is None else len(replayed)), generator)
         if replayed is not None:
             start = torch.cat((start, replayed.to(start)))
-        landscape, schedule = self.landscape(batch), self.draw_schedule()
+        landscape, schedule, recipe = self.landscape(batch), self.draw_schedule(), self.recipe
         if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
+            recipe = replace(recipe, second_order="exact", nudge=None)  # the blocks, which see no candidate, are passed once
             start = torch.zeros_like(start)  # the noise of an unseen start would stay in the prediction
-        thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, self.recipe
+        thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, recipe
         outcome = supervise(landscape, *thinking, generator, schedule)
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 

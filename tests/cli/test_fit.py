@@ -339,6 +339,25 @@ def test_a_run_folder_works_from_anywhere(text: list[str], tmp_path: Path, monke
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_a_run_of_a_size_with_another_inner_width(text: list[str], tmp_path: Path, capsys: Captured) -> None:
+    """Earlier versions built the paper's sizes with the inner width of Llama 2, and config.yaml names the size only."""
+    old = [*text, "--model.network.size=llama-xxs", "--loggers=[csv]", "--trainer.max_steps=1"]
+    assert main(["fit", "--config=language/ebt", *old, "--out=run"]) == 0
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("llama-xxs", "xxs"))
+    assert main(["test", "--checkpoint=run"]) == 0
+    assert main(["fit", "--resume", "--out=run", "--trainer.max_steps=2"]) == 0
+    shutil.rmtree(tmp_path / "run" / "model")
+    config.write_text(config.read_text().replace("ffn_dim: 32", "ffn_dim: null"))
+    capsys.readouterr()
+    for command in (["test", "--checkpoint=run"], ["fit", "--resume", "--out=run", "--trainer.max_steps=3"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert "does not match this model" in error
+        assert "set model.network.size to llama-xxs" in error
+
+
 def test_saved_settings_with_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("ebt", "photos", "texts", "a.csv"):

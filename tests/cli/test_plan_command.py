@@ -34,6 +34,8 @@ def test_a_plan_in_the_terminal_and_as_json(tmp_path: Path, capsys: Captured) ->
         part in table for part in ("parameters", "attention", "optimiser", "vocabulary", "largest batch", "days for 1e+09")
     )
     assert f"{found['parameters']:,}" in table
+    assert found["second_order"] == "central"
+    assert "central differences" in table
     assert (found["tokens_per_update"], found["tokens"]) == (8 * 4 * 2 * 16, 10**9)
     memory = found["memory"]
     assert memory.pop("total") == sum(memory.values())
@@ -45,7 +47,7 @@ def test_a_plan_in_the_terminal_and_as_json(tmp_path: Path, capsys: Captured) ->
 
 
 def test_what_does_not_fit_is_told_with_what_would(capsys: Captured) -> None:
-    assert plan("--device-memory=5MB", "--flops=1e9", *SMALL, "--batch=64") == 0
+    assert plan("--device-memory=2MB", "--flops=1e9", *SMALL, "--batch=64") == 0
     assert "does not fit" in capsys.readouterr().out
     assert plan("--device-memory=10KB", "--flops=1e9", *SMALL) == 0
     assert "not even one context" in capsys.readouterr().out

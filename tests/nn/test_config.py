@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ebt.nn import SIZES, CausalTransformer, EBTDecoder, EBTEncoder, NetworkConfig, Transformer, network_config
+from ebt.nn import PAPER, SIZES, CausalTransformer, EBTDecoder, EBTEncoder, NetworkConfig, Transformer, network_config
 
 
 @pytest.mark.parametrize(
@@ -37,16 +37,31 @@ def test_sizes_are_those_of_the_paper() -> None:
         "large": (24, 1536, 16),
         "xl": (24, 2048, 32),
     }
-    assert {name: size for name, size in SIZES.items() if name not in ("nano", "micro")} == paper
+    assert paper == PAPER
+    assert set(SIZES) == {"nano", "micro", *paper, *(f"llama-{name}" for name in paper)}
     for name, (layers, dim, heads) in SIZES.items():
         config = network_config(name)
         assert (config.layers, config.dim, config.heads) == (layers, dim, heads)
+        assert config.hidden == (dim if name in paper else NetworkConfig(dim=dim).hidden)
+    assert (network_config("nano").hidden, network_config("micro").hidden) == (176, 352)
+
+
+@pytest.mark.parametrize(("size", "millions"), [("xxs", 6.2), ("xl", 708), ("llama-xxs", 10.6), ("llama-xl", 1209)])
+def test_numbers_of_weights(size: str, millions: float) -> None:
+    """Of the paper's sizes, within 1 % of the paper's (table C.2): 7 D^2 a layer; 12 D^2 with the inner width of Llama 2."""
+    config = network_config(size)
+    with torch.device("meta"):
+        for network in (EBTDecoder(config), CausalTransformer(config)):
+            assert count(network) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
 def test_a_size_by_name_with_overrides() -> None:
     config = network_config("xxs", layers=2, conditioning="candidate", heads=None)
-    assert config == NetworkConfig(2, 384, 6, conditioning="candidate")
-    with pytest.raises(ValueError, match="size is 'huge': choose one of nano, micro, xxs"):
+    assert config == NetworkConfig(2, 384, 6, ffn_dim=384, conditioning="candidate")
+    assert network_config("xxs", dim=96).hidden == 96
+    assert network_config("xxs", dim=96, ffn_dim=100).hidden == 100
+    assert network_config("xxs", block="dit").hidden == 4 * 384
+    with pytest.raises(ValueError, match=r"size is 'huge': choose one of nano, micro, xxs.*, llama-xl"):
         network_config("huge")
 
 
@@ -74,9 +89,9 @@ def test_feed_forward_twins_are_of_one_size(size: str, conditioning: str) -> Non
         assert count(EBTEncoder(config)) == pytest.approx(count(Transformer(config)), rel=0.02)
 
 
-def test_the_floor_of_non_embedding_weights() -> None:
+@pytest.mark.parametrize(("size", "hidden"), [("xxs", 384), ("llama-xxs", 1024)])
+def test_the_floor_of_non_embedding_weights(size: str, hidden: int) -> None:
     """4 D^2 of attention and 3 D x hidden of feed-forward a layer, and the norms."""
-    config = network_config("xxs")
     with torch.device("meta"):
-        weights = count(CausalTransformer(config))
-    assert weights == 6 * (4 * 384**2 + 3 * 384 * 1024 + 2 * 384) + 384
+        weights = count(CausalTransformer(network_config(size)))
+    assert weights == 6 * (4 * 384**2 + 3 * 384 * hidden + 2 * 384) + 384

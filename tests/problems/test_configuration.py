@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ def test_round_trip(config_class: type, fields: dict[str, Any], tmp_path: Path) 
 def test_a_preset_gives_what_is_not_overridden() -> None:
     network = EBTConfig(size="xxs", layers=2).network()
     assert (network.layers, network.dim, network.heads) == (2, 384, 6)
+
+
+def test_saved_configurations_keep_their_inner_width(tmp_path: Path) -> None:
+    """Earlier versions built the paper's sizes with 8/3 of the width, and saved the inner width."""
+    TransformerPPConfig(size="xxs").save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    assert (saved["size"], saved["ffn_dim"]) == ("xxs", 384)
+    for stored, inner in (({"ffn_dim": 1024}, 1024), ({"ffn_dim": None}, 1024), ({"dim": 48, "ffn_dim": None}, 128)):
+        file.write_text(json.dumps({**saved, **stored}))
+        assert TransformerPPConfig.from_pretrained(tmp_path).network().hidden == inner
+    del saved["ffn_dim"]
+    assert TransformerPPConfig.from_dict(saved).ffn_dim == 1024
+    assert TransformerPPConfig.from_dict({"size": "micro"}).ffn_dim == TransformerPPConfig().ffn_dim == 352
 
 
 def test_names_that_other_libraries_read() -> None:

@@ -40,6 +40,34 @@ def test_two_steps_cost_what_the_arithmetic_demands(vocabulary: int, dim: int, r
     assert (half.network, half.vocabulary) == (21 * sizes.network, 9 * sizes.words)
 
 
+def test_a_central_difference_costs_two_passes_more_than_it_saves() -> None:
+    """16 N for a step with a gradient, not 12 N; steps without one, and the words, cost the same."""
+    sizes = Sizes(1000, 6, 10, 20, context=0)
+    central = floor(sizes, Recipe.s1(second_order="central"), 2)
+    assert (central.network, central.vocabulary) == (38 * sizes.network, 12 * sizes.words)
+    s2 = Recipe.s2(replay_size=0, replay_fraction=0, second_order="central")
+    assert floor(sizes, s2, 3).network == 30 * sizes.network
+    assert floor(sizes, Recipe.s1().on("cuda"), 2) == central
+    assert floor(sizes, Recipe.s1().on("cpu"), 2) == floor(sizes, Recipe.s1(second_order="exact"), 2)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "chosen", "planned"),
+    [
+        ("cpu", "auto", "exact"),
+        ("auto", "auto", "central"),
+        ("cuda", "auto", "central"),
+        ("cpu", "central", "central"),
+        ("cuda", "exact", "exact"),
+    ],
+)
+def test_the_way_of_gradients_is_that_of_the_planned_device(accelerator: str, chosen: str, planned: str) -> None:
+    settings = [f"--trainer.accelerator={accelerator}", f"--model.recipe.second_order={chosen}"]
+    recipe = planned_run([f"--config={CONFIGS / KINDS['s1']}", *settings], 300).recipe
+    assert recipe is not None
+    assert recipe.second_order == planned
+
+
 @pytest.mark.slow
 def test_many_layers_follow_from_two_and_three() -> None:
     planned = rehearsals("s1", 300, "--data.context_length=16")
@@ -61,12 +89,15 @@ def test_parameters_are_counted_at_any_size(kind: str, size: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_operations_against_the_counter(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "way"), [*((kind, way) for kind in ("ebt", "s1", "s2") for way in ("exact", "central")), ("transformer_pp", None)]
+)
+def test_operations_against_the_counter(kind: str, way: str | None) -> None:
     """Operations grow with the vocabulary by as much for each word, so two vocabularies tell those of the network."""
     per_token, least = [], []
+    few = FEW[:1] if way is None else [*FEW, f"--model.recipe.second_order={way}"]
     for vocabulary in (1000, 2000):
-        planned = rehearsals(kind, vocabulary, "--data.context_length=32", *(FEW if kind != "transformer_pp" else FEW[:1]))
+        planned = rehearsals(kind, vocabulary, "--data.context_length=32", *few)
         per_token.append(planned.operations_per_token())
         least.append(floor(planned.sizes(), planned.run.recipe, planned.run.mean_steps))
     words = per_token[1] - per_token[0]
@@ -75,6 +106,17 @@ def test_operations_against_the_counter(kind: str) -> None:
     assert words >= least[0].vocabulary * 0.999
     if kind == "transformer_pp":
         assert words == pytest.approx(least[0].vocabulary)
+
+
+@pytest.mark.parametrize("way", ["exact", "central"])
+def test_weights_of_16_bits_take_half_the_memory(way: str) -> None:
+    small = ["--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2", "--data.context_length=16"]
+    settings = [*small, f"--model.recipe.second_order={way}"]
+    half, whole = (
+        rehearsals("s1", 300, *settings, f"--trainer.precision={bits}").memory(2) for bits in ("bf16-true", "32-true")
+    )
+    assert half.weights == pytest.approx(whole.weights / 2, abs=4)
+    assert half.gradients == pytest.approx(whole.gradients / 2, abs=4)
 
 
 @pytest.mark.slow
@@ -91,8 +133,11 @@ def test_sharded_weights_are_shared_out_and_gathered() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "vocabulary"), [("ebt", 257), ("s2", 8000), ("transformer_pp", 8000)])
-def test_memory_is_what_is_measured(kind: str, vocabulary: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "vocabulary", "way"),
+    [("ebt", 257, "exact"), ("s2", 8000, "exact"), ("s1", 8000, "central"), ("transformer_pp", 8000, None)],
+)
+def test_memory_is_what_is_measured(kind: str, vocabulary: int, way: str | None, tmp_path: Path) -> None:
     """Within 15 %, the weights with their gradients and states, and all that an update takes beside them."""
     settings = [
         "--model.network.dim=256",
@@ -101,6 +146,7 @@ def test_memory_is_what_is_measured(kind: str, vocabulary: int, tmp_path: Path) 
         "--model.network.layers=3",
         "--data.batch_size=6",
         "--trainer.accelerator=cpu",
+        *([] if way is None else [f"--model.recipe.second_order={way}"]),
     ]
     planned = rehearsals(kind, vocabulary, *settings)
     memory = planned.memory(planned.run.batch)

@@ -50,11 +50,12 @@ def train_point(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     except NonFiniteError as error:
         stopped = str(error)
     counted = about.sizes(task, settings["data"])
+    least = floor(counted, None, 1) if recipe is None else floor(counted, recipe.on(places["device"]), recipe.mean_steps)
     return {
         "curve": watch.curve,
         "parameters": parameters_of(task),
         "network": counted.network,
-        "operations": floor(counted, recipe, 1.0 if recipe is None else recipe.mean_steps).total,
+        "operations": least.total,
         "seconds": time.monotonic() - began - watch.seconds,
         "stopped": stopped,
     }

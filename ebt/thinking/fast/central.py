@@ -13,7 +13,7 @@ propagation (Scellier and Bengio 2017; Laborieux et al. 2021). Since energies ar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,16 @@ SIZES = {torch.float64: 1e-4, torch.float32: 5e-3, torch.bfloat16: 0.25, torch.f
 """Nudge for each dtype, relative to the norm of a candidate. It balances truncation error against rounding error."""
 LEAST = 1e-3
 """Root mean square of a candidate below which the nudge no longer shrinks."""
+
+
+Way = Literal["auto", "exact", "central"]
+"""How gradients of gradients are computed. exact: double backward. central: central differences of first derivatives. auto:
+exact on CPUs, central elsewhere."""
+
+
+def way_on(device: str, way: Way) -> Literal["exact", "central"]:
+    """The way on a type of device, with ``auto`` resolved."""
+    return way if way != "auto" else "exact" if device == "cpu" else "central"
 
 
 @dataclass(frozen=True)
@@ -39,11 +49,11 @@ class Nudge:
     """Tensors that energies depend on and that get gradients. None: found in the graph of the energies."""
 
     @classmethod
-    def of(cls, way: str, size: float | None, geometry: Geometry, start: Tensor) -> Nudge | None:
+    def of(cls, way: Way, size: float | None, geometry: Geometry, start: Tensor) -> Nudge | None:
         """The nudge of a recipe, or None for exact gradients of gradients.
 
         Args:
-            way: ``exact``, ``central`` or ``auto``, which is exact on CPUs.
+            way: See ``Way``.
             size: Size relative to the norm of a candidate. Default: depends on the precision.
             geometry: Geometry; its weights determine the precision.
             start: A state.
@@ -52,7 +62,7 @@ class Nudge:
             ValueError: If ``size`` is lost in rounding.
         """
         device = start.device.type
-        if way == "exact" or (way == "auto" and device == "cpu"):
+        if way_on(device, way) == "exact":
             return None
         seen = (geometry.weights() or [start])[0]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else seen.dtype
