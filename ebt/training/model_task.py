@@ -133,12 +133,11 @@ class ModelTask(ThinkingTask):
 
     model: Any
     prediction_dims = 1
-    compiles = False
-    """Whether to compile the model (see ``ebt.training.compiling``). Set it before training."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.model = None
+        self._compiled = False
 
     @classmethod
     def around(cls, model: HubModel, **settings: Any) -> Any:
@@ -207,13 +206,12 @@ class ModelTask(ThinkingTask):
             )
         if self.thinks:
             self.model.config.check_rows(self.recipe)
-        if self.compiles:
+        if self.compiles and not self._compiled:
             compile_parts(self.model)
-            self.compiles = False
+            self._compiled = True
 
     @property
     def thinks(self) -> bool:
-        """Whether the model has an energy."""
         return isinstance(self.model, ThinkingModel)
 
     @property
