@@ -83,8 +83,8 @@ BATCHES = 16
 """Most validation batches."""
 POINTS = 20
 """Number of means that keep the training losses of a run."""
-SHARES = ("exact", "cells")
-"""Metrics that are shares, shown in per cent."""
+SHARES = {"exact": "solved %", "cells": "cells %"}
+"""Metrics that are shares, and how they are shown."""
 
 
 @dataclass(frozen=True)
@@ -193,11 +193,11 @@ def show(summaries: Sequence[Settings], console: Console) -> None:
     table = plain_table("case", *numbers(*columns), "verdict")
     for one in summaries:
         percent = 100 if one["score"] in SHARES else 1
-        unit, digits = (" %", 1) if percent == 100 else ("", 4)
+        digits = 1 if percent == 100 else 4
         spread, difference = one["spread"], one["mean difference"]
         known = spread is not None
         table.add_row(
-            f"{one['case']}, {one['score']}{unit}",
+            f"{one['case']}, {SHARES.get(one['score'], one['score'])}",
             f"{percent * one['exact']['mean']:.{digits}f}",
             f"{percent * spread:.{digits}f}" if known else "-",
             f"{percent * one['central']['mean']:.{digits}f}",

@@ -77,11 +77,10 @@ def choose(
     if way == "auto":
         way, reason = ("central", f"auto: {', '.join(found)}") if found else ("exact", "auto: CPU")
     if way == "exact":
-        if sharded or checkpoints:
-            cause, remedy = ("sharded weights", ", or trainer.strategy to ddp") if sharded else ("activation checkpoints", "")
+        if sharded:
             raise InputError(
-                f"recipe.second_order is exact, but {cause} cannot be differentiated twice: "
-                f"set recipe.second_order to central or auto{remedy}."
+                "recipe.second_order is exact, but trainer.strategy shards the weights, and double backward needs all at once: "
+                "set recipe.second_order to central or auto, or trainer.strategy to ddp."
             )
         return SecondOrder("exact", None, reason)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from ebt.problems.sudoku.models import EBTForSudoku
 from ebt.training.compiling import CompileWarning, compile_parts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def _same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of gradients are taken alike with and without ``--compile``."""
+    monkeypatch.setitem(trainings.RECIPES, "s1", replace(trainings.RECIPES["s1"], second_order="exact"))
 
 
 @pytest.mark.slow
