@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from dataclasses import asdict
 
 from rich.console import Console
 
 from ebt.cli.checkpoints import Checkpoints, Stopped, check_hyperparameters, mismatch
+from ebt.cli.gradients import ALONE, check
 from ebt.cli.machine import out_of_memory
-from ebt.cli.progress import Report, parameters, results_table, statistics
+from ebt.cli.progress import Report, parameters, results_table, second_order, statistics
 from ebt.cli.run import Run
 from ebt.cli.terminal import print_table, say
 from ebt.cli.training import TrainingCLI, configure
@@ -19,6 +21,7 @@ from ebt.problems.sudoku.task import SudokuTask
 from ebt.training.compiling import NOTHING
 from ebt.training.loop import quiet
 from ebt.training.model_task import ModelTask
+from ebt.training.second_order import not_twice, once_only
 
 
 def main(args: argparse.Namespace) -> int:
@@ -27,17 +30,32 @@ def main(args: argparse.Namespace) -> int:
     if args.help_all or any(argument in ("--print_config", "--model.help", "--data.help") for argument in rest):
         configure([*configs, *(["--help"] if args.help_all else []), *rest])
         return 0
-    run = Run.existing(args.out, args.name) if args.resume else Run.new(args.out, args.name, args.config)
-    if not configs and args.resume:
-        configs = run.arguments()
+    if args.check_gradients:
+        _check_alone(args)
+    run = None
+    if args.resume:
+        run = Run.existing(args.out, args.name)
+        configs = configs or run.arguments()
+    elif not args.check_gradients:
+        run = Run.new(args.out, args.name, args.config)
     if not configs and not any(argument.startswith("--model") for argument in rest):
         raise InputError("--config is missing: give a configuration, for example language/ebt.")
     seed = [] if args.seed is None else [f"--seed_everything={args.seed}"]
     with quiet():
+        if run is None or args.check_gradients:
+            return check(configure([*configs, *rest, *seed, *ALONE]), run)
         cli = configure([*configs, *rest, *seed], run)
         if args.compile:
             _compile(cli)
         return _train(cli, run, args.resume)
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    """Refuse options that have no effect with --check-gradients."""
+    if args.compile:
+        raise InputError("--check-gradients does not compile: leave --compile out.")
+    if not args.resume and (args.name or args.out):
+        raise InputError("--check-gradients writes no run: leave --name and --out out, or give --resume to check that run.")
 
 
 def _compile(cli: TrainingCLI) -> None:
@@ -50,6 +68,7 @@ def _compile(cli: TrainingCLI) -> None:
 
 def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     check_hyperparameters(cli.model, cli.datamodule)
+    cli.model.choose_second_order(cli.trainer)  # refuses what does not fit together
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # check the data before the run folder is created
     kept = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run
@@ -68,6 +87,8 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     except (RuntimeError, MemoryError) as error:
         if told := out_of_memory(error):
             raise told from error
+        if isinstance(error, RuntimeError) and not_twice(error):
+            raise once_only(error) from error
         if resume and (told := mismatch(error, run.last, cli.model)):
             raise told from error
         raise
@@ -79,7 +100,7 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
 def _finish(cli: TrainingCLI, run: Run) -> None:
     """Print the results and write them to results.json."""
     best, report, trainer = cli.callback(Checkpoints).best, cli.callback(Report), cli.trainer
-    loss = trainer.callback_metrics.get("train/loss")
+    loss, way = trainer.callback_metrics.get("train/loss"), second_order(cli.model)
     run.add_results(
         {
             "task": type(cli.model).__name__,
@@ -87,6 +108,7 @@ def _finish(cli: TrainingCLI, run: Run) -> None:
             "updates": trainer.global_step,
             "seconds": None if report is None else round(report.seconds, 1),
             "device": str(trainer.strategy.root_device),
+            "second_order": None if way is None else asdict(way),
             "seed": cli.config["seed_everything"],
             "data": statistics(trainer),
             "best": best,

@@ -10,7 +10,7 @@ import warnings
 
 from ebt import __version__
 from ebt.cli.options import options_of
-from ebt.errors import InputError, show_warning, unknown
+from ebt.errors import show_warning, unknown
 
 LAB = {"demo": "ebt.lab.demo.command", "scaling": "ebt.lab.scaling.command", "study": "ebt.lab.studies.command"}
 """Modules of the commands that live in ``ebt.lab``."""
@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the pipe has closed it; avoid an error when the interpreter flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (InputError, ArithmeticError) as error:
-        if debug or not type(error).__module__.startswith("ebt."):  # report NonFiniteError, raise ZeroDivisionError
+    except (ValueError, ArithmeticError) as error:
+        if debug or not type(error).__module__.startswith("ebt."):  # report the library's own errors, raise ZeroDivisionError
             raise
         print(f"ebt: error: {error}", file=sys.stderr)
         return 2

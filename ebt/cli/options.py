@@ -33,6 +33,10 @@ def fit(options: Options) -> None:
     A run folder contains config.yaml, checkpoints/ (last.ckpt, best.ckpt), model/ (the best model, for `--checkpoint` of the
     other commands and for Hugging Face), logs/ and results.json. To resume a run:
       ebt fit --resume --name text
+
+    To compare both ways to take gradients of gradients (recipe.second_order) on one batch, without training:
+      ebt fit --config language/ebt --check-gradients
+      ebt fit --resume --name text --check-gradients   with the weights of a run
     """
     options.takes_keys("--config NAME [--name NAME | --out DIR] [--resume] [--seed N]")
     add = options.add_argument
@@ -42,6 +46,7 @@ def fit(options: Options) -> None:
     add("--resume", action="store_true", help="resume a run exactly from its last checkpoint")
     add("--seed", type=count_from(0), metavar="N", help="seed of weights, data and training (default: 0)")
     add("--compile", action="store_true", help="compile the model with torch.compile; takes minutes, pays off in long runs")
+    add("--check-gradients", action="store_true", help="compare exact and central gradients on one batch; trains nothing")
     add("--help-all", action="store_true", help="list every configuration key")
 
 

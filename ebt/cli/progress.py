@@ -13,6 +13,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from ebt.cli.terminal import bar_columns, plain_table
+from ebt.training.second_order import SecondOrder
+from ebt.training.task import ThinkingTask
 
 SHOWN = ("loss", "perplexity", "exact", "cells", "gain")
 """Metrics printed after a validation."""
@@ -136,12 +138,19 @@ def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
     total = trainer.estimated_stepping_batches
     table.add_row("updates", "until stopped" if total == float("inf") else f"{total:,}")
     table.add_row("device", f"{trainer.world_size} x {trainer.strategy.root_device}, precision {trainer.precision}")
+    if (way := second_order(task)) is not None:
+        table.add_row("gradients of gradients", str(way))
     return table
 
 
 def parameters(task: L.LightningModule) -> int:
     """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in task.parameters() if parameter.requires_grad)
+
+
+def second_order(task: L.LightningModule) -> SecondOrder | None:
+    """Return how a training takes gradients of gradients. None for a model that does not think."""
+    return task.second_order if isinstance(task, ThinkingTask) and task.thinks else None
 
 
 def statistics(trainer: L.Trainer) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def _logger(kind: str, run: Run) -> Logger:
     if kind == "csv":
         return CSVLogger(run.logs, name="csv")
     if kind == "tensorboard":
-        return TensorBoardLogger(run.logs, name="tensorboard", version="")
+        return TensorBoardLogger(run.logs, name="tensorboard", version="", default_hp_metric=False)
     if importlib.util.find_spec("wandb") is None:
         raise InputError("loggers contains wandb, which is not installed: `pip install wandb`, or leave it out.")
     return WandbLogger(name=run.folder.name, save_dir=run.folder, project="ebt")

@@ -30,6 +30,10 @@ class NonFiniteError(ArithmeticError):
     """An energy, a gradient or a candidate is not finite. The message names the tensor and the step."""
 
 
+class LandscapeError(ValueError):
+    """An energy cannot be differentiated with respect to its candidates. The message names it."""
+
+
 def descend(
     energy: Energy,
     start: Tensor,
@@ -138,15 +142,15 @@ def slope(
 
     Raises:
         NonFiniteError: If an energy or a gradient is not finite.
-        ValueError: If the energies do not match or do not depend on the candidates, or use tensors made under
-            ``torch.inference_mode``.
+        LandscapeError: If the energies do not depend on the candidates, or have no derivative.
+        ValueError: If the energies do not match the candidates, or use tensors made under ``torch.inference_mode``.
     """
     told = step if told is None else told
     with torch.enable_grad():
         view = view if second_order and view.requires_grad else view.detach().requires_grad_()
         if (passes := passes_of(energy, nudge)) is None:
             energies = evaluated(energy, told, view)
-            (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=second_order and nudge is None)
+            gradient = _gradient(energy, energies, view, second_order and nudge is None)
         else:
             energies, gradient = passes.first(energy, told, view)
         if second_order and nudge is not None:
@@ -170,9 +174,24 @@ def evaluated(energy: Energy, told: int, view: Tensor) -> Tensor:
         ) from error
     if energies.shape[:1] != view.shape[:1]:
         raise ValueError(f"energies {tuple(energies.shape)} for candidates {tuple(view.shape)}: return one energy per part")
-    if not energies.requires_grad:
-        raise ValueError("the energy does not depend on the candidates: compute it from its first argument")
     return energies
+
+
+def _gradient(energy: Energy, energies: Tensor, view: Tensor, create_graph: bool) -> Tensor:
+    name, gradient = getattr(energy, "__qualname__", type(energy).__name__), None
+    if energies.requires_grad:
+        try:
+            (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=create_graph, allow_unused=True)
+        except RuntimeError as error:
+            if "implement" not in str(error):  # as in "derivative for aten::... is not implemented"
+                raise
+            raise LandscapeError(f"the energy {name} has no derivative ({error}): compute it by other operations") from error
+    if gradient is None:
+        raise LandscapeError(
+            f"the energy {name} does not depend on the candidates: compute it from its first argument by differentiable "
+            "operations, which comparing, rounding to integers and detaching are not"
+        )
+    return gradient
 
 
 def check(
@@ -212,7 +231,15 @@ def with_step(energy: Energy) -> Energy:
         return energy
     places = [p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
     takes_two = len(places) > 1 or any(p.kind is p.VAR_POSITIONAL for p in needed)
-    return energy if takes_two else lambda view, _: energy(view)
+    if takes_two:
+        return energy
+
+    def of_view(view: Tensor, _: int) -> Tensor:
+        found: Tensor = energy(view)
+        return found
+
+    of_view.__qualname__ = getattr(energy, "__qualname__", type(energy).__name__)  # for errors
+    return of_view
 
 
 def finite(tensor: Tensor, name: str, step: int) -> Tensor:

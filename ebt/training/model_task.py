@@ -135,12 +135,11 @@ class ModelTask(ThinkingTask):
 
     model: Any
     prediction_dims = 1
-    compiles = False
-    """Whether to compile the model (see ``ebt.training.compiling``). Set it before training."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.model = None
+        self._compiled = False
 
     @classmethod
     def around(cls, model: HubModel, **settings: Any) -> Any:
@@ -209,13 +208,12 @@ class ModelTask(ThinkingTask):
             )
         if self.thinks:
             self.model.config.check_rows(self.recipe)
-        if self.compiles:
-            compile_parts(self.model, self.thinks and self.recipe.second_order == "central")
-            self.compiles = False
+        if self.compiles and not self._compiled:
+            compile_parts(self.model, self.thinks and self.second_order is not None and self.second_order.way == "central")
+            self._compiled = True
 
     @property
     def thinks(self) -> bool:
-        """Whether the model has an energy."""
         return isinstance(self.model, ThinkingModel)
 
     @property

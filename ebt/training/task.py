@@ -21,6 +21,7 @@ from ebt.models.thinking import Thinking
 from ebt.thinking import Energy, Geometry, Gradient, NonFiniteError, Recipe, StepSize, Thought, Update, supervise
 from ebt.training.optimisation import Optimisation
 from ebt.training.replay import ReplayBuffer
+from ebt.training.second_order import SecondOrder, choose, computing_dtype, shards
 from ebt.training.sharding import full, gathered, refuse_sharding
 
 Batch = dict[str, Tensor]
@@ -70,6 +71,12 @@ class ThinkingTask(L.LightningModule):
     alpha: StepSize
     warm_starts = False
     """Whether the task supports ``recipe.warm_start``, that is, whether its landscapes have ``unseen()``."""
+    compiles = False
+    """Whether the model is compiled. Set it before training."""
+    checkpoints = False
+    """Whether landscapes compute activations again in backward passes (activation checkpoints)."""
+    second_order: SecondOrder | None = None
+    """How training takes gradients of gradients, from the start of a training on."""
 
     def __init__(
         self,
@@ -97,6 +104,11 @@ class ThinkingTask(L.LightningModule):
         self._alarmed: set[str] = set()
         self.budget: Callable[[], float] | None = None
         """Returns the completed share of the training, if it has a time budget."""
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the model has an energy."""
+        return True
 
     # Methods that a subclass implements
 
@@ -141,7 +153,8 @@ class ThinkingTask(L.LightningModule):
         start = self.start(batch, _rows(batch) - (0 if replayed is None else len(replayed)), generator)
         if replayed is not None:
             start = torch.cat((start, replayed.to(start)))
-        landscape, schedule, recipe = self.landscape(batch), self.draw_schedule(), self.recipe
+        landscape, schedule = self.landscape(batch), self.draw_schedule()
+        recipe = self.recipe if self.second_order is None else self.second_order.of(self.recipe)
         if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
             recipe = replace(recipe, second_order="exact", nudge=None)  # the blocks, which see no candidate, are passed once
@@ -182,6 +195,10 @@ class ThinkingTask(L.LightningModule):
             self._generators[kind] = torch.Generator("cpu" if shared else device).manual_seed(self.seed * 1_000_003 + own)
         return self._generators[kind]
 
+    def restart_draws(self) -> None:
+        """Make the next training draws those of the first update."""
+        self._generators.clear()
+
     def draw_schedule(self) -> tuple[int, ...]:
         """Draw the step indices of a training batch. All processes draw the same, so that none waits for another."""
         return self.recipe.draw_schedule(self.generator(_SHARED))
@@ -190,6 +207,19 @@ class ThinkingTask(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         refuse_sharding(self.trainer.strategy)
+        if stage == "fit":
+            self.choose_second_order(self.trainer)
+
+    def choose_second_order(self, trainer: L.Trainer) -> None:
+        """Choose how training takes gradients of gradients with a trainer (``ebt.training.second_order.choose``)."""
+        strategy, dtype = trainer.strategy, computing_dtype(trainer, self)
+        how = {"compiles": self.compiles, "sharded": shards(strategy), "checkpoints": self.checkpoints}
+        self.second_order = choose(self.recipe, strategy.root_device.type, dtype, **how)
+
+    def on_fit_start(self) -> None:
+        if self.thinks and self.second_order is not None:
+            for logger in self.trainer.loggers:
+                logger.log_hyperparams(self.second_order.hyperparameters())
 
     def learn_and_remember(self, batch: Batch) -> Outcome:
         """Train on a batch together with replayed rows, and add the final states of the batch to the replay buffer."""

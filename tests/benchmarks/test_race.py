@@ -54,7 +54,9 @@ def test_a_program_races_functions_of_its_own(tmp_path: Path) -> None:
     assert done.stdout == "own\n"
 
 
-@pytest.mark.parametrize("name", ["denoising", "generate", "kill", "memory", "second_order", "stability", "think", "train"])
+@pytest.mark.parametrize(
+    "name", ["curves", "denoising", "generate", "kill", "memory", "second_order", "stability", "think", "train"]
+)
 def test_every_benchmark_is_a_program(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as ended:

@@ -87,14 +87,17 @@ def test_a_run_from_configuration_to_results(text: list[str], tmp_path: Path, ca
     assert "arning" not in warned
     assert "parameters" in told
     assert "text.txt" in told
+    assert "gradients of gradients  exact (auto: CPU)" in told
     assert told.count("val/loss") == 2
     assert told.count("sample: ") == 2
     run = tmp_path / "runs" / "language-ebt"
     results = json.loads((run / "results.json").read_text())
     assert (results["updates"], results["seed"], results["data"]["source"]) == (6, 5, "text.txt")
+    assert results["second_order"] == {"way": "exact", "nudge": None, "reason": "auto: CPU"}
     best = results["best"]["metrics"]["val/loss"]
     assert isinstance(load_folder(run, EBTForCausalLM), EBTForCausalLM)
     assert len(load_tokenizer_of(run)) == 257
+    assert "second_order/way: exact" in (run / "logs" / "tensorboard" / "hparams.yaml").read_text()
     (metrics,) = (run / "logs").glob("csv/*/metrics.csv")
     assert "val/loss_at_8" in metrics.read_text()
     assert list((run / "logs" / "tensorboard").glob("events*"))
@@ -203,6 +206,15 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "machines that nothing connects": (["--trainer.num_nodes=2"], ["trainer.num_nodes", "torchrun"]),
     "float16 on a CPU": (["--trainer.accelerator=cpu", "--trainer.precision=16-mixed"], ["16-mixed", "bf16-mixed"]),
     "float16": (["--trainer.accelerator=cpu", "--trainer.precision=16-true"], ["16-true", "bf16-mixed"]),
+    "nudge": (["--model.recipe.second_order=central", "--model.recipe.nudge=1e-6"], ["recipe.nudge", "float32", "at least"]),
+    "nudge, mixed": (
+        ["--model.recipe.second_order=central", "--model.recipe.nudge=0.01", "--trainer.precision=bf16-mixed"],
+        ["recipe.nudge is 0.01", "bfloat16", "at least 0.03"],
+    ),
+    "nudge, 16 bits": (
+        ["--model.recipe.second_order=central", "--model.recipe.nudge=0.01", "--trainer.precision=bf16-true"],
+        ["recipe.nudge is 0.01", "bfloat16"],
+    ),
     "nothing to compile": (["--compile", "--name=compiled"], ["--compile has nothing to compile"]),
 }
 

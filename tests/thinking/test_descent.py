@@ -92,3 +92,35 @@ def test_the_step_index_counts_from_zero_and_ends_with_the_last_steps_landscape(
 
     space.descend(landscape, space.start((2, 3), source=seeded(0)), 1.0, 3, final_energy=True)
     assert seen == [0, 1, 2, 2]
+
+
+class Never(torch.autograd.Function):
+    """Has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+
+WEIGHT = torch.ones(3, requires_grad=True)
+FLAT: dict[str, tuple[Any, str]] = {
+    "detached": (lambda y: (WEIGHT * y.detach()).sum(-1), "does not depend on the candidates"),
+    "compared": (lambda y: WEIGHT.sum() * (y > 0).sum(-1), "does not depend on the candidates"),
+    "rounded": (lambda y, step: y.long().sum(-1).double(), "does not depend on the candidates"),
+    "no derivative": (lambda y: Never.apply(WEIGHT * y).sum(-1), "has no derivative"),  # type: ignore[no-untyped-call]
+}
+
+
+@pytest.mark.parametrize("gradients", ["none", "full"])
+@pytest.mark.parametrize("kind", FLAT)
+def test_an_energy_that_cannot_be_differentiated_is_named(kind: str, gradients: Any) -> None:
+    energy, words = FLAT[kind]
+
+    def landscape(view: torch.Tensor, step: int) -> torch.Tensor:
+        found: torch.Tensor = energy(view, step) if kind == "rounded" else energy(view)
+        return found
+
+    for given in (landscape, energy):
+        with pytest.raises(ValueError, match=words) as told:
+            descend(given, normal(2, 3), steps=1, step_size=0.1, gradients=gradients)
+        assert given.__qualname__ in str(told.value)

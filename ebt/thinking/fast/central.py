@@ -37,6 +37,22 @@ def way_on(device: str, way: Way) -> Literal["exact", "central"]:
     return way if way != "auto" else "exact" if device == "cpu" else "central"
 
 
+def least_nudge(dtype: torch.dtype) -> float:
+    """Smallest nudge that is not lost in rounding."""
+    return float(torch.finfo(dtype).eps ** 0.7)
+
+
+def nudge_size(size: float | None, dtype: torch.dtype) -> float:
+    """Size of a nudge relative to the norm of a candidate. Default: that of the precision, ``SIZES``.
+
+    Raises:
+        ValueError: If ``size`` is lost in rounding.
+    """
+    if size is not None and size < (least := least_nudge(dtype)):
+        raise ValueError(f"nudge is {size}, too small for {dtype}: give at least {least:.2g}, or null for {SIZES[dtype]}")
+    return SIZES[dtype] if size is None else size
+
+
 @dataclass(frozen=True)
 class Nudge:
     """Size of the nudge of candidates."""
@@ -66,10 +82,7 @@ class Nudge:
             return None
         seen = (geometry.weights() or [start])[0]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else seen.dtype
-        least = torch.finfo(dtype).eps ** 0.7
-        if size is not None and size < least:
-            raise ValueError(f"nudge is {size}, too small for {dtype}: give at least {least:.2g}, or null for {SIZES[dtype]}")
-        return cls(SIZES[dtype] if size is None else size, geometry.prediction_dims)
+        return cls(nudge_size(size, dtype), geometry.prediction_dims)
 
     def gradient(self, energy: Any, told: int, view: Tensor, energies: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of an energy, differentiable by central differences.

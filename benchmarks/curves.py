@@ -1,0 +1,252 @@
+"""Train with exact gradients of gradients and with central differences: do the models learn equally well?
+
+    python benchmarks/curves.py --out runs/curves --json curves.json
+
+Six cases on embedded data: text with the paper's S1 and S2 and the library's own recipe, 6x6 boards, denoising, moving digits.
+Both ways train from the same weights on the same batches with the same random draws; seeds differ in weights and draws. Models
+are evaluated as by ``ebt validate``. A case is within the spread if the mean paired difference of its losses is at most the
+standard deviation of the exact way over seeds. A finished run is one JSON file in ``--out``; an interrupted benchmark continues
+where it stopped. After a change of the code, start with an empty folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parent))  # benchmarks import each other
+from race import write
+
+from ebt.cli.terminal import Options, count_from, number_in, numbers, out_folder, plain_table, print_table
+from ebt.errors import InputError
+from ebt.lab.studies.command import gather
+from ebt.lab.studies.pool import Report
+from ebt.lab.studies.runs import Json, Result, Run
+from ebt.lab.studies.trained import optimisation_of
+from ebt.problems.images.data import ImageDataModule
+from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
+from ebt.problems.language.data import TextDataModule
+from ebt.problems.language.task import LanguageNetwork, LanguageTask
+from ebt.problems.sudoku.data import SudokuDataModule
+from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
+from ebt.problems.video.data import VideoDataModule
+from ebt.problems.video.task import VideoNetwork, VideoTask
+from ebt.thinking import Recipe
+from ebt.training.loop import quiet, train
+from ebt.training.optimisation import Optimisation
+
+Settings = dict[str, Any]
+WAYS = ("exact", "central")
+PARTS: dict[str, tuple[Any, Any, Any, Settings]] = {
+    "text": (LanguageTask, LanguageNetwork, TextDataModule, {"sample_every": 0}),
+    "boards": (SudokuTask, SudokuNetwork, SudokuDataModule, {}),
+    "images": (DenoisingTask, DenoisingNetwork, ImageDataModule, {"picture_every": 0}),
+    "frames": (VideoTask, VideoNetwork, VideoDataModule, {}),
+}
+"""By problem: task, network, data module, settings of the task."""
+NETWORKS: dict[str, Settings] = {
+    "text": {"size": "nano", "dim": 96},
+    "boards": {"size": "nano", "layers": 4, "space": "restart"},
+    "images": {"layers": 2, "dim": 192, "heads": 4},
+    "frames": {"layers": 2, "dim": 256, "heads": 8, "ffn_dim": 384, "space": "restart"},
+}
+DATA: dict[str, Settings] = {
+    "text": {"context_length": 64, "batch_size": 16, "evaluation_batch_size": 64},
+    "boards": {"train_count": 4000, "validation_count": 200, "batch_size": 32, "evaluation_batch_size": 100},
+    "images": {"size": 32, "crops": 32, "evaluation_crops": 16, "batch_size": 8, "evaluation_batch_size": 32},
+    "frames": {"clips": 4096, "evaluation_clips": 128, "batch_size": 8, "evaluation_batch_size": 64},
+}
+QUICK: dict[str, Settings] = {
+    "text": {"context_length": 8, "batch_size": 2, "evaluation_batch_size": 2},
+    "boards": {
+        "size": 4,
+        "train_count": 8,
+        "train_givens": (8, 10),
+        "validation_count": 2,
+        "test_count": 1,
+        "test_givens": (8,),
+    },
+    "images": {"size": 16, "crops": 1, "evaluation_crops": 1, "batch_size": 2},
+    "frames": {"context_length": 4, "clips": 8, "evaluation_clips": 2, "batch_size": 2},
+}
+TINY: Settings = {"layers": 1, "dim": 8, "heads": 2, "size": "nano"}
+BATCHES = 16
+"""Most validation batches."""
+POINTS = 20
+"""Number of means that keep the training losses of a run."""
+SHARES = {"exact": "solved %", "cells": "cells %"}
+"""Metrics that are shares, and how they are shown."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem with a recipe."""
+
+    problem: str
+    recipe: Recipe
+    updates: int
+    lr: float
+    scores: tuple[str, ...] = ("loss",)
+    """The metrics to compare; the first one decides."""
+
+
+CASES = {
+    "text S1": Case("text", Recipe.s1(), 280, 4e-3),
+    "text S2": Case("text", Recipe.s2(), 280, 4e-3),
+    "text own": Case("text", Recipe.warm(), 400, 4e-3),
+    "boards": Case("boards", Recipe(min_steps=2, max_steps=4), 380, 3e-3, ("loss", *SHARES)),
+    "images": Case("images", Recipe(1, 2, replay_size=64, replay_fraction=0.25), 1100, 3e-3, ("loss", "psnr")),
+    "frames": Case("frames", Recipe(1, 3, gradients="truncated", loss="last", start_std=0.3, warm_start=0.6), 1200, 2e-3),
+}
+
+
+class Losses(L.Callback):
+    """The training losses of all updates."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.found.append(outputs["loss"].item())
+
+    def curve(self) -> list[float]:
+        """Means over equal parts of the training."""
+        size = -(-len(self.found) // POINTS)
+        return [fmean(self.found[first : first + size]) for first in range(0, len(self.found), size)]
+
+
+def run_of(name: str, way: str, seed: int, args: argparse.Namespace, folder: Path) -> Run:
+    """A training run with its evaluation."""
+    case, quick = CASES[name], args.quick
+    recipe = {**asdict(case.recipe), "second_order": way}
+    settings: Settings = {
+        "problem": case.problem,
+        "recipe": recipe | ({"replay_size": 4} if quick and case.recipe.replay_size else {}),
+        "network": {**NETWORKS[case.problem], **(TINY if quick else {})},
+        "data": QUICK[case.problem] if quick else DATA[case.problem],
+        "optimisation": asdict(Optimisation(case.lr, warmup_steps=2 if quick else 30, min_lr_ratio=0.05)),
+        "updates": 3 if quick else round(case.updates * args.times),
+        "batches": 1 if quick else BATCHES,
+        "seed": seed,
+    }
+    return Run(f"{name} {way} {seed}", work, settings, folder, cost=float(settings["updates"]))
+
+
+def work(settings: Json, places: Json, report: Report) -> Settings:
+    """Train and evaluate a model. Time is that of the processor, which other programs do not change."""
+    make_task, make_network, make_data, own = PARTS[settings["problem"]]
+    data, losses = make_data(seed=0, **settings["data"]), Losses()
+    data.prepare()
+    thinking = {"recipe": Recipe(**settings["recipe"]), "optimisation": optimisation_of(settings), "validation_steps": [1]}
+    task = make_task(make_network(**settings["network"]), seed=settings["seed"], **thinking, **own)
+    began = time.process_time()
+    train(task, data, settings["updates"], report, losses)
+    seconds = time.process_time() - began
+    with quiet():
+        still = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        trainer = L.Trainer(accelerator="cpu", devices=1, limit_val_batches=settings["batches"], inference_mode=False, **still)
+        trainer.validate(task, data, verbose=False)
+    metrics = {name.removeprefix("val/"): value.item() for name, value in trainer.callback_metrics.items()}
+    return {"metrics": metrics, "curve": losses.curve(), "seconds": seconds}
+
+
+def summarise(name: str, found: Mapping[str, Sequence[Result]]) -> list[Settings]:
+    """Compare both ways of a case: one summary for each score."""
+    time_ratio = sum(run.values["seconds"] for run in found["central"]) / sum(run.values["seconds"] for run in found["exact"])
+    gaps = [
+        max(abs(b - a) for a, b in zip(exact.values["curve"], central.values["curve"], strict=True))
+        for exact, central in zip(found["exact"], found["central"], strict=True)
+    ]
+    summaries = []
+    for score in CASES[name].scores:
+        exact, central = ([run.values["metrics"][score] for run in found[way]] for way in WAYS)
+        differences = [b - a for a, b in zip(exact, central, strict=True)]
+        spread, mean = (stdev(exact) if len(exact) > 1 else None), fmean(differences)
+        summaries.append(
+            {
+                "case": name,
+                "score": score,
+                **{way: {"mean": fmean(values), "values": values} for way, values in (("exact", exact), ("central", central))},
+                "spread": spread,
+                "differences": differences,
+                "mean difference": mean,
+                "within the spread": None if spread is None else abs(mean) <= spread,
+                "time ratio": time_ratio,
+                "largest gap of training losses": max(gaps),
+            }
+        )
+    return summaries
+
+
+def show(summaries: Sequence[Settings], console: Console) -> None:
+    """Print a row for each score."""
+    columns = ("exact", "spread", "central", "difference", "by seed", "/ spread", "time")
+    table = plain_table("case", *numbers(*columns), "verdict")
+    for one in summaries:
+        percent = 100 if one["score"] in SHARES else 1
+        digits = 1 if percent == 100 else 4
+        spread, difference = one["spread"], one["mean difference"]
+        known = spread is not None
+        table.add_row(
+            f"{one['case']}, {SHARES.get(one['score'], one['score'])}",
+            f"{percent * one['exact']['mean']:.{digits}f}",
+            f"{percent * spread:.{digits}f}" if known else "-",
+            f"{percent * one['central']['mean']:.{digits}f}",
+            f"{percent * difference:+.2g}",
+            " ".join(f"{percent * each:+.1g}" for each in one["differences"]),
+            f"{abs(difference) / spread:.2g}" if known and spread else "-",
+            f"{one['time ratio']:.2f}",
+            {None: "one seed", True: "within", False: "outside"}[one["within the spread"]],
+        )
+    note = "Spread: standard deviation of exact over seeds. Time: processor time of training, central over exact."
+    print_table(console, "validation after training, exact against central", table, note)
+
+
+def _options() -> Options:
+    options = Options(
+        "", (__doc__ or "").splitlines()[0], "python benchmarks/curves.py --only boards images --json curves.json"
+    )
+    options.prog = "python benchmarks/curves.py"
+    add = options.add_argument
+    add("--only", nargs="+", metavar="CASE", help=f"some of the cases: {', '.join(CASES)} (default: all)")
+    add("--seeds", type=count_from(1), default=3, metavar="N", help="training runs per case and way (default: 3)")
+    add("--times", type=number_in(0), default=1.0, metavar="X", help="factor on the numbers of updates (default: 1, an hour)")
+    add("--jobs", type=count_from(1), default=1, metavar="N", help="runs at the same time, with one thread each (default: 1)")
+    add("--out", default="runs/curves", metavar="DIR", help="finished runs (default: runs/curves)")
+    add("--quick", action="store_true", help="tiny models that learn nothing")
+    add("--json", metavar="FILE", help="also write the numbers into this file")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train the missing runs, and print the table."""
+    args, console = _options().parse_args(sys.argv[1:] if argv is None else list(argv)), Console()
+    names = args.only or list(CASES)
+    if unknown := [name for name in names if name not in CASES]:
+        raise InputError(f"--only: there is no case {unknown[0]!r}: choose from {', '.join(CASES)}.")
+    folder = out_folder(args.out)
+    assert folder is not None
+    runs = {
+        (name, way, seed): run_of(name, way, seed, args, folder) for seed in range(args.seeds) for name in names for way in WAYS
+    }
+    results = gather([list(runs.values())], args.jobs, console)
+    summaries = []
+    for name in names:
+        found = {way: [results[runs[name, way, seed].key] for seed in range(args.seeds)] for way in WAYS}
+        summaries += summarise(name, found)
+    show(summaries, console)
+    write(args.json, args, summaries, console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
