@@ -275,7 +275,12 @@ class EBTDecoder(EnergyNetwork):
         With n ``places``, energies (n, 1) of candidates (n, 1, D). For ``unseen`` and ``once``, see ``EBTEncoder.energy``.
         """
         view = candidate * self.scale
-        candidate = torch.zeros_like(view) if unseen else view
+        seen = torch.zeros_like(view) if unseen else view
+        hidden = self.passes.hidden if unseen and self.passes is not None else EBTDecoder.hidden
+        return self.head(hidden(self, seen, context, step, places, once or unseen), view, context.condition)
+
+    def hidden(self, candidate: Tensor, context: Context, step: int, places: Places | None, once: bool) -> Tensor:
+        """Output of the last block for scaled candidates. Arguments and shapes as in ``energy``."""
         if (token := self.token(step, "candidate")) is not None:
             candidate = candidate + token
         rows, length = context.layers[0][0].shape[0], context.rotary.shape[-2]
@@ -296,7 +301,7 @@ class EBTDecoder(EnergyNetwork):
                 return (places.pick(context.attend(q, k, v, keys, values, once)),)
 
             (candidate,) = block(candidate, attend, rotary, context.condition)
-        return self.head(candidate, view, context.condition)
+        return candidate
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,10 +75,11 @@ class EBTEncoder(EnergyNetwork):
         """Energies (N, S) of candidates (N, S, D) with the context at the same positions (N, S, D).
 
         If candidates are ``unseen`` by the blocks, a bilinear energy is linear in them, and its gradient is the prediction of
-        the feed-forward twin. Energies that are differentiated ``once`` use fused attention.
+        the feed-forward twin. Blocks that are differentiated ``once``, or see no candidate, use fused attention.
         """
-        condition = self.token(step, "modulation")
-        return self.head(self.hidden(context, None if unseen else candidate, step, once), candidate, condition)
+        hidden = self.passes.hidden if unseen and self.passes is not None else EBTEncoder.hidden
+        seen = hidden(self, context, None if unseen else candidate, step, once or unseen)
+        return self.head(seen, candidate, self.token(step, "modulation"))
 
 
 @dataclass(frozen=True, eq=False)

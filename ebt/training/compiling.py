@@ -59,7 +59,7 @@ def graphs(model: Any) -> int:
     parts = vars(model.network).values()
     compiled = [part for part in parts if isinstance(part, Compiled)]
     passes = [part for part in parts if isinstance(part, Passes)]
-    return sum(part.graphs for part in (*compiled, *(each for found in passes for each in (found.first, found.ends))))
+    return sum(part.graphs for part in (*compiled, *(each for found in passes for each in vars(found).values())))
 
 
 class Compiled:
@@ -97,9 +97,14 @@ class Passes:
         options = {"fullgraph": True, "dynamic": False}
         self.first = Whole(central.first, "the energy with its gradient", **options)
         self.ends = Whole(central.ends, "the energy at nudged candidates", **options)
+        self.hidden = Compiled(_hidden, "the blocks in the warm start", **options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # a function of the energy, which the copies of a model share
+
+
+def _hidden(network: Any, *inputs: Any) -> Any:
+    return network.hidden(*inputs)
 
 
 class Whole(Compiled):

@@ -78,7 +78,7 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[torch.Generator], tuple[Tens
         lambda draw: (torch.randint(11, (4, 7), generator=draw), torch.randint(11, (4, 7), generator=draw)),
     ),
     "sudoku": (
-        sudoku_ebt,
+        lambda: sudoku_ebt(head="bilinear"),
         lambda draw: (torch.randint(5, (4, 16), generator=draw), torch.randint(4, (4, 16), generator=draw)),
     ),
     "images": (image_ebt, lambda draw: (normal(draw, 4, 3, 16, 16), normal(draw, 4, 3, 16, 16))),
@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Callable[[], Any], Callable[[torch.Generator], tuple[Tens
 """For each problem, a model and its batches of contexts and targets."""
 
 
-def curve(problem: str, recipe: Recipe, compiled: bool) -> tuple[list[float], list[int]]:
+def curve(problem: str, recipe: Recipe, compiled: bool, warm: bool = False) -> tuple[list[float], list[int]]:
     """Losses of a few updates, and the number of compiled graphs after each."""
     make, batch = CASES[problem]
     model, draw = make().train(), torch.Generator().manual_seed(1)
@@ -101,7 +101,8 @@ def curve(problem: str, recipe: Recipe, compiled: bool) -> tuple[list[float], li
         context, target = batch(draw)
         parts, geometry = model.parts(context), model.geometry()
         start = geometry.start(parts, 1.0, draw)
-        thinking = model.landscape(context), geometry, model.update(), start, target, model.step_size
+        landscape = model.landscape(context).unseen() if warm else model.landscape(context)
+        thinking = landscape, geometry, model.update(), start, target, model.step_size
         loss = supervise(*thinking, recipe, draw).loss
         optimiser.zero_grad()
         loss.backward()
@@ -126,3 +127,17 @@ def test_the_whole_step_is_compiled(problem: str, recipe: str, monkeypatch: pyte
     assert losses == pytest.approx(expected, rel=1e-6)
     assert counts[1] >= 2  # energy with gradient, nudged ends
     assert counts[-1] == counts[1]  # no recompilation after the first updates
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("problem", ["language", "sudoku"])
+def test_a_warm_start_is_compiled(problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **more: compiled(function, backend="aot_eager", **more))
+    torch.compiler.reset()
+    way = Recipe(1, 1, second_order="exact")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CompileWarning)
+        losses, counts = curve(problem, way, compiled=True, warm=True)
+    assert losses == pytest.approx(curve(problem, way, compiled=False, warm=True)[0], rel=1e-6)
+    assert counts[0] == counts[-1] == (2 if problem == "language" else 1)

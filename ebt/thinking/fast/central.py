@@ -119,6 +119,10 @@ class Passes(Protocol):
         one value per prediction."""
         ...
 
+    def hidden(self, network: Any, *inputs: Any) -> Tensor:
+        """``network.hidden`` for blocks that do not see the candidates."""
+        ...
+
 
 def first(energy: Any, told: int, view: Tensor) -> tuple[Tensor, Tensor]:
     """See ``Passes``."""
