@@ -59,6 +59,7 @@ OTHER: dict[str, tuple[Any, Settings]] = {
     "heads": (1, {}),
     "block": ("llama", {"block": "dit"}),
     "ffn_dim": (12, {}),
+    "kv_heads": (1, {}),
     "conditioning": ("none", {"conditioning": "modulation"}),
     "conditioned_steps": (3, CONDITIONED),
     "anchor": ("token", {}),
@@ -352,7 +353,7 @@ def training(task: Any) -> Seen:
     rows, network = [], getattr(task.model, "network", None)
     if hasattr(network, "energy"):
         energy = network.energy
-        network.energy = lambda x, y, *rest: (rows.append(len(x)), energy(x, y, *rest))[1]
+        network.energy = lambda x, y, *rest, **more: (rows.append(len(x)), energy(x, y, *rest, **more))[1]
     seen = []
     for _ in range(3):
         outcome = task.learn_and_remember(batch_of(task)).loss

@@ -84,7 +84,12 @@ class NetworkFields(PretrainedConfig):
         InputError: If a field is unknown, unused by this model, of the wrong type or outside its range.
     """
 
-    attribute_map: ClassVar = {"num_hidden_layers": "layers", "hidden_size": "dim", "num_attention_heads": "heads"}
+    attribute_map: ClassVar = {
+        "num_hidden_layers": "layers",
+        "hidden_size": "dim",
+        "num_attention_heads": "heads",
+        "num_key_value_heads": "kv_heads",
+    }
     unused: ClassVar[tuple[str, ...]] = ()
     """Common fields that this model does not use. They keep their defaults."""
 
@@ -102,8 +107,8 @@ class NetworkFields(PretrainedConfig):
         except ValueError as error:
             raise InputError(str(error)) from error
         self.size = size
-        for name, value in asdict(network).items():
-            setattr(self, name, network.hidden if name == "ffn_dim" else value)
+        for name, value in {**asdict(network), "ffn_dim": network.hidden, "kv_heads": network.groups}.items():
+            setattr(self, name, value)
         unused = self.unused if network.conditioning != "none" else (*self.unused, "conditioned_steps")
         self.refuse(asdict(network), asdict(NetworkConfig()), unused)
         try:

@@ -49,18 +49,27 @@ class Attention(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.heads, self.head_dim = config.heads, config.dim // config.heads
-        biased = config.block == "dit"
-        self.query, self.key, self.value, self.output = (nn.Linear(config.dim, config.dim, biased) for _ in range(4))
+        self.head_dim = config.dim // config.heads
+        biased, shared = config.block == "dit", config.groups * self.head_dim
+        self.query = nn.Linear(config.dim, config.dim, biased)
+        self.key, self.value = (nn.Linear(config.dim, shared, biased) for _ in range(2))
+        self.output = nn.Linear(config.dim, config.dim, biased)
 
     def project(self, x: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, H, S, d) of x (B, S, D)."""
+        """Queries (B, H, S, d), keys and values (B, H or fewer, S, d) of x (B, S, D)."""
         layers = (self.query, self.key, self.value)
-        q, k, v = (layer(x).unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for layer in layers)
+        q, k, v = (layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer in layers)
         return (rotate(q, rotary), rotate(k, rotary), v) if rotary is not None else (q, k, v)
 
     def merge(self, x: Tensor) -> Tensor:
         return self.output(x.transpose(-3, -2).flatten(-2))
+
+
+def for_all_heads(q: Tensor, *shared: Tensor) -> tuple[Tensor, ...]:
+    """Keys or values (B, H or fewer, S, d), repeated for the heads of the queries that share them, (B, H, S, d)."""
+    return tuple(
+        part.repeat_interleave(q.shape[1] // part.shape[1], 1) if part.shape[1] < q.shape[1] else part for part in shared
+    )
 
 
 class Relations(nn.Module):
@@ -144,7 +153,8 @@ def adapt(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
-"""Maps queries, keys and values (B, H, S, d) of a block to the outputs of its heads (B, H, S, d), and to more to return."""
+"""Maps queries (B, H, S, d), keys and values (B, H or fewer, S, d) of a block to the outputs of its heads (B, H, S, d), and to
+more to return."""
 
 
 class Block(nn.Module):

@@ -29,7 +29,7 @@ plain product with the candidate, not for linear heads. The output of the blocks
 twin, and the candidate table stays as small as the twin's."""
 
 LIMITS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("dim", "heads", "ffn_dim", "conditioned_steps"), (1, 2**17)),
+    **dict.fromkeys(("dim", "heads", "kv_heads", "ffn_dim", "conditioned_steps"), (1, 2**17)),
     "layers": (1, 1024),
     "norm_eps": (1e-20, 1),
     "rope_theta": (1e-3, 1e12),
@@ -52,6 +52,9 @@ class NetworkConfig:
     ffn_dim: int | None = None
     """Inner width of the feed-forward layers. None: 8/3 of ``dim``, rounded up to a multiple of 16, for SwiGLU (Llama 2);
     4 x ``dim`` for GELU."""
+    kv_heads: int | None = None
+    """Number of heads of keys and values, each shared by as many heads of queries (grouped-query attention; Ainslie et al.
+    2023). None: one for each head."""
     conditioning: Conditioning = "none"
     conditioned_steps: int = 1
     """Number of distinct step indices. Later steps use the last one."""
@@ -68,6 +71,8 @@ class NetworkConfig:
         check_fields(self, LIMITS)
         if self.dim % (2 * self.heads):
             raise ValueError(f"dim {self.dim} must be a multiple of 2 x heads ({2 * self.heads}): change dim or heads")
+        if self.heads % (self.kv_heads or 1):
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads ({self.kv_heads}): change one of them")
         if self.head_init == "unit" and self.head == "linear":
             raise ValueError("head_init is 'unit', which a linear head does not support: choose head bilinear or quadratic")
 
@@ -75,6 +80,11 @@ class NetworkConfig:
     def hidden(self) -> int:
         """Inner width of the feed-forward layers."""
         return self.ffn_dim or (4 * self.dim if self.block == "dit" else -(-8 * self.dim // 3 // 16) * 16)
+
+    @property
+    def groups(self) -> int:
+        """Number of heads of keys and values."""
+        return self.kv_heads or self.heads
 
     @property
     def context_per_step(self) -> bool:

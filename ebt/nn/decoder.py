@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebt.nn.blocks import Blocks, EnergyNetwork, Landscape, OutputNorm, attend_context_and_self, initialise, rotation
+from ebt.nn.blocks import (
+    Blocks,
+    EnergyNetwork,
+    Landscape,
+    OutputNorm,
+    attend_context_and_self,
+    for_all_heads,
+    initialise,
+    rotation,
+)
 from ebt.nn.causal import attend_causally
 from ebt.nn.config import NetworkConfig
 from ebt.nn.first_order import attend_once
@@ -118,9 +127,10 @@ def observe(
             if front is not None:
                 token = (part.expand(len(q), -1, -1, -1) for part in front[i][1:])
                 k, v = (torch.cat(pair, 2) for pair in zip(token, (k, v), strict=True))
+            keys, values = for_all_heads(q, k, v)
             if positions.plain:
-                return F.scaled_dot_product_attention(q, k, v, is_causal=True), k, v
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=positions.visible), k, v
+                return F.scaled_dot_product_attention(q, keys, values, is_causal=True), k, v
+            return F.scaled_dot_product_attention(q, keys, values, attn_mask=positions.visible), k, v
 
         x, keys, values = block(x, attend, rotary, condition)
         layers.append((x, keys, values))
@@ -157,6 +167,7 @@ class Context:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, once: bool) -> Tensor:
         """Attention (N, H, S, d) of candidates to a layer of the context and to themselves, differentiable once or twice."""
         length, seen = q.shape[2], self.visible
+        k, v, keys, values = for_all_heads(q, k, v, keys, values)
         if once and length > 1:
             causal = self.horizon == 1 and length == keys.shape[2]
             if (attended := attend_once(q, k, v, keys, values, seen, causal)) is not None:

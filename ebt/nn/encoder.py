@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ebt.nn.blocks import Blocks, EnergyNetwork, Landscape, OutputNorm, Relations, initialise
+from ebt.nn.blocks import Blocks, EnergyNetwork, Landscape, OutputNorm, Relations, for_all_heads, initialise
 from ebt.nn.config import NetworkConfig
 from ebt.nn.second_order import attend
 from ebt.thinking.fast.adjoint import Separated
@@ -40,6 +40,7 @@ def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None, relations: R
     for block, bias in zip(blocks, biases, strict=True):
 
         def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = bias) -> tuple[Tensor]:
+            k, v = for_all_heads(q, k, v)
             if once:
                 bias = None if bias is None else bias.to(q.dtype)
                 return (F.scaled_dot_product_attention(q, k, v, attn_mask=bias),)

@@ -18,7 +18,7 @@ from ebt.thinking import Energy, Geometry, Recipe, Simplex, StepSize, Update, me
 from ebt.training.compiling import compile_parts
 from ebt.training.task import RECIPE, Batch, Outcome, ThinkingTask
 
-_SIZES = ("size", "layers", "dim", "heads", "ffn_dim")
+_SIZES = ("size", "layers", "dim", "heads", "kv_heads", "ffn_dim")
 _LOOPING = ("min_steps", "max_steps", "loss")
 
 
@@ -32,6 +32,8 @@ class Network:
     layers: int | None = None
     dim: int | None = None
     heads: int | None = None
+    kv_heads: int | None = None
+    """Number of heads of keys and values, shared by several heads of queries."""
     ffn_dim: int | None = None
     """Inner width of the feed-forward layers. The default belongs to the size."""
     space: str | None = None
@@ -74,7 +76,7 @@ class Network:
         for name in self.unused:
             if getattr(self, name) is not None:
                 raise InputError(f"network.{name}: {type(self).__name__} has no use for it. Leave it out.")
-        network_config(self.size, layers=self.layers, dim=self.dim, heads=self.heads, ffn_dim=self.ffn_dim)
+        network_config(**self.sizes())
         try:
             if self.space is not None and self.space not in self.spaces:
                 named(self.space, dict.fromkeys(self.spaces), "network.space", make=False)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from toys import WIDTH, make_network, normal
 
 from ebt.nn import CausalTransformer, NetworkConfig
 from ebt.nn.blocks import EnergyHead, rotation
@@ -75,3 +76,17 @@ def test_an_adapter_of_the_energy_head_counts(kind: Any) -> None:
     together = adapted.projection.base.weight + adapted.projection.up.weight @ adapted.projection.down.weight
     head.projection.weight.data.copy_(together)
     torch.testing.assert_close(adapted(x, candidate), head(x, candidate))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder"])
+def test_grouped_queries_equal_repeated_keys_and_values(kind: str) -> None:
+    """Queries that share a head of keys and values, against a network that repeats the weights of that head."""
+    grouped, full = make_network(kind, "grouped"), make_network(kind)
+    weights = {
+        name: weight.repeat(2, 1) if name.endswith(("key.weight", "value.weight")) else weight
+        for name, weight in grouped.state_dict().items()
+    }
+    full.load_state_dict(weights)
+    x, candidate = normal(2, 3, WIDTH, seed=1), normal(2, 3, WIDTH, seed=2)
+    torch.testing.assert_close(grouped.encode(x)(candidate, 0), full.encode(x)(candidate, 0))
+    torch.testing.assert_close(grouped.encode(x).once()(candidate, 0), full.encode(x)(candidate, 0))

@@ -17,6 +17,7 @@ from ebt.nn import PAPER, SIZES, CausalTransformer, EBTDecoder, EBTEncoder, Netw
         ({"heads": 0}, "heads is 0"),
         ({"dim": 12, "heads": 4}, "dim 12 must be a multiple of 2 x heads"),
         ({"ffn_dim": 0}, "ffn_dim is 0"),
+        ({"heads": 4, "kv_heads": 3}, "heads 4 must be a multiple of kv_heads"),
         ({"conditioning": "time"}, "conditioning is 'time': choose one of none, candidate, prefix"),
         ({"anchor": "top"}, "anchor is 'top': choose one of none, token, hidden"),
         ({"head": "cubic"}, "head is 'cubic': choose one of linear, bilinear"),

@@ -186,9 +186,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "quadratic": {"head": "quadratic"},
     "token": {"anchor": "token", "conditioning": "prefix", "head": "bilinear"},
     "hidden": {"anchor": "hidden", "conditioning": "candidate", "head": "bilinear"},
+    "grouped": {"kv_heads": 1},
 }
 DECODERS = tuple(VARIANTS)
-ENCODERS = ("plain", "candidate", "prefix", "modulation", "dit", "bilinear", "quadratic")  # anchors are for decoders
+ENCODERS = ("plain", "candidate", "prefix", "modulation", "dit", "bilinear", "quadratic", "grouped")  # anchors are for decoders
 NETWORKS = [*(("decoder", variant) for variant in DECODERS), *(("encoder", variant) for variant in ENCODERS)]
 
 
