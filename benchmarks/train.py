@@ -4,15 +4,15 @@
 
 Each contestant trains on batches of 8 x 256 tokens (forward, backward, AdamW) in its own process, by turns. The floor counts
 operations per token, with N weights in the blocks, V words and D width. Transformer++ takes 6 N + 6 V D. An EBT takes 6 N for
-the context, 12 N per thinking step with a gradient and 4 N per step without, 6 V D per state with a loss and 4 V D per state
-without (``ebt.training.plan.floor``, which ``ebt plan`` prints).
+the context, 12 N per thinking step with a gradient (16 N by central differences) and 4 N per step without, 6 V D per state with
+a loss and 4 V D per state without (``ebt.training.plan.floor``, which ``ebt plan`` prints).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ def floors(row: Row, blocks: int) -> dict[str, float]:
     """Operations per token over those of Transformer++, for ``blocks`` weights in the blocks; attention is not counted."""
     sizes = Sizes(blocks, row.layers, row.dim, row.words, context=0)
     least = {name: floor(sizes, recipe, steps).total for name, (recipe, steps) in RECIPES.items()}
+    central = floor(sizes, replace(RECIPES["s1"][0], second_order="central"), RECIPES["s1"][1]).total
+    least |= dict.fromkeys(("s1, central", "s1, compiled"), central)
     return {"transformer++": 1.0, **{name: total / floor(sizes, None, 1).total for name, total in least.items()}}
 
 
@@ -100,12 +102,14 @@ def llama(row: Row) -> tuple[Turn, Turn]:
     return turns(model, row, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
 
-def ebt(row: Row, recipe: str, plain: bool = False, input_gradient: bool = False, compiled: bool = False) -> tuple[Turn, Turn]:
+def ebt(
+    row: Row, recipe: str, way: str = "exact", plain: bool = False, input_gradient: bool = False, compiled: bool = False
+) -> tuple[Turn, Turn]:
     """Train an EBT with a recipe, by the library or plainly; ``compiled`` as by ``ebt fit --compile``."""
-    settings, steps = RECIPES[recipe]
+    settings, steps = replace(RECIPES[recipe][0], second_order=way), RECIPES[recipe][1]
     model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, input_gradient=input_gradient, **PUBLISHED, **row.sizes))
     if compiled:
-        compile_parts(model)
+        compile_parts(model, way == "central")
     generator = torch.Generator().manual_seed(1)
 
     def loss(ids: Tensor, target: Tensor) -> Tensor:
@@ -126,7 +130,8 @@ def contestants(row: Row, names: Sequence[str]) -> list[Contestant]:
         "llama": partial(llama, row),
         "s1": partial(ebt, row, "s1"),
         "s1, input gradient": partial(ebt, row, "s1", input_gradient=True),
-        "s1, compiled": partial(ebt, row, "s1", compiled=True),
+        "s1, central": partial(ebt, row, "s1", "central"),
+        "s1, compiled": partial(ebt, row, "s1", "central", compiled=True),
         "s2": partial(ebt, row, "s2"),
         "s1, plain": partial(ebt, row, "s1", plain=True),
         "s2, plain": partial(ebt, row, "s2", plain=True),
@@ -134,7 +139,7 @@ def contestants(row: Row, names: Sequence[str]) -> list[Contestant]:
     return [Contestant(name, known[name]) for name in names]
 
 
-NAMES = ("transformer++", "llama", "s1", "s1, input gradient", "s1, compiled", "s2", "s1, plain", "s2, plain")
+NAMES = ("transformer++", "llama", "s1", "s1, input gradient", "s1, central", "s1, compiled", "s2", "s1, plain", "s2, plain")
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
             measured,
             BATCH * CONTEXT / seconds(measured, clock),
             seconds(measured, clock) / base,
-            known.get(name.partition(",")[0]),
+            known.get(name, known.get(name.partition(",")[0])),
         )
         for name, measured in found.items()
     ]
