@@ -20,7 +20,7 @@ from ebt.errors import InputError
 from ebt.files import write_whole
 from ebt.problems.folder import save_folder
 from ebt.training.model_task import ModelTask
-from ebt.training.sharding import gathered
+from ebt.training.sharding import full
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -155,9 +155,9 @@ class Checkpoints(L.Callback):
 
     def _export(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         if isinstance(task, ModelTask):
-            with torch.no_grad(), gathered(task):
-                if trainer.is_global_zero:
-                    save_folder(task.model, self.run.model, getattr(trainer.datamodule, "tokenizer", None))
+            weights = full(task.model.state_dict(), keep=trainer.is_global_zero)
+            if trainer.is_global_zero:
+                save_folder(task.model, self.run.model, getattr(trainer.datamodule, "tokenizer", None), weights=weights)
 
     def _note(self, number: int, frame: Any) -> None:
         if self._signal:

@@ -21,7 +21,7 @@ from ebt.models.thinking import Thinking
 from ebt.thinking import Energy, Geometry, Gradient, NonFiniteError, Recipe, StepSize, Thought, Update, supervise
 from ebt.training.optimisation import Optimisation
 from ebt.training.replay import ReplayBuffer
-from ebt.training.sharding import full, gathered, refuse_sharding
+from ebt.training.sharding import Sharded, clip_gradients, full, gathered, refuse_sharding, total_norm
 
 Batch = dict[str, Tensor]
 Sums = dict[str, tuple[Tensor, Tensor]]
@@ -145,8 +145,11 @@ class ThinkingTask(L.LightningModule):
         if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
             start = torch.zeros_like(start)  # the noise of an unseen start would stay in the prediction
-        thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, self.recipe
-        outcome = supervise(landscape, *thinking, generator, schedule)
+        recipe, backend = self.recipe, "auto"
+        if self.sharded:
+            recipe, backend = replace(recipe, second_order="central"), "accumulate"
+        thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, recipe
+        outcome = supervise(landscape, *thinking, generator, schedule, backend=backend)
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
@@ -187,8 +190,32 @@ class ThinkingTask(L.LightningModule):
 
     # Training
 
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are sharded across processes."""
+        return self._trainer is not None and isinstance(self._trainer.strategy, Sharded)
+
     def setup(self, stage: str) -> None:
         refuse_sharding(self.trainer.strategy)
+        if self.sharded:
+            self.check_sharding()
+
+    def check_sharding(self) -> None:
+        """Check that the recipe works with sharded weights.
+
+        Raises:
+            InputError: A setting of the recipe does not. The message names it.
+        """
+        if self.recipe.second_order == "exact":
+            raise InputError(
+                "recipe.second_order is exact, but double backward needs weights that sharding has freed: "
+                "set it to central or auto, or trainer.strategy to ddp."
+            )
+        if self.recipe.rows_at_once is not None:
+            raise InputError(
+                f"recipe.rows_at_once is {self.recipe.rows_at_once}, which sharded weights do not support: leave it out, or lower "
+                "data.batch_size and raise trainer.accumulate_grad_batches."
+            )
 
     def learn_and_remember(self, batch: Batch) -> Outcome:
         """Train on a batch together with replayed rows, and add the final states of the batch to the replay buffer."""
@@ -273,7 +300,7 @@ class ThinkingTask(L.LightningModule):
         if gradient_clip_val is not None:
             raise InputError("trainer.gradient_clip_val is set: set optimisation.clip instead")
         named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.grad is not None]
-        norm = full(torch.nn.utils.get_total_norm([parameter.grad for _, parameter in named if parameter.grad is not None]))
+        norm = total_norm([parameter.grad for _, parameter in named if parameter.grad is not None])
         scaled = self.trainer.scaler is not None  # with 16-bit scaling, updates with infinite gradients are skipped
         if not scaled and not torch.isfinite(norm):
             broken = next((n for n, p in named if not full(p.grad.isfinite()).all()), "all weights together")
@@ -282,7 +309,7 @@ class ThinkingTask(L.LightningModule):
                 "Lower optimisation.lr or the step size, or set recipe.clamp."
             )
         if self.optimisation.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_([p for _, p in named], self.optimisation.clip, norm)
+            clip_gradients([parameter for _, parameter in named], self.optimisation.clip, norm)
         self.log("train/gradient_norm", norm, batch_size=1)
 
     # Evaluation

@@ -72,10 +72,8 @@ class Watch(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
         self.gradients.append(gradients(task))
 
-    def on_before_zero_grad(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
-        self.clipped = gradients(task)  # those of the last update but one, in the end
-
     def on_train_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.clipped = gradients(task)
         self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
         if trainer.global_step == self.save_at and self.file is not None:
             trainer.save_checkpoint(self.file)

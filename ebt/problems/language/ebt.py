@@ -15,7 +15,7 @@ from ebt.models.base import ThinkingModel, leave_inference_mode
 from ebt.models.configuration import THINKING
 from ebt.models.thinking import Thinking, think
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
-from ebt.problems.language.base import LanguageModel, next_token_loss, positions_of, rescale
+from ebt.problems.language.base import LanguageModel, check_whole, next_token_loss, positions_of, rescale
 from ebt.problems.language.configuration import EBTConfig
 from ebt.thinking import Geometry, Simplex, StepSize, Thought, mean, supervise
 
@@ -152,12 +152,15 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 match the mask.
 
         Raises:
-            InputError: If an option is unknown or out of range, or a mask does not match.
+            InputError: If an option is unknown or out of range, a mask does not match, or weights are sharded by block in
+                training.
         """
         asked, cache = {name: options.pop(name, None) for name in THINKING}, past_key_values
         options.pop("record", None)
         given = self.observed(input_ids, inputs_embeds, attention_mask, cache, options)
         wanted = self.wants_states(output_hidden_states)
+        if torch.is_grad_enabled() and (self.training if differentiable is None else differentiable):
+            check_whole(self)
         if self.training and labels is not None and not differentiable:
             output = self._train(given, attention_mask, labels, num_items_in_batch, generator)
             states = self.landscape(given, attention_mask, states=True).stream() if wanted else None

@@ -12,7 +12,8 @@ propagation (Scellier and Bengio 2017; Laborieux et al. 2021). Since energies ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +36,10 @@ class Nudge:
     """Size relative to the norm of a candidate."""
     prediction_dims: int
     """Number of leading dimensions of a view that index predictions. All parts of a prediction are nudged together."""
+    accumulates: bool = False
+    """Whether passes add the gradients of weights to ``grad`` themselves, see ``accumulating``."""
+    cut: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Leaves of the energy, each with the tensor that gets its gradient. Only if it ``accumulates``."""
 
     @classmethod
     def of(cls, way: str, size: float | None, geometry: Geometry, start: Tensor) -> Nudge | None:
@@ -69,9 +74,23 @@ class Nudge:
             energies: Energies at ``view``, with their graph, which is searched for leaves that require gradients.
             gradient: ``dE/dview``, detached.
         """
-        learning = leaves(energies, without=view)
-        found: Tensor = _Central.apply(view, gradient, energy, told, self, *learning)
+        learning = [leaf for leaf, _ in self.cut] if self.accumulates else leaves(energies, without=view)
+        behind = [source for _, source in self.cut] if self.accumulates else learning
+        anchor = torch.zeros((), requires_grad=self.accumulates)  # else nothing might ask for the passes
+        found: Tensor = _Central.apply(view, gradient, energy, told, self, learning, anchor, *behind)
         return found
+
+    def accumulating(self, leaves: Sequence[Tensor], sources: Sequence[Tensor]) -> Nudge:
+        """The nudge whose passes are backward passes of their own, which add the gradients of weights to ``grad``.
+
+        Sharded weights need this: their hooks reduce and free the gradient of a block at once.
+
+        Args:
+            leaves: Leaves of the energy, such as an encoded context, that stand for tensors with a graph.
+            sources: The tensors behind ``leaves``. The sum of the gradients of all passes flows back to them.
+        """
+        cut = tuple((leaf, source) for leaf, source in zip(leaves, sources, strict=True) if source.requires_grad)
+        return replace(self, accumulates=True, cut=cut)
 
 
 def leaves(output: Tensor, without: Tensor) -> list[Tensor]:
@@ -93,7 +112,9 @@ def leaves(output: Tensor, without: Tensor) -> list[Tensor]:
 
 class _Central(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, view: Tensor, gradient: Tensor, energy: Any, told: int, nudge: Nudge, *learning: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, view: Tensor, gradient: Tensor, energy: Any, told: int, nudge: Nudge, learning: Any, *behind: Tensor
+    ) -> Tensor:
         ctx.energy, ctx.told, ctx.nudge, ctx.learning = energy, told, nudge, learning
         device = view.device.type
         ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
@@ -113,8 +134,19 @@ class _Central(torch.autograd.Function):
             leaf = view.detach().requires_grad_()
             ends = [precise(ctx.energy(leaf + sign * step.to(view.dtype), ctx.told)) for sign in (1, -1)]
             difference = ((ends[0] - ends[1]) * broadcastable(size / (2 * h), ends[0].dim())).sum()
-            gradients = torch.autograd.grad(difference, (leaf, *ctx.learning), retain_graph=True, allow_unused=True)
-        return gradients[0], None, None, None, None, *gradients[1:]
+            wanted = (leaf, *ctx.learning)
+            if ctx.nudge.accumulates:
+                difference.backward(retain_graph=True)
+                gradients = tuple(map(_take, wanted))
+            else:
+                gradients = torch.autograd.grad(difference, wanted, retain_graph=True, allow_unused=True)
+        return gradients[0], None, None, None, None, None, None, *gradients[1:]
+
+
+def _take(leaf: Tensor) -> Tensor | None:
+    """The accumulated gradient of a leaf, which is removed."""
+    gradient, leaf.grad = leaf.grad, None
+    return gradient
 
 
 def _norm(tensor: Tensor, dims: int) -> Tensor:
