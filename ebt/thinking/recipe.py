@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -157,6 +157,20 @@ class Recipe:
         if self.landscapes is None:
             return mean
         return self.landscapes * mean if self.repeated == "all" else self.landscapes - 1 + mean
+
+    def once(self, reason: str) -> Recipe:
+        """This recipe with central differences, which take first derivatives only.
+
+        Args:
+            reason: What cannot be differentiated twice, for the error.
+
+        Raises:
+            ValueError: If ``second_order`` is ``exact``.
+        """
+        if self.second_order == "exact":
+            remedy = "set it to central or auto"
+            raise ValueError(f"recipe.second_order is exact, but {reason} cannot be differentiated twice: {remedy}")
+        return replace(self, second_order="central")
 
     def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
         """Draw the steps of one batch, as step indices passed to the network."""

@@ -1,9 +1,9 @@
 """Fully sharded data parallelism (FSDP2): each process keeps a part of every weight, its gradient and its optimiser state.
 
-``fully_shard`` gathers the weights of one block at a time, forward and backward, and reduces their gradients at once. It supports
-first derivatives only, so training uses central differences (``ebt.thinking.fast.central``), whose passes are ordinary ones.
-Weights outside of blocks (tables, head, norms) are gathered for a whole step, since a descent uses them between passes. Scalars,
-such as the step size, are replicated.
+``fully_shard`` gathers the weights of one block at a time, forward and backward, and reduces their gradients at once. It works
+for first derivatives only, so training uses central differences (``ebt.thinking.fast.central``), whose passes are ordinary
+ones. Weights outside of blocks (tables, head, norms) are gathered for a whole step, since a descent uses them between passes.
+Scalars, such as the step size, are replicated.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -18,6 +20,7 @@ from ebt.errors import InputError
 from ebt.evaluation.alarms import ThinkingWarning, alarms
 from ebt.models.exploration import Explored, explore
 from ebt.models.thinking import Thinking
+from ebt.nn.blocks import Block
 from ebt.thinking import Energy, Geometry, Gradient, NonFiniteError, Recipe, StepSize, Thought, Update, supervise
 from ebt.training.optimisation import Optimisation
 from ebt.training.replay import ReplayBuffer
@@ -32,6 +35,14 @@ OPTIMISATION = Optimisation()
 SCHEDULE_SEED = 507_020
 """Separates the random draws shared by all processes from those of each process."""
 _SHARED = "shared"
+RESEEDED = (
+    "The checkpoint was written by {} processes, and this run has {}: weights, optimiser, numbers of steps and position in the "
+    "data continue, replay buffers are redistributed, and all other random draws have new seeds."
+)
+
+
+class ResumeWarning(UserWarning):
+    """A resumed run does not continue all random states of the interrupted one."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,8 @@ class ThinkingTask(L.LightningModule):
         steps: Default number of thinking steps in evaluation. Default: the recipe's maximum.
         seed: Seed of starts, numbers of steps, step sizes, noise and replay.
         alarm_every: Number of training batches between checks for alarms (``ebt.evaluation.alarms``).
+        checkpoint_activations: Whether to keep only the inputs of blocks in training and recompute the rest in backward passes.
+            Gradients of gradients are then central differences.
     """
 
     alpha: StepSize
@@ -79,6 +92,7 @@ class ThinkingTask(L.LightningModule):
         steps: int | None = None,
         seed: int = 0,
         alarm_every: int = 100,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         if any(number < 1 for number in (*validation_steps, alarm_every, 1 if steps is None else steps)) or seed < 0:
@@ -89,10 +103,13 @@ class ThinkingTask(L.LightningModule):
         if recipe.warm_start and not self.warm_starts:
             raise InputError(f"recipe.warm_start is {recipe.warm_start}: {type(self).__name__} has no warm start; set it to 0")
         self.recipe, self.optimisation, self.seed, self.alarm_every = recipe, optimisation, seed, alarm_every
+        self.checkpoint_activations = checkpoint_activations
         self.steps = recipe.own_steps if steps is None else steps
         self.validation_steps = tuple(sorted({1, self.steps, *validation_steps}))
         self.replay = ReplayBuffer(recipe.replay_size) if recipe.replay_size else None
         self._generators: dict[str, torch.Generator] = {}
+        self._seeded_at = 0
+        """Offset of the seeds of generators, so that they differ from those of earlier processes."""
         self._meters: dict[str, MeanMetric] = {}
         self._alarmed: set[str] = set()
         self.budget: Callable[[], float] | None = None
@@ -145,11 +162,8 @@ class ThinkingTask(L.LightningModule):
         if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
             start = torch.zeros_like(start)  # the noise of an unseen start would stay in the prediction
-        recipe, backend = self.recipe, "auto"
-        if self.sharded:
-            recipe, backend = replace(recipe, second_order="central"), "accumulate"
-        thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, recipe
-        outcome = supervise(landscape, *thinking, generator, schedule, backend=backend)
+        thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, self.trained_recipe()
+        outcome = supervise(landscape, *thinking, generator, schedule, backend="accumulate" if self.sharded else "auto")
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
@@ -179,7 +193,7 @@ class ThinkingTask(L.LightningModule):
     def generator(self, device: torch.device | str) -> torch.Generator:
         """Return the generator of training draws on a device; for ``shared``, the one that is equal in all processes."""
         shared = device == _SHARED
-        kind, own = (_SHARED, SCHEDULE_SEED) if shared else (torch.device(device).type, self.global_rank)
+        kind, own = (_SHARED, SCHEDULE_SEED) if shared else (torch.device(device).type, self.global_rank + self._seeded_at)
         if kind not in self._generators:
             self._generators[kind] = torch.Generator("cpu" if shared else device).manual_seed(self.seed * 1_000_003 + own)
         return self._generators[kind]
@@ -197,25 +211,31 @@ class ThinkingTask(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         refuse_sharding(self.trainer.strategy)
-        if self.sharded:
-            self.check_sharding()
+        self.trained_recipe()
 
-    def check_sharding(self) -> None:
-        """Check that the recipe works with sharded weights.
+    def on_fit_start(self) -> None:
+        blocks = [part for part in self.modules() if isinstance(part, Block)]
+        if self.checkpoint_activations and not blocks:
+            raise InputError(f"checkpoint_activations is true, but {type(self).__name__} has no ebt.nn blocks: leave it out")
+        for block in blocks:
+            block.gradient_checkpointing = self.checkpoint_activations
+
+    def trained_recipe(self) -> Recipe:
+        """Return the recipe with central differences if weights are sharded or activations are checkpointed.
 
         Raises:
-            InputError: A setting of the recipe does not. The message names it.
+            InputError: A setting of the recipe does not allow it. The message names it.
         """
-        if self.recipe.second_order == "exact":
+        if self.sharded and self.recipe.rows_at_once is not None:
             raise InputError(
-                "recipe.second_order is exact, but double backward needs weights that sharding has freed: "
-                "set it to central or auto, or trainer.strategy to ddp."
+                f"recipe.rows_at_once is {self.recipe.rows_at_once}, which sharded weights do not support: leave it out, and use "
+                "smaller batches with trainer.accumulate_grad_batches."
             )
-        if self.recipe.rows_at_once is not None:
-            raise InputError(
-                f"recipe.rows_at_once is {self.recipe.rows_at_once}, which sharded weights do not support: leave it out, or lower "
-                "data.batch_size and raise trainer.accumulate_grad_batches."
-            )
+        reasons = {"a model with sharded weights": self.sharded, "checkpointed activations": self.checkpoint_activations}
+        try:
+            return next((self.recipe.once(reason) for reason, given in reasons.items() if given), self.recipe)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     def learn_and_remember(self, batch: Batch) -> Outcome:
         """Train on a batch together with replayed rows, and add the final states of the batch to the replay buffer."""
@@ -414,20 +434,35 @@ class ThinkingTask(L.LightningModule):
         trainer = self._trainer
         if states is None or (trainer is not None and trainer.state.fn != "fit"):
             return
-        if trainer is not None and len(states) != trainer.world_size:
-            raise InputError(
-                f"The checkpoint was written by {len(states)} processes, but this run has {trainer.world_size}: "
-                "resume with the same number of devices."
-            )
-        own = states[self.global_rank]
-        if (own["replay"] is None) != (self.replay is None):
+        if any((own["replay"] is None) != (self.replay is None) for own in states):
             raise InputError("The checkpoint was written with another recipe.replay_size: resume with the original recipe.")
-        if _SHARED not in own["generators"]:
+        if _SHARED not in states[0]["generators"]:
             raise InputError("The checkpoint is of an older version, which drew the numbers of steps differently: start again.")
-        for kind, state in own["generators"].items():
-            self.generator(self.device if self.device.type == kind else kind).set_state(state.cpu())
+        own, kinds = states[0], [_SHARED]
+        if trainer is None or len(states) == trainer.world_size:
+            own = states[self.global_rank]
+            kinds = list(own["generators"])
+        else:
+            self._seeded_at = SCHEDULE_SEED + checkpoint["global_step"] * 1_009
+            rank_zero_warn(RESEEDED.format(len(states), trainer.world_size), category=ResumeWarning)
+        for kind in kinds:
+            generator = self.generator(self.device if self.device.type == kind else kind)
+            generator.set_state(own["generators"][kind].cpu())
         if self.replay is not None:
-            self.replay.load_state_dict(own["replay"])
+            self.replay.load_state_dict(self._own_replay([state["replay"] for state in states]))
+
+    def _own_replay(self, saved: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the replay buffer of this process from those of all processes that wrote a checkpoint."""
+        processes = 1 if self._trainer is None else self._trainer.world_size
+        if len(saved) == processes:
+            return saved[self.global_rank]
+        newest = [
+            record for row in zip_longest(*(one["records"][::-1] for one in saved)) for record in row if record is not None
+        ]
+        return {
+            "capacity": saved[0]["capacity"],
+            "records": newest[self.global_rank :: processes][: saved[0]["capacity"]][::-1],
+        }
 
 
 def _rows(batch: Batch) -> int:

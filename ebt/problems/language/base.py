@@ -70,6 +70,7 @@ class LanguageModel(HubModel, GenerationMixin):
 
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     _input_embed_layer = "embedding"
+    supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
     """``Trainer`` passes ``forward`` the number of scored tokens in all batches of an optimiser update."""
 
@@ -191,9 +192,6 @@ class LanguageModel(HubModel, GenerationMixin):
             model_kwargs["past_key_values"] = GrowingCache()
 
     resize_token_embeddings = _refused("the vocabulary of this model is fixed: train a model with the vocabulary you need")
-    gradient_checkpointing_enable = _refused(
-        "gradient_checkpointing is not supported: use a smaller batch with gradient_accumulation_steps"
-    )
     init_continuous_batching = _refused(
         "continuous batching and cache_implementation='paged' are not supported: pass generate() a batch"
     )
