@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 import uuid
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def save_shards(checkpoint: dict[str, Any], folder: Path) -> None:
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
         if first:
             shutil.rmtree(where / names[0], ignore_errors=True)
-        raise InputError(f"the checkpoint {folder} cannot be written ({error}): free some space.{kept}") from error
+        raise InputError(f"the checkpoint {folder} cannot be written ({_reason(error)}): free some space.{kept}") from error
     dist.barrier()
 
 
@@ -70,11 +71,23 @@ def load_shards(folder: Path, mesh: DeviceMesh | None = None) -> dict[str, Any]:
         found = torch.load(folder / REST, weights_only=True, map_location="cpu")
         tensors: dict[str, torch.Tensor] = {}
         checkpoint: dict[str, Any] = _with_shards(found["rest"], mesh, tensors)
-        alone = mesh is None
-        dcp.load(dict(tensors), checkpoint_id=folder / found["shards"], no_dist=alone)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(dict(tensors), checkpoint_id=folder / found["shards"], no_dist=mesh is None)
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, dcp.CheckpointException) as error:
-        raise InputError(f"the checkpoint {folder} cannot be read ({error}): copy it again or use another.") from error
+        raise InputError(f"the checkpoint {folder} cannot be read ({_reason(error)}): copy it again or use another.") from error
     return checkpoint
+
+
+def _reason(error: BaseException) -> BaseException:
+    """The first of the errors that processes have collected."""
+    failures = error.failures.values() if isinstance(error, dcp.CheckpointException) else ()
+    return next((failure for failure, _ in failures), error)
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether a path is the folder of a checkpoint that ``save_shards`` wrote."""
+    return (path / REST).is_file()
 
 
 def _without_shards(tree: Any, path: str, tensors: dict[str, DTensor]) -> Any:

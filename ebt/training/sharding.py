@@ -8,7 +8,6 @@ Scalars, such as the step size, are replicated.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -125,8 +124,6 @@ class Sharded(ModelParallelStrategy):
             return
         whole = full(checkpoint, keep=self.is_global_zero)
         if self.is_global_zero:  # the others have taken their part in gathering
-            if Path(filepath).is_dir():
-                shutil.rmtree(filepath)
             self.checkpoint_io.save_checkpoint(whole, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -200,6 +197,7 @@ def shard(module: nn.Module, mesh: DeviceMesh, precision: str = "32-true", cpu_o
     blocks: list[Any] = [part for part in module.modules() if isinstance(part, Block)]
     for block in blocks:
         fully_shard(block, mp_policy=inside, **settings)
+        block.register_forward_hook(_reshard)
     for before, after in pairwise(blocks):  # gather the next block during the work of this one
         before.set_modules_to_forward_prefetch([after])
         after.set_modules_to_backward_prefetch([before])
@@ -208,6 +206,12 @@ def shard(module: nn.Module, mesh: DeviceMesh, precision: str = "32-true", cpu_o
     root.set_requires_gradient_sync(False, recurse=False)  # until ``finish_backward``
     root.run_hooks = MethodType(_nothing, root)
     register_fsdp_forward_method(root, "run_hooks")
+
+
+def _reshard(block: Any, *_: Any) -> None:
+    """Free the gathered weights of a block after its forward pass. FSDP2 keeps them during a backward pass, in which the
+    passes at nudged candidates run."""
+    block.reshard()
 
 
 def _nothing(module: nn.Module) -> Tensor:

@@ -36,8 +36,8 @@ SCHEDULE_SEED = 507_020
 """Separates the random draws shared by all processes from those of each process."""
 _SHARED = "shared"
 RESEEDED = (
-    "The checkpoint was written by {} processes, and this run has {}: weights, optimiser, numbers of steps and position in the "
-    "data continue, replay buffers are redistributed, and all other random draws have new seeds."
+    "The checkpoint was written with world size {}, and this run has world size {}: weights, optimiser, numbers of steps and "
+    "position in the data continue, replay buffers are redistributed, and all other random draws have new seeds."
 )
 
 
@@ -228,8 +228,8 @@ class ThinkingTask(L.LightningModule):
         """
         if self.sharded and self.recipe.rows_at_once is not None:
             raise InputError(
-                f"recipe.rows_at_once is {self.recipe.rows_at_once}, which sharded weights do not support: leave it out, and use "
-                "smaller batches with trainer.accumulate_grad_batches."
+                f"recipe.rows_at_once is {self.recipe.rows_at_once}, which sharded weights do not support: leave it out, and "
+                "use smaller batches with trainer.accumulate_grad_batches."
             )
         reasons = {"a model with sharded weights": self.sharded, "checkpointed activations": self.checkpoint_activations}
         try:
@@ -347,6 +347,11 @@ class ThinkingTask(L.LightningModule):
         self._report("test")
 
     def _evaluate(self, batch: Batch, stage: str, batch_idx: int, dataloader_idx: int) -> None:
+        if self.sharded and self.thinking().stops() is not None:
+            raise InputError(
+                "tolerance and stop are not supported with sharded weights, since processes would take different numbers of "
+                "steps: leave them out, or set trainer.strategy to ddp."
+            )
         # thinking needs gradients, which inference mode disables
         with torch.inference_mode(False), torch.no_grad(), gathered(self):
             batch = {key: value.clone() if value.is_inference() else value for key, value in batch.items()}
@@ -456,13 +461,10 @@ class ThinkingTask(L.LightningModule):
         processes = 1 if self._trainer is None else self._trainer.world_size
         if len(saved) == processes:
             return saved[self.global_rank]
-        newest = [
-            record for row in zip_longest(*(one["records"][::-1] for one in saved)) for record in row if record is not None
-        ]
-        return {
-            "capacity": saved[0]["capacity"],
-            "records": newest[self.global_rank :: processes][: saved[0]["capacity"]][::-1],
-        }
+        rounds = zip_longest(*(one["records"][::-1] for one in saved))
+        newest = [record for turn in rounds for record in turn if record is not None]
+        capacity = saved[0]["capacity"]
+        return {"capacity": capacity, "records": newest[self.global_rank :: processes][:capacity][::-1]}
 
 
 def _rows(batch: Batch) -> int:
