@@ -30,8 +30,6 @@ READ = {
     "_tensor_parallel_size": "sharding: of Lightning's ModelParallelStrategy, as is the next",
     "_timeout": "sharding",
     "_save_distributed_checkpoint": "sharding",
-    "_data_parallel_size": "sharding",
-    "_process_group_backend": "sharding: that of Lightning's strategies for gradients on CPUs and GPUs",
     "_device": "sharding: Lightning's device of a module whose weights stay on the CPU",
     "_trainer": "tasks: Lightning's public name raises where there is none",
     "_actions": "ebt fit: the options of a parser",

@@ -50,6 +50,7 @@ def _compile(cli: TrainingCLI) -> None:
 
 def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     check_hyperparameters(cli.model, cli.datamodule)
+    cli.model.check_strategy(cli.trainer.strategy)
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # check the data before the run folder is created
     kept = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run

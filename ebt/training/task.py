@@ -162,7 +162,7 @@ class ThinkingTask(L.LightningModule):
         if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
             start = torch.zeros_like(start)  # the noise of an unseen start would stay in the prediction
-        thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, self.trained_recipe()
+        thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, self.trained_recipe(self.sharded)
         outcome = supervise(landscape, *thinking, generator, schedule, backend="accumulate" if self.sharded else "auto")
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 
@@ -210,8 +210,16 @@ class ThinkingTask(L.LightningModule):
         return self._trainer is not None and isinstance(self._trainer.strategy, Sharded)
 
     def setup(self, stage: str) -> None:
-        refuse_sharding(self.trainer.strategy)
-        self.trained_recipe()
+        self.check_strategy(self.trainer.strategy)
+
+    def check_strategy(self, strategy: Any) -> None:
+        """Check that the recipe can be trained with a strategy of the trainer.
+
+        Raises:
+            InputError: The strategy, or a setting of the recipe with it, is not supported. The message names it.
+        """
+        refuse_sharding(strategy)
+        self.trained_recipe(isinstance(strategy, Sharded))
 
     def on_fit_start(self) -> None:
         blocks = [part for part in self.modules() if isinstance(part, Block)]
@@ -220,18 +228,18 @@ class ThinkingTask(L.LightningModule):
         for block in blocks:
             block.gradient_checkpointing = self.checkpoint_activations
 
-    def trained_recipe(self) -> Recipe:
-        """Return the recipe with central differences if weights are sharded or activations are checkpointed.
+    def trained_recipe(self, sharded: bool) -> Recipe:
+        """Return the recipe, with central differences if weights are ``sharded`` or activations are checkpointed.
 
         Raises:
             InputError: A setting of the recipe does not allow it. The message names it.
         """
-        if self.sharded and self.recipe.rows_at_once is not None:
+        if sharded and self.recipe.rows_at_once is not None:
             raise InputError(
                 f"recipe.rows_at_once is {self.recipe.rows_at_once}, which sharded weights do not support: leave it out, and "
                 "use smaller batches with trainer.accumulate_grad_batches."
             )
-        reasons = {"a model with sharded weights": self.sharded, "checkpointed activations": self.checkpoint_activations}
+        reasons = {"a model with sharded weights": sharded, "checkpointed activations": self.checkpoint_activations}
         try:
             return next((self.recipe.once(reason) for reason, given in reasons.items() if given), self.recipe)
         except ValueError as error:

@@ -227,6 +227,18 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "unknown logger": (["--loggers=[paper]"], ["loggers", "wandb", "paper"]),
     "folder": (["--out=/proc/run"], ["/proc/run"]),
     "sharded weights": (["--trainer.strategy=deepspeed"], ["deepspeed", "use fsdp"]),
+    "double backward of sharded weights": (
+        ["--trainer.strategy=fsdp", "--model.recipe.second_order=exact"],
+        ["second_order is exact", "sharded weights", "set it to central or auto"],
+    ),
+    "double backward of checkpoints": (
+        ["--model.checkpoint_activations=true", "--model.recipe.second_order=exact"],
+        ["second_order is exact", "checkpointed activations", "set it to central or auto"],
+    ),
+    "float64 with sharded weights": (
+        ["--trainer.strategy=fsdp", "--trainer.precision=64-true"],
+        ["64-true", "sharded weights", "32-true"],
+    ),
     "no such device": (["--trainer.accelerator=tpu"], ["tpu", "choose cpu, or auto"]),
     "no device": (["--trainer.devices=0"], ["trainer.devices", "at least 1"]),
     "too many processes": (["--trainer.accelerator=cpu", "--trainer.devices=5000"], ["5000", "cores"]),

@@ -153,7 +153,7 @@ def train(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
+        limit_val_batches=settings.pop("limit_val_batches", 0),
         callbacks=[*callbacks, *([watch] if resume is None else [])],
         plugins=plugins,
         **settings,
@@ -240,7 +240,14 @@ def ddp(folder: Path) -> None:
 
 
 class Average(EMAWeightAveraging):
-    """What it averages, whole."""
+    """What it averages, whole, and its losses in validations."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.losses: list[float] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.losses.append(trainer.callback_metrics["val/loss"].item())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         super().on_train_end(trainer, pl_module)
@@ -307,8 +314,9 @@ def sharded(folder: Path) -> None:
             save_at=2,
             file=folder / f"{name}.ckpt",
             central=True,
+            **({"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None} if case == "drawn" else {}),
         )
-        found[name] = {"weights": full(task.state_dict()), "average": average.weights}
+        found[name] = {"weights": full(task.state_dict()), "average": average.weights, "validation": average.losses}
     task, _ = train("text", folder, processes=2, updates=6, strategy=Sharded(), central=True, resume=folder / "of-one.ckpt")
     found["after one"] = full(task.state_dict())
     train("text", folder, processes=2, strategy=Sharded(), central=True, save_at=3, file=folder / "of-two.ckpt")

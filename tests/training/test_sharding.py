@@ -77,6 +77,9 @@ def test_sharded_training_is_that_of_ddp_with_the_draws_of_each_process(case: st
         left = found(folder, rank)
         for what in ("weights", "average"):
             assert_same(left[f"{case}-sharded"][what], left[f"{case}-ddp"][what])
+        losses = left[f"{case}-sharded"]["validation"]
+        assert losses == pytest.approx(left[f"{case}-ddp"]["validation"], abs=1e-6)
+        assert len(losses) == (2 if case == "drawn" else 0)
     states = []
     for name in ("sharded", "ddp"):
         path = folder / f"{case}-{name}.ckpt"
