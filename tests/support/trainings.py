@@ -314,9 +314,13 @@ def sharded(folder: Path) -> None:
             save_at=2,
             file=folder / f"{name}.ckpt",
             central=True,
-            **({"limit_val_batches": 1, "val_check_interval": 2, "check_val_every_n_epoch": None} if case == "drawn" else {}),
         )
-        found[name] = {"weights": full(task.state_dict()), "average": average.weights, "validation": average.losses}
+        found[name] = {"weights": full(task.state_dict()), "average": average.weights}
+    for name in ("sharded", "ddp"):
+        average, interval = Average(decay=0.5), {"val_check_interval": 2, "check_val_every_n_epoch": None}
+        strategy = Sharded() if name == "sharded" else name
+        train("drawn", folder, 2, updates=4, strategy=strategy, callbacks=[average], limit_val_batches=1, **interval)
+        found[f"validated-{name}"] = average.losses
     task, _ = train("text", folder, processes=2, updates=6, strategy=Sharded(), central=True, resume=folder / "of-one.ckpt")
     found["after one"] = full(task.state_dict())
     train("text", folder, processes=2, strategy=Sharded(), central=True, save_at=3, file=folder / "of-two.ckpt")
