@@ -198,9 +198,9 @@ def shard(module: nn.Module, mesh: DeviceMesh, precision: str = "32-true", cpu_o
     for block in blocks:
         fully_shard(block, mp_policy=inside, **settings)
         block.register_forward_hook(_reshard)
-    for before, after in pairwise(blocks):  # gather the next block during the work of this one
+    for before, after in pairwise([*blocks[:1], *blocks]):  # gather the next block during the work of this one
         before.set_modules_to_forward_prefetch([after])
-        after.set_modules_to_backward_prefetch([before])
+        after.set_modules_to_backward_prefetch([before])  # of the first, itself: nothing else is gathered in vain
     root: Any = fully_shard(module, mp_policy=outside, **settings)
     root.set_reshard_after_backward(False, recurse=False)  # the passes of a descent are backward passes, too
     root.set_requires_gradient_sync(False, recurse=False)  # until ``finish_backward``

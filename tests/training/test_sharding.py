@@ -68,7 +68,7 @@ def test_one_block_is_gathered_at_a_time(case: str, folder: Path) -> None:
 
 def test_blocks_gathered_in_bfloat16_train_alike(folder: Path) -> None:
     _, watch = trainings.train("text_own", folder, precision="bf16-mixed")
-    assert found(folder, 0)["bf16-mixed"] == pytest.approx(watch.losses, abs=0.02)
+    assert found(folder, 0)["bf16-mixed"] == pytest.approx(watch.losses, rel=5e-3)
 
 
 @pytest.mark.parametrize("case", ["drawn", "images"])

@@ -171,7 +171,8 @@ class ImageSamples(L.Callback):
         if (self.validations - 1) % self.every:
             return
         writers = [logger for logger in trainer.loggers if isinstance(logger, L.pytorch.loggers.TensorBoardLogger)]
-        with torch.inference_mode(False), torch.no_grad(), gathered(pl_module):
+        precision = trainer.precision_plugin.forward_context()  # as in steps, which Lightning runs in it
+        with torch.inference_mode(False), torch.no_grad(), precision, gathered(pl_module):
             if writers and (picture := self._sample(trainer.val_dataloaders, pl_module)) is not None:
                 for logger in writers:
                     logger.experiment.add_image("denoised", picture, trainer.global_step)

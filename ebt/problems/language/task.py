@@ -86,7 +86,7 @@ class TextSamples(L.Callback):
             return
         self.validations += 1
         if (self.validations - 1) % self.every == 0:
-            with torch.no_grad(), gathered(pl_module):
+            with torch.no_grad(), trainer.precision_plugin.forward_context(), gathered(pl_module):
                 text = self.sample(pl_module, tokenizer)  # in all processes, which gather weights together
             pl_module.print(f"  sample: {text!r}")  # only in the first process, as loggers do
             for logger in trainer.loggers:

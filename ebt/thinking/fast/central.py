@@ -132,8 +132,12 @@ class _Central(torch.autograd.Function):
         # backward passes run outside the autocast of the forward pass, on accelerators in threads of their own
         with torch.enable_grad(), torch.autocast(*ctx.autocast):
             leaf = view.detach().requires_grad_()
-            ends = [precise(ctx.energy(leaf + sign * step.to(view.dtype), ctx.told)) for sign in (1, -1)]
-            difference = ((ends[0] - ends[1]) * broadcastable(size / (2 * h), ends[0].dim())).sum()
+            ends = [leaf + sign * step.to(view.dtype) for sign in (1, -1)]
+            if ctx.nudge.cut:  # landscapes that can be cut take several candidates for each context
+                above, below = precise(ctx.energy(torch.cat(ends), ctx.told)).chunk(2)
+            else:
+                above, below = (precise(ctx.energy(end, ctx.told)) for end in ends)
+            difference = ((above - below) * broadcastable(size / (2 * h), above.dim())).sum()
             wanted = (leaf, *ctx.learning)
             if ctx.nudge.accumulates:
                 difference.backward(retain_graph=True)
