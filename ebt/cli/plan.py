@@ -95,6 +95,7 @@ def planned_run(arguments: list[str], vocabulary: int | None) -> PlannedRun:
     accumulate = trainer["accumulate_grad_batches"]
     sizes = (words, data.context_length, data.batch_size)
     sharded = isinstance(supported(cli.config_init["trainer"]["strategy"]), Sharded)
+    task.recipe = task.trained_recipe(sharded)
     return PlannedRun(task, *sizes, accumulate, trainer["max_steps"], precision, str(trainer["accelerator"]), sharded)
 
 
@@ -130,7 +131,14 @@ class Rehearsals:
     def _communication(self, whole: Rehearsal) -> int:
         if self.devices == 1:
             return 0
-        return whole.weights if self.run.sharded else whole.gradients
+        if not self.run.sharded:
+            return whole.gradients
+        blocks = self._model.network.blocks
+        inside = sum(weight.numel() for weight in blocks.parameters())
+        block = inside / len(blocks)
+        # up to two blocks and the gradients of one; all other weights and their gradients
+        gathered = (min(2, len(blocks)) + 1) * block + 2 * (self.parameters - inside)
+        return round(whole.weights * gathered / self.parameters)
 
     def operations_per_token(self) -> float:
         """Return the executed operations per new token, averaged over the numbers of steps and the warm start."""
@@ -170,7 +178,7 @@ class Rehearsals:
         """Return how many of ``rows`` rows have their graphs in memory at the same time, on the configured device."""
         device = "cpu" if self.run.accelerator == "cpu" else "cuda"
         numbers = self.run.context * self._model.network.config.dim
-        together = rows if self.run.recipe is None else rows_together(rows, numbers, device)
+        together = rows if self.run.recipe is None or self.run.sharded else rows_together(rows, numbers, device)
         return min(rows, self._rows_at_once or together)
 
     def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False) -> Rehearsal:
@@ -192,6 +200,7 @@ class Rehearsals:
             model = network.build(vocabulary, run.context, task.recipe, task.steps)
             task.recipe = replace(task.recipe, rows_at_once=group)
             task.model = model.to(torch.bfloat16) if run.precision == "bf16-true" else model
+            task.checkpoint_blocks()
             task.draw_schedule = lambda: schedule  # type: ignore[method-assign]
             task.budget = lambda: 0.0 if warm else 1.0
             words = torch.zeros(rows, run.context, dtype=torch.long)

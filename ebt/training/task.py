@@ -222,6 +222,14 @@ class ThinkingTask(L.LightningModule):
         self.trained_recipe(isinstance(strategy, Sharded))
 
     def on_fit_start(self) -> None:
+        self.checkpoint_blocks()
+
+    def checkpoint_blocks(self) -> None:
+        """Set whether blocks checkpoint their activations.
+
+        Raises:
+            InputError: ``checkpoint_activations`` is true and there are no blocks.
+        """
         blocks = [part for part in self.modules() if isinstance(part, Block)]
         if self.checkpoint_activations and not blocks:
             raise InputError(f"checkpoint_activations is true, but {type(self).__name__} has no ebt.nn blocks: leave it out")
