@@ -22,7 +22,7 @@ from ebt.files import write_whole
 from ebt.problems.folder import save_folder
 from ebt.training.model_task import ModelTask
 from ebt.training.sharded_checkpoints import load_shards
-from ebt.training.sharding import full
+from ebt.training.sharding import collected
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -166,7 +166,7 @@ class Checkpoints(L.Callback):
 
     def _export(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         if isinstance(task, ModelTask):
-            weights = full(task.model.state_dict(), keep=trainer.is_global_zero)
+            weights = collected(task.model.state_dict(), keep=trainer.is_global_zero)
             if trainer.is_global_zero:
                 save_folder(task.model, self.run.model, getattr(trainer.datamodule, "tokenizer", None), weights=weights)
 

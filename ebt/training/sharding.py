@@ -79,9 +79,10 @@ class Sharded(ModelParallelStrategy):
     def model_to_device(self) -> None:
         assert self.lightning_module is not None
         precision = self.lightning_module.trainer.precision
-        averages = [one for one in self.lightning_module.trainer.callbacks if isinstance(one, WeightAveraging)]
-        for module in (self.lightning_module, *(one._average_model.module for one in averages)):
-            shard(module, self.device_mesh["data_parallel"], precision, self.cpu_offload)
+        averages = [one._average_model for one in self.lightning_module.trainer.callbacks if isinstance(one, WeightAveraging)]
+        for module in (self.lightning_module, *(average.module for average in averages if average is not None)):
+            if not isinstance(module, FSDPModule):  # from an earlier fit, validate or test
+                shard(module, self.device_mesh["data_parallel"], precision, self.cpu_offload)
         if self.cpu_offload:  # fully_shard has moved all that belongs on the device
             self.lightning_module._device = self.root_device
         else:
@@ -122,7 +123,7 @@ class Sharded(ModelParallelStrategy):
         if self.distributed_checkpoint and "optimizer_states" in checkpoint:
             save_shards(checkpoint, Path(self.broadcast(filepath)))
             return
-        whole = full(checkpoint, keep=self.is_global_zero)
+        whole = collected(checkpoint, keep=self.is_global_zero)
         if self.is_global_zero:  # the others have taken their part in gathering
             self.checkpoint_io.save_checkpoint(whole, filepath, storage_options)
 
@@ -180,7 +181,8 @@ def shard(module: nn.Module, mesh: DeviceMesh, precision: str = "32-true", cpu_o
             reduced in float32.
         cpu_offload: See ``Sharded``.
     """
-    device = torch.device(mesh.device_type, torch.accelerator.current_device_index()) if mesh.device_type != "cpu" else None
+    kind = mesh.device_type
+    device = None if kind == "cpu" else torch.device(kind, torch.get_device_module(kind).current_device())
     for tensor in chain(module.parameters(), module.buffers()):
         first = tensor.detach().to(device)
         dist.broadcast(first, 0, group=mesh.get_group())
@@ -249,14 +251,20 @@ def finish_backward(module: nn.Module) -> None:
             dist.all_reduce(parameter.grad)
 
 
-def full(tree: Any, keep: bool = True) -> Any:
-    """Replace sharded tensors in nested containers by full ones, or by None unless ``keep``. All processes must call it."""
+def full(tree: Any) -> Any:
+    """Replace sharded tensors in nested containers by full ones. All processes must call it."""
+    return apply_to_collection(tree, DTensor, lambda tensor: tensor.full_tensor())
 
-    def gather(tensor: DTensor) -> Tensor | None:
+
+def collected(tree: Any, keep: bool) -> Any:
+    """Replace sharded tensors in nested containers by full ones on the CPU, or by None unless ``keep``. All processes must call
+    it."""
+
+    def collect(tensor: DTensor) -> Tensor | None:
         whole = tensor.full_tensor()
-        return whole if keep else None
+        return whole.cpu() if keep else None
 
-    return apply_to_collection(tree, DTensor, gather)
+    return apply_to_collection(tree, DTensor, collect)
 
 
 def total_norm(tensors: list[Tensor]) -> Tensor:

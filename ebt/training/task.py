@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torchmetrics import MeanMetric
 
 from ebt.errors import InputError
@@ -219,7 +220,12 @@ class ThinkingTask(L.LightningModule):
             InputError: The strategy, or a setting of the recipe with it, is not supported. The message names it.
         """
         refuse_sharding(strategy)
-        self.trained_recipe(isinstance(strategy, Sharded))
+        sharded = isinstance(strategy, Sharded)
+        if not sharded and isinstance(self, FSDPModule):
+            raise InputError(
+                "The weights are sharded by an earlier training: load its checkpoint or model folder, or use the same trainer."
+            )
+        self.trained_recipe(sharded)
 
     def on_fit_start(self) -> None:
         self.checkpoint_blocks()

@@ -319,7 +319,8 @@ def sharded(folder: Path) -> None:
     for name in ("sharded", "ddp"):
         average, interval = Average(decay=0.5), {"val_check_interval": 2, "check_val_every_n_epoch": None}
         strategy = Sharded() if name == "sharded" else name
-        train("drawn", folder, 2, updates=4, strategy=strategy, callbacks=[average], limit_val_batches=1, **interval)
+        task, _ = train("drawn", folder, 2, updates=4, strategy=strategy, callbacks=[average], limit_val_batches=1, **interval)
+        task.trainer.validate(task, task.trainer.datamodule, verbose=False)
         found[f"validated-{name}"] = average.losses
     task, _ = train("text", folder, processes=2, updates=6, strategy=Sharded(), central=True, resume=folder / "of-one.ckpt")
     found["after one"] = full(task.state_dict())
