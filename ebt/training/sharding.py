@@ -8,6 +8,7 @@ Scalars, such as the step size, are replicated.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -55,6 +56,9 @@ class Sharded(ModelParallelStrategy):
         data_parallel_size: Number of processes. Default: all.
         process_group_backend: See ``ModelParallelStrategy``.
         timeout: See ``ModelParallelStrategy``.
+
+    Raises:
+        InputError: The installed version of torch is too old.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class Sharded(ModelParallelStrategy):
         process_group_backend: str | None = None,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
+        if "ignored_params" not in inspect.signature(fully_shard).parameters:
+            raise InputError(f"sharded weights need torch 2.7 or later, and this is {torch.__version__}: upgrade torch.")
         super().__init__(data_parallel_size, 1, save_distributed_checkpoint, process_group_backend, timeout)
         self.cpu_offload, self.data_parallel_size = cpu_offload, data_parallel_size
         self.distributed_checkpoint = save_distributed_checkpoint

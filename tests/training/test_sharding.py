@@ -17,6 +17,7 @@ from trainings import assert_same, assert_same_updates, found
 
 from ebt.errors import InputError
 from ebt.thinking import Recipe
+from ebt.training import sharding
 from ebt.training.sharded_checkpoints import load_shards, save_shards
 from ebt.training.sharding import Sharded, refuse_sharding, supported
 from ebt.training.task import ResumeWarning
@@ -172,6 +173,12 @@ def test_data_parallel_sharding_by_any_name(strategy: Any) -> None:
 def test_other_sharding_is_refused_with_the_remedy(strategy: Any) -> None:
     with pytest.raises(InputError, match=r"not supported.*use fsdp"):
         supported(strategy)
+
+
+def test_an_old_version_of_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "fully_shard", lambda module: module)
+    with pytest.raises(InputError, match=r"need torch 2\.7"):
+        supported("fsdp")
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp", DDPStrategy(), Sharded()])
