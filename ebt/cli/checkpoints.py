@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import shutil
 import signal
 import sys
 import zipfile
@@ -21,11 +22,13 @@ from ebt.files import write_whole
 from ebt.nn import PAPER
 from ebt.problems.folder import save_folder
 from ebt.training.model_task import ModelTask
-from ebt.training.sharding import gathered
+from ebt.training.sharded_checkpoints import load_shards
+from ebt.training.sharding import collected
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary file in the same folder, then renames it. If writing fails, the previous checkpoint stays intact.
+    Also reads folders of sharded weights.
 
     Lightning's own class writes to the system's temporary folder and copies across file systems.
     """
@@ -34,13 +37,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            folder = target.with_name(f".{target.name}.old") if target.is_dir() else None  # of sharded weights
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                target.rename(folder)
             with write_whole(target) as file:
                 torch.save(checkpoint, file)
+            if folder is not None:
+                shutil.rmtree(folder)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             kept = " The previous checkpoint is intact." if target.exists() else ""
             raise InputError(f"the checkpoint {target} cannot be written ({error}): free some space.{kept}") from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        if Path(path).is_dir():
+            return load_shards(Path(path))
         try:
             return super().load_checkpoint(path, map_location or (lambda storage, _: storage), weights_only)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
@@ -166,9 +177,9 @@ class Checkpoints(L.Callback):
 
     def _export(self, trainer: L.Trainer, task: L.LightningModule) -> None:
         if isinstance(task, ModelTask):
-            with torch.no_grad(), gathered(task):
-                if trainer.is_global_zero:
-                    save_folder(task.model, self.run.model, getattr(trainer.datamodule, "tokenizer", None))
+            weights = collected(task.model.state_dict(), keep=trainer.is_global_zero)
+            if trainer.is_global_zero:
+                save_folder(task.model, self.run.model, getattr(trainer.datamodule, "tokenizer", None), weights=weights)
 
     def _note(self, number: int, frame: Any) -> None:
         if self._signal:

@@ -68,6 +68,7 @@ def _compile(cli: TrainingCLI) -> None:
 
 def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     check_hyperparameters(cli.model, cli.datamodule)
+    cli.model.check_strategy(cli.trainer.strategy)
     cli.model.choose_second_order(cli.trainer)  # refuses what does not fit together
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # check the data before the run folder is created
@@ -78,10 +79,10 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.last if resume else None, weights_only=True)
     except (Stopped, SystemExit) as stop:  # SystemExit: Lightning's answer to a second Ctrl-C
         left = f"Stopped; {run.last} is intact. To continue: ebt fit --resume --out {run.folder}"
-        print(left if run.last.is_file() else "Stopped before the first checkpoint: start again.", file=sys.stderr)
+        print(left if run.last.exists() else "Stopped before the first checkpoint: start again.", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
     except InputError as error:  # for example a full disk
-        if not run.last.is_file():
+        if not run.last.exists():
             raise
         raise InputError(f"{error} Then continue: ebt fit --resume --out {run.folder}") from error
     except (RuntimeError, MemoryError) as error:

@@ -14,6 +14,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElastic
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from ebt.errors import InputError
+from ebt.training.sharding import Sharded
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed")
 
@@ -47,6 +48,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise InputError(
             f"trainer.precision is {precision}, which is not supported on this device (the range of float16 is too small for "
             "gradients of gradients): choose bf16-mixed, bf16-true or 32-true."
+        )
+    if isinstance(settings["strategy"], Sharded) and asked in ("16-mixed", "64-true"):
+        raise InputError(
+            f"trainer.precision is {precision}, which is not supported with sharded weights: choose bf16-mixed, bf16-true or "
+            "32-true."
         )
 
 
@@ -88,7 +94,8 @@ _PARTS = (
     (r"/torch/optim/", "the optimiser's state", f"{_SIZE}, or trainer.precision bf16-true"),
     (r"/ebt/training/task\.py:_evaluate", "an evaluation", "lower data.evaluation_batch_size or model.validation_steps"),
     (r"/ebt/thinking/(geometry|fast/vocabulary|fast/compact)", "the vocabulary", _WORDS),
-    (r"/ebt/training/sharding", "the gathered weights of an update", _SIZE),
+    (r"/torch/distributed/fsdp", "the gathered weights of a block", f"{_SIZE}, or set trainer.precision bf16-mixed"),
+    (r"/ebt/training/sharding", "the gathered tables of words", f"{_SIZE}, or train a tokenizer with fewer tokens"),
     (r":configure_model$", "the model's weights", f"{_SIZE}, or trainer.precision bf16-true"),
     (r"/ebt/problems/\w+/(data|corpora|packing|sources|clips|features)", "the data", "give less data, or set data.streaming"),
     (r"/torch/autograd/|:backward$", "the backward passes", _STEPS),

@@ -29,6 +29,7 @@ from ebt.thinking.fast.adjoint import rows_together
 from ebt.thinking.fast.vocabulary import CHUNK
 from ebt.training.plan import USABLE, Memory, Sizes, floor, largest_batch, parse_bytes, sizes_of, tokens_per_day
 from ebt.training.rehearsal import Rehearsal, Update, extended, rehearse
+from ebt.training.second_order import choose
 from ebt.training.sharding import Sharded, supported
 
 SMALL = 2
@@ -95,10 +96,13 @@ def planned_run(arguments: list[str], vocabulary: int | None) -> PlannedRun:
         raise InputError(f"trainer.precision is {trainer['precision']!r}: choose 32-true, bf16-mixed or bf16-true.")
     words = vocabulary or vocabulary_size(load_tokenizer(data.tokenizer_spec))
     device = "cpu" if trainer["accelerator"] == "cpu" else "cuda"
-    task.recipe = task.recipe.on(device)
     accumulate = trainer["accumulate_grad_batches"]
     sizes = (words, data.context_length, data.batch_size)
-    sharded = isinstance(supported(cli.config_init["trainer"]["strategy"]), Sharded)
+    strategy = supported(cli.config_init["trainer"]["strategy"])
+    task.check_strategy(strategy)
+    sharded = isinstance(strategy, Sharded)
+    causes = {"sharded": sharded, "checkpoints": task.checkpoint_activations}
+    task.recipe = replace(task.recipe, second_order=choose(task.recipe, device, torch.float32, **causes).way)
     return PlannedRun(task, *sizes, accumulate, trainer["max_steps"], precision, device, sharded)
 
 
@@ -138,7 +142,14 @@ class Rehearsals:
     def _communication(self, whole: Rehearsal) -> int:
         if self.devices == 1:
             return 0
-        return whole.weights if self.run.sharded else whole.gradients
+        if not self.run.sharded:
+            return whole.gradients
+        blocks = self._model.network.blocks
+        inside = sum(weight.numel() for weight in blocks.parameters())
+        block = inside / len(blocks)
+        # up to two blocks and the gradients of one; all other weights and their gradients
+        gathered = (min(2, len(blocks)) + 1) * block + 2 * (self.parameters - inside)
+        return round(whole.weights * gathered / self.parameters)
 
     def operations_per_token(self) -> float:
         """Return the executed operations per new token, averaged over the numbers of steps and the warm start."""
@@ -177,7 +188,8 @@ class Rehearsals:
     def _rows_together(self, rows: int) -> int:
         """Return how many of ``rows`` rows have their graphs in memory at the same time, on the planned device."""
         numbers = self.run.context * self._model.network.config.dim
-        together = rows if self.run.recipe is None else rows_together(rows, numbers, self.run.device)
+        alone = self.run.recipe is None or self.run.sharded
+        together = rows if alone else rows_together(rows, numbers, self.run.device)
         return min(rows, self._rows_at_once or together)
 
     def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False) -> Rehearsal:
@@ -199,6 +211,7 @@ class Rehearsals:
             with precision.module_init_context():
                 task.model = network.build(vocabulary, run.context, task.recipe, task.steps)
             task.recipe = replace(task.recipe, rows_at_once=group)
+            task.checkpoint_blocks()
             task.draw_schedule = lambda: schedule  # type: ignore[method-assign]
             task.budget = lambda: 0.0 if warm else 1.0
             words = torch.zeros(rows, run.context, dtype=torch.long)

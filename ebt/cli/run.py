@@ -16,6 +16,7 @@ import yaml
 from ebt.errors import InputError
 from ebt.files import write_json, write_text
 from ebt.nn import PAPER
+from ebt.training.sharded_checkpoints import is_sharded
 
 RECIPE = "recipe.yaml"
 """The configuration in a converted model folder, for ``--config``."""
@@ -110,7 +111,7 @@ class Run:
         run = cls.named(out, name)
         if run is None:
             raise InputError("--resume needs a run: give the --name or --out that it was started with.")
-        if not run.last.is_file():
+        if not run.last.exists():
             raise InputError(f"no checkpoint to resume from: {run.last}. Check the name, or start the run without --resume.")
         return run
 
@@ -127,15 +128,16 @@ class Run:
 
     @classmethod
     def of(cls, checkpoint: str) -> tuple[Run, Path]:
-        """Return the run of a run folder or checkpoint file, and the file; of a folder, the best or the last checkpoint.
+        """Return the run of a run folder or checkpoint, and the checkpoint; of a run folder, the best or the last one.
 
         Raises:
             InputError: ``checkpoint`` is neither.
         """
         path = Path(checkpoint)
-        run = cls(path.resolve().parent.parent if path.is_file() else path)
-        file = path if path.is_file() else run.best if run.best.is_file() else run.last
-        if not run.config.is_file() or not file.is_file():
+        given = path.is_file() or is_sharded(path)
+        run = cls(path.resolve().parent.parent if given else path)
+        file = path if given else run.best if run.best.is_file() else run.last
+        if not run.config.is_file() or not file.exists():
             raise InputError(
                 f"not a run folder: {checkpoint}. Give a run folder of `ebt fit`, with config.yaml and checkpoints/, or a file "
                 "in its checkpoints/."

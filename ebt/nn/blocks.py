@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ebt.nn.config import Conditioning, NetworkConfig
 from ebt.nn.second_order import rms_norm, swiglu
@@ -163,6 +165,11 @@ class Block(nn.Module):
     ``condition`` (D,) or (B, D) is for the adaptive norms of networks with ``conditioning="modulation"``.
     """
 
+    gradient_checkpointing = False
+    """Whether training recomputes activations in backward passes. Only for energies that are differentiated once. This switch
+    and the next attribute are set by ``transformers``' ``gradient_checkpointing_enable()``."""
+    _gradient_checkpointing_func = staticmethod(partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         swiglu = config.block == "llama"
@@ -185,6 +192,12 @@ class Block(nn.Module):
             rotary: Rotations of queries and keys, see ``rotation``.
             condition: Condition of the adaptive norms.
         """
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            found: tuple[Tensor, ...] = self._gradient_checkpointing_func(self._run, x, attend, rotary, condition)
+            return found
+        return self._run(x, attend, rotary, condition)
+
+    def _run(self, x: Tensor, attend: Attend, rotary: Tensor | None, condition: Tensor | None) -> tuple[Tensor, ...]:
         adapted = None if self.modulation is None or condition is None else self.modulation(condition)
         normed = self.attention_norm(x)
         projected = self.attention.project(normed if adapted is None else adapt(normed, *adapted[:2]), rotary)

@@ -34,6 +34,7 @@ def save_folder(
     directory: str | PathLike[str],
     tokenizer: PreTrainedTokenizerBase | None = None,
     extra: Mapping[str, str] | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> Path:
     """Save a model and its tokenizer atomically.
 
@@ -45,6 +46,7 @@ def save_folder(
         directory: Target folder: new, empty or a model folder.
         tokenizer: Tokenizer to save with the model.
         extra: Contents of additional text files by file name.
+        weights: State dictionary to save. Default: the model's own, which must not be sharded.
 
     Raises:
         InputError: If the directory holds something other than a model or cannot be written, or if the vocabulary of the
@@ -62,7 +64,7 @@ def save_folder(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _no_progress_bars():
-            model.save_pretrained(fresh)
+            model.save_pretrained(fresh, state_dict=weights)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
         for name, text in (extra or {}).items():

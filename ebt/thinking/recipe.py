@@ -263,16 +263,22 @@ def supervise(
         steps: Number of steps, or the step index of each step. Default: drawn by the recipe.
         noise: Source of the Langevin noise. Default: independent for each row.
         backend: ``plain`` back-propagates through the whole descent. ``auto`` computes gradients during the descent if the
-            landscape is ``Separable`` (``ebt.thinking.fast.adjoint``).
+            landscape is ``Separable`` (``ebt.thinking.fast.adjoint``). ``accumulate`` is for sharded weights: like ``plain``,
+            but each step adds the gradients of weights to ``grad`` in backward passes of its own (``Nudge.accumulating``).
 
     Returns:
         The loss, and the record of the descent.
+
+    Raises:
+        ValueError: If ``backend`` is ``accumulate`` and gradients of gradients are exact.
     """
     schedule = recipe.draw_schedule(generator) if steps is None else tuple(range(steps)) if isinstance(steps, int) else steps
     alpha = draw_step_size(step_size, start.shape[: geometry.prediction_dims], recipe.step_size_spread, generator, start)
     if noise is None and recipe.noise:
         noise = Rows(draw_integer(0, 2**62, generator))
     nudge = Nudge.of(recipe.second_order, recipe.nudge, geometry, start)
+    if backend == "accumulate":
+        energy, nudge = _accumulating(energy, nudge)
     if backend == "auto" and torch.is_grad_enabled() and not start.requires_grad and update.begin(start) is None:
         from ebt.thinking.fast import adjoint
 
@@ -296,6 +302,18 @@ def supervise(
     )
     losses = torch.stack([mean_loss(geometry, state, target) for state in thought.states])
     return Supervised(losses.mean() if recipe.loss == "every" else losses[-1], losses.detach(), thought)
+
+
+def _accumulating(energy: Energy, nudge: Nudge | None) -> tuple[Energy, Nudge]:
+    """The energy cut from all that does not depend on the candidate, and the nudge that accumulates its gradients."""
+    from ebt.thinking.fast import adjoint
+
+    if nudge is None:
+        raise ValueError("backend accumulate needs central differences: set second_order to central")
+    if not adjoint.separable(energy):
+        return energy, nudge.accumulating((), ())
+    part = cast(Any, energy).separate(slice(None))
+    return part.landscape, nudge.accumulating(part.leaves, part.sources)
 
 
 def mean_loss(geometry: Geometry, state: Tensor, target: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class Memory:
     vocabulary: int
     """Additional activations due to the vocabulary."""
     communication: int
-    """Buffers for all-reduced gradients, or, with sharded weights, the gathered weights of an update."""
+    """Buffers for all-reduced gradients, or, with sharded weights, the gathered weights and their gradients."""
 
     @property
     def total(self) -> int:

@@ -75,6 +75,8 @@ class ResumableLoader(DataLoader[Any]):
     """
 
     progress: Callable[[], tuple[int, float]] | None = None
+    moved: Callable[[int], None] | None = None
+    """Called with the number of batches in the epoch when a restored position has another number than it was saved with."""
     _skip = 0  # batches to skip in the next iteration
     _taken = 0  # batches loaded in this epoch, including skipped ones
 
@@ -89,17 +91,26 @@ class ResumableLoader(DataLoader[Any]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a saved position.
 
+        With a ``ResumableSampler``, the number of processes may differ, and the batch size with it. The epoch then continues
+        after the examples that all processes have taken, rounded down to a whole batch of all processes.
+
         Raises:
-            InputError: The settings differ, so that the order of batches would differ.
+            InputError: Other settings differ, so that the order of examples would differ.
         """
-        if state_dict["conditions"] != self._conditions():
+        saved, now = dict(state_dict["conditions"]), self._conditions()
+        taken = state_dict["batches"] * saved["batch_size"] * saved.get("processes", 1)
+        if isinstance(self.sampler, ResumableSampler) and saved["processes"] != now["processes"]:
+            saved |= {name: now[name] for name in ("batch_size", "processes")}
+        if saved != now:
             raise InputError(
                 f"The checkpoint was written in the middle of an epoch with {state_dict['conditions']}, but now "
-                f"the data have {self._conditions()}: the order of batches would differ. Resume with the same settings."
+                f"the data have {now}: the order of batches would differ. Resume with the same settings."
             )
-        self._skip = self._taken = state_dict["batches"]
+        self._skip = self._taken = taken // (now["batch_size"] * now.get("processes", 1))
         if isinstance(self.sampler, ResumableSampler):
             self.sampler.resume(state_dict["epoch"], self._skip * (self.batch_size or 1))
+        if self._skip != state_dict["batches"] and self.moved is not None:
+            self.moved(self._skip)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator, so that workers and the sampler start at the first batch, after `set_epoch`.
@@ -117,7 +128,9 @@ class ResumableLoader(DataLoader[Any]):
         if isinstance(self.sampler, ResumableSampler):
             order = {"seed": self.sampler.seed, "examples": len(self.sampler.dataset)}  # type: ignore[arg-type]
             return {"batch_size": self.batch_size or 1, "processes": self.sampler.num_replicas, **order}
-        return {"batch_size": self.batch_size or 1, "num_workers": self.num_workers}
+        processes = getattr(self.dataset, "processes", 1)
+        several = {"processes": processes} if processes > 1 else {}
+        return {"batch_size": self.batch_size or 1, "num_workers": self.num_workers, **several}
 
 
 def drawn(dataset: Any, count: int | None, seed: int) -> Any:
@@ -181,9 +194,15 @@ class ResumableData(L.LightningDataModule):
             loading["drop_last"] = len(loading["sampler"]) >= self.batch_size
         loader = ResumableLoader(dataset, **loading)
         if self.trainer:
-            loader.progress = self._batches_trained
+            loader.progress, loader.moved = self._batches_trained, self._recount
         return loader
 
     def _batches_trained(self) -> tuple[int, float]:
         assert self.trainer is not None
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.processed, self.trainer.num_training_batches
+
+    def _recount(self, batches: int) -> None:
+        """Set the trainer's count of batches in a resumed epoch."""
+        assert self.trainer is not None
+        count = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        count.ready = count.started = count.processed = count.completed = batches

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from ebt.errors import InputError
@@ -82,16 +81,16 @@ def choose(
                 "recipe.second_order is exact, but trainer.strategy shards the weights, and double backward needs all at once: "
                 "set recipe.second_order to central or auto, or trainer.strategy to ddp."
             )
+        if checkpoints:
+            raise InputError(
+                "recipe.second_order is exact, but checkpointed activations cannot be differentiated twice: set it to central "
+                "or auto, or checkpoint_activations to false."
+            )
         return SecondOrder("exact", None, reason)
     try:
         return SecondOrder("central", nudge_size(recipe.nudge, dtype), reason)
     except ValueError as error:
         raise InputError(f"recipe.{error}") from error
-
-
-def shards(strategy: Any) -> bool:
-    """Whether a strategy shards the weights during an update."""
-    return isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
 
 
 def computing_dtype(trainer: L.Trainer, module: nn.Module) -> torch.dtype:

@@ -1,80 +1,163 @@
-"""Sharded weights: each process keeps a part of every weight, its gradient and its optimiser state.
+"""Fully sharded data parallelism (FSDP2): each process keeps a part of every weight, its gradient and its optimiser state.
 
-Gradients of gradients do not work with hooks that gather sharded weights layer by layer. So an update gathers all weights once
-before thinking, and the descent, the adjoint and second derivatives see plain tensors. One backward pass through the gathering
-averages the gradients over all processes and shards them again.
+``fully_shard`` gathers the weights of one block at a time, forward and backward, and reduces their gradients at once. It works
+for first derivatives only, so training uses central differences (``ebt.thinking.fast.central``), whose passes are ordinary
+ones. Weights outside of blocks (tables, head, norms) are gathered for a whole step, since a descent uses them between passes.
+Scalars, such as the step size, are replicated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
-from typing import Any
+from datetime import timedelta
+from itertools import chain, pairwise
+from pathlib import Path
+from types import MethodType
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ebt.errors import InputError
+from ebt.nn.blocks import Block
+from ebt.training.sharded_checkpoints import load_shards, save_shards
 
-_NAMES = ("fsdp", "model_parallel")
+_NAMES = ("fsdp", "model_parallel", "fsdp_cpu_offload")
 _REFUSED = ("fsdp", "model_parallel", "modelparallel", "deepspeed", "xla")
 
 
-class Sharded(DDPStrategy):
-    """A strategy that keeps 1/n of the weights, gradients and optimiser state in each of n processes between updates.
+class Sharded(ModelParallelStrategy):
+    """Lightning's strategy for FSDP2, applied to any ``ThinkingTask``: ``--trainer.strategy fsdp``.
 
-    During an update, an evaluation or sampling, each process holds all weights; during an update, also all gradients.
-    Checkpoints have the format of ``ddp``, one file with full tensors. After training, the module has its full weights again.
+    Checkpoints with the optimiser's state are folders to which each process writes its part (``torch.distributed.checkpoint``).
+    Any number of processes can load them, and the files of ``ddp``. Checkpoints of weights only are one file.
+
+    Args:
+        cpu_offload: Whether to keep the sharded weights, gradients and optimiser state in the memory of the CPU.
+        save_distributed_checkpoint: If False, checkpoints with the optimiser's state are one file, too, which the first process
+            assembles.
+        data_parallel_size: Number of processes. Default: all.
+        process_group_backend: See ``ModelParallelStrategy``.
+        timeout: See ``ModelParallelStrategy``.
+
+    Raises:
+        InputError: The installed version of torch is too old.
     """
 
-    def configure_ddp(self) -> None:
-        mesh = init_device_mesh(self.root_device.type, (self.world_size,))
-        for buffer in self.model.buffers():
-            dist.broadcast(buffer, 0)
-        shard(self.model, mesh)
-        for callback in self.model.trainer.callbacks:
-            if isinstance(callback, WeightAveraging):
-                shard(callback._average_model, mesh)
+    def __init__(
+        self,
+        cpu_offload: bool = False,
+        save_distributed_checkpoint: bool = True,
+        data_parallel_size: Literal["auto"] | int = "auto",
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        if "ignored_params" not in inspect.signature(fully_shard).parameters:
+            raise InputError(f"sharded weights need torch 2.7 or later, and this is {torch.__version__}: upgrade torch.")
+        super().__init__(data_parallel_size, 1, save_distributed_checkpoint, process_group_backend, timeout)
+        self.cpu_offload, self.data_parallel_size = cpu_offload, data_parallel_size
+        self.distributed_checkpoint = save_distributed_checkpoint
 
-    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+    def setup_environment(self) -> None:
+        if self.data_parallel_size == "auto":
+            self._data_parallel_size: Any = self.num_nodes * self.num_processes  # Lightning's default is one per machine
+        if self.cpu_offload and self.process_group_backend is None and self.root_device.type == "cuda":
+            self._process_group_backend = "cpu:gloo,cuda:nccl"  # norms of gradients on the CPU are reduced there
+        super().setup_environment()
+
+    def model_to_device(self) -> None:
+        assert self.lightning_module is not None
+        precision = self.lightning_module.trainer.precision
+        averages = [one._average_model for one in self.lightning_module.trainer.callbacks if isinstance(one, WeightAveraging)]
+        for module in (self.lightning_module, *(average.module for average in averages if average is not None)):
+            if not isinstance(module, FSDPModule):  # from an earlier fit, validate or test
+                shard(module, self.device_mesh["data_parallel"], precision, self.cpu_offload)
+        if self.cpu_offload:  # fully_shard has moved all that belongs on the device
+            self.lightning_module._device = self.root_device
+        else:
+            super().model_to_device()
+
+    def post_backward(self, closure_loss: Tensor) -> None:
+        assert self.lightning_module is not None
+        finish_backward(self.lightning_module)
+
+    # Checkpoints: state dictionaries hold sharded tensors under the names and in the layout of an unsharded training
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return self.lightning_module.state_dict()
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        state: dict[str, Any] = getattr(optimizer, "optimizer", optimizer).state_dict()
+        return state
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
             keys = chain.from_iterable(group["params"] for group in saved["param_groups"])
             for parameter, key in zip(parameters, keys, strict=True):
                 state = saved["state"].get(key, {})
-                for name, value in state.items():
-                    if name != "step" and getattr(value, "shape", None) == parameter.shape:
-                        state[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
-        super().load_optimizer_state_dict(checkpoint)
+                state.update({name: _like(value, parameter) for name, value in state.items() if name != "step"})
+            optimizer.load_state_dict(saved)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        def gather(tensor: DTensor) -> Tensor | None:
-            whole = tensor.full_tensor()
-            return whole.cpu() if self.is_global_zero else None  # the first process writes the file
+        if self.distributed_checkpoint and "optimizer_states" in checkpoint:
+            save_shards(checkpoint, Path(self.broadcast(filepath)))
+            return
+        whole = collected(checkpoint, keep=self.is_global_zero)
+        if self.is_global_zero:  # the others have taken their part in gathering
+            self.checkpoint_io.save_checkpoint(whole, filepath, storage_options)
 
-        super().save_checkpoint(apply_to_collection(checkpoint, DTensor, gather), filepath, storage_options)
-
-    def on_train_end(self) -> None:
-        _replace(self.model, lambda parameter: nn.Parameter(parameter.full_tensor(), parameter.requires_grad))
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            checkpoint = load_shards(path, self.device_mesh["data_parallel"])
+        else:
+            checkpoint = self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
+        assert self.lightning_module is not None
+        parameters = dict(self.lightning_module.named_parameters())
+        for part in ("state_dict", "current_model_state"):  # the latter of averaged weights
+            for name, value in checkpoint.get(part, {}).items():
+                checkpoint[part][name] = _like(value, parameters.get(name))
+        return checkpoint
 
 
 def supported(strategy: Any) -> Any:
     """Return the strategy to train with for a requested strategy, a name or an object.
 
     Raises:
-        InputError: The strategy shards weights in a way that breaks gradients of gradients.
+        InputError: The strategy shards weights in a way that is not supported.
     """
     if strategy in _NAMES:
-        return Sharded()
+        return Sharded(cpu_offload=strategy == "fsdp_cpu_offload")
     if type(strategy) is ModelParallelStrategy and strategy._tensor_parallel_size == 1:
-        return Sharded(process_group_backend=strategy.process_group_backend, timeout=strategy._timeout)
+        given = strategy._save_distributed_checkpoint, strategy._data_parallel_size
+        return Sharded(False, *given, process_group_backend=strategy.process_group_backend, timeout=strategy._timeout)
     refuse_sharding(strategy)
     return strategy
 
@@ -88,39 +171,90 @@ def refuse_sharding(strategy: Any) -> None:
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if not isinstance(strategy, Sharded) and any(part in name.lower() for part in _REFUSED):
         raise InputError(
-            f"trainer.strategy is {name}: gradients of gradients fail, or are silently missing, with its sharded weights. "
-            "Use fsdp (in Python strategy=ebt.training.sharding.Sharded()), or a ModelParallelStrategy with "
-            "tensor_parallel_size: 1."
+            f"trainer.strategy is {name}, which is not supported. To shard weights, use fsdp (in Python "
+            "strategy=ebt.training.sharding.Sharded()), or a ModelParallelStrategy with tensor_parallel_size: 1."
         )
 
 
-def shard(module: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard the parameters of the first process along their first dimension, in place. Scalars are replicated."""
+def shard(module: nn.Module, mesh: DeviceMesh, precision: str = "32-true", cpu_offload: bool = False) -> None:
+    """Apply ``fully_shard`` to each block of a module and to the rest, in place. All processes get the weights of the first.
 
-    def part(parameter: nn.Parameter) -> nn.Parameter:
-        placement = Shard(0) if parameter.dim() else Replicate()
-        return nn.Parameter(distribute_tensor(parameter.data, mesh, [placement]), parameter.requires_grad)
+    Args:
+        module: Module that holds all parameters. Use its weights within ``gathered``, and call ``finish_backward`` after each
+            backward pass.
+        mesh: One-dimensional mesh of the processes.
+        precision: Precision of the trainer. With ``bf16-mixed`` the weights of blocks are gathered in bfloat16. Gradients are
+            reduced in float32.
+        cpu_offload: See ``Sharded``.
+    """
+    kind = mesh.device_type
+    device = None if kind == "cpu" else torch.device(kind, torch.get_device_module(kind).current_device())
+    for tensor in chain(module.parameters(), module.buffers()):
+        first = tensor.detach().to(device)
+        dist.broadcast(first, 0, group=mesh.get_group())
+        tensor.data.copy_(first)
+    scalars = {parameter for parameter in module.parameters() if not parameter.dim()}
+    for scalar in scalars:
+        scalar.data = scalar.data.to(device)
+    offload = CPUOffloadPolicy(pin_memory=device is not None) if cpu_offload else OffloadPolicy()
+    reduced = torch.float32 if precision.startswith(("bf16", "16")) else None
+    settings: dict[str, Any] = {"mesh": mesh, "offload_policy": offload, "ignored_params": scalars}
+    outside = MixedPrecisionPolicy(reduce_dtype=reduced, cast_forward_inputs=False)
+    computed = torch.bfloat16 if precision == "bf16-mixed" else None
+    inside = MixedPrecisionPolicy(computed, reduced, cast_forward_inputs=False)
+    blocks: list[Any] = [part for part in module.modules() if isinstance(part, Block)]
+    for block in blocks:
+        fully_shard(block, mp_policy=inside, **settings)
+        block.register_forward_hook(_reshard)
+    for before, after in pairwise([*blocks[:1], *blocks]):  # gather the next block during the work of this one
+        before.set_modules_to_forward_prefetch([after])
+        after.set_modules_to_backward_prefetch([before])  # of the first, itself: nothing else is gathered in vain
+    root: Any = fully_shard(module, mp_policy=outside, **settings)
+    root.set_reshard_after_backward(False, recurse=False)  # the passes of a descent are backward passes, too
+    root.set_requires_gradient_sync(False, recurse=False)  # until ``finish_backward``
+    root.run_hooks = MethodType(_nothing, root)
+    register_fsdp_forward_method(root, "run_hooks")
 
-    _replace(module, part)
+
+def _reshard(block: Any, *_: Any) -> None:
+    """Free the gathered weights of a block after its forward pass. FSDP2 keeps them during a backward pass, in which the
+    passes at nudged candidates run."""
+    block.reshard()
+
+
+def _nothing(module: nn.Module) -> Tensor:
+    """A scalar that requires a gradient, if any is computed."""
+    return torch.zeros((), requires_grad=True) + 0
 
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Replace sharded parameters by full tensors inside the context, which all processes must enter.
+    """Gather the weights outside of blocks inside the context, which all processes must enter.
 
-    The sharded parameters get the mean gradient of all processes. Without sharded parameters, the context does nothing.
+    Blocks gather their own weights in each pass. If ``module`` was not given to ``shard``, the context does nothing.
     """
-    places = [place for place in _places(module) if isinstance(place[-1], DTensor)]
-    sharded = {id(parameter): parameter for *_, parameter in places}
-    found = dict(zip(sharded, _Gather.apply(*sharded.values()) if sharded else (), strict=True))
-    try:
-        for part, name, parameter in places:
-            part._parameters[name] = found[id(parameter)]  # a plain tensor, which the public API does not accept
-        del found
+    root: Any = module
+    if not isinstance(module, FSDPModule):
         yield
-    finally:
-        for part, name, parameter in places:
-            part.register_parameter(name, parameter)
+        return
+    with torch.no_grad():
+        root.run_hooks()
+    yield
+    if not torch.is_grad_enabled():
+        root.reshard()  # else ``finish_backward`` does
+
+
+def finish_backward(module: nn.Module) -> None:
+    """Average the gradients of the weights outside of blocks over all processes, and shard these weights again."""
+    root: Any = module
+    root.set_requires_gradient_sync(True, recurse=False)
+    root.run_hooks().backward()
+    root.set_requires_gradient_sync(False, recurse=False)
+    root.reshard()
+    for parameter in module.parameters():
+        if parameter.grad is not None and not isinstance(parameter, DTensor):
+            parameter.grad /= dist.get_world_size()
+            dist.all_reduce(parameter.grad)
 
 
 def full(tree: Any) -> Any:
@@ -128,38 +262,38 @@ def full(tree: Any) -> Any:
     return apply_to_collection(tree, DTensor, lambda tensor: tensor.full_tensor())
 
 
-class _Gather(torch.autograd.Function):
-    """Gathers sharded tensors; its backward pass averages and shards the gradients. There is a single node for all tensors, so
-    that processes communicate in the same order, including for weights that one of them did not use."""
+def collected(tree: Any, keep: bool) -> Any:
+    """Replace sharded tensors in nested containers by full ones on the CPU, or by None unless ``keep``. All processes must call
+    it."""
 
-    @staticmethod
-    def forward(ctx: Any, *tensors: DTensor) -> tuple[Tensor, ...]:
-        ctx.layouts = [(tensor.device_mesh, tensor.placements) for tensor in tensors]
-        whole = tuple(tensor.full_tensor() for tensor in tensors)
-        ctx.mark_non_differentiable(*(one for one, needed in zip(whole, ctx.needs_input_grad, strict=True) if not needed))
-        return whole
+    def collect(tensor: DTensor) -> Tensor | None:
+        whole = tensor.full_tensor()
+        return whole.cpu() if keep else None
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return tuple(
-            DTensor.from_local(gradient / mesh.size(), mesh, [Partial()]).redistribute(mesh, placements) if needed else None
-            for gradient, (mesh, placements), needed in zip(gradients, ctx.layouts, ctx.needs_input_grad, strict=True)
-        )
+    return apply_to_collection(tree, DTensor, collect)
 
 
-def _places(module: nn.Module) -> list[tuple[nn.Module, str, Any]]:
-    """Return all places (module, name, parameter) of the parameters, including shared ones."""
-    return [
-        (part, name, parameter)
-        for part in module.modules()
-        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False)
-    ]
+def total_norm(tensors: list[Tensor]) -> Tensor:
+    """Norm of all tensors together, sharded or not. All processes must call it."""
+    norms = [full(torch.nn.utils.get_total_norm(kind)) for kind in _kinds(tensors)]
+    return torch.stack([norm.to(norms[0].device) for norm in norms]).norm()
 
 
-def _replace(module: nn.Module, make: Callable[[Any], nn.Parameter]) -> None:
-    """Replace each parameter by ``make(parameter)`` in all its places."""
-    places = _places(module)
-    made = {key: make(parameter) for key, parameter in {id(place[-1]): place[-1] for place in places}.items()}
-    for part, name, parameter in places:
-        part.register_parameter(name, made[id(parameter)])
+def clip_gradients(parameters: list[nn.Parameter], bound: float, norm: Tensor) -> None:
+    """Scale gradients, sharded or not, so that their total ``norm`` is at most ``bound``."""
+    for kind in _kinds(parameters):
+        torch.nn.utils.clip_grads_with_norm_(kind, bound, norm)
+
+
+def _kinds(tensors: list[Any]) -> list[list[Any]]:
+    """Sharded tensors and others, which operations on lists do not mix."""
+    kinds = [[one for one in tensors if isinstance(one, DTensor) is sharded] for sharded in (True, False)]
+    return [kind for kind in kinds if kind]
+
+
+def _like(value: Any, parameter: Tensor | None) -> Any:
+    """A loaded value, sharded as the parameter that it belongs to is."""
+    if not isinstance(parameter, DTensor) or isinstance(value, DTensor) or not isinstance(value, Tensor):
+        return value
+    value = value.to(parameter.to_local().device)
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -6,23 +6,27 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torchmetrics import MeanMetric
 
 from ebt.errors import InputError
 from ebt.evaluation.alarms import ThinkingWarning, alarms
 from ebt.models.exploration import Explored, explore
 from ebt.models.thinking import Thinking
+from ebt.nn.blocks import Block
 from ebt.thinking import Energy, Geometry, Gradient, NonFiniteError, Recipe, StepSize, Thought, Update, supervise
 from ebt.training.optimisation import Optimisation
 from ebt.training.replay import ReplayBuffer
-from ebt.training.second_order import SecondOrder, choose, computing_dtype, shards
-from ebt.training.sharding import full, gathered, refuse_sharding
+from ebt.training.second_order import SecondOrder, choose, computing_dtype
+from ebt.training.sharding import Sharded, clip_gradients, full, gathered, refuse_sharding, total_norm
 
 Batch = dict[str, Tensor]
 Sums = dict[str, tuple[Tensor, Tensor]]
@@ -33,6 +37,14 @@ OPTIMISATION = Optimisation()
 SCHEDULE_SEED = 507_020
 """Separates the random draws shared by all processes from those of each process."""
 _SHARED = "shared"
+RESEEDED = (
+    "The checkpoint was written with world size {}, and this run has world size {}: weights, optimiser, numbers of steps and "
+    "position in the data continue, replay buffers are redistributed, and all other random draws have new seeds."
+)
+
+
+class ResumeWarning(UserWarning):
+    """A resumed run does not continue all random states of the interrupted one."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,8 @@ class ThinkingTask(L.LightningModule):
         steps: Default number of thinking steps in evaluation. Default: the recipe's maximum.
         seed: Seed of starts, numbers of steps, step sizes, noise and replay.
         alarm_every: Number of training batches between checks for alarms (``ebt.evaluation.alarms``).
+        checkpoint_activations: Whether to keep only the inputs of blocks in training and recompute the rest in backward passes.
+            Gradients of gradients are then central differences.
     """
 
     alpha: StepSize
@@ -73,8 +87,6 @@ class ThinkingTask(L.LightningModule):
     """Whether the task supports ``recipe.warm_start``, that is, whether its landscapes have ``unseen()``."""
     compiles = False
     """Whether the model is compiled. Set it before training."""
-    checkpoints = False
-    """Whether landscapes compute activations again in backward passes (activation checkpoints)."""
     second_order: SecondOrder | None = None
     """How training takes gradients of gradients, from the start of a training on."""
 
@@ -86,6 +98,7 @@ class ThinkingTask(L.LightningModule):
         steps: int | None = None,
         seed: int = 0,
         alarm_every: int = 100,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
         if any(number < 1 for number in (*validation_steps, alarm_every, 1 if steps is None else steps)) or seed < 0:
@@ -96,10 +109,13 @@ class ThinkingTask(L.LightningModule):
         if recipe.warm_start and not self.warm_starts:
             raise InputError(f"recipe.warm_start is {recipe.warm_start}: {type(self).__name__} has no warm start; set it to 0")
         self.recipe, self.optimisation, self.seed, self.alarm_every = recipe, optimisation, seed, alarm_every
+        self.checkpoint_activations = checkpoint_activations
         self.steps = recipe.own_steps if steps is None else steps
         self.validation_steps = tuple(sorted({1, self.steps, *validation_steps}))
         self.replay = ReplayBuffer(recipe.replay_size) if recipe.replay_size else None
         self._generators: dict[str, torch.Generator] = {}
+        self._seeded_at = 0
+        """Offset of the seeds of generators, so that they differ from those of earlier processes."""
         self._meters: dict[str, MeanMetric] = {}
         self._alarmed: set[str] = set()
         self.budget: Callable[[], float] | None = None
@@ -160,7 +176,7 @@ class ThinkingTask(L.LightningModule):
             recipe = replace(recipe, second_order="exact", nudge=None)  # the blocks, which see no candidate, are passed once
             start = torch.zeros_like(start)  # the noise of an unseen start would stay in the prediction
         thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, recipe
-        outcome = supervise(landscape, *thinking, generator, schedule)
+        outcome = supervise(landscape, *thinking, generator, schedule, backend="accumulate" if self.sharded else "auto")
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
@@ -190,7 +206,7 @@ class ThinkingTask(L.LightningModule):
     def generator(self, device: torch.device | str) -> torch.Generator:
         """Return the generator of training draws on a device; for ``shared``, the one that is equal in all processes."""
         shared = device == _SHARED
-        kind, own = (_SHARED, SCHEDULE_SEED) if shared else (torch.device(device).type, self.global_rank)
+        kind, own = (_SHARED, SCHEDULE_SEED) if shared else (torch.device(device).type, self.global_rank + self._seeded_at)
         if kind not in self._generators:
             self._generators[kind] = torch.Generator("cpu" if shared else device).manual_seed(self.seed * 1_000_003 + own)
         return self._generators[kind]
@@ -205,21 +221,58 @@ class ThinkingTask(L.LightningModule):
 
     # Training
 
+    @property
+    def sharded(self) -> bool:
+        """Whether weights are sharded across processes."""
+        return self._trainer is not None and isinstance(self._trainer.strategy, Sharded)
+
     def setup(self, stage: str) -> None:
-        refuse_sharding(self.trainer.strategy)
+        self.check_strategy(self.trainer.strategy)
         if stage == "fit":
             self.choose_second_order(self.trainer)
+
+    def check_strategy(self, strategy: Any) -> None:
+        """Check that the task can be trained with a strategy of the trainer.
+
+        Raises:
+            InputError: The strategy, or a setting of the recipe with it, is not supported. The message names it.
+        """
+        refuse_sharding(strategy)
+        sharded = isinstance(strategy, Sharded)
+        if not sharded and isinstance(self, FSDPModule):
+            raise InputError(
+                "The weights are sharded by an earlier training: load its checkpoint or model folder, or use the same trainer."
+            )
+        if sharded and self.recipe.rows_at_once is not None:
+            raise InputError(
+                f"recipe.rows_at_once is {self.recipe.rows_at_once}, which sharded weights do not support: leave it out, and "
+                "use smaller batches with trainer.accumulate_grad_batches."
+            )
 
     def choose_second_order(self, trainer: L.Trainer) -> None:
         """Choose how training takes gradients of gradients with a trainer (``ebt.training.second_order.choose``)."""
         strategy, dtype = trainer.strategy, computing_dtype(trainer, self)
-        how = {"compiles": self.compiles, "sharded": shards(strategy), "checkpoints": self.checkpoints}
+        sharded = isinstance(strategy, Sharded)
+        how = {"compiles": self.compiles, "sharded": sharded, "checkpoints": self.checkpoint_activations}
         self.second_order = choose(self.recipe, strategy.root_device.type, dtype, **how)
 
     def on_fit_start(self) -> None:
+        self.checkpoint_blocks()
         if self.thinks and self.second_order is not None:
             for logger in self.trainer.loggers:
                 logger.log_hyperparams(self.second_order.hyperparameters())
+
+    def checkpoint_blocks(self) -> None:
+        """Set whether blocks checkpoint their activations.
+
+        Raises:
+            InputError: ``checkpoint_activations`` is true and there are no blocks.
+        """
+        blocks = [part for part in self.modules() if isinstance(part, Block)]
+        if self.checkpoint_activations and not blocks:
+            raise InputError(f"checkpoint_activations is true, but {type(self).__name__} has no ebt.nn blocks: leave it out")
+        for block in blocks:
+            block.gradient_checkpointing = self.checkpoint_activations
 
     def learn_and_remember(self, batch: Batch) -> Outcome:
         """Train on a batch together with replayed rows, and add the final states of the batch to the replay buffer."""
@@ -304,7 +357,7 @@ class ThinkingTask(L.LightningModule):
         if gradient_clip_val is not None:
             raise InputError("trainer.gradient_clip_val is set: set optimisation.clip instead")
         named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.grad is not None]
-        norm = full(torch.nn.utils.get_total_norm([parameter.grad for _, parameter in named if parameter.grad is not None]))
+        norm = total_norm([parameter.grad for _, parameter in named if parameter.grad is not None])
         scaled = self.trainer.scaler is not None  # with 16-bit scaling, updates with infinite gradients are skipped
         if not scaled and not torch.isfinite(norm):
             broken = next((n for n, p in named if not full(p.grad.isfinite()).all()), "all weights together")
@@ -313,7 +366,7 @@ class ThinkingTask(L.LightningModule):
                 "Lower optimisation.lr or the step size, or set recipe.clamp."
             )
         if self.optimisation.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_([p for _, p in named], self.optimisation.clip, norm)
+            clip_gradients([parameter for _, parameter in named], self.optimisation.clip, norm)
         self.log("train/gradient_norm", norm, batch_size=1)
 
     # Evaluation
@@ -331,6 +384,11 @@ class ThinkingTask(L.LightningModule):
         self._report("test")
 
     def _evaluate(self, batch: Batch, stage: str, batch_idx: int, dataloader_idx: int) -> None:
+        if self.sharded and self.thinking().stops() is not None:
+            raise InputError(
+                "tolerance and stop are not supported with sharded weights, since processes would take different numbers of "
+                "steps: leave them out, or set trainer.strategy to ddp."
+            )
         # thinking needs gradients, which inference mode disables
         with torch.inference_mode(False), torch.no_grad(), gathered(self):
             batch = {key: value.clone() if value.is_inference() else value for key, value in batch.items()}
@@ -418,20 +476,32 @@ class ThinkingTask(L.LightningModule):
         trainer = self._trainer
         if states is None or (trainer is not None and trainer.state.fn != "fit"):
             return
-        if trainer is not None and len(states) != trainer.world_size:
-            raise InputError(
-                f"The checkpoint was written by {len(states)} processes, but this run has {trainer.world_size}: "
-                "resume with the same number of devices."
-            )
-        own = states[self.global_rank]
-        if (own["replay"] is None) != (self.replay is None):
+        if any((own["replay"] is None) != (self.replay is None) for own in states):
             raise InputError("The checkpoint was written with another recipe.replay_size: resume with the original recipe.")
-        if _SHARED not in own["generators"]:
+        if _SHARED not in states[0]["generators"]:
             raise InputError("The checkpoint is of an older version, which drew the numbers of steps differently: start again.")
-        for kind, state in own["generators"].items():
-            self.generator(self.device if self.device.type == kind else kind).set_state(state.cpu())
+        own, kinds = states[0], [_SHARED]
+        if trainer is None or len(states) == trainer.world_size:
+            own = states[self.global_rank]
+            kinds = list(own["generators"])
+        else:
+            self._seeded_at = SCHEDULE_SEED + checkpoint["global_step"] * 1_009
+            rank_zero_warn(RESEEDED.format(len(states), trainer.world_size), category=ResumeWarning)
+        for kind in kinds:
+            generator = self.generator(self.device if self.device.type == kind else kind)
+            generator.set_state(own["generators"][kind].cpu())
         if self.replay is not None:
-            self.replay.load_state_dict(own["replay"])
+            self.replay.load_state_dict(self._own_replay([state["replay"] for state in states]))
+
+    def _own_replay(self, saved: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the replay buffer of this process from those of all processes that wrote a checkpoint."""
+        processes = 1 if self._trainer is None else self._trainer.world_size
+        if len(saved) == processes:
+            return saved[self.global_rank]
+        rounds = zip_longest(*(one["records"][::-1] for one in saved))
+        newest = [record for turn in rounds for record in turn if record is not None]
+        capacity = saved[0]["capacity"]
+        return {"capacity": capacity, "records": newest[self.global_rank :: processes][:capacity][::-1]}
 
 
 def _rows(batch: Batch) -> int:

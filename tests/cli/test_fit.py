@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,6 +30,7 @@ from ebt.problems.folder import load_folder, load_tokenizer_of
 from ebt.problems.language.corpora import Document
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.tokenizers import train_bpe
+from ebt.training.sharded_checkpoints import is_sharded
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "ebt" / "problems").glob("*/configs/*.yaml"))
@@ -118,11 +121,17 @@ def test_a_run_from_configuration_to_results(text: list[str], tmp_path: Path, ca
     assert "does not match" in capsys.readouterr().err
 
 
-def test_two_processes_with_sharded_weights_leave_a_run_for_one(text: list[str], tmp_path: Path, capsys: Captured) -> None:
-    config = "language/ebt"
-    processes = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=fsdp"]
-    trained = ["--trainer.max_steps=4", "--trainer.val_check_interval=2", "--out=run"]
-    done = program("-m", "ebt.cli.main", "fit", f"--config={config}", *text, *processes, *trained)
+TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.max_steps=4", "--trainer.val_check_interval=2"]
+TWO += ["--config=language/ebt", "--out=run"]
+
+
+def test_torchrun_with_sharded_weights_leaves_a_run_for_one_process(text: list[str], tmp_path: Path, capsys: Captured) -> None:
+    started = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    program = ["-m", "ebt.cli.main", "fit", *text, *TWO, "--trainer.strategy=fsdp"]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *started, *program], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stdout
     assert done.stdout.count("sample: ") == 2
 
@@ -131,8 +140,29 @@ def test_two_processes_with_sharded_weights_leave_a_run_for_one(text: list[str],
     model = load_folder(run, EBTForCausalLM)
     assert all(torch.equal(best[f"model.{name}"], weight) for name, weight in model.state_dict().items())
     assert main(["validate", f"--checkpoint={run}", *one]) == 0
-    assert main(["fit", "--resume", f"--out={run}", *one]) == 2
-    assert "written by 2 processes, but this run has 1" in capsys.readouterr().err
+    assert is_sharded(run / "checkpoints" / "last.ckpt")
+    assert main(["fit", "--resume", f"--out={run}", *one, "--trainer.max_steps=6"]) == 0
+    out, error = capsys.readouterr()
+    assert "continues at update 4" in out
+    assert "with world size 2, and this run has world size 1" in error
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_srun_starts_two_processes(strategy: str, text: list[str], tmp_path: Path) -> None:
+    shared = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "ebt", "SLURM_JOB_ID": "1", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    shared |= {"SLURM_NTASKS_PER_NODE": "2", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": free_port()}
+    arguments = ["-m", "ebt.cli.main", "fit", *text, *TWO, f"--trainer.strategy={strategy}"]
+    tasks = [begin(*arguments, env={**shared, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(2)]
+    first, _ = (task.ended(check=True) for task in tasks)
+    assert "2 x cpu" in first.stdout
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["updates"] == 4
 
 
 MANY = [*SUDOKU, "--trainer.max_steps=120", "--trainer.val_check_interval=50", "--checkpoint_every=4", "--loggers=[csv]"]
@@ -199,7 +229,19 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "unnamed resume": (["--resume"], ["--name"]),
     "unknown logger": (["--loggers=[paper]"], ["loggers", "wandb", "paper"]),
     "folder": (["--out=/proc/run"], ["/proc/run"]),
-    "sharded weights": (["--trainer.strategy=deepspeed"], ["deepspeed", "Use fsdp"]),
+    "sharded weights": (["--trainer.strategy=deepspeed"], ["deepspeed", "use fsdp"]),
+    "double backward of sharded weights": (
+        ["--trainer.strategy=fsdp", "--model.recipe.second_order=exact"],
+        ["second_order is exact", "sharded weights", "set it to central or auto"],
+    ),
+    "double backward of checkpoints": (
+        ["--model.checkpoint_activations=true", "--model.recipe.second_order=exact"],
+        ["second_order is exact", "checkpointed activations", "set it to central or auto"],
+    ),
+    "float64 with sharded weights": (
+        ["--trainer.strategy=fsdp", "--trainer.precision=64-true"],
+        ["64-true", "sharded weights", "32-true"],
+    ),
     "no such device": (["--trainer.accelerator=tpu"], ["tpu", "choose cpu, or auto"]),
     "no device": (["--trainer.devices=0"], ["trainer.devices", "at least 1"]),
     "too many processes": (["--trainer.accelerator=cpu", "--trainer.devices=5000"], ["5000", "cores"]),

@@ -63,7 +63,7 @@ def test_what_does_not_fit_is_told_with_what_would(capsys: Captured) -> None:
         ([*DEVICE, "--batch=0"], ["--batch"]),
         ([*DEVICE, "--tokens=5", "--updates=5"], ["--updates"]),
         ([*DEVICE, "--trainer.max_steps=-1"], ["--tokens"]),
-        ([*DEVICE, "--trainer.strategy=deepspeed"], ["deepspeed", "Use fsdp"]),
+        ([*DEVICE, "--trainer.strategy=deepspeed"], ["deepspeed", "use fsdp"]),
         ([*DEVICE, "--trainer.precision=16-true"], ["16-true", "bf16-mixed"]),
         ([*DEVICE, "--model.network.pretrained=x", "--model.network.size=micro"], ["network.pretrained"]),
         ([*DEVICE, "--model.network.size=huge"], ["'huge'"]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import pytest
 import torch
 from forked import finish, start
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.plugins import DoublePrecision
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ebt.cli.checkpoints import AtomicCheckpointIO
+from ebt.nn.blocks import Block
 from ebt.problems.images.data import ImageDataModule
 from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
 from ebt.problems.language.data import TextDataModule
@@ -34,8 +38,19 @@ RECIPES = {
     "s2": Recipe.s2(**FIXED, noise=0.0, step_size_spread=1.0, replay_size=0, replay_fraction=0.0),
 }
 CASES = (*RECIPES, "feed_forward", "text")
-LANGUAGE = {"text": "s1", "text_own": "own", "text_s2": "s2", "accumulated": "s1", "transformer_pp": None}
-SHARDED_CASES = (*RECIPES, "feed_forward", *LANGUAGE)
+RECIPES["warm"] = Recipe.warm(start_std=0.0, min_steps=2, max_steps=2)
+LANGUAGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "text": ("s1", {}),
+    "text_own": ("own", {"layers": 3}),
+    "text_s2": ("s2", {}),
+    "text_warm": ("warm", {"head": "bilinear"}),
+    "text_prefix": ("own", {"conditioning": "prefix"}),
+    "accumulated": ("s1", {}),
+    "checkpointed": ("own", {"layers": 3}),
+    "offloaded": ("s1", {}),
+    "transformer_pp": ("default", {"kind": "transformer_pp"}),
+}
+SHARDED_CASES = ("own", "s1", "s2", "feed_forward", *LANGUAGE)
 AVERAGED: Any = (
     ("drawn-sharded", "drawn", "sharded", None),
     ("drawn-ddp", "drawn", "ddp", None),
@@ -72,10 +87,8 @@ class Watch(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
         self.gradients.append(gradients(task))
 
-    def on_before_zero_grad(self, trainer: L.Trainer, task: Any, optimizer: Any) -> None:
-        self.clipped = gradients(task)  # those of the last update but one, in the end
-
     def on_train_batch_end(self, trainer: L.Trainer, task: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.clipped = gradients(task)
         self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
         if trainer.global_step == self.save_at and self.file is not None:
             trainer.save_checkpoint(self.file)
@@ -96,9 +109,9 @@ def boards(batch_size: int) -> SudokuDataModule:
 def parts(case: str, batch_size: int, folder: Path) -> tuple[ThinkingTask, L.LightningDataModule]:
     """The task and the data of a case."""
     if case in LANGUAGE:
-        name = LANGUAGE[case]
-        network = LanguageNetwork(kind="transformer_pp" if name is None else "ebt", **SIZES)
-        task = LanguageTask(network, Recipe() if name is None else RECIPES[name], sample_every=0)
+        name, network = LANGUAGE[case]
+        settings = {"sample_every": 0, "checkpoint_activations": case == "checkpointed"}
+        task = LanguageTask(LanguageNetwork(**{**SIZES, **network}), RECIPES.get(name, Recipe()), **settings)
         return task, TextDataModule(str(folder / "text.txt"), context_length=8, batch_size=batch_size, fractions=(1, 0, 0))
     if case == "images":
         images = ImageDataModule(str(folder / "images"), size=8, batch_size=batch_size, fractions=(1, 0, 0))
@@ -117,13 +130,19 @@ def train(
     resume: Path | None = None,
     strategy: Any = "ddp",
     callbacks: Sequence[L.Callback] = (),
+    central: bool = False,
     **settings: Any,
 ) -> tuple[ThinkingTask, Watch]:
-    """Train for a few updates; ``batch_size`` is that of all processes together."""
+    """Train for a few updates; ``batch_size`` is that of all processes together. With ``central``, by central differences in
+    float64, where their rounding errors are small."""
     if case == "accumulated":
         settings["accumulate_grad_batches"], batch_size = 2, batch_size // 2
     task, data = parts(case, batch_size // processes, folder)
     watch = Watch(settings.pop("save_at", None), settings.pop("file", None))
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if central:
+        task.recipe = replace(task.recipe, second_order="central")
+        plugins.append(DoublePrecision())
     trainer = L.Trainer(
         max_steps=updates,
         max_epochs=-1,
@@ -134,8 +153,9 @@ def train(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=0,
+        limit_val_batches=settings.pop("limit_val_batches", 0),
         callbacks=[*callbacks, *([watch] if resume is None else [])],
+        plugins=plugins,
         **settings,
     )
     trainer.fit(task, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -220,38 +240,66 @@ def ddp(folder: Path) -> None:
 
 
 class Average(EMAWeightAveraging):
-    """What it averages, whole."""
+    """What it averages, whole, and its losses in validations."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.losses: list[float] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.losses.append(trainer.callback_metrics["val/loss"].item())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         super().on_train_end(trainer, pl_module)
         self.weights = full(self._average_model.module.state_dict())
 
 
-class AtRest(L.Callback):
-    """The share of the bytes of weights, gradients and the optimiser's state that this process holds between updates."""
+class Shares(L.Callback):
+    """The share of weights, gradients and optimiser state that this process holds between updates, and the largest number of
+    blocks whose weights were gathered at once in a pass."""
+
+    def __init__(self) -> None:
+        self.gathered = 0
+
+    def on_fit_start(self, trainer: L.Trainer, task: Any) -> None:
+        blocks = [part for part in task.modules() if isinstance(part, Block)]
+
+        def count(*_: Any) -> None:
+            whole = sum(not isinstance(block.attention.query.weight, DTensor) for block in blocks)
+            self.gathered = max(self.gathered, whole)
+
+        for block in blocks:
+            block.ffn_norm.register_forward_hook(count)
 
     def on_train_batch_end(self, trainer: L.Trainer, task: Any, *_: Any) -> None:
         states = [value for state in trainer.optimizers[0].state.values() for value in state.values() if value.dim()]
         if not states:  # no update yet
             return
         self.shares = [
-            sum(tensor.to_local().untyped_storage().nbytes() for tensor in tensors) / sum(tensor.nbytes for tensor in tensors)
+            sum(own(tensor).numel() for tensor in tensors) / sum(tensor.numel() for tensor in tensors)
             for tensors in (list(task.parameters()), [parameter.grad for parameter in task.parameters()], states)
         ]
+
+
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that this process holds."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded(folder: Path) -> None:
     """Everything that two processes do with sharded weights; where draws depend on the process, with ``ddp``, too."""
     found: dict[str, Any] = {}
-    at_rest = AtRest()
     for case in SHARDED_CASES:
-        task, watch = train(case, folder, processes=2, strategy=Sharded(), callbacks=[at_rest])
+        shares = Shares()
+        strategy = Sharded(cpu_offload=case == "offloaded")
+        task, watch = train(case, folder, processes=2, strategy=strategy, callbacks=[shares], central=True)
         found[case] = {
             "losses": watch.losses,
             "gradients": watch.gradients,
             "clipped": watch.clipped,
-            "weights": task.state_dict(),
-            "shares": at_rest.shares,
+            "weights": full(task.state_dict()),
+            "shares": shares.shares,
+            "gathered": shares.gathered,
         }
     for name, case, strategy, before in AVERAGED:
         average = Average(decay=0.5)
@@ -265,6 +313,18 @@ def sharded(folder: Path) -> None:
             callbacks=[average],
             save_at=2,
             file=folder / f"{name}.ckpt",
+            central=True,
         )
-        found[name] = {"weights": task.state_dict(), "average": average.weights}
+        found[name] = {"weights": full(task.state_dict()), "average": average.weights}
+    for name in ("sharded", "ddp"):
+        average, interval = Average(decay=0.5), {"val_check_interval": 2, "check_val_every_n_epoch": None}
+        strategy = Sharded() if name == "sharded" else name
+        task, _ = train("drawn", folder, 2, updates=4, strategy=strategy, callbacks=[average], limit_val_batches=1, **interval)
+        task.trainer.validate(task, task.trainer.datamodule, verbose=False)
+        found[f"validated-{name}"] = average.losses
+    task, _ = train("text", folder, processes=2, updates=6, strategy=Sharded(), central=True, resume=folder / "of-one.ckpt")
+    found["after one"] = full(task.state_dict())
+    train("text", folder, processes=2, strategy=Sharded(), central=True, save_at=3, file=folder / "of-two.ckpt")
+    _, watch = train("text_own", folder, processes=2, strategy=Sharded(), precision="bf16-mixed")
+    found["bf16-mixed"] = watch.losses
     torch.save(found, folder / f"found-{task.global_rank}.pt")

@@ -72,6 +72,37 @@ def test_networks_have_the_gradients_of_double_backward(kind: str, variant: str,
     assert_close(taken("central"), taken("exact"), 1e-5)
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+def test_passes_of_their_own_accumulate_the_same_gradients(kind: str, variant: str, recipe: str) -> None:
+    """With an input that learns, and a scaled loss, whose gradients add to earlier ones."""
+    network, table, encoder = make_network(kind, variant, head_std=0.3), make_table(), nn.Linear(WIDTH, WIDTH)
+    made = make_space("compact-restart", table, 2 if kind == "decoder" else 1)
+    start = made.geometry.start((ROWS, PARTS), 1.0, seeded(3))
+    context, target = normal(ROWS, PARTS, WIDTH, seed=7), make_target("compact-restart", ROWS, PARTS)
+    learning = [table, *network.parameters(), *encoder.parameters()]
+    how = replace(RECIPES[recipe](second_order="central"), max_steps=2, min_steps=2)
+
+    def loss(backend: str) -> Tensor:
+        energy = network.encode(encoder(context))
+        return supervise(energy, made.geometry, made.update, start, target, 0.5, how, seeded(4), backend=backend).loss
+
+    for weight in learning:
+        weight.grad = torch.ones_like(weight)
+    (3 * loss("accumulate")).backward()
+    found = torch.cat([weight.grad.flatten() - 1 for weight in learning if weight.grad is not None])
+    assert_close(found, 3 * gradients(loss("plain"), learning), 1e-8)
+
+
+def test_passes_of_their_own_need_central_differences() -> None:
+    energy, start = Waves(ROWS, PARTS), normal(ROWS, PARTS, WIDTH, seed=1)
+    with pytest.raises(ValueError, match="set second_order to central"):
+        ebt.thinking.supervise(
+            energy, ebt.Euclidean(2, (WIDTH,)), ebt.Gradient(), start, start, 0.5, Recipe(second_order="exact"),
+            backend="accumulate",
+        )  # fmt: skip
+
+
 def test_an_energy_of_ones_own_needs_nothing_written_for_it() -> None:
     """Whatever it learns is found: weights of a module, a tensor behind a context, one that it closes over."""
     torch.manual_seed(0)

@@ -127,8 +127,7 @@ def test_sharded_weights_are_shared_out_and_gathered() -> None:
     memory, whole = sharded.memory(2), plain.memory(2)
     for part in ("weights", "gradients", "optimiser"):
         assert getattr(memory, part) == pytest.approx(getattr(whole, part) / 8, abs=1)
-    assert (memory.activations, memory.vocabulary) == (whole.activations, whole.vocabulary)
-    assert memory.communication == whole.weights
+    assert memory.communication == pytest.approx(2 * whole.weights, abs=1)  # its only block, and the rest, with gradients
     assert sharded.peak(2) == memory.total < whole.total == plain.peak(2)
 
 

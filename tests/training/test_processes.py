@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import trainings
@@ -12,7 +13,10 @@ from trainings import assert_same_updates, found
 from ebt.errors import InputError
 from ebt.problems.language.configuration import EBTConfig
 from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.thinking import Recipe
 from ebt.training.sampling import ResumableSampler
+from ebt.training.sharding import full
+from ebt.training.task import ResumeWarning
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -53,9 +57,18 @@ def test_each_process_resumes_with_its_own_draws_and_its_own_replay(folder: Path
     assert not torch.equal(states[0][0], states[1][0])
 
 
-def test_another_number_of_processes_does_not_resume(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"written by 2 processes, but this run has 1: resume with the same number"):
-        trainings.train("drawn", folder, updates=8, resume=folder / "drawn.ckpt")
+def test_another_number_of_processes_resumes_with_new_draws(folder: Path) -> None:
+    saved = torch.load(folder / "drawn.ckpt", weights_only=True)["thinking"]
+    newest = [own["replay"]["records"][-1]["state"] for own in saved]
+    with pytest.warns(ResumeWarning, match="with world size 2, and this run has world size 1"):
+        task, _ = trainings.train("drawn", folder, updates=4, resume=folder / "drawn.ckpt")
+    assert task.replay is not None
+    kept = [record["state"] for record in task.replay.state_dict()["records"]]
+    assert len(kept) == 12
+    assert all(torch.equal(state, other) for state, other in zip(newest[::-1], kept[-2:], strict=True))
+    generators = {name: own["generators"]["cpu"] for name, own in enumerate(saved)}
+    assert not any(torch.equal(task.generator("cpu").get_state(), state) for state in generators.values())
+    assert torch.equal(task.generator("shared").get_state(), saved[0]["generators"]["shared"])
 
 
 def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path: Path) -> None:
@@ -72,9 +85,43 @@ def test_more_processes_than_examples_are_refused() -> None:
         ResumableSampler([0, 1], num_replicas=3)
 
 
-def test_activation_checkpointing_is_refused() -> None:
-    with pytest.raises(InputError, match="gradient_checkpointing"):
-        EBTForCausalLM(EBTConfig(11, 6, **trainings.SIZES)).gradient_checkpointing_enable()
+def test_checkpointed_activations_train_alike_and_are_not_kept() -> None:
+    """Kept tensors are counted in the passes of a step, whose gradients are those without checkpoints."""
+    kept, gradients = [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        config = EBTConfig(16, 8, layers=4, dim=16, heads=2, head_init="unit", recipe={"second_order": "central"})
+        model = EBTForCausalLM(config).train()
+        if checkpointed:
+            model.gradient_checkpointing_enable()
+        numbers = [0]
+
+        def count(tensor: torch.Tensor, numbers: list[int] = numbers) -> torch.Tensor:
+            numbers[0] += tensor.numel()
+            return tensor
+
+        ids = torch.arange(8)[None]
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model(ids, labels=ids, generator=torch.Generator().manual_seed(0)).loss.backward()
+        kept.append(numbers[0])
+        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+    assert kept[1] < kept[0] / 2
+
+
+def test_checkpointed_activations_need_first_derivatives(tmp_path: Path) -> None:
+    ids, model = torch.arange(8)[None], EBTForCausalLM(EBTConfig(16, 8, recipe={"second_order": "exact"}, **trainings.SIZES))
+    model.train().gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match=r"second_order is exact.*central or auto"):
+        model(ids, labels=ids)
+    with pytest.raises(InputError, match="differentiable=False"):
+        model(ids)
+    assert model.eval()(ids).logits is not None
+    trainings.write_text(tmp_path)
+    task, data = trainings.parts("checkpointed", 4, tmp_path)
+    task.recipe = Recipe(second_order="exact")
+    with pytest.raises(InputError, match=r"second_order is exact.*central or auto"):
+        L.Trainer(accelerator="cpu", logger=False, enable_model_summary=False).fit(task, datamodule=data)
 
 
 def test_fully_shard_takes_the_whole_model_or_is_refused() -> None:
@@ -90,5 +137,10 @@ def test_fully_shard_takes_the_whole_model_or_is_refused() -> None:
         fully_shard(parts.network.blocks[0])
         with pytest.raises(InputError, match=r"network\.blocks\.0\..* is sharded"):
             parts(ids, labels=ids)
+        parts.eval()
+        plain = EBTForCausalLM(parts.config)
+        plain.load_state_dict(full(parts.state_dict()))
+        assert torch.equal(parts(ids).logits, plain.eval()(ids).logits)
+        assert torch.equal(parts.generate(ids[:, :2], max_new_tokens=3), plain.generate(ids[:, :2], max_new_tokens=3))
     finally:
         torch.distributed.destroy_process_group()

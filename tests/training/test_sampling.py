@@ -112,3 +112,27 @@ def test_progress_of_the_trainer_counts() -> None:
 def test_other_conditions_are_refused(kind: str, other: dict[str, int]) -> None:
     with pytest.raises(InputError, match="Resume with the same settings"):
         build(kind, **other).load_state_dict(build(kind).state_dict())
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, 3), (1, 6)), ((2, 3), (1, 3)), ((1, 6), (2, 3)), ((1, 3), (2, 3))])
+def test_another_number_of_processes_continues_the_epoch(before: tuple[int, int], after: tuple[int, int]) -> None:
+    """(processes, batch size) before and after: nothing is read twice, up to a batch, and nothing is left out."""
+
+    def loaders(processes: int, size: int) -> list[ResumableLoader]:
+        samplers = (ResumableSampler(range(60), 0, processes, rank) for rank in range(processes))
+        return [ResumableLoader(range(60), batch_size=size, sampler=one) for one in samplers]
+
+    old, new = loaders(*before), loaders(*after)
+    read = [batch for loader in old for batch in islice(epoch(loader, 0), 3)]
+    taken = {int(index) for batch in read for index in batch}
+    moved: list[int] = []
+    for loader in new:
+        loader.moved = moved.append
+        loader.load_state_dict({**old[0].state_dict(), "epoch": 0, "batches": 3})
+    rest = [int(index) for loader in new for batch in epoch(loader, 0) for index in batch]
+    again = len(taken) % (after[0] * after[1])
+    assert len(taken & set(rest)) == again
+    assert taken | set(rest) == set(range(60))
+    assert len(rest) == len(set(rest))
+    batches = len(taken) // (after[0] * after[1])
+    assert moved == ([batches] * after[0] if batches != 3 else [])

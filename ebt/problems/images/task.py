@@ -171,8 +171,9 @@ class ImageSamples(L.Callback):
         if (self.validations - 1) % self.every:
             return
         writers = [logger for logger in trainer.loggers if isinstance(logger, L.pytorch.loggers.TensorBoardLogger)]
-        with torch.inference_mode(False), torch.no_grad(), gathered(pl_module):
-            if writers and trainer.is_global_zero and (picture := self._sample(trainer.val_dataloaders, pl_module)) is not None:
+        precision = trainer.precision_plugin.forward_context()  # as in steps, which Lightning runs in it
+        with torch.inference_mode(False), torch.no_grad(), precision, gathered(pl_module):
+            if writers and (picture := self._sample(trainer.val_dataloaders, pl_module)) is not None:
                 for logger in writers:
                     logger.experiment.add_image("denoised", picture, trainer.global_step)
 

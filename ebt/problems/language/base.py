@@ -70,6 +70,7 @@ class LanguageModel(HubModel, GenerationMixin):
 
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     _input_embed_layer = "embedding"
+    supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
     """``Trainer`` passes ``forward`` the number of scored tokens in all batches of an optimiser update."""
 
@@ -84,8 +85,7 @@ class LanguageModel(HubModel, GenerationMixin):
         """Check the inputs of ``forward`` and return the tokens (B, S), or their embeddings (B, S, D).
 
         Raises:
-            InputError: If neither or both are given, the mask does not match, an argument is not supported, or the weights are
-                sharded by block.
+            InputError: If neither or both are given, the mask does not match, or an argument is not supported.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or (input_ids is not None and inputs_embeds is not None):
@@ -105,8 +105,6 @@ class LanguageModel(HubModel, GenerationMixin):
                 raise InputError("position_ids differ from those implied by attention_mask and the cache: leave them out")
         if asked := [name for name, value in others.items() if value is not None and value is not False]:
             raise InputError(f"forward() does not support {', '.join(asked)}: leave it out")
-        if torch.distributed.is_initialized():
-            check_whole(self)
         return given
 
     def embed(self, given: Tensor) -> Tensor:
@@ -194,9 +192,6 @@ class LanguageModel(HubModel, GenerationMixin):
             model_kwargs["past_key_values"] = GrowingCache()
 
     resize_token_embeddings = _refused("the vocabulary of this model is fixed: train a model with the vocabulary you need")
-    gradient_checkpointing_enable = _refused(
-        "gradient_checkpointing is not supported: use a smaller batch with gradient_accumulation_steps"
-    )
     init_continuous_batching = _refused(
         "continuous batching and cache_implementation='paged' are not supported: pass generate() a batch"
     )
@@ -219,17 +214,20 @@ def positions_of(given: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
 
 
 def check_whole(model: nn.Module) -> None:
-    """Check that a model's weights are not sharded within ``forward``: second-order gradients need all of them at once.
+    """Check that no weights are sharded by block within a ``forward`` that trains through thinking.
 
     Raises:
-        InputError: If a submodule is sharded separately.
+        InputError: If a weight is sharded.
     """
+    if not torch.distributed.is_initialized():
+        return
     from torch.distributed.tensor import DTensor
 
     if name := next((name for name, weight in model.named_parameters() if isinstance(weight, DTensor)), None):
         raise InputError(
-            f"{name} is sharded separately (FSDP2): apply fully_shard to the whole model only, with "
-            "ignored_params={model.step_size.log_scale}, or train with `ebt fit --trainer.strategy fsdp`"
+            f"{name} is sharded separately (FSDP2), and forward() computes gradients of gradients: train with "
+            "`ebt fit --trainer.strategy fsdp`, or apply fully_shard to the whole model only, with "
+            "ignored_params={model.step_size.log_scale}"
         )
 
 

@@ -15,7 +15,7 @@ from ebt.models.base import ThinkingModel, leave_inference_mode
 from ebt.models.configuration import THINKING
 from ebt.models.thinking import Thinking, think
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
-from ebt.problems.language.base import LanguageModel, next_token_loss, positions_of, rescale
+from ebt.problems.language.base import LanguageModel, check_whole, next_token_loss, positions_of, rescale
 from ebt.problems.language.configuration import EBTConfig
 from ebt.thinking import Geometry, Simplex, StepSize, Thought, mean, supervise
 
@@ -152,12 +152,16 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 match the mask.
 
         Raises:
-            InputError: If an option is unknown or out of range, or a mask does not match.
+            InputError: If an option is unknown or out of range, a mask does not match, or weights are sharded by block or
+                activations checkpointed in a training that takes second derivatives.
         """
         asked, cache = {name: options.pop(name, None) for name in THINKING}, past_key_values
         options.pop("record", None)
         given = self.observed(input_ids, inputs_embeds, attention_mask, cache, options)
         wanted = self.wants_states(output_hidden_states)
+        learns = torch.is_grad_enabled() and (self.training if differentiable is None else differentiable)
+        if learns:
+            check_whole(self)
         if self.training and labels is not None and not differentiable:
             output = self._train(given, attention_mask, labels, num_items_in_batch, generator)
             states = self.landscape(given, attention_mask, states=True).stream() if wanted else None
@@ -165,7 +169,8 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             if cache is None and use_cache:
                 cache = DynamicCache()
             how = self.how(thinking, **asked)
-            learns = torch.is_grad_enabled() and (self.training if differentiable is None else differentiable)
+            if learns and self._checkpoints:
+                raise InputError("checkpointed activations cannot be differentiated twice: set differentiable=False")
             if learns and how.stops() is not None:
                 raise InputError("tolerance and stop are for inference only: set differentiable=False, or leave them out")
             context = (given, attention_mask, cache, (logits_to_keep if labels is None else 0) or None)
@@ -202,6 +207,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
     ) -> EBTOutput:
         """Think about S - 1 positions: the token after the last one is not known."""
         recipe, geometry, target = self.config.training_recipe(), self.geometry(), labels[:, 1:]
+        recipe = recipe.once("checkpointed activations") if self._checkpoints else recipe
         landscape = self.landscape(given[:, :-1], None if attention_mask is None else attention_mask[:, :-1])
         start = geometry.start(tuple(target.shape), recipe.start_std, generator)
         outcome = torch.compiler.disable(supervise)(
@@ -210,6 +216,11 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         with torch.no_grad():
             logits = self.logits(outcome.thought, self.thinking.but(rule="lowest"))
         return EBTOutput(rescale(outcome.loss, target, num_items), logits, outcome.thought.energies, outcome.thought.steps)
+
+    @property
+    def _checkpoints(self) -> bool:
+        """Whether activations are checkpointed."""
+        return any(block.gradient_checkpointing for block in self.network.blocks)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Generate tokens with ``transformers``' ``generate``, with all its options and the thinking options of ``forward``.

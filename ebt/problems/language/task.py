@@ -86,8 +86,8 @@ class TextSamples(L.Callback):
             return
         self.validations += 1
         if (self.validations - 1) % self.every == 0:
-            with torch.no_grad(), gathered(pl_module):
-                text = self.sample(pl_module, tokenizer) if trainer.is_global_zero else ""
+            with torch.no_grad(), trainer.precision_plugin.forward_context(), gathered(pl_module):
+                text = self.sample(pl_module, tokenizer)  # in all processes, which gather weights together
             pl_module.print(f"  sample: {text!r}")  # only in the first process, as loggers do
             for logger in trainer.loggers:
                 if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):

@@ -12,7 +12,8 @@ propagation (Scellier and Bengio 2017; Laborieux et al. 2021). Since energies ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -63,6 +64,10 @@ class Nudge:
     """Number of leading dimensions of a view that index predictions. All parts of a prediction are nudged together."""
     learning: tuple[Tensor, ...] | None = None
     """Tensors that energies depend on and that get gradients. None: found in the graph of the energies."""
+    accumulates: bool = False
+    """Whether passes add the gradients of weights to ``grad`` themselves, see ``accumulating``."""
+    cut: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Leaves of the energy, each with the tensor that gets its gradient. Only if it ``accumulates``."""
 
     @classmethod
     def of(cls, way: Way, size: float | None, geometry: Geometry, start: Tensor) -> Nudge | None:
@@ -95,14 +100,30 @@ class Nudge:
             gradient: ``dE/dview``, detached.
         """
         known = self.known(energy)
-        learning = leaves(energies, without=view) if known is None else known
-        found: Tensor = _Central.apply(view, gradient, energy, told, self, *learning)
+        learning = tuple(leaves(energies, without=view)) if known is None else known
+        behind = tuple(source for _, source in self.cut) if self.accumulates else learning
+        anchor = torch.zeros((), requires_grad=self.accumulates)  # else nothing might ask for the passes
+        found: Tensor = _Central.apply(view, gradient, energy, told, self, learning, anchor, *behind)
         return found
 
     def known(self, energy: Any) -> tuple[Tensor, ...] | None:
         """``learning``, by default that of the energy."""
+        if self.accumulates:
+            return tuple(leaf for leaf, _ in self.cut)
         found: tuple[Tensor, ...] | None = getattr(energy, "learning", None) if self.learning is None else self.learning
         return found
+
+    def accumulating(self, leaves: Sequence[Tensor], sources: Sequence[Tensor]) -> Nudge:
+        """The nudge whose passes are backward passes of their own, which add the gradients of weights to ``grad``.
+
+        Sharded weights need this: their hooks reduce and free the gradient of a block at once.
+
+        Args:
+            leaves: Leaves of the energy, such as an encoded context, that stand for tensors with a graph.
+            sources: The tensors behind ``leaves``. The sum of the gradients of all passes flows back to them.
+        """
+        cut = tuple((leaf, source) for leaf, source in zip(leaves, sources, strict=True) if source.requires_grad)
+        return replace(self, accumulates=True, cut=cut)
 
 
 class Passes(Protocol):
@@ -151,7 +172,28 @@ def ends(
 
 def passes_of(energy: Any, nudge: Nudge | None) -> Passes | None:
     """The ``passes`` of an energy, if it has them and the tensors that learn are known."""
-    return None if nudge is None or nudge.known(energy) is None else getattr(energy, "passes", None)
+    unknown = nudge is None or nudge.accumulates or nudge.known(energy) is None
+    return None if unknown else getattr(energy, "passes", None)
+
+
+def _accumulated(
+    energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...]
+) -> list[Tensor | None]:
+    """The same as ``ends``, by a backward pass that adds the gradients of weights to ``grad``."""
+    with torch.enable_grad():
+        leaf = view.detach().requires_grad_()
+        if learning:  # landscapes that can be cut take several candidates for each context
+            above, below = precise(energy(torch.cat((leaf + step, leaf - step)), told)).chunk(2)
+        else:
+            above, below = (precise(energy(leaf + end * step, told)) for end in (1, -1))
+        ((above - below) * broadcastable(factor, above.dim())).sum().backward(retain_graph=True)
+    return [_take(one) for one in (leaf, *learning)]
+
+
+def _take(leaf: Tensor) -> Tensor | None:
+    """The accumulated gradient of a leaf, which is removed."""
+    gradient, leaf.grad = leaf.grad, None
+    return gradient
 
 
 def leaves(output: Tensor, without: Tensor) -> list[Tensor]:
@@ -173,7 +215,9 @@ def leaves(output: Tensor, without: Tensor) -> list[Tensor]:
 
 class _Central(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, view: Tensor, gradient: Tensor, energy: Any, told: int, nudge: Nudge, *learning: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, view: Tensor, gradient: Tensor, energy: Any, told: int, nudge: Nudge, learning: Any, *behind: Tensor
+    ) -> Tensor:
         ctx.energy, ctx.told, ctx.nudge, ctx.learning = energy, told, nudge, learning
         device = view.device.type
         ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
@@ -192,9 +236,9 @@ class _Central(torch.autograd.Function):
         passes = passes_of(ctx.energy, ctx.nudge)
         # backward passes run outside the autocast of the forward pass, on accelerators in threads of their own
         with torch.autocast(*ctx.autocast):
-            pull = ends if passes is None else passes.ends
+            pull = _accumulated if ctx.nudge.accumulates else ends if passes is None else passes.ends
             gradients = pull(ctx.energy, ctx.told, view, step.to(view.dtype), factor, ctx.learning)
-        return gradients[0], None, None, None, None, *gradients[1:]
+        return gradients[0], None, None, None, None, None, None, *gradients[1:]
 
 
 def _norm(tensor: Tensor, dims: int) -> Tensor:
