@@ -10,14 +10,13 @@ import pytest
 import torch
 import trainings
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from small_models import QUIET
 from torch import nn
 
 from ebt.errors import InputError
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
-from ebt.training.second_order import choose, computing_dtype, shards
+from ebt.training.second_order import choose, computing_dtype
 
 AUTO = Recipe()
 EXACT, CENTRAL = Recipe(second_order="exact"), Recipe(second_order="central", nudge=0.1)
@@ -27,7 +26,7 @@ CASES: dict[str, tuple[Recipe, str, dict[str, bool], str]] = {
     "compiled": (AUTO, "cpu", {"compiles": True}, "central differences, nudge 0.005 (auto: --compile)"),
     "sharded": (AUTO, "cuda", {"sharded": True}, "central differences, nudge 0.005 (auto: cuda, sharded weights)"),
     "checkpoints": (AUTO, "cpu", {"checkpoints": True}, "central differences, nudge 0.005 (auto: activation checkpoints)"),
-    "exact": (EXACT, "cuda", {"compiles": True, "checkpoints": True}, "exact (recipe.second_order)"),
+    "exact": (EXACT, "cuda", {"compiles": True}, "exact (recipe.second_order)"),
     "central": (CENTRAL, "cpu", {}, "central differences, nudge 0.1 (recipe.second_order)"),
 }
 
@@ -55,12 +54,6 @@ def test_a_nudge_that_rounding_swallows_is_refused(dtype: torch.dtype, nudge: fl
     assert choose(Recipe(second_order="central", nudge=2 * nudge), "cpu", dtype).nudge == 2 * nudge
 
 
-def test_strategies_that_shard() -> None:
-    assert shards(ModelParallelStrategy())
-    assert not shards(DDPStrategy())
-    assert not shards(SingleDeviceStrategy())
-
-
 @pytest.mark.parametrize(
     ("precision", "weights", "dtype"),
     [
@@ -79,7 +72,7 @@ def test_precision_is_that_of_the_trainer_or_the_lowest_of_the_weights(
 
 def weights(checkpoints: bool = False, folder: Path | None = None, **recipe: Any) -> tuple[SudokuTask, torch.Tensor]:
     task = SudokuTask(SudokuNetwork(**trainings.SIZES, head="bilinear", head_init="xavier"), Recipe(**recipe))
-    task.checkpoints = checkpoints
+    task.checkpoint_activations = checkpoints
     logger = {} if folder is None else {"logger": CSVLogger(folder)}
     trainer = L.Trainer(**{**QUIET, **logger}, max_steps=2, limit_val_batches=0)
     trainer.fit(task, datamodule=trainings.boards(8))
