@@ -2,10 +2,10 @@
 
     python benchmarks/train.py --quick --json train.json
 
-Each contestant trains on batches of 8 x 256 tokens (forward, backward, AdamW) in its own process, by turns. The floor counts
-operations per token, with N weights in the blocks, V words and D width. Transformer++ takes 6 N + 6 V D. An EBT takes 6 N for
-the context, 12 N per thinking step with a gradient (16 N by central differences) and 4 N per step without, 6 V D per state with
-a loss and 4 V D per state without (``ebt.training.plan.floor``, which ``ebt plan`` prints).
+Each contestant trains on batches of 8 x 256 tokens (the last size: 4 x 256), forward, backward and AdamW, in its own process,
+by turns. The floor counts operations per token, with N weights in the blocks, V words and D width. Transformer++ takes 6 N +
+6 V D. An EBT takes 6 N for the context, 12 N per thinking step with a gradient (16 N by central differences) and 4 N per step
+without, 6 V D per state with a loss and 4 V D per state without (``ebt.training.plan.floor``, which ``ebt plan`` prints).
 """
 
 from __future__ import annotations
@@ -50,13 +50,17 @@ class Row:
     heads: int
     layers: int = 6
     batch: int = BATCH
+    ffn_dim: int | None = None
+    """Inner width of the feed-forward layers. None: that of Llama 2."""
 
     @property
     def sizes(self) -> dict[str, Any]:
-        return {"layers": self.layers, "dim": self.dim, "heads": self.heads}
+        inner = -(-8 * self.dim // 3 // 16) * 16 if self.ffn_dim is None else self.ffn_dim
+        return {"layers": self.layers, "dim": self.dim, "heads": self.heads, "ffn_dim": inner}
 
 
-ROWS = (Row(512, 256, 4), Row(4096, 384, 6), Row(50_277, 384, 6))
+ROWS = (Row(512, 256, 4), Row(4096, 384, 6), Row(50_277, 384, 6), Row(512, 256, 4, batch=4, ffn_dim=256))
+"""The last one has the inner width of the paper."""
 SMALL = (Row(512, 128, 4, 2),)
 
 
@@ -95,9 +99,7 @@ def llama(row: Row) -> tuple[Turn, Turn]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"num_hidden_layers": row.layers, "hidden_size": row.dim, "num_attention_heads": row.heads}
-    config = LlamaConfig(
-        vocab_size=row.words, **sizes, intermediate_size=-(-8 * row.dim // 3 // 16) * 16, max_position_embeddings=CONTEXT
-    )
+    config = LlamaConfig(vocab_size=row.words, **sizes, intermediate_size=row.sizes["ffn_dim"], max_position_embeddings=CONTEXT)
     model = LlamaForCausalLM(config)
     return turns(model, row, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
@@ -164,7 +166,7 @@ def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
             row,
             name,
             measured,
-            BATCH * CONTEXT / seconds(measured, clock),
+            row.batch * CONTEXT / seconds(measured, clock),
             seconds(measured, clock) / base,
             known.get(name, known.get(name.partition(",")[0])),
         )
@@ -174,22 +176,22 @@ def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
 
 def show(found: Sequence[Result], console: Console) -> None:
     table = plain_table()
-    for column in ("V", "D", "what", "tokens/s", "/ twin", "floor", "over it", "MB"):
+    for column in ("V", "D", "inner", "what", "tokens/s", "/ twin", "floor", "over it", "MB"):
         table.add_column(column, justify="left" if column == "what" else "right", no_wrap=True)
     for one in found:
         least = ("", "") if one.floor is None else (f"{one.floor:.2f}", f"{one.times_twin / one.floor:.2f}")
         memory = "" if one.measured.memory is None else f"{one.measured.memory:.0f}"
         numbers = (f"{one.tokens_per_second:.0f}", f"{one.times_twin:.2f}", *least, memory)
-        table.add_row(str(one.row.words), str(one.row.dim), one.name, *numbers)
+        table.add_row(str(one.row.words), str(one.row.dim), str(one.row.sizes["ffn_dim"]), one.name, *numbers)
     caption = "/ twin: time over transformer++; MB: peak memory above weights, gradients and optimiser state"
-    print_table(console, f"Training, {BATCH} x {CONTEXT} tokens", table, caption)
+    print_table(console, f"Training on contexts of {CONTEXT} tokens", table, caption)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = options(__doc__)
     parser.add_argument("--only", metavar="A;B;..", help=f"contestants next to transformer++, from {'; '.join(NAMES[1:])}")
-    parser.add_argument("--row", type=int, choices=range(len(ROWS)), metavar="0..2", help="run only one of the sizes")
+    parser.add_argument("--row", type=int, choices=range(len(ROWS)), metavar="0..3", help="run only one of the sizes")
     args, console = parser.parse_args(argv), Console()
     rows = SMALL if args.quick else ROWS if args.row is None else (ROWS[args.row],)
     names = NAMES if args.only is None else ("transformer++", *(name.strip() for name in args.only.split(";")))

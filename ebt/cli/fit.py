@@ -59,7 +59,8 @@ def _check_alone(args: argparse.Namespace) -> None:
 
 
 def _compile(cli: TrainingCLI) -> None:
-    if isinstance(cli.model, SudokuTask) and cli.model.network.kind == "ebt":
+    exact = cli.model.recipe.second_order == "exact"
+    if exact and isinstance(cli.model, SudokuTask) and cli.model.network.kind == "ebt":
         raise InputError(NOTHING)
     if not isinstance(cli.model, ModelTask):
         raise InputError(f"--compile supports only the library's models, not {type(cli.model).__name__}: leave it out.")

@@ -15,7 +15,7 @@ from ebt.models.exploration import Explored
 from ebt.models.thinking import SPACES, UPDATES, Thinking, named
 from ebt.nn import Anchor, Conditioning, Head, HeadInit, network_config
 from ebt.thinking import Energy, Geometry, Recipe, Simplex, StepSize, Update, mean_loss
-from ebt.training.compiling import compile_parts
+from ebt.training.compiling import compile_parts, graphs
 from ebt.training.task import RECIPE, Batch, Outcome, ThinkingTask
 
 _SIZES = ("size", "layers", "dim", "heads", "kv_heads", "ffn_dim")
@@ -244,6 +244,11 @@ class ModelTask(ThinkingTask):
         geometry, target = self.geometry(), self.target(batch)
         losses = torch.stack([mean_loss(geometry, logits, target) for logits in self.passes(batch, len(self.draw_schedule()))])
         return Outcome(losses.mean() if self.recipe.loss == "every" else losses[-1], losses.detach())
+
+    def log_training(self, outcome: Outcome) -> None:
+        super().log_training(outcome)
+        if self.compiles:  # it grows with new shapes and step indices, and then stays
+            self.log("train/graphs", float(graphs(self.model)), batch_size=1)
 
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
         if not self.thinks:

@@ -67,7 +67,8 @@ class ThinkingTask(L.LightningModule):
     does not depend on them. A resumed run equals an uninterrupted one bit for bit.
 
     Logged in training: loss, loss_first and loss_last (after the first and the last step), gain (their difference),
-    energy_first and energy_last (per prediction, before the first and the last step), steps, step_size, gradient_norm and lr.
+    energy_first and energy_last (per prediction, before the first and the last step), steps, step_size, gradient_norm, lr, and
+    with ``compiles`` graphs (the number of compiled graphs).
     Logged in evaluation, as means over all scored parts: loss (at the default number of steps), loss_at_K (after K steps),
     gain, energy_first and energy_last.
 
@@ -292,7 +293,7 @@ class ThinkingTask(L.LightningModule):
                     f"the loss after thinking step {step} at update {self.global_step + 1} is not finite. "
                     "Lower optimisation.lr or the step size, or set optimisation.clip or recipe.clamp."
                 )
-            self._log_training(outcome)
+            self.log_training(outcome)
             if outcome.thought is not None and (batch_idx + 1) % self.alarm_every == 0 and self._warm:
                 self.log("train/alarms", float(self._look_for_alarms(outcome.thought)), batch_size=1)
         return outcome.loss
@@ -316,7 +317,8 @@ class ThinkingTask(L.LightningModule):
             return batch, None
         return {key: torch.cat((value, records[key].to(value))) for key, value in batch.items()}, records["state"]
 
-    def _log_training(self, outcome: Outcome) -> None:
+    def log_training(self, outcome: Outcome) -> None:
+        """Log the values of a training batch."""
         first, last = outcome.losses[0], outcome.losses[-1]
         values: dict[str, Any] = {"loss": outcome.loss.detach(), "lr": self.optimizers().param_groups[0]["lr"]}
         if len(outcome.losses) > 1:

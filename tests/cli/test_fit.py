@@ -257,7 +257,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["--model.recipe.second_order=central", "--model.recipe.nudge=0.01", "--trainer.precision=bf16-true"],
         ["recipe.nudge is 0.01", "bfloat16"],
     ),
-    "nothing to compile": (["--compile", "--name=compiled"], ["--compile has nothing to compile"]),
+    "nothing to compile": (
+        ["--compile", "--name=compiled", "--model.recipe.second_order=exact"],
+        ["--compile has nothing to compile"],
+    ),
 }
 
 

@@ -99,8 +99,8 @@ def test_a_warm_start_is_a_share_of_the_budget() -> None:
     steps = list[float]()
 
     class Note(SudokuTask):
-        def _log_training(self, outcome: Any) -> None:
-            super()._log_training(outcome)
+        def log_training(self, outcome: Any) -> None:
+            super().log_training(outcome)
             steps.append(len(outcome.losses))
 
     data = SudokuDataModule(size=4, train_count=20, train_givens=(6, 9), validation_count=1, test_count=1, test_givens=(6,))
