@@ -70,27 +70,19 @@ def choose(
     Raises:
         InputError: If the recipe's way does not work with the other settings, or its nudge is lost in rounding.
     """
-    causes = {device: device != "cpu", "--compile": compiles, "sharded weights": sharded, "activation checkpoints": checkpoints}
+    once = {"sharded weights": sharded, "checkpointed activations": checkpoints}
+    causes = {device: device != "cpu", "--compile": compiles, **once}
     found = [name for name, holds in causes.items() if holds]
     way, reason = recipe.second_order, "recipe.second_order"
     if way == "auto":
         way, reason = ("central", f"auto: {', '.join(found)}") if found else ("exact", "auto: CPU")
-    if way == "exact":
-        if sharded:
-            raise InputError(
-                "recipe.second_order is exact, but trainer.strategy shards the weights, and double backward needs all at once: "
-                "set recipe.second_order to central or auto, or trainer.strategy to ddp."
-            )
-        if checkpoints:
-            raise InputError(
-                "recipe.second_order is exact, but checkpointed activations cannot be differentiated twice: set it to central "
-                "or auto, or checkpoint_activations to false."
-            )
-        return SecondOrder("exact", None, reason)
     try:
-        return SecondOrder("central", nudge_size(recipe.nudge, dtype), reason)
+        for name, holds in once.items():
+            way = recipe.once(name).second_order if holds else way
+        central = way == "central"
+        return SecondOrder("central" if central else "exact", nudge_size(recipe.nudge, dtype) if central else None, reason)
     except ValueError as error:
-        raise InputError(f"recipe.{error}") from error
+        raise InputError(str(error) if str(error).startswith("recipe.") else f"recipe.{error}") from error
 
 
 def computing_dtype(trainer: L.Trainer, module: nn.Module) -> torch.dtype:

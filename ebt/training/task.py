@@ -177,7 +177,8 @@ class ThinkingTask(L.LightningModule):
             recipe = replace(recipe, second_order="exact", nudge=None)  # the blocks, which see no candidate, are passed once
             start = torch.zeros_like(start)  # the noise of an unseen start would stay in the prediction
         thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, recipe
-        outcome = supervise(landscape, *thinking, generator, schedule, backend="accumulate" if self.sharded else "auto")
+        backend = "auto" if not self.sharded else "plain" if self.starts_warm() else "accumulate"
+        outcome = supervise(landscape, *thinking, generator, schedule, backend=backend)
         return Outcome(outcome.loss, outcome.losses, outcome.thought)
 
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:

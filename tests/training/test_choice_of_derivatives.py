@@ -25,7 +25,7 @@ CASES: dict[str, tuple[Recipe, str, dict[str, bool], str]] = {
     "GPU": (AUTO, "cuda", {}, "central differences, nudge 0.005 (auto: cuda)"),
     "compiled": (AUTO, "cpu", {"compiles": True}, "central differences, nudge 0.005 (auto: --compile)"),
     "sharded": (AUTO, "cuda", {"sharded": True}, "central differences, nudge 0.005 (auto: cuda, sharded weights)"),
-    "checkpoints": (AUTO, "cpu", {"checkpoints": True}, "central differences, nudge 0.005 (auto: activation checkpoints)"),
+    "checkpoints": (AUTO, "cpu", {"checkpoints": True}, "central differences, nudge 0.005 (auto: checkpointed activations)"),
     "exact": (EXACT, "cuda", {"compiles": True}, "exact (recipe.second_order)"),
     "central": (CENTRAL, "cpu", {}, "central differences, nudge 0.1 (recipe.second_order)"),
 }
@@ -41,7 +41,7 @@ def test_the_way_follows_from_where_and_how_training_runs(case: str) -> None:
 
 
 def test_exact_is_refused_with_sharded_weights() -> None:
-    with pytest.raises(InputError, match=r"recipe\.second_order is exact.*to central or auto, or trainer\.strategy to ddp"):
+    with pytest.raises(InputError, match=r"recipe\.second_order is exact.*sharded weights.*to central or auto"):
         choose(EXACT, "cuda", torch.float32, sharded=True)
 
 
@@ -92,4 +92,4 @@ def test_training_obeys_and_loggers_record(tmp_path: Path) -> None:
     first, second = (path.read_text() for path in sorted(tmp_path.rglob("hparams.yaml")))
     assert "second_order/way: exact" in first
     assert "second_order/nudge: 0.005" in second
-    assert "auto: activation checkpoints" in second
+    assert "auto: checkpointed activations" in second
