@@ -113,8 +113,7 @@ def curve(problem: str, recipe: Recipe, compiled: bool, warm: bool = False) -> t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["s1", "full"])
-@pytest.mark.parametrize("problem", CASES)
+@pytest.mark.parametrize(("problem", "recipe"), [*((name, "s1") for name in CASES), ("language", "full")])
 def test_the_whole_step_is_compiled(problem: str, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **more: compiled(function, backend="aot_eager", **more))
