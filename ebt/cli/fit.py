@@ -17,8 +17,6 @@ from ebt.cli.run import Run
 from ebt.cli.terminal import print_table, say
 from ebt.cli.training import TrainingCLI, configure
 from ebt.errors import InputError
-from ebt.problems.sudoku.task import SudokuTask
-from ebt.training.compiling import NOTHING
 from ebt.training.loop import quiet
 from ebt.training.model_task import ModelTask
 from ebt.training.second_order import not_twice, once_only
@@ -59,9 +57,6 @@ def _check_alone(args: argparse.Namespace) -> None:
 
 
 def _compile(cli: TrainingCLI) -> None:
-    exact = cli.model.recipe.second_order == "exact"
-    if exact and isinstance(cli.model, SudokuTask) and cli.model.network.kind == "ebt":
-        raise InputError(NOTHING)
     if not isinstance(cli.model, ModelTask):
         raise InputError(f"--compile supports only the library's models, not {type(cli.model).__name__}: leave it out.")
     cli.model.compiles = True

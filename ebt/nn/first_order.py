@@ -31,19 +31,28 @@ class KernelWarning(UserWarning):
     """A device has no fused attention, and a plain formula with the same result takes its place."""
 
 
-def kernel(device: str, dtype: torch.dtype, masked: bool) -> str | None:
+def kernel(device: torch.device, dtype: torch.dtype, masked: bool, width: int) -> str | None:
     """Name of the fused kernel for a device and precision, or None.
 
     Args:
-        device: Type of the device.
+        device: The device.
         dtype: Precision of the queries.
         masked: Whether another mask than the causal one is needed.
+        width: Width of a head.
     """
-    if device == "cpu":
+    if device.type == "cpu":
         return _CPU if hasattr(_ATEN, _CPU) else None
-    if device != "cuda" or dtype == torch.float64:
+    if device.type != "cuda" or dtype == torch.float64:
         return None
-    return "_scaled_dot_product_flash_attention" if dtype in _HALF and not masked else "_scaled_dot_product_efficient_attention"
+    flash = dtype in _HALF and not masked and width <= 256 and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "_scaled_dot_product_flash_attention" if flash else "_scaled_dot_product_efficient_attention"
+
+
+def aligned(visible: Tensor, like: Tensor) -> Tensor:
+    """Mask (.., S, K) as numbers to add to scores. Rows start at multiples of 8 numbers, as kernels for CUDA need."""
+    length = visible.shape[-1]
+    room = like.new_empty(*visible.shape[:-1], length + -length % 8)[..., :length]
+    return room.fill_(0.0).masked_fill_(~visible, float("-inf"))
 
 
 def attend_once(
@@ -64,14 +73,14 @@ def attend_once(
         None, after a warning, if the device has no fused kernel.
     """
     masked = visible is not None and not causal
-    name = kernel(q.device.type, q.dtype, masked)
+    name = kernel(q.device, q.dtype, masked, q.shape[-1])
     if name is None:
         told = f"no fused attention for {q.dtype} on {q.device.type}: candidates use a plain formula, with the same result"
         warnings.warn(told, KernelWarning, stacklevel=2)
         return None
     mask = None
     if masked and visible is not None:
-        mask = q.new_zeros(()).masked_fill(~visible, float("-inf"))
+        mask = aligned(visible, q)
         mask = mask.expand(len(keys), q.shape[1], -1, -1) if name != _CPU else mask
     width, rows = q.shape[-1], len(keys)
     tensors = [q, k, v, keys, values]

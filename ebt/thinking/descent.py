@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ebt.thinking.fast.central import Nudge, passes_of
+from ebt.thinking.fast.central import Nudge, passes_of, repeatable
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, broadcastable
 from ebt.thinking.stop import Everyone, Stop
@@ -90,7 +90,8 @@ def descend(
         energy = getattr(energy, "once", lambda: energy)()
     with torch.inference_mode(False), torch.set_grad_enabled(gradients != "none"):
         start = start.clone() if start.is_inference() else start
-        alpha, std = per_prediction(step_size, start), per_prediction(noise, start)
+        alpha = per_prediction(step_size, start)
+        std = per_prediction(noise, start) if torch.as_tensor(noise).any() else None
         rows = everyone(backend)(with_step(energy), geometry, start, stop)
         state, memory, states, energies = start, update.begin(start), list[Tensor](), list[Tensor]()
         for i in range(steps):
@@ -148,13 +149,14 @@ def slope(
     told = step if told is None else told
     with torch.enable_grad():
         view = view if second_order and view.requires_grad else view.detach().requires_grad_()
+        again = repeatable(energy, view) if second_order and nudge is not None else energy
         if (passes := passes_of(energy, nudge)) is None:
             energies = evaluated(energy, told, view)
             gradient = _gradient(energy, energies, view, second_order and nudge is None)
         else:
             energies, gradient = passes.first(energy, told, view)
         if second_order and nudge is not None:
-            gradient = nudge.gradient(energy, told, view, energies, gradient)
+            gradient = nudge.gradient(again, told, view, energies, gradient)
     if watch:
         finite(energies, "energy", step)
         finite(gradient, "gradient of the energy", step)

@@ -70,9 +70,9 @@ class Geometry(ABC):
         """Mask of the parts that count in a mean loss, broadcastable to the loss."""
         return torch.ones((), dtype=torch.bool, device=target.device)
 
-    def look(self, state: Tensor, std: Tensor, draw: Source) -> tuple[Tensor, Tensor]:
-        """Add Langevin noise of standard deviation ``std`` (none if 0); return the state and its view."""
-        state = state + std * draw(state) if std.any() else state
+    def look(self, state: Tensor, std: Tensor | None, draw: Source) -> tuple[Tensor, Tensor]:
+        """Add Langevin noise of standard deviation ``std`` (None: no noise); return the state and its view."""
+        state = state if std is None else state + std * draw(state)
         return state, self.view(state)
 
     def per_prediction(self, parts: Tensor) -> Tensor:
@@ -129,11 +129,11 @@ class Projected(Euclidean):
     def pull_back(self, state: Tensor, gradient: Tensor) -> Tensor:
         return gradient if self.weight is None else gradient @ self.weight
 
-    def look(self, state: Tensor, std: Tensor, draw: Source) -> tuple[Tensor, Tensor]:
+    def look(self, state: Tensor, std: Tensor | None, draw: Source) -> tuple[Tensor, Tensor]:
         if self.noise_in == "state":
             return super().look(state, std, draw)
         view = self.view(state)
-        return state, view + std * draw(view) if std.any() else view
+        return state, view if std is None else view + std * draw(view)
 
 
 @dataclass(frozen=True, eq=False)

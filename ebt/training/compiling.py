@@ -14,8 +14,8 @@ from ebt.errors import InputError
 from ebt.nn import EBTDecoder, EBTEncoder
 from ebt.thinking.fast import central
 
-NOTHING = """--compile has nothing to compile: each pass of a bidirectional EBT is differentiated twice, which torch.compile \
-does not support. Leave it out, or set recipe.second_order to central."""
+NOTHING = """--compile has nothing to compile: it compiles a bidirectional EBT only with central differences and whole \
+weights. Leave it out, or set recipe.second_order to central and trainer.strategy to auto or ddp."""
 GRAPHS = 64
 """Largest number of graphs of one function: one for each shape and step index."""
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -15,7 +16,8 @@ from ebt.models.exploration import Explored
 from ebt.models.thinking import SPACES, UPDATES, Thinking, named
 from ebt.nn import Anchor, Conditioning, Head, HeadInit, network_config
 from ebt.thinking import Energy, Geometry, Recipe, Simplex, StepSize, Update, mean_loss
-from ebt.training.compiling import compile_parts, graphs
+from ebt.training.compiling import NOTHING, compile_parts, graphs
+from ebt.training.sharding import Sharded
 from ebt.training.task import RECIPE, Batch, Outcome, ThinkingTask
 
 _SIZES = ("size", "layers", "dim", "heads", "kv_heads", "ffn_dim")
@@ -137,6 +139,8 @@ class ModelTask(ThinkingTask):
 
     model: Any
     prediction_dims = 1
+    bidirectional = False
+    """Whether the parts of a prediction see each other."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -211,8 +215,19 @@ class ModelTask(ThinkingTask):
         if self.thinks:
             self.model.config.check_rows(self.recipe)
         if self.compiles and not self._compiled:
-            compile_parts(self.model, self.thinks and self.second_order is not None and self.second_order.way == "central")
+            compile_parts(self.model, self.thinks and self._compiles_passes(self.sharded))
             self._compiled = True
+
+    def choose_second_order(self, trainer: L.Trainer) -> None:
+        super().choose_second_order(trainer)
+        thinks = getattr(getattr(self, "network", None), "kind", "ebt") == "ebt"
+        sharded = isinstance(trainer.strategy, Sharded)
+        if self.compiles and self.bidirectional and thinks and not self._compiles_passes(sharded):
+            raise InputError(NOTHING)
+
+    def _compiles_passes(self, sharded: bool) -> bool:
+        """Whether ``--compile`` compiles the energy with its gradients."""
+        return self.second_order is not None and self.second_order.way == "central" and not sharded
 
     @property
     def thinks(self) -> bool:

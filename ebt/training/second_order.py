@@ -11,7 +11,7 @@ from torch import nn
 
 from ebt.errors import InputError
 from ebt.thinking import Recipe
-from ebt.thinking.fast.central import nudge_size
+from ebt.thinking.fast.central import nudge_size, way_on
 
 _DTYPES = {
     "64-true": torch.float64,
@@ -70,17 +70,17 @@ def choose(
     Raises:
         InputError: If the recipe's way does not work with the other settings, or its nudge is lost in rounding.
     """
-    once = {"sharded weights": sharded, "checkpointed activations": checkpoints}
-    causes = {device: device != "cpu", "--compile": compiles, **once}
-    found = [name for name, holds in causes.items() if holds]
-    way, reason = recipe.second_order, "recipe.second_order"
-    if way == "auto":
-        way, reason = ("central", f"auto: {', '.join(found)}") if found else ("exact", "auto: CPU")
+    causes = {"--compile": compiles, "sharded weights": sharded, "checkpointed activations": checkpoints}
+    found = [name for name, holds in {device: device != "cpu", **causes}.items() if holds]
+    way, reason = way_on(device, recipe.second_order), "recipe.second_order"
+    if recipe.second_order == "auto":
+        way, reason = "central" if found else way, f"auto: {', '.join(found) or 'CPU'}"
     try:
-        for name, holds in once.items():
-            way = recipe.once(name).second_order if holds else way
-        central = way == "central"
-        return SecondOrder("central" if central else "exact", nudge_size(recipe.nudge, dtype) if central else None, reason)
+        if sharded:
+            recipe.once("a model with sharded weights")
+        if way == "exact":
+            return SecondOrder(way, None, reason)
+        return SecondOrder(way, nudge_size(recipe.nudge, dtype, device), reason)
     except ValueError as error:
         raise InputError(str(error) if str(error).startswith("recipe.") else f"recipe.{error}") from error
 

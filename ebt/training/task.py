@@ -80,7 +80,7 @@ class ThinkingTask(L.LightningModule):
         seed: Seed of starts, numbers of steps, step sizes, noise and replay.
         alarm_every: Number of training batches between checks for alarms (``ebt.evaluation.alarms``).
         checkpoint_activations: Whether to keep only the inputs of blocks in training and recompute the rest in backward passes.
-            Gradients of gradients are then central differences.
+            By default, gradients of gradients are then central differences.
     """
 
     alpha: StepSize

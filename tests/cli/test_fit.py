@@ -234,10 +234,6 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["--trainer.strategy=fsdp", "--model.recipe.second_order=exact"],
         ["second_order is exact", "sharded weights", "set it to central or auto"],
     ),
-    "double backward of checkpoints": (
-        ["--model.checkpoint_activations=true", "--model.recipe.second_order=exact"],
-        ["second_order is exact", "checkpointed activations", "set it to central or auto"],
-    ),
     "float64 with sharded weights": (
         ["--trainer.strategy=fsdp", "--trainer.precision=64-true"],
         ["64-true", "sharded weights", "32-true"],
@@ -256,6 +252,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "nudge, 16 bits": (
         ["--model.recipe.second_order=central", "--model.recipe.nudge=0.01", "--trainer.precision=bf16-true"],
         ["recipe.nudge is 0.01", "bfloat16"],
+    ),
+    "nothing to compile, sharded": (
+        ["--compile", "--trainer.strategy=fsdp"],
+        ["--compile has nothing to compile", "trainer.strategy to auto or ddp"],
     ),
     "nothing to compile": (
         ["--compile", "--name=compiled", "--model.recipe.second_order=exact"],

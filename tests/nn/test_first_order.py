@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ebt.nn.blocks import attend_context_and_self
-from ebt.nn.first_order import KernelWarning, attend_once, kernel
+from ebt.nn.first_order import KernelWarning, aligned, attend_once, kernel
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -74,10 +74,24 @@ def test_a_missing_kernel_is_named() -> None:
         assert attend_once(*tensors, None, True) is None
 
 
-def test_kernels_by_device_and_precision() -> None:
-    assert kernel("cpu", torch.float64, masked=True) is not None
-    assert kernel("cuda", torch.float64, masked=False) is None
-    assert "flash" in str(kernel("cuda", torch.bfloat16, masked=False))
-    assert "efficient" in str(kernel("cuda", torch.bfloat16, masked=True))
-    assert "efficient" in str(kernel("cuda", torch.float32, masked=False))
-    assert kernel("mps", torch.float32, masked=False) is None
+def test_kernels_by_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    capability = [(8, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability[0])
+    assert kernel(cpu, torch.float64, masked=True, width=64) is not None
+    assert kernel(cuda, torch.float64, masked=False, width=64) is None
+    assert "flash" in str(kernel(cuda, torch.bfloat16, masked=False, width=64))
+    for dtype, masked, width in ((torch.bfloat16, True, 64), (torch.bfloat16, False, 512), (torch.float32, False, 64)):
+        assert "efficient" in str(kernel(cuda, dtype, masked, width))
+    capability[0] = (7, 5)  # has no flash kernel
+    assert "efficient" in str(kernel(cuda, torch.float16, masked=False, width=64))
+    assert kernel(torch.device("mps"), torch.float32, masked=False, width=64) is None
+
+
+@pytest.mark.parametrize("shape", [(5, 17), (2, 1, 5, 13), (8, 16)])
+def test_masks_are_aligned_as_kernels_for_cuda_need(shape: tuple[int, ...]) -> None:
+    visible = torch.rand(shape, generator=torch.Generator().manual_seed(0)) > 0.5
+    mask = aligned(visible, torch.empty(0))
+    assert mask.stride(-2) % 8 == 0
+    assert torch.equal(mask == 0, visible)
+    assert torch.equal(mask.isneginf(), ~visible)

@@ -12,7 +12,7 @@ from toys import NETWORKS, SPACES, WIDTH, Waves, conditioning, make_network, mak
 
 import ebt
 from ebt.thinking import Recipe, StepSize, supervise
-from ebt.thinking.fast.central import leaves
+from ebt.thinking.fast.central import SIZES, TF32, leaves, nudge_size
 
 pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.slow]
 
@@ -121,6 +121,44 @@ def test_an_energy_of_ones_own_needs_nothing_written_for_it() -> None:
         return gradients(loss, [*module.parameters(), *encoder.parameters(), scale])
 
     assert_close(taken("central"), taken("exact"))
+
+
+def test_dropout_of_an_energy_of_ones_own_is_the_same_in_all_passes() -> None:
+    module = nn.Sequential(nn.Linear(4, 32), nn.Dropout(0.3), nn.Tanh(), nn.Linear(32, 1))
+
+    def taken(way: str) -> Tensor:
+        torch.manual_seed(1)
+        recipe = Recipe.s1(2, second_order=way)
+        loss = ebt.loss(
+            lambda y: module(y).squeeze(-1) + (y * y).sum(-1), normal(9, 4), recipe=recipe, start=normal(9, 4, seed=3)
+        )
+        return gradients(loss, list(module.parameters()))
+
+    assert_close(taken("central"), taken("exact"))
+
+
+@pytest.mark.parametrize("each", ["part", "row"])
+def test_parts_that_see_each_other_in_an_energy_of_ones_own_are_nudged_together(each: str) -> None:
+    torch.manual_seed(0)
+    attention = nn.Linear(8, 8)
+
+    def energy(y: Tensor) -> Tensor:
+        parts = (((attention(y) @ y.mT).softmax(-1) @ y) * y).sum(-1) + (y * y).sum(-1)
+        return parts if each == "part" else parts.sum(-1)
+
+    def taken(way: str) -> Tensor:
+        recipe = Recipe.s1(2, second_order=way)
+        loss = ebt.loss(energy, normal(3, 6, 8), recipe=recipe, start=normal(3, 6, 8, seed=3), step_size=0.1)
+        return gradients(loss, list(attention.parameters()))
+
+    assert_close(taken("central"), taken("exact"))
+
+
+def test_products_that_round_their_inputs_need_a_larger_nudge(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert nudge_size(None, torch.float32, "cuda") == nudge_size(None, torch.float32) == SIZES[torch.float32]
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert nudge_size(None, torch.float32, "cuda") == TF32
+    assert nudge_size(None, torch.float32) == SIZES[torch.float32]
 
 
 def test_leaves_are_those_that_learn() -> None:

@@ -64,7 +64,7 @@ def test_a_failure_is_told_and_changes_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_bidirectional_ebt_has_nothing_to_compile() -> None:
-    with pytest.raises(InputError, match="differentiated twice"):
+    with pytest.raises(InputError, match="only with central differences"):
         compile_parts(EBTForSudoku(EBTSudokuConfig(4, **trainings.SIZES)))
 
 

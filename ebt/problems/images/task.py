@@ -66,6 +66,8 @@ class DenoisingTask(ModelTask):
     Also logged: psnr, in dB. Energies are means over the patches of an image.
     """
 
+    bidirectional = True
+
     def __init__(
         self,
         network: DenoisingNetwork = NETWORK,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -152,8 +152,8 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
                 match the mask.
 
         Raises:
-            InputError: If an option is unknown or out of range, a mask does not match, or weights are sharded by block or
-                activations checkpointed in a training that takes second derivatives.
+            InputError: If an option is unknown or out of range, a mask does not match, or weights are sharded by block in a
+                training that takes second derivatives.
         """
         asked, cache = {name: options.pop(name, None) for name in THINKING}, past_key_values
         options.pop("record", None)
@@ -169,8 +169,6 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
             if cache is None and use_cache:
                 cache = DynamicCache()
             how = self.how(thinking, **asked)
-            if learns and self._checkpoints:
-                raise InputError("checkpointed activations cannot be differentiated twice: set differentiable=False")
             if learns and how.stops() is not None:
                 raise InputError("tolerance and stop are for inference only: set differentiable=False, or leave them out")
             context = (given, attention_mask, cache, (logits_to_keep if labels is None else 0) or None)
@@ -207,7 +205,8 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
     ) -> EBTOutput:
         """Think about S - 1 positions: the token after the last one is not known."""
         recipe, geometry, target = self.config.training_recipe(), self.geometry(), labels[:, 1:]
-        recipe = recipe.once("checkpointed activations") if self._checkpoints else recipe
+        if self._checkpoints and recipe.second_order == "auto":
+            recipe = replace(recipe, second_order="central")
         landscape = self.landscape(given[:, :-1], None if attention_mask is None else attention_mask[:, :-1])
         start = geometry.start(tuple(target.shape), recipe.start_std, generator)
         outcome = torch.compiler.disable(supervise)(

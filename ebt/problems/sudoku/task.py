@@ -66,6 +66,7 @@ class SudokuTask(ModelTask):
     """
 
     warm_starts = True
+    bidirectional = True
 
     def __init__(
         self,

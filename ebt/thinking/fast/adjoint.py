@@ -208,7 +208,7 @@ class _Seen:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.geometry, name)
 
-    def look(self, state: Tensor, std: Tensor, draw: Source) -> tuple[Tensor, Tensor]:
+    def look(self, state: Tensor, std: Tensor | None, draw: Source) -> tuple[Tensor, Tensor]:
         return state, self.geometry.attach(state, self.known)
 
 

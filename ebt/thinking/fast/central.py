@@ -18,12 +18,15 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from ebt.thinking.geometry import Geometry
 from ebt.thinking.noise import broadcastable, precise
 
 SIZES = {torch.float64: 1e-4, torch.float32: 5e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
 """Nudge for each dtype, relative to the norm of a candidate. It balances truncation error against rounding error."""
+TF32 = 0.1
+"""Nudge for float32 where matrix products round their inputs to 10 bits (``torch.set_float32_matmul_precision``)."""
 LEAST = 1e-3
 """Root mean square of a candidate below which the nudge no longer shrinks."""
 
@@ -43,15 +46,17 @@ def least_nudge(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).eps ** 0.7)
 
 
-def nudge_size(size: float | None, dtype: torch.dtype) -> float:
-    """Size of a nudge relative to the norm of a candidate. Default: that of the precision, ``SIZES``.
+def nudge_size(size: float | None, dtype: torch.dtype, device: str = "cpu") -> float:
+    """Size of a nudge relative to the norm of a candidate. Default: that of the precision, ``SIZES`` or ``TF32``.
 
     Raises:
         ValueError: If ``size`` is lost in rounding.
     """
+    rounded = device == "cuda" and dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
+    own = TF32 if rounded else SIZES[dtype]
     if size is not None and size < (least := least_nudge(dtype)):
-        raise ValueError(f"nudge is {size}, too small for {dtype}: give at least {least:.2g}, or null for {SIZES[dtype]}")
-    return SIZES[dtype] if size is None else size
+        raise ValueError(f"nudge is {size}, too small for {dtype}: give at least {least:.2g}, or null for {own}")
+    return own if size is None else size
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,13 @@ class Nudge:
             return None
         seen = (geometry.weights() or [start])[0]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else seen.dtype
-        return cls(nudge_size(size, dtype), geometry.prediction_dims)
+        return cls(nudge_size(size, dtype, device), geometry.prediction_dims)
 
     def gradient(self, energy: Any, told: int, view: Tensor, energies: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of an energy, differentiable by central differences.
 
         Args:
-            energy: Function of a view and a step index.
+            energy: Function of a view and a step index, as returned by ``repeatable``.
             told: Step index.
             view: What the network sees of candidates (N, *P, D), with the graph of the states.
             energies: Energies at ``view``, with their graph, which is searched for leaves that require gradients.
@@ -103,7 +108,10 @@ class Nudge:
         learning = tuple(leaves(energies, without=view)) if known is None else known
         behind = tuple(source for _, source in self.cut) if self.accumulates else learning
         anchor = torch.zeros((), requires_grad=self.accumulates)  # else nothing might ask for the passes
-        found: Tensor = _Central.apply(view, gradient, energy, told, self, learning, anchor, *behind)
+        # the parts of a row may see each other in an energy of one's own, so they are nudged together
+        nudge = replace(self, prediction_dims=1) if isinstance(energy, Repeated) else self
+        shared = known is None or (self.accumulates and not self.cut)  # passes go through a graph that they did not make
+        found: Tensor = _Central.apply(view, gradient, energy, told, nudge, learning, shared, anchor, *behind)
         return found
 
     def known(self, energy: Any) -> tuple[Tensor, ...] | None:
@@ -126,6 +134,26 @@ class Nudge:
         return replace(self, accumulates=True, cut=cut)
 
 
+class Repeated:
+    """An energy of one's own, which draws the same random numbers in each evaluation, for example for dropout."""
+
+    def __init__(self, energy: Any, view: Tensor) -> None:
+        self.energy, self.state, self.device = energy, torch.get_rng_state(), view.device.type
+        self.devices, self.states = get_device_states(view)
+
+    def __call__(self, view: Tensor, told: int) -> Tensor:
+        with torch.random.fork_rng(self.devices, device_type="cuda" if self.device == "cpu" else self.device):
+            torch.set_rng_state(self.state)
+            set_device_states(self.devices, self.states, device_type=self.device)
+            found: Tensor = self.energy(view, told)
+        return found
+
+
+def repeatable(energy: Any, view: Tensor) -> Any:
+    """The energy, or for one of one's own the same that can be evaluated again. Landscapes of ``ebt.nn`` draw nothing."""
+    return energy if hasattr(energy, "once") else Repeated(energy, view)
+
+
 class Passes(Protocol):
     """What descents evaluate with central differences, for example compiled. An energy may have it as its ``passes``."""
 
@@ -134,10 +162,17 @@ class Passes(Protocol):
         ...
 
     def ends(
-        self, energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...]
+        self,
+        energy: Any,
+        told: int,
+        view: Tensor,
+        step: Tensor,
+        factor: Tensor,
+        learning: tuple[Tensor, ...],
+        shared: bool,
     ) -> list[Tensor | None]:
         """Gradients of ``factor (E(view + step) - E(view - step))`` with respect to the view and ``learning``. ``factor`` has
-        one value per prediction."""
+        one value per prediction. The graph behind the energy stays if it is ``shared`` with others."""
         ...
 
     def hidden(self, network: Any, *inputs: Any) -> Tensor:
@@ -155,7 +190,7 @@ def first(energy: Any, told: int, view: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ends(
-    energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...]
+    energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...], shared: bool
 ) -> list[Tensor | None]:
     """See ``Passes``. The ends are evaluated one after the other, so that one graph is in memory."""
     with torch.enable_grad():
@@ -164,7 +199,7 @@ def ends(
         def pull(end: int) -> tuple[Tensor | None, ...]:
             energies = precise(energy(leaf + end * step, told))
             slope = broadcastable(end * factor, energies.dim()).expand_as(energies)
-            return torch.autograd.grad(energies, (leaf, *learning), slope, retain_graph=True, allow_unused=True)
+            return torch.autograd.grad(energies, (leaf, *learning), slope, retain_graph=shared, allow_unused=True)
 
         pairs = zip(pull(1), pull(-1), strict=True)
         return [one if two is None else two if one is None else one + two for one, two in pairs]
@@ -177,7 +212,7 @@ def passes_of(energy: Any, nudge: Nudge | None) -> Passes | None:
 
 
 def _accumulated(
-    energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...]
+    energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...], shared: bool
 ) -> list[Tensor | None]:
     """The same as ``ends``, by a backward pass that adds the gradients of weights to ``grad``."""
     with torch.enable_grad():
@@ -186,7 +221,7 @@ def _accumulated(
             above, below = precise(energy(torch.cat((leaf + step, leaf - step)), told)).chunk(2)
         else:
             above, below = (precise(energy(leaf + end * step, told)) for end in (1, -1))
-        ((above - below) * broadcastable(factor, above.dim())).sum().backward(retain_graph=True)
+        ((above - below) * broadcastable(factor, above.dim())).sum().backward(retain_graph=shared)
     return [_take(one) for one in (leaf, *learning)]
 
 
@@ -216,9 +251,17 @@ def leaves(output: Tensor, without: Tensor) -> list[Tensor]:
 class _Central(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, view: Tensor, gradient: Tensor, energy: Any, told: int, nudge: Nudge, learning: Any, *behind: Tensor
+        ctx: Any,
+        view: Tensor,
+        gradient: Tensor,
+        energy: Any,
+        told: int,
+        nudge: Nudge,
+        learning: Any,
+        shared: bool,
+        *behind: Tensor,
     ) -> Tensor:
-        ctx.energy, ctx.told, ctx.nudge, ctx.learning = energy, told, nudge, learning
+        ctx.energy, ctx.told, ctx.nudge, ctx.learning, ctx.shared = energy, told, nudge, learning, shared
         device = view.device.type
         ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         ctx.save_for_backward(view)
@@ -237,8 +280,8 @@ class _Central(torch.autograd.Function):
         # backward passes run outside the autocast of the forward pass, on accelerators in threads of their own
         with torch.autocast(*ctx.autocast):
             pull = _accumulated if ctx.nudge.accumulates else ends if passes is None else passes.ends
-            gradients = pull(ctx.energy, ctx.told, view, step.to(view.dtype), factor, ctx.learning)
-        return gradients[0], None, None, None, None, None, None, *gradients[1:]
+            gradients = pull(ctx.energy, ctx.told, view, step.to(view.dtype), factor, ctx.learning, ctx.shared)
+        return gradients[0], None, None, None, None, None, None, None, *gradients[1:]
 
 
 def _norm(tensor: Tensor, dims: int) -> Tensor:
