@@ -19,6 +19,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -32,13 +33,14 @@ from rich.console import Console
 from torch import Tensor
 
 from ebt.cli.terminal import plain_table, print_table
+from ebt.errors import InputError
 from ebt.files import write_json
 from ebt.nn import SIZES
 from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.thinking import Recipe, supervise
-from ebt.training.compiling import compile_parts, graphs
+from ebt.training.compiling import CompileWarning, compile_parts, graphs
 from ebt.training.plan import floor, sizes_of
 
 TWIN = "transformer++"
@@ -156,21 +158,24 @@ def measure(case: Case, device: torch.device, rounds: int) -> dict[str, Any]:
     """Speed and memory of an update, or the reason why it does not run."""
     started = time.monotonic()
     try:
-        trainee = case.make(device)
-        optimiser = torch.optim.AdamW(trainee.model.parameters(), lr=1e-4, fused=True)
+        with warnings.catch_warnings(action="error", category=CompileWarning):  # it would run uncompiled
+            trainee = case.make(device)
+            optimiser = torch.optim.AdamW(trainee.model.parameters(), lr=1e-4, fused=True)
 
-        def update() -> None:
-            optimiser.zero_grad()
-            trainee.loss().backward()
-            optimiser.step()
+            def update() -> None:
+                optimiser.zero_grad()
+                trainee.loss().backward()
+                optimiser.step()
 
-        update()
-        update()
-        prepared = time.monotonic() - started
-        base = reset_peak(device)
-        times = [timed(update, device) for _ in range(rounds)]
+            update()
+            update()
+            prepared = time.monotonic() - started
+            base = reset_peak(device)
+            times = [timed(update, device) for _ in range(rounds)]
     except torch.OutOfMemoryError:
         return {"failed": "out of memory"}
+    except (CompileWarning, InputError) as error:
+        return {"failed": str(error)}
     tokens = case.rows * case.context
     return {
         "seconds": median(times),
@@ -257,7 +262,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             "yes" if case["compiled"] else "",
         )
         if "failed" in one:
-            table.add_row(*first, one["failed"])
+            table.add_row(*first, "failed")
             continue
         twin = twins.get(twin_key(case)) or twins.get(twin_key({**case, "compiled": False}))
         memory = "" if one["memory"] is None else f"{one['memory']:,.0f}"
@@ -266,6 +271,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         table.add_row(*first, f"{one['tokens_per_second']:,.0f}", ratio, f"{share:.2f}", memory)
     caption = "/ twin: time over transformer++ with the same kernels; MB: peak above what is allocated between updates"
     print_table(console, f"Training on {found['device']}", table, caption)
+    for reason in sorted({one["failed"] for one in found["speed"] if "failed" in one}):
+        console.print(f"failed: {reason}", highlight=False, markup=False)
 
 
 def twin_key(case: dict[str, Any]) -> tuple[Any, ...]:
@@ -280,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("no CUDA device: give --device cpu, or run the benchmark where there is one", highlight=False)
         return 2
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    settings = {"device": name, "torch": torch.__version__, "words": WORDS, "tokens": args.tokens}
+    settings = {"device": name, "torch": torch.__version__, "words": WORDS, "tokens": args.tokens, "given_peak": args.peak}
     path, deadline = Path(args.json), time.monotonic() + 60 * args.minutes
     found = json.loads(path.read_text()) if path.is_file() else {}
     if {key: found.get(key) for key in settings} != settings:

@@ -37,14 +37,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            folder = target.with_name(f".{target.name}.old") if target.is_dir() else None  # of sharded weights
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-                target.rename(folder)
-            with write_whole(target) as file:
+            whole = target.with_name(f".{target.name}.new") if target.is_dir() else target
+            with write_whole(whole) as file:
                 torch.save(checkpoint, file)
-            if folder is not None:
-                shutil.rmtree(folder)
+            if whole != target:
+                _replace_folder(target, whole)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             kept = " The previous checkpoint is intact." if target.exists() else ""
             raise InputError(f"the checkpoint {target} cannot be written ({error}): free some space.{kept}") from error
@@ -58,6 +55,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             foreign = re.search(r"GLOBAL (\S+)", str(error))
             held = f"it contains {foreign[1]}, not only tensors and plain values" if foreign else "copy it again or use another"
             raise InputError(f"the checkpoint {path} cannot be read ({error}): {held}.") from error
+
+
+def _replace_folder(folder: Path, file: Path) -> None:
+    """Replace the folder of a sharded checkpoint by a file. If that fails, the folder stays and the file is deleted."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        folder.rename(old)
+        file.rename(folder)
+    except OSError:
+        if not folder.exists():
+            old.rename(folder)
+        file.unlink()
+        raise
+    shutil.rmtree(old)
 
 
 def check_hyperparameters(*parts: Any) -> None:

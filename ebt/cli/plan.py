@@ -102,7 +102,8 @@ def planned_run(arguments: list[str], vocabulary: int | None) -> PlannedRun:
     task.check_strategy(strategy)
     sharded = isinstance(strategy, Sharded)
     causes = {"sharded": sharded, "checkpoints": task.checkpoint_activations}
-    task.recipe = replace(task.recipe, second_order=choose(task.recipe, device, torch.float32, **causes).way)
+    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
+    task.recipe = replace(task.recipe, second_order=choose(task.recipe, device, dtype, **causes).way)
     return PlannedRun(task, *sizes, accumulate, trainer["max_steps"], precision, device, sharded)
 
 

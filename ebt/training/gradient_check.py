@@ -69,12 +69,17 @@ def compare(trainer: L.Trainer, task: ThinkingTask, batch: Batch) -> Check:
     """Take the gradient of a whole update both ways, with the same random draws. No weight changes.
 
     Raises:
-        InputError: If the task has no energy, its energy cannot be differentiated twice, or all gradients are zero.
+        InputError: If the task has no energy, its energy cannot be differentiated twice, or the gradients are not finite or
+            all zero.
     """
     dtype = computing_dtype(trainer, task)
     nudge, limit = nudge_size(task.recipe.nudge, dtype), LIMITS[dtype]
     central = _timed(trainer, task, batch, _central(nudge))
     exact = _exact(trainer, task, batch)
+    remedy = "check the loss and the second derivatives of the energy, or use a higher trainer.precision."
+    _check_finite(exact, "double backward", remedy)
+    remedy = "the energy must be finite near candidates, too. Lower recipe.nudge, or set recipe.second_order to exact."
+    _check_finite(central, f"central differences, nudge {nudge:g},", remedy)
     norm = _norm(exact.gradients)
     if not norm > 0:
         raise InputError("the gradient of all weights is zero on this batch: check a trained run with --resume.")
@@ -107,6 +112,12 @@ def _exact(trainer: L.Trainer, task: ThinkingTask, batch: Batch) -> _Update:
         if "memory" in str(error):
             raise
         raise once_only(error) from error
+
+
+def _check_finite(update: _Update, way: str, remedy: str) -> None:
+    for name, gradient in update.gradients.items():
+        if not gradient.isfinite().all():
+            raise InputError(f"the gradient of {name} by {way} is not finite on this batch: {remedy}")
 
 
 def _timed(trainer: L.Trainer, task: ThinkingTask, batch: Batch, way: SecondOrder) -> _Update:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import gpu
 import pytest
+import torch
+from rich.console import Console
+from torch._dynamo.exc import Unsupported
 
 SMALL = ("--device=cpu", "--sizes=nano", "--contexts=16", "--tokens=32", "--rounds=1", "--eager", "--peak=1e9")
 
@@ -30,3 +35,20 @@ def test_a_benchmark_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert one["cosine"] > cosine, one
     assert gpu.main([*SMALL, f"--json={file}", "--tokens=64"]) == 2
     assert "another device or setting" in " ".join(capsys.readouterr().out.split())
+    assert gpu.main([*SMALL, f"--json={file}", "--peak=2e9"]) == 2
+    assert "another device or setting" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_model_that_does_not_compile_has_failed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def compile_nothing(function: Any, **_: Any) -> Any:
+        def fail(*_: Any, **__: Any) -> None:
+            raise Unsupported("no compiler here")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    case = gpu.Case("s1", "central", True, "32", "nano", 16, 2)
+    measured = gpu.measure(case, torch.device("cpu"), 1)
+    assert measured.keys() == {"failed"}
+    gpu.show({"device": "CPU", "correctness": [], "speed": [{"case": asdict(case), **measured}]}, Console(width=200))
+    assert "(no compiler here)" in capsys.readouterr().out

@@ -26,6 +26,8 @@ DATA = {
     "video/ebt": ["--data.size=12", "--data.context_length=4", "--data.clips=4", "--data.batch_size=2"],
 }
 OWN = """
+import itertools
+
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
@@ -59,6 +61,8 @@ KINDS = {
     "once": lambda y, w: (w * Square.apply(y)).sum(-1),
     "incomplete": lambda y, w: Square.apply(w * y).sum(-1),
     "never": lambda y, w: Never.apply(w * y).sum(-1),
+    "bent": lambda y, w: (w * y).sin().sum(-1) + (w * (y - y.detach())).abs().pow(1.5).sum(-1),
+    "nan when nudged": lambda y, w: (w * y).sin().sum(-1),
     "compared": lambda y, w: w.sum() * (y > 0).float().sum(-1),
 }
 
@@ -69,8 +73,10 @@ class Waves(ThinkingTask):
         self.kind, self.weight, self.alpha = kind, torch.nn.Parameter(torch.ones(3)), StepSize(0.1)
 
     def landscape(self, batch):
+        calls = itertools.count()
         def waves(y):
-            return KINDS[self.kind](y, self.weight)
+            broken = self.kind == "nan when nudged" and next(calls) >= 2  # after one evaluation for each step
+            return KINDS[self.kind](y, self.weight) * (torch.nan if broken else 1)
         return waves
 
     def geometry(self):
@@ -183,6 +189,19 @@ def test_energies_that_cannot_be_differentiated_are_told(kind: str, words: list[
         assert all(word in error for word in words), error
     training = ["--model=own_waves.Waves", f"--model.kind={kind}", "--data=own_waves.Points", "--trainer.limit_val_batches=0"]
     assert main(["fit", *training, "--out=run", "--trainer.max_steps=1"]) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("bent", ["weight by double backward", "not finite", "second derivatives"]),
+        ("nan when nudged", ["weight by central differences, nudge 0.005", "not finite", "Lower recipe.nudge"]),
+    ],
+)
+def test_gradients_that_are_not_finite_are_told(kind: str, words: list[str], capsys: Captured) -> None:
+    assert own(kind, "--model.recipe.min_steps=2", "--model.recipe.max_steps=2") == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words), error
 

@@ -136,6 +136,7 @@ def test_torchrun_with_sharded_weights_leaves_a_run_for_one_process(text: list[s
     assert done.stdout.count("sample: ") == 2
 
     run, one = tmp_path / "run", ["--trainer.devices=1", "--trainer.strategy=auto"]
+    assert json.loads((run / "results.json").read_text())["task"] == "LanguageTask"
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     model = load_folder(run, EBTForCausalLM)
     assert all(torch.equal(best[f"model.{name}"], weight) for name, weight in model.state_dict().items())

@@ -65,6 +65,10 @@ def test_what_does_not_fit_is_told_with_what_would(capsys: Captured) -> None:
         ([*DEVICE, "--trainer.max_steps=-1"], ["--tokens"]),
         ([*DEVICE, "--trainer.strategy=deepspeed"], ["deepspeed", "use fsdp"]),
         ([*DEVICE, "--trainer.precision=16-true"], ["16-true", "bf16-mixed"]),
+        (
+            [*DEVICE, "--trainer.precision=bf16-mixed", "--model.recipe.second_order=central", "--model.recipe.nudge=0.005"],
+            ["recipe.nudge is 0.005", "too small for torch.bfloat16"],
+        ),
         ([*DEVICE, "--model.network.pretrained=x", "--model.network.size=micro"], ["network.pretrained"]),
         ([*DEVICE, "--model.network.size=huge"], ["'huge'"]),
         ([*DEVICE, f"--config={CONFIG.parents[2] / 'sudoku' / 'configs' / 'ebt.yaml'}"], ["language models", "SudokuTask"]),
