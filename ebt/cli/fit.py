@@ -8,7 +8,6 @@ import sys
 from dataclasses import asdict
 
 from rich.console import Console
-from torch.distributed.fsdp import FSDPModule
 
 from ebt.cli.checkpoints import Checkpoints, Stopped, check_hyperparameters, mismatch
 from ebt.cli.gradients import ALONE, check
@@ -98,11 +97,10 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
 def _finish(cli: TrainingCLI, run: Run) -> None:
     """Print the results and write them to results.json."""
     best, report, trainer = cli.callback(Checkpoints).best, cli.callback(Report), cli.trainer
-    task = next(kind for kind in type(cli.model).__mro__ if not issubclass(kind, FSDPModule))  # without that of fully_shard
     loss, way = trainer.callback_metrics.get("train/loss"), second_order(cli.model)
     run.add_results(
         {
-            "task": task.__name__,
+            "task": cli.model.kind_name,
             "parameters": parameters(cli.model),
             "updates": trainer.global_step,
             "seconds": None if report is None else round(report.seconds, 1),

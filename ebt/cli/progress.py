@@ -127,7 +127,7 @@ def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     network: Any = getattr(task, "network", None)
     kind = f", {network.kind}" if hasattr(network, "kind") else ""
-    table.add_row("model", f"{type(task).__name__}{kind}, {parameters(task):,} parameters")
+    table.add_row("model", f"{getattr(task, 'kind_name', type(task).__name__)}{kind}, {parameters(task):,} parameters")
     data = statistics(trainer)
     sizes = [str(data["source"])] if "source" in data else []
     for unit in ("documents", "tokens", "puzzles", "images", "videos", "clips"):

@@ -73,7 +73,7 @@ def compare(trainer: L.Trainer, task: ThinkingTask, batch: Batch) -> Check:
             all zero.
     """
     dtype = computing_dtype(trainer, task)
-    nudge, limit = nudge_size(task.recipe.nudge, dtype), LIMITS[dtype]
+    nudge, limit = nudge_size(task.recipe.nudge, dtype, task.device.type), LIMITS[dtype]
     central = _timed(trainer, task, batch, _central(nudge))
     exact = _exact(trainer, task, batch)
     remedy = "check the loss and the second derivatives of the energy, or use a higher trainer.precision."

@@ -224,6 +224,11 @@ class ThinkingTask(L.LightningModule):
     # Training
 
     @property
+    def kind_name(self) -> str:
+        """Name of the task's class, without the one that ``fully_shard`` puts in front."""
+        return next(kind for kind in type(self).__mro__ if not issubclass(kind, FSDPModule)).__name__
+
+    @property
     def sharded(self) -> bool:
         """Whether weights are sharded across processes."""
         return self._trainer is not None and isinstance(self._trainer.strategy, Sharded)
