@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "ebt").rglob("configs/*.yaml"))]
 OF_A_RUN = ("--name", "--out")
 """Options of ``ebt fit`` beside the configuration."""
-CHECK = "--check-gradients"
-"""Another one, which has no value."""
+FLAGS = ("--check-gradients", "--compile")
+"""Others, which have no value."""
 TRAINING = ("fit", "validate", "test", "plan")
 """Commands that take the keys of a configuration, too: of ``fit`` these are checked where it is one of the library's."""
 KEYS = ("--config", "--model", "--data", "--print_config")
@@ -52,7 +52,7 @@ def unknown(line: str) -> list[str]:
     name, *options = shlex.split(line)[1:]
     configs = [options[i + 1] for i, option in enumerate(options) if option == "--config"]
     if name == "fit" and configs and all(config in configurations() or Path(config).exists() for config in configs):
-        configure(_without([option for option in options if option != CHECK], OF_A_RUN))
+        configure(_without([option for option in options if option not in FLAGS], OF_A_RUN))
     if name == "study":
         parser, options = importlib.import_module(LAB[name])._options(options[0]), options[1:]
     else:
