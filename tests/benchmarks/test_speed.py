@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import contexts
 import memory
 import pytest
 import second_order
@@ -56,3 +57,10 @@ def test_ways_to_take_the_second_order_term_are_compared(
     assert len(results) > 3
     assert all(one["seconds"] > 0 and one["name"] in table for one in results)
     assert all(one["error"] < (5e-4 if "central" in one["name"] else 1e-5) and one["cosine"] > 0.9999 for one in results)
+
+
+def test_long_contexts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert contexts.main([*QUICK, f"--json={tmp_path / 'found.json'}"]) == 0
+    results, table = read(tmp_path / "found.json"), capsys.readouterr().out
+    assert results[0]["times_twin"] == 1
+    assert all(one["seconds"] > 0 and one["name"] in table for one in results)
