@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Contestant("s1, central, all rows", partial(make, "central")),
         Contestant("s1, central, all rows, checkpoints", partial(make, "central", checkpoints=True)),
     ]
+    contestants = contestants[:2] if args.quick else contestants
     found = race(contestants, args.rounds or (1 if args.quick else 3), args.threads)
     twin = found["transformer++"]
     results = [

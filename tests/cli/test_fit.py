@@ -155,11 +155,10 @@ def free_port() -> str:
         return str(free.getsockname()[1])
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_srun_starts_two_processes(strategy: str, text: list[str], tmp_path: Path) -> None:
+def test_srun_starts_two_processes(text: list[str], tmp_path: Path) -> None:
     shared = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "ebt", "SLURM_JOB_ID": "1", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
     shared |= {"SLURM_NTASKS_PER_NODE": "2", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": free_port()}
-    arguments = ["-m", "ebt.cli.main", "fit", *text, *TWO, f"--trainer.strategy={strategy}"]
+    arguments = ["-m", "ebt.cli.main", "fit", *text, *TWO, "--trainer.strategy=fsdp"]
     tasks = [begin(*arguments, env={**shared, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}) for i in range(2)]
     first, _ = (task.ended(check=True) for task in tasks)
     assert "2 x cpu" in first.stdout
