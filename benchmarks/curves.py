@@ -189,7 +189,7 @@ def summarise(name: str, found: Mapping[str, Sequence[Result]]) -> list[Settings
 
 def show(summaries: Sequence[Settings], console: Console) -> None:
     """Print a row for each score."""
-    columns = ("exact", "spread", "central", "difference", "by seed", "/ spread", "time")
+    columns = ("exact", "spread", "central", "difference", "/ spread", "time")
     table = plain_table("case", *numbers(*columns), "verdict")
     for one in summaries:
         percent = 100 if one["score"] in SHARES else 1
@@ -202,7 +202,6 @@ def show(summaries: Sequence[Settings], console: Console) -> None:
             f"{percent * spread:.{digits}f}" if known else "-",
             f"{percent * one['central']['mean']:.{digits}f}",
             f"{percent * difference:+.2g}",
-            " ".join(f"{percent * each:+.1g}" for each in one["differences"]),
             f"{abs(difference) / spread:.2g}" if known and spread else "-",
             f"{one['time ratio']:.2f}",
             {None: "one seed", True: "within", False: "outside"}[one["within the spread"]],

@@ -246,8 +246,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         table.add_row(one["model"], one["way"], one["precision"], *numbers)
     print_table(console, "Losses and gradients against float64 on the CPU", table)
     table = plain_table()
-    for column in ("size", "context", "precision", "model", "way", "compiled", "tokens/s", "/ twin", "MFU", "MB"):
-        table.add_column(column, justify="left" if column in ("model", "way", "compiled") else "right", no_wrap=True)
+    for column in ("size", "context", "precision", "model", "way", "tokens/s", "/ twin", "MFU", "MB"):
+        table.add_column(column, justify="left" if column in ("model", "way") else "right", no_wrap=True)
     twins = {
         twin_key(one["case"]): one["seconds"] for one in found["speed"] if one["case"]["model"] == TWIN and "seconds" in one
     }
@@ -258,8 +258,7 @@ def show(found: dict[str, Any], console: Console) -> None:
             f"{case['context']:,}",
             case["precision"],
             case["model"],
-            case["way"],
-            "yes" if case["compiled"] else "",
+            ", ".join(filter(None, (case["way"], "compiled" if case["compiled"] else ""))),
         )
         if "failed" in one:
             table.add_row(*first, "failed")

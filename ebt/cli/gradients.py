@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 
-from ebt.cli.checkpoints import AtomicCheckpointIO
+from ebt.cli.checkpoints import AtomicCheckpointIO, mismatch
 from ebt.cli.machine import out_of_memory
 from ebt.cli.run import Run
 from ebt.cli.terminal import numbers, plain_table, print_table, say
@@ -78,7 +78,9 @@ class _Checking(L.Callback):
             try:
                 pl_module.load_state_dict(saved["state_dict"])
             except RuntimeError as error:
-                raise InputError(f"{self.run.last} does not match this model: resume without changing the network.") from error
+                if told := mismatch(error, self.run.last, pl_module):
+                    raise told from error
+                raise
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.found = compare(trainer, pl_module, batch)

@@ -166,8 +166,8 @@ class Block(nn.Module):
     """
 
     gradient_checkpointing = False
-    """Whether training recomputes activations in backward passes. Only for energies that are differentiated once. This switch
-    and the next attribute are set by ``transformers``' ``gradient_checkpointing_enable()``."""
+    """Whether training recomputes activations in backward passes. This switch and the next attribute are set by
+    ``transformers``' ``gradient_checkpointing_enable()``."""
     _gradient_checkpointing_func = staticmethod(partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
 
     def __init__(self, config: NetworkConfig) -> None:

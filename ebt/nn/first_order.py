@@ -61,12 +61,12 @@ def attend_once(
     """Attention (N, H, S, d) of each candidate to the visible context and to itself. Differentiable once.
 
     Args:
-        q: Queries of the candidates (N, H, S, d), N = M x B.
-        k: Keys of the candidates (N, H, S, d).
-        v: Values of the candidates (N, H, S, d).
-        keys: Keys of the context (B, H, K, d), shared by the M candidates.
-        values: Values of the context (B, H, K, d), shared by the M candidates.
-        visible: Mask (S, K) or (B, 1, S, K) of the context positions that each candidate sees. None: all.
+        q: See ``ebt.nn.blocks.attend_context_and_self``, as for the next arguments.
+        k: Keys of the candidates.
+        v: Values of the candidates.
+        keys: Keys of the context.
+        values: Values of the context.
+        visible: Mask of the context positions that each candidate sees.
         causal: Whether candidate i sees the first i + 1 of S context positions, so that no mask is needed.
 
     Returns:

@@ -162,20 +162,6 @@ class Recipe:
         """The recipe on a type of device (``cpu``, ``cuda``), with ``second_order`` resolved."""
         return replace(self, second_order=way_on(device, self.second_order))
 
-    def once(self, reason: str) -> Recipe:
-        """The recipe with central differences, which take first derivatives only.
-
-        Args:
-            reason: What cannot be differentiated twice, for the error.
-
-        Raises:
-            ValueError: If ``second_order`` is ``exact``.
-        """
-        if self.second_order == "exact":
-            remedy = "set it to central or auto"
-            raise ValueError(f"recipe.second_order is exact, but {reason} cannot be differentiated twice: {remedy}")
-        return replace(self, second_order="central")
-
     def draw_schedule(self, generator: torch.Generator | None = None) -> tuple[int, ...]:
         """Draw the steps of one batch, as step indices passed to the network."""
 

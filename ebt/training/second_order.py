@@ -75,14 +75,17 @@ def choose(
     way, reason = way_on(device, recipe.second_order), "recipe.second_order"
     if recipe.second_order == "auto":
         way, reason = "central" if found else way, f"auto: {', '.join(found) or 'CPU'}"
-    try:
+    if way == "exact":
         if sharded:
-            recipe.once("a model with sharded weights")
-        if way == "exact":
-            return SecondOrder(way, None, reason)
-        return SecondOrder(way, nudge_size(recipe.nudge, dtype, device), reason)
+            raise InputError(
+                "recipe.second_order is exact, but a model with sharded weights cannot be differentiated twice: set it to "
+                "central or auto."
+            )
+        return SecondOrder("exact", None, reason)
+    try:
+        return SecondOrder("central", nudge_size(recipe.nudge, dtype, device), reason)
     except ValueError as error:
-        raise InputError(str(error) if str(error).startswith("recipe.") else f"recipe.{error}") from error
+        raise InputError(f"recipe.{error}") from error
 
 
 def computing_dtype(trainer: L.Trainer, module: nn.Module) -> torch.dtype:

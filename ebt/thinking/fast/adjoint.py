@@ -106,12 +106,8 @@ class _Known(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the gradients of this loss were handed out: compute the loss again before another backward()")
         gradients, ctx.gradients = ctx.gradients, None
-        return (
-            None,
-            None,
-            None,
-            *(None if known is None else known.mul_(slope * ctx.factor.to(slope.dtype)) for known in gradients),
-        )
+        slope = slope * ctx.factor.to(slope.dtype)
+        return None, None, None, *(None if known is None else known.mul_(slope) for known in gradients)
 
 
 def train(
