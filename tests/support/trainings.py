@@ -50,7 +50,7 @@ LANGUAGE: dict[str, tuple[str, dict[str, Any]]] = {
     "offloaded": ("s1", {}),
     "transformer_pp": ("default", {"kind": "transformer_pp"}),
 }
-SHARDED_CASES = ("own", "s1", "feed_forward", *(case for case in LANGUAGE if case != "text_s2"))
+SHARDED_CASES = ("own", "s1", "s2", "feed_forward", *LANGUAGE)
 AVERAGED: Any = (
     ("drawn-sharded", "drawn", "sharded", None),
     ("drawn-ddp", "drawn", "ddp", None),
