@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "ebt"
 LEAVES = {"errors", "files", "__version__"}
-HOUSE = ("thinking", "nn", "models", "evaluation", "training", "problems", "interop", "cli", "lab")
+HOUSE = ("thinking", "nn", "models", "evaluation", "training", "problems", "interop", "serving", "cli", "lab")
 """Each imports those before it, and nothing behind it."""
 BELOW = {folder: set(HOUSE[:i]) for i, folder in enumerate(HOUSE)}
 BELOW["thinking"] = set()

@@ -26,6 +26,7 @@ COMMANDS = {
     "denoise": "denoise images, or fill in masked regions",
     "rollout": "predict the next frames of a video",
     "probe": "evaluate the features of image models with a linear probe",
+    "serve": "serve language models to programs, over an OpenAI-compatible API",
     "tokenizer": "train a tokenizer on your own text",
     "convert": "convert a published checkpoint to a model folder",
     "demo": "train small models, let them think, and write a report",

@@ -14,6 +14,8 @@ BUDGET = {"board": 10.0, "file": 60.0}
 NEW_TOKENS = 200
 STAGES = {"validate": "validation", "test": "test"}
 """The data split that each evaluation command uses."""
+LOCAL_HOSTS = ("127.0.0.1", "localhost")
+"""Addresses at which ``ebt serve`` is reached from this machine only."""
 WHOLE, POSITIVE = count_from(1), number_in(0)
 
 
@@ -278,6 +280,29 @@ def tokenizer(options: Options) -> None:
     add("--fractions", default="0.9,0.05,0.05", metavar="A,B,C", help="shares of train, validation and test, as in `ebt fit`")
     add("--on-error", choices=("skip", "refuse"), default="skip", help="handling of bad files, lines and rows (default: skip)")
     options.seed("the split, as in `ebt fit`")
+
+
+def serve(options: Options) -> None:
+    """Serve language models to programs, with an API that clients of OpenAI's API understand.
+
+    The API is at http://127.0.0.1:8000/v1: completions, chat completions (if the tokenizer has a chat template) and models.
+    Requests may have the thinking options of `ebt generate` as further fields.
+
+    example:
+      ebt serve --checkpoint runs/text
+      ebt serve --checkpoint small=runs/text --checkpoint twin=runs/twin --port 8080
+    """
+    add = options.add_argument
+    what = "model folder or run folder of `ebt fit`; may be repeated. The model is named like the folder, or NAME"
+    add("--checkpoint", required=True, action="append", metavar="[NAME=]DIR", help=what)
+    host = "address to listen at (default: 127.0.0.1, this machine only); others need a key"
+    add("--host", default=LOCAL_HOSTS[0], help=host)
+    add("--port", type=WHOLE, default=8000, metavar="N", help="port (default: 8000)")
+    add("--key", help="key that clients have to send (default: the environment variable EBT_SERVE_KEY, or none)")
+    add("--device", default="cpu", help="device of the models, for example cuda (default: cpu)")
+    add("--max-tokens", type=WHOLE, default=1024, metavar="N", help="most new tokens of a choice (default: 1024)")
+    requests = "most requests at once; others are told to try again (default: 64)"
+    add("--max-requests", type=WHOLE, default=64, metavar="N", help=requests)
 
 
 def convert(options: Options) -> None:

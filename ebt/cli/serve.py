@@ -1,0 +1,62 @@
+"""``ebt serve``: an OpenAI-compatible API, and a page, over models."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from ebt.cli.options import LOCAL_HOSTS
+from ebt.errors import INSTALL, InputError
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command."""
+    key = args.key or os.environ.get("EBT_SERVE_KEY") or None
+    if args.host not in LOCAL_HOSTS and key is None:
+        raise InputError(f"--host {args.host} opens the server to other machines: give --key, or set EBT_SERVE_KEY.")
+    if missing := [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]:
+        install = INSTALL.replace("[images,video]", "[serve]")
+        raise InputError(f"ebt serve needs {' and '.join(missing)}, which are in the extra 'serve'. {install}")
+    import uvicorn
+
+    from ebt.serving.api import create_app
+    from ebt.serving.engine import Served
+    from ebt.serving.protocol import Limits
+
+    models = {name: Served.load(folder, args.device) for name, folder in named(args.checkpoint).items()}
+    limits = Limits(max_tokens=args.max_tokens, open=args.max_requests)
+    app = with_page(create_app(models, key, limits), models, key)
+    print(f"serving {', '.join(models)} at http://{args.host}:{args.port}/v1")
+    uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=5)
+    return 0
+
+
+def named(checkpoints: list[str]) -> dict[str, str]:
+    """Folders by the names of their models: those given as NAME=DIR, otherwise the folders' own.
+
+    Raises:
+        InputError: If two models have the same name.
+    """
+    found = dict[str, str]()
+    for given in checkpoints:
+        name, equals, folder = given.partition("=")
+        if not equals or Path(given).exists():
+            path = Path(given).resolve()
+            name, folder = (path.parent if path.name == "model" else path).name, given
+        if name in found:
+            raise InputError(f"two models are named {name}: name one of them, --checkpoint NAME={folder}")
+        found[name] = folder
+    return found
+
+
+def with_page(app: Any, models: Any, key: str | None) -> Any:
+    """Add the page at ``/`` if this installation has one. With a key, it asks for user ``ebt`` and the key."""
+    if any(importlib.util.find_spec(name) is None for name in ("ebt.serving.page", "gradio")):
+        return app
+    import gradio
+
+    page = importlib.import_module("ebt.serving.page").build(models)
+    return gradio.mount_gradio_app(app, page, path="/", auth=None if key is None else ("ebt", key))
