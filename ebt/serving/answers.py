@@ -102,7 +102,10 @@ class ChatFormat(Format):
         return {"message": message, **self._more(piece)}
 
     def part(self, piece: Piece, first: bool) -> dict[str, Any]:
-        return {"delta": {"role": "assistant", "content": piece.text} if first else {"content": piece.text}, **self._more(piece)}
+        return {
+            "delta": {"role": "assistant", "content": piece.text} if first else {"content": piece.text},
+            **self._more(piece),
+        }
 
     def logprobs(self, tokens: tuple[Token, ...]) -> dict[str, Any]:
         def one(token: int, logprob: float | None) -> dict[str, Any]:

@@ -120,7 +120,9 @@ class _Server:
         """Check a request, put it in line and answer it. It counts as open until its last byte is sent or the client left."""
         self._authorise(request)
         if self.open >= self.limits.open:
-            raise Refused(429, f"{self.open} requests are open, which is all that this server takes: try again", code="overload")
+            raise Refused(
+                429, f"{self.open} requests are open, which is all that this server takes: try again", code="overload"
+            )
         self.open += 1
         work = None
         try:
@@ -188,7 +190,7 @@ class _Server:
 
     def _completion(self, asked: CompletionAsked) -> _Work:
         served, given = self._served(asked.model), asked.prompt
-        texts: list[str | list[int]] = [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)  # type: ignore[list-item, arg-type]
+        texts: list[str | list[int]] = [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
         self._check_rows(len(texts) * asked.n)
         prompts = [encode(served.tokenizer, [text])[0] if isinstance(text, str) else text for text in texts]
         for prompt in prompts:
@@ -274,7 +276,7 @@ class _Server:
         return {**made, "context_length": config.context_length, "thinks": hasattr(self.models[name].model, "thinking")}
 
     def _authorise(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
         if self.key is not None and not hmac.compare_digest(given, self.key):
             raise Refused(401, "the key is missing or wrong: send the header Authorization: Bearer KEY", code="invalid_api_key")
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -135,7 +135,7 @@ class Row:
         if token.id == served.tokenizer.eos_token_id:
             return self.end("stop", self._text)
         self.made.append(token.id)
-        self._waiting.append(replace(token, offset=self.before + len(self._text)))
+        self._waiting.append(replace(token, offset=self.before + len(self._text.rstrip("\ufffd"))))
         self._text = served.text(self.made)
         found = [place for stop in self.stops if (place := self._text.find(stop)) >= 0]
         if found:
@@ -151,13 +151,14 @@ class Row:
     def end(self, reason: str, text: str) -> None:
         """Emit the rest of the text and the end."""
         self.finish = reason
-        if reason == "stop":  # tokens of the stop are not part of the answer
-            self._waiting = [token for token in self._waiting if token.offset < self.before + len(text)]
         self._send(text, reason)
 
     def _send(self, text: str, finish: str | None) -> None:
-        self.emit(Piece(self.index, text[self._sent :], tuple(self._waiting), finish))
-        self._sent, self._waiting = len(text), []
+        """Emit the text up to here, and its tokens: those of a stop are not part of the answer."""
+        ready = [token for token in self._waiting if finish == "length" or token.offset < self.before + len(text)]
+        self._waiting = self._waiting[len(ready) :]
+        self.emit(Piece(self.index, text[self._sent :], tuple(ready), finish))
+        self._sent = len(text)
 
 
 class Engine:
@@ -222,9 +223,8 @@ class Engine:
                 self._generate(rows)
             except Exception as error:  # the worker outlives any request
                 LOG.exception("generation failed")
-                for row in rows:
-                    if row.finish is None:
-                        row.emit(Piece(row.index, error=error))
+                _fail(rows, error)
+        _fail(self._line, RuntimeError("the server has stopped"))
 
     def _generate(self, rows: list[Row]) -> None:
         served = self.models[rows[0].name]
@@ -309,6 +309,13 @@ class _Finished(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         ended = [self.decoding.closed() or row.finish is not None for row in self.decoding.rows]
         return torch.tensor(ended, device=input_ids.device)
+
+
+def _fail(rows: Iterable[Row], error: Exception) -> None:
+    """End rows that have not ended."""
+    for row in rows:
+        if row.finish is None:
+            row.emit(Piece(row.index, error=error))
 
 
 def emitter(events: asyncio.Queue[Piece]) -> Callable[[Piece], None]:

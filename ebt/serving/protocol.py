@@ -101,9 +101,8 @@ class Asked(BaseModel):
             return given
         kept = {name: value for name, value in given.items() if name not in HARMLESS and value is not None}
         for name, value in NEUTRAL.items():
-            if name in kept and name not in cls.model_fields:
-                if kept.pop(name) != value or isinstance(value, bool):
-                    raise ValueError(f"{name} is not supported: leave it out")
+            if name in kept and name not in cls.model_fields and kept.pop(name) != value:
+                raise ValueError(f"{name} is not supported: leave it out")
         if isinstance(kept.get("stop"), str):
             kept["stop"] = [kept["stop"]]
         return kept

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import language_folder, sudoku_folder
+
+from ebt.cli import serve
+from ebt.cli.main import main
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
+    """What would be served."""
+    uvicorn = pytest.importorskip("uvicorn")
+    found: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: found.append((app, options)))
+    monkeypatch.setattr(serve, "with_page", lambda app, *_: app)
+    monkeypatch.delenv("EBT_SERVE_KEY", raising=False)
+    return found
+
+
+def test_models_are_served_by_name_to_this_machine(tmp_path: Path, started: list[Any]) -> None:
+    run, twin = language_folder(tmp_path / "run" / "model"), language_folder(tmp_path / "twin", twin=True)
+    folders = ["--checkpoint", run, "--checkpoint", f"rival={twin}"]
+    assert main(["serve", *folders, "--port", "8123", "--max-requests", "3"]) == 0
+    (app, options) = started[0]
+    assert (options["host"], options["port"]) == ("127.0.0.1", 8123)
+    assert list(app.state.server.models) == ["run", "rival"]
+    assert app.state.server.limits.open == 3
+    app.state.server.engine.close()
+
+
+def test_other_machines_need_a_key(
+    tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["serve", "--checkpoint", language_folder(tmp_path / "model"), "--host", "0.0.0.0"]
+    assert main(command) == 2
+    assert "give --key, or set EBT_SERVE_KEY" in capsys.readouterr().err
+    monkeypatch.setenv("EBT_SERVE_KEY", "secret")
+    assert main(command) == 0
+    assert started[0][0].state.server.key == b"secret"
+    started[0][0].state.server.engine.close()
+
+
+def test_what_cannot_be_served_is_named(tmp_path: Path, started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--checkpoint", sudoku_folder(tmp_path / "sudoku")]) == 2
+    assert "'ebt_sudoku'" in capsys.readouterr().err
+    assert main(["serve", "--checkpoint", str(tmp_path / "a/same"), "--checkpoint", str(tmp_path / "b/same")]) == 2
+    assert "two models are named same" in capsys.readouterr().err
+
+
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda _: None)
+    assert main(["serve", "--checkpoint", "nowhere"]) == 2
+    assert "ebt serve needs fastapi and uvicorn, which are in the extra 'serve'" in capsys.readouterr().err
