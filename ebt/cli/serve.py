@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     models = {name: Served.load(folder, args.device) for name, folder in named(args.checkpoint).items()}
     limits = Limits(max_tokens=args.max_tokens, open=args.max_requests)
     app = with_page(create_app(models, key, limits), models, key)
-    print(f"serving {', '.join(models)} at http://{args.host}:{args.port}/v1")
+    print(f"serving {', '.join(models)} at http://{args.host}:{args.port}/v1", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=5)
     return 0
 

@@ -13,12 +13,6 @@ from small_models import language_ebt, language_twin
 
 from ebt.problems.language.tokenizers import byte_tokenizer
 
-pytest.importorskip("fastapi")
-uvicorn = pytest.importorskip("uvicorn")
-
-from ebt.serving.api import create_app  # noqa: E402
-from ebt.serving.engine import Served  # noqa: E402
-
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }};{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 )
@@ -33,6 +27,11 @@ def chat_tokenizer() -> Any:
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[..., tuple[str, Any]]]:
     """Start a server: returns its address and its application. All end with the session."""
+    pytest.importorskip("fastapi")
+    uvicorn = pytest.importorskip("uvicorn")
+    from ebt.serving.api import create_app
+    from ebt.serving.engine import Served
+
     running = []
 
     def start(**options: Any) -> tuple[str, Any]:
