@@ -126,13 +126,13 @@ class _Server:
         self.open += 1
         work = None
         try:
-            asked = read(kind, await self._body(request), self.limits)
+            asked = read(kind, await self._received(request), self.limits)
             work = begin(asked)
             self.engine.submit(work.rows)
             if not asked.stream:
                 return await self._whole(request, work)
             first = await _unless_gone(request, _next(work))
-            response = StreamingResponse(self._stream(work, first), media_type="text/event-stream")
+            response = StreamingResponse(self._streamed(work, first), media_type="text/event-stream")
             response.headers["Cache-Control"] = "no-store"
             work = None  # the stream has it from here
             return response
@@ -152,7 +152,7 @@ class _Server:
         pieces = await _unless_gone(request, collect())
         return JSONResponse(work.format.whole(pieces, work.usage()))
 
-    async def _stream(self, work: _Work, piece: Piece) -> AsyncIterator[str]:
+    async def _streamed(self, work: _Work, piece: Piece) -> AsyncIterator[str]:
         """Server-sent events. Ends with an error event if generation fails."""
         self.open += 1
         begun, ended = set[int](), 0
@@ -174,7 +174,7 @@ class _Server:
             work.cancel()
             self.open -= 1
 
-    async def _body(self, request: Request) -> bytes:
+    async def _received(self, request: Request) -> bytes:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "send JSON with the header Content-Type: application/json")
         body, most = bytearray(), self.limits.body
