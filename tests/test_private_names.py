@@ -78,7 +78,7 @@ def own_names(tree: ast.AST) -> set[str]:
     """Names that a file defines: functions, classes, variables and attributes of ``self``."""
     names = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
