@@ -27,6 +27,7 @@ COMMANDS = {
     "rollout": "predict the next frames of a video",
     "probe": "evaluate the features of image models with a linear probe",
     "tokenizer": "train a tokenizer on your own text",
+    "models": "list the models that come along",
     "convert": "convert a published checkpoint to a model folder",
     "demo": "train small models, let them think, and write a report",
     "study": "answer a question about EBTs with many training runs",
@@ -90,6 +91,7 @@ commands:
 `ebt COMMAND --help` describes a command and shows an example. --debug shows the traceback of an error.
 
 example:
+  ebt solve --checkpoint sudoku-6x6 --givens 12
   ebt fit --config language/ebt --name text
   ebt generate --checkpoint runs/text --prompt "The function returns"
 """
