@@ -26,6 +26,6 @@ def main(args: argparse.Namespace) -> int:
         Console(),
         "Models that come along",
         table,
-        "quality: on held-out data; intervals are in the card, README.md of the model's folder",
+        "quality: on held-out data; intervals are in the model's README.md",
     )
     return 0
