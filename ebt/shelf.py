@@ -16,6 +16,7 @@ import urllib.request
 import zipfile
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPException
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
@@ -97,33 +98,34 @@ def _cache() -> Path:
 
 def _download(name: str, folder: Path) -> Path:
     """Download a model. The folder appears when all its files are complete and their checksum is right."""
-    address = f"{os.environ.get('EBT_MODELS_URL') or ADDRESS}/{name}.zip"
+    address = f"{(os.environ.get('EBT_MODELS_URL') or ADDRESS).rstrip('/')}/{name}.zip"
     remedy = f"{INSTALL}, set EBT_MODELS_URL to a mirror, or train it in a checkout (python models/make.py {name})."
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as fresh:
             archive = Path(fresh) / "archive.zip"
-            found = _fetch(address, archive, shelf()[name].size)
-            if found != (wanted := shelf()[name].sha256):
-                raise InputError(
-                    f"{address} is not this version's {name!r} (SHA-256 {found}, not {wanted}): try again, {remedy}"
-                )
+            found, wanted = _fetch(address, archive, shelf()[name].size), shelf()[name].sha256
+            if found != wanted:
+                raise InputError(f"{address} is not this version's {name!r} (SHA-256 {found}, not {wanted}): {remedy}")
             with zipfile.ZipFile(archive) as files:
                 files.extractall(Path(fresh) / name)
             _settle(Path(fresh) / name, folder)
-    except OSError as error:  # also URLError, timeouts and connections cut short
+    except OSError as error:
         raise InputError(f"the model {name!r} is not here, and {address} cannot be downloaded ({error}): {remedy}") from error
     return folder
 
 
 def _fetch(address: str, file: Path, size: int) -> str:
-    """Download at most one byte more than ``size``, and return the SHA-256."""
+    """Download at most one byte more than ``size``, and return the SHA-256. Raises ``OSError`` if bytes are missing."""
     found, left = hashlib.sha256(), size + 1
-    with urllib.request.urlopen(address, timeout=SECONDS) as answer, file.open("wb") as target:
-        while left and (part := answer.read(min(CHUNK, left))):
-            target.write(part)
-            found.update(part)
-            left -= len(part)
+    try:
+        with urllib.request.urlopen(address, timeout=SECONDS) as answer, file.open("wb") as target:
+            while left and (part := answer.read(min(CHUNK, left))):
+                target.write(part)
+                found.update(part)
+                left -= len(part)
+    except (HTTPException, ValueError) as error:  # a malformed answer or address
+        raise ConnectionError(str(error)) from error
     if left > 1:
         raise ConnectionError(f"{left - 1:,} of {size:,} bytes are missing")
     return found.hexdigest()

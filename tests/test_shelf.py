@@ -111,6 +111,14 @@ def test_an_address_that_is_not_reached_is_told(release: Path, tmp_path: Path, c
     assert cached(tmp_path) == []
 
 
+@pytest.mark.parametrize("address", ["not an address", "ftp:/x", "http://127.0.0.1:99999"])
+def test_a_wrong_address_is_told(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("EBT_MODELS_URL", address)
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        ebt.load("tiny")
+    assert cached(tmp_path) == []
+
+
 def test_a_folder_of_that_name_takes_precedence(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (release / "tiny.zip").unlink()

@@ -64,8 +64,9 @@ def main(args: argparse.Namespace) -> int:
             raise
     metrics = {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
     name = run.folder.name if file is None else file.name
-    run.add_results({stage: {"checkpoint": name, "metrics": metrics}})
     console = Console()
     print_table(console, f"{stage}, {name}", results_table(metrics, cli.model.steps))
-    say(console, f"results: {run.results}")
+    if path == Path(args.checkpoint):  # folders of models that come along stay as they are
+        run.add_results({stage: {"checkpoint": name, "metrics": metrics}})
+        say(console, f"results: {run.results}")
     return 0
