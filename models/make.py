@@ -73,13 +73,15 @@ class Made:
     folder: str = ""
     """Subfolder of the command's output folder with the model. Default: ``model``."""
     boards: Mapping[str, Any] = field(default_factory=dict)
-    """Data settings of a model that no run of ``ebt fit`` made."""
+    """Settings of the held-out data that replace those of the run, or all settings if no run of ``ebt fit`` made the model."""
     steps: Sequence[int] = (1, 2, 3, 4, 8)
     """Numbers of steps that validation chooses from."""
     scales: Sequence[float] = ()
     """Factors on the step size that validation chooses from."""
     noises: Sequence[float] = ()
     """Candidate noises that validation chooses from."""
+    half: bool = False
+    """Whether the weights are stored in half precision, to save space. They are loaded in single precision."""
     validation: Mapping[str, Any] = field(default_factory=lambda: {"split": "validation"})
     """Data on which the thinking is chosen."""
 
@@ -140,6 +142,7 @@ MODELS = {
             Ask("24 givens, best of 8", {"givens": 24, "limit": 100}, 8, goal=0.60),
         ],
         "ebt solve --checkpoint sudoku-9x9 --givens 28",
+        boards={"train_count": 1},  # the test boards do not depend on it, and 20,000 puzzles take minutes to generate
         steps=(8, 16, 32),
         scales=(0.6, 1.0),
         noises=(0.3, 0.6),
@@ -179,12 +182,13 @@ MODELS = {
         ),
         "Trained at one noise level, 0.1 of the linear schedule (standard deviation 0.16 of pixels in [0, 1]) on a few photos.",
         [
-            Ask("sigma 0.1 (level 0.062)", {"noise": 0.062, "limit": 128}),
+            Ask("sigma 0.1 (level 0.06)", {"noise": 0.06, "limit": 128}),
             Ask("sigma 0.16 (level 0.1, as in training)", {"noise": 0.1, "limit": 128}),
-            Ask("sigma 0.2 (level 0.129)", {"noise": 0.129, "limit": 128}),
+            Ask("sigma 0.2 (level 0.128)", {"noise": 0.128, "limit": 128}),
             Ask("level 0.2 (sigma 0.29)", {"noise": 0.2, "limit": 128}),
         ],
         "ebt denoise photos --checkpoint photos --noise 0.1 --out denoised",
+        half=True,
         steps=(1, 2, 3, 4),
     ),
     "digits": Made(
@@ -201,6 +205,7 @@ MODELS = {
         "One digit at one or two pixels per frame. The shifted set, with two faster digits, is out of distribution.",
         [Ask("test clips", {"limit": 256}), Ask("shifted clips", {"limit": 256, "split": "shifted"})],
         "ebt rollout --checkpoint digits --frames 8 --out rollout",
+        half=True,
     ),
 }
 
@@ -227,6 +232,9 @@ def add(name: str, run: Path) -> None:
     made = MODELS[name]
     source = run / (made.folder or "model") if (run / (made.folder or "model")).is_dir() else run
     model = load_folder(source)
+    if made.half:
+        model.half().float()  # measured as stored
+    weights = {name: tensor.half() for name, tensor in model.state_dict().items()} if made.half else None
     tokenizer = load_tokenizer_of(source) if made.problem == "language" else None
     config = yaml.safe_dump(_data_of(made, run), sort_keys=False)
     with tempfile.TemporaryDirectory() as scratch:
@@ -235,7 +243,7 @@ def add(name: str, run: Path) -> None:
         chosen = _choose(made, folder, model) if thinks(model) else {}
         results = [_measure(made, ask, folder, model) for ask in made.asks]
         card = _card(name, made, model, chosen, results)
-        save_folder(model, folder, tokenizer, {"config.yaml": config, "README.md": card})
+        save_folder(model, folder, tokenizer, {"config.yaml": config, "README.md": card}, weights)
         for path in folder.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         target = HERE / name
@@ -246,9 +254,10 @@ def add(name: str, run: Path) -> None:
 
 def _data_of(made: Made, run: Path) -> dict[str, Any]:
     """Return the data settings for the folder's ``config.yaml``, through which commands find the held-out data."""
-    if made.boards:
+    if made.folder:
         return {"seed_everything": 0, "data": {"class_path": "SudokuDataModule", "init_args": dict(made.boards)}}
     read = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    read["data"]["init_args"] |= made.boards
     return {"seed_everything": read["seed_everything"], "data": read["data"], "model": read["model"]}
 
 
@@ -314,6 +323,7 @@ def _card(name: str, made: Made, model: Any, chosen: Mapping[str, Any], results:
     size = sum(parameter.numel() for parameter in model.parameters())
     how = ", ".join(f"`{key}` {value}" for key, value in chosen.items())
     thinking = f"Default thinking, chosen on validation data: {how}." if how else "It does not think: one forward pass."
+    thinking += " The weights are stored in half precision and loaded in single precision." if made.half else ""
     for r in results:
         if (goal := r["ask"].goal) is not None:
             thinking += f" {r['ask'].label}: goal {100 * goal:.0f} %, {'reached' if r['value'] >= goal else 'not reached'}."
@@ -345,8 +355,8 @@ library_name: energy-based-transformers
 
 - Data: {made.data} No benchmark data.
 - Command: `{made.command}`
-- Seed: 0, of weights, data and all random draws. `config.yaml` has the data settings, so that `ebt think --checkpoint {name}`
-  measures on the same held-out data.
+- Seed: 0, of weights, data and all random draws. `config.yaml` has the settings of the held-out data: `ebt think --checkpoint {name}`
+  measures on it.
 
 ## Limits
 
