@@ -146,7 +146,7 @@ MODELS = {
         steps=(8, 16, 32),
         scales=(0.6, 1.0),
         noises=(0.3, 0.6),
-        validation={"givens": 26, "seed": 1, "limit": 30},
+        validation={"givens": 26, "seed": 1, "limit": 20},
     ),
     "text-python": Made(
         "language",
@@ -355,8 +355,8 @@ library_name: energy-based-transformers
 
 - Data: {made.data} No benchmark data.
 - Command: `{made.command}`
-- Seed: 0, of weights, data and all random draws. `config.yaml` has the settings of the held-out data: `ebt think --checkpoint {name}`
-  measures on it.
+- Seed: 0, of weights, data and all random draws.
+- `config.yaml` has the settings of the held-out data. `ebt think --checkpoint {name}` measures on it.
 
 ## Limits
 
