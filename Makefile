@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 THREADS ?= 2
 
-.PHONY: demo test check lint format bench clean help
+.PHONY: demo models test check lint format bench clean help
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -18,6 +18,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)  ## train, think and report in minutes: runs/demo/report.html
 	$(BIN)/ebt demo --out runs/demo
+
+models: $(INSTALLED)  ## make the models that come along, where they are missing (hours)
+	$(BIN)/python models/make.py
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

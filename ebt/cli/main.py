@@ -28,6 +28,7 @@ COMMANDS = {
     "probe": "evaluate the features of image models with a linear probe",
     "serve": "serve language models to programs, over an OpenAI-compatible API",
     "tokenizer": "train a tokenizer on your own text",
+    "models": "list the models that come along",
     "convert": "convert a published checkpoint to a model folder",
     "demo": "train small models, let them think, and write a report",
     "study": "answer a question about EBTs with many training runs",
@@ -91,6 +92,7 @@ commands:
 `ebt COMMAND --help` describes a command and shows an example. --debug shows the traceback of an error.
 
 example:
+  ebt solve --checkpoint sudoku-6x6 --givens 12
   ebt fit --config language/ebt --name text
   ebt generate --checkpoint runs/text --prompt "The function returns"
 """

@@ -184,6 +184,7 @@ def solve(options: Options) -> None:
     --candidates, there is a single attempt with these numbers. Looped models run 16 to 128 iterations.
 
     example:
+      ebt solve --checkpoint sudoku-6x6 --givens 12
       ebt solve --checkpoint runs/sudoku --givens 10 --steps 16 --candidates 8
       ebt solve --checkpoint runs/sudoku .5.3..1...26.4..6......2......5.6...
       ebt solve --checkpoint runs/sudoku --csv puzzles.csv --out solved
@@ -303,6 +304,17 @@ def serve(options: Options) -> None:
     add("--max-tokens", type=WHOLE, default=1024, metavar="N", help="most new tokens of a choice (default: 1024)")
     requests = "most requests at once; others are told to try again (default: 64)"
     add("--max-requests", type=WHOLE, default=64, metavar="N", help=requests)
+
+
+def models(options: Options) -> None:
+    """List the models that come along. Their names are values of `--checkpoint` and of `ebt.load`.
+
+    A model is found in models/ of a checkout, in the installed package ebt_models, or in the cache; otherwise it is downloaded
+    on first use and its checksum compared. A folder of that name in the working directory takes precedence.
+
+    example:
+      ebt models
+    """
 
 
 def convert(options: Options) -> None:

@@ -22,6 +22,7 @@ RULES = ("lowest", "highest", "largest_drop", "majority")
 WORD_RULES = (*RULES, "mean")
 """The values of ``ebt.thinking.WordRule``."""
 RULE_HELP = "rule that chooses the candidate (default: lowest); for text also mean, over all candidates and steps"
+MODEL_HELP = "model folder, run folder of `ebt fit`, or name of `ebt models`"
 SPLITS = ("validation", "test", "shifted")
 """Splits of held-out data; ``shifted`` is the harder test set of moving digits."""
 
@@ -58,14 +59,14 @@ class Options(argparse.ArgumentParser):
         default: list[str] | None = None if required else []
         self.add_argument("-c", "--config", action="append", default=default, required=required, metavar=metavar, help=what)
 
-    def checkpoint(self, what: str = "model folder or run folder of `ebt fit`", metavar: str = "DIR") -> None:
+    def checkpoint(self, what: str = MODEL_HELP, metavar: str = "MODEL") -> None:
         """Add --checkpoint."""
         self.add_argument("--checkpoint", required=True, metavar=metavar, help=what)
 
     def baseline(self) -> None:
         """Add --baseline."""
         what = "another model to compare with; may be given several times"
-        self.add_argument("--baseline", action="append", default=[], metavar="DIR", help=what)
+        self.add_argument("--baseline", action="append", default=[], metavar="MODEL", help=what)
 
     def text(self, name: str, file: str, what: str) -> None:
         """Add an option for a text and one for a text file. ``text_of`` reads them."""

@@ -15,6 +15,7 @@ from ebt.cli.terminal import print_table, say
 from ebt.cli.training import configure
 from ebt.errors import InputError
 from ebt.problems.folder import load_folder
+from ebt.shelf import located
 from ebt.training.loop import quiet
 
 
@@ -44,10 +45,10 @@ def _around(folder: str, source: str | None) -> list[str]:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command. Results are printed and written to the run's results.json."""
-    stage = STAGES[args.command]
-    if (Path(args.checkpoint) / "config.json").is_file():
-        run, file = Run(Path(args.checkpoint)), None
-        own = _around(args.checkpoint, args.data)
+    stage, path = STAGES[args.command], located(args.checkpoint)
+    if (path / "config.json").is_file():
+        run, file = Run(path), None
+        own = _around(str(path), args.data)
     elif args.data is not None:
         raise InputError("--data is for model folders, and a run has its own data: set --data.source instead.")
     else:
@@ -63,8 +64,9 @@ def main(args: argparse.Namespace) -> int:
             raise
     metrics = {name: value.item() for name, value in cli.trainer.callback_metrics.items()}
     name = run.folder.name if file is None else file.name
-    run.add_results({stage: {"checkpoint": name, "metrics": metrics}})
     console = Console()
     print_table(console, f"{stage}, {name}", results_table(metrics, cli.model.steps))
-    say(console, f"results: {run.results}")
+    if path == Path(args.checkpoint):  # folders of models that come along stay as they are
+        run.add_results({stage: {"checkpoint": name, "metrics": metrics}})
+        say(console, f"results: {run.results}")
     return 0

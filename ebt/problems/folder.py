@@ -23,7 +23,8 @@ from transformers.utils import logging
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
-from ebt.problems.registry import models
+from ebt.problems.registry import model_class, models
+from ebt.shelf import located, suggestion
 
 SHOWN = 3
 """Maximum number of names listed in an error."""
@@ -81,7 +82,8 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
     """Load a model in evaluation mode, on the CPU, in the dtype it was saved in.
 
     Args:
-        directory: Model folder, or a run folder of ``ebt fit`` that contains one named ``model``.
+        directory: Model folder, a run folder of ``ebt fit`` that contains one named ``model``, or the name of a model that
+            comes along (``ebt models``).
         expect: Accepted model types (``"ebt"``) or model classes. Any by default.
 
     Raises:
@@ -90,17 +92,17 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
     """
     folder = find_folder(directory)
     config = _read_config(folder)
-    model_class = _model_class(folder, config, expect)
+    kind = _model_class(folder, config, expect)
     try:
-        configuration = model_class.config_class.from_dict(config)
+        configuration = kind.config_class.from_dict(config)
         with torch.device("meta"):
-            wanted = {name: tuple(tensor.shape) for name, tensor in model_class(configuration).state_dict().items()}
+            wanted = {name: tuple(tensor.shape) for name, tensor in kind(configuration).state_dict().items()}
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
     _compare(folder, wanted)
     try:
         with _no_progress_bars():
-            return model_class.from_pretrained(folder, local_files_only=True)
+            return kind.from_pretrained(folder, local_files_only=True)
     except InputError:
         raise
     except Exception as error:  # a malformed file may raise anything
@@ -129,10 +131,15 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
 
 
 def find_folder(directory: str | PathLike[str]) -> Path:
-    """Return ``directory`` or its subfolder ``model``, whichever is a model folder. Raises ``InputError`` if neither is."""
-    path = Path(directory)
+    """Return ``directory`` or its subfolder ``model``, whichever is a model folder, or the folder of a model that comes along.
+
+    Raises:
+        InputError: If there is none.
+    """
+    path = located(directory)
     if not path.is_dir():
-        raise InputError(f"not a directory: {path}. Give a model folder, or a run folder of `ebt fit`")
+        remedy = "Give a model folder, a run folder of `ebt fit`, or a name of `ebt models`."
+        raise InputError(f"not a directory: {path}. {remedy}{suggestion(directory)}")
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
             return folder
@@ -179,14 +186,15 @@ def _model_class(
     folder: Path, config: dict[str, Any], expect: str | type[HubModel] | Iterable[str | type[HubModel]]
 ) -> type[HubModel]:
     wanted = [expect] if isinstance(expect, (str, type)) else expect
-    known, found = models(), str(config.get("model_type"))
-    accepted = [each if isinstance(each, str) else each.config_class.model_type for each in wanted] or list(known)
-    if found not in accepted:
+    accepted = [each if isinstance(each, str) else each.config_class.model_type for each in wanted]
+    found = str(config.get("model_type"))
+    kind = model_class(found) if not accepted or found in accepted else None
+    if kind is None:
         raise InputError(
-            f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted))} is needed: "
+            f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted or models()))} is needed: "
             "give the folder of a model of that type"
         )
-    return known[found]
+    return kind
 
 
 def _compare(folder: Path, wanted: dict[str, tuple[int, ...]]) -> None:

@@ -10,18 +10,32 @@ from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
-from lightning import LightningDataModule
 
 from ebt.errors import InputError, unknown
 from ebt.evaluation.results import Curve, Measure, Progress
 from ebt.models.base import HubModel
-from ebt.training.task import ThinkingTask
+
+if TYPE_CHECKING:  # Lightning takes a second to import, and most commands do not train
+    from lightning import LightningDataModule
+
+    from ebt.training.task import ThinkingTask
 
 BUILT_IN = ("language", "sudoku", "images", "video")
 """Subpackages with a module ``problem`` that defines ``PROBLEM``."""
+MODELS = {
+    "ebt": ("language.ebt", "EBTForCausalLM"),
+    "ebt_transformer_pp": ("language.transformer_pp", "TransformerPPForCausalLM"),
+    "ebt_sudoku": ("sudoku.models", "EBTForSudoku"),
+    "ebt_sudoku_transformer": ("sudoku.models", "SudokuTransformer"),
+    "ebt_images": ("images.models", "EBTForImages"),
+    "ebt_dit_images": ("images.models", "DiTForImages"),
+    "ebt_video": ("video.models", "EBTForVideo"),
+    "ebt_video_transformer": ("video.models", "VideoTransformer"),
+}
+"""Modules and classes of the built-in models by ``model_type``, to load one without importing all problems."""
 GROUP = "ebt.problems"
 """Entry point group through which other packages register problems: ``NAME = "package.module:PROBLEM"``."""
 
@@ -129,6 +143,15 @@ def models() -> dict[str, type[HubModel]]:
     for model_type, model in found.items():
         transformers.AutoConfig.register(model_type, model.config_class, exist_ok=True)
         getattr(transformers, model.auto_class).register(model.config_class, model, exist_ok=True)
+    return found
+
+
+def model_class(model_type: str) -> type[HubModel] | None:
+    """Return the class of a ``model_type``, or ``None`` if there is none. Only its own module is imported."""
+    if model_type not in MODELS:
+        return models().get(model_type)
+    module, name = MODELS[model_type]
+    found: type[HubModel] = getattr(importlib.import_module(f"ebt.problems.{module}"), name)
     return found
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ebt.errors import InputError
+from ebt.shelf import located
 
 
 def run_data(checkpoint: str, module: type[Any]) -> dict[str, Any] | None:
@@ -16,7 +16,7 @@ def run_data(checkpoint: str, module: type[Any]) -> dict[str, Any] | None:
     Raises:
         InputError: If the run's configuration cannot be read, or its data module is not a ``module``.
     """
-    folder = Path(checkpoint).resolve()
+    folder = located(checkpoint).resolve()
     config = next((path for path in (folder / "config.yaml", folder.parent / "config.yaml") if path.is_file()), None)
     if config is None:
         return None

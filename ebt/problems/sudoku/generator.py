@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -169,10 +169,15 @@ class _Solver:
 
     def board(self, x: int) -> list[int]:
         """Return the digits of a solved `x`."""
-        digits = [0] * self.cells
-        for bit in _bits(x):
-            digits[bit % self.cells] = bit // self.cells + 1
+        digits: list[int] = self.boards([x])[0].tolist()
         return digits
+
+    def boards(self, found: Sequence[int]) -> Boards:
+        """Return the digits (k, cells) of `found`, k solved integers."""
+        width = -(-(self.size**3) // 8)
+        data = np.frombuffer(b"".join(x.to_bytes(width, "little") for x in found), dtype=np.uint8).reshape(-1, width)
+        bits = np.unpackbits(data, axis=1, count=self.size**3, bitorder="little")
+        return (bits.reshape(-1, self.size, self.cells).argmax(1) + 1).astype(np.int8)
 
 
 _solver = cache(_Solver)
@@ -195,8 +200,7 @@ def solutions(board: npt.ArrayLike, size: int, limit: int | None = 2) -> Boards:
     if limit is not None and limit < 1:
         raise InputError(f"limit = {limit} is too small: give 1 or more, or None for all.")
     solver, digits = _solver(check_size(size)), check_boards(board, size, "board", one=True).tolist()
-    found = [solver.board(x) for x in islice(solver.search(*solver.candidates(digits)), limit)]
-    return np.array(found, dtype=np.int8).reshape(-1, size * size)
+    return solver.boards(list(islice(solver.search(*solver.candidates(digits)), limit)))
 
 
 def canonical(grids: npt.ArrayLike, size: int) -> Boards:

@@ -1,0 +1,1 @@
+"""Trained models of energy-based-transformers. ``ebt.load`` and ``--checkpoint`` find them by name."""
