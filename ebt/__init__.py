@@ -46,6 +46,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ebt.errors import naming_extras
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -97,7 +99,8 @@ def __getattr__(name: str) -> Any:
     """Import public names, and torch with them, on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'ebt' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, "ebt.thinking")), name)
+    with naming_extras():
+        return getattr(importlib.import_module(_HOMES.get(name, "ebt.thinking")), name)
 
 
 def __dir__() -> list[str]:

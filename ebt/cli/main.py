@@ -10,7 +10,7 @@ import warnings
 
 from ebt import __version__
 from ebt.cli.options import options_of
-from ebt.errors import show_warning, unknown
+from ebt.errors import naming_extras, show_warning, unknown
 
 LAB = {"demo": "ebt.lab.demo.command", "scaling": "ebt.lab.scaling.command", "study": "ebt.lab.studies.command"}
 """Modules of the commands that live in ``ebt.lab``."""
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # replace characters that the terminal cannot show
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), naming_extras():
             warnings.showwarning = show_warning
             return run([argument for argument in arguments if argument != "--debug"])
     except KeyboardInterrupt:

@@ -31,7 +31,6 @@ from ebt.problems.sudoku.boards import BOARD_FILES, board_errors, format_board, 
 from ebt.problems.sudoku.generator import generate, solutions
 from ebt.problems.sudoku.metrics import BoardThinking, watched_board
 from ebt.problems.sudoku.models import fill
-from ebt.problems.sudoku.pictures import board_strip
 from ebt.thinking import Thought
 
 SHOWN = (0, 1, 2, 4, 8, 16, 32, 64, 128)
@@ -228,6 +227,8 @@ def _solve_board(args: argparse.Namespace, console: Console, model: Any, folder:
     (_play if console.is_terminal else _print_boards)(console, best, size)
     console.print(_verdict(best, size, truth, solved, made, number, args))
     if folder is not None:
+        from ebt.problems.sudoku.pictures import board_strip
+
         written = [folder / "solve.json", folder / "board.png"]
         plain = finite(asdict(best))
         write_json({**plain, "solution": truth.tolist(), "solved": solved, "attempts": number}, written[0])

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
-from ebt.problems.registry import models
+from ebt.problems.registry import model_class, model_types
 
 SHOWN = 3
 """Maximum number of names listed in an error."""
@@ -90,17 +90,17 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
     """
     folder = find_folder(directory)
     config = _read_config(folder)
-    model_class = _model_class(folder, config, expect)
+    kind = _model_class(folder, config, expect)
     try:
-        configuration = model_class.config_class.from_dict(config)
+        configuration = kind.config_class.from_dict(config)
         with torch.device("meta"):
-            wanted = {name: tuple(tensor.shape) for name, tensor in model_class(configuration).state_dict().items()}
+            wanted = {name: tuple(tensor.shape) for name, tensor in kind(configuration).state_dict().items()}
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
     _compare(folder, wanted)
     try:
         with _no_progress_bars():
-            return model_class.from_pretrained(folder, local_files_only=True)
+            return kind.from_pretrained(folder, local_files_only=True)
     except InputError:
         raise
     except Exception as error:  # a malformed file may raise anything
@@ -113,9 +113,10 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
     Raises:
         InputError: If there is no such folder, it has no readable tokenizer, or the vocabulary differs from the model's.
     """
-    models()  # the class of a tokenizer may depend on their configurations
     folder = find_folder(directory)
     config = _read_config(folder)
+    if config.get("model_type") in model_types():
+        model_class(config["model_type"])  # the class of a tokenizer may depend on its configuration
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         named = config.get("tokenizer_reference")
         known = f" It was trained with {named}: convert it again with --tokenizer FOLDER." if named else ""
@@ -179,14 +180,14 @@ def _model_class(
     folder: Path, config: dict[str, Any], expect: str | type[HubModel] | Iterable[str | type[HubModel]]
 ) -> type[HubModel]:
     wanted = [expect] if isinstance(expect, (str, type)) else expect
-    known, found = models(), str(config.get("model_type"))
-    accepted = [each if isinstance(each, str) else each.config_class.model_type for each in wanted] or list(known)
+    found = str(config.get("model_type"))
+    accepted = [each if isinstance(each, str) else each.config_class.model_type for each in wanted] or model_types()
     if found not in accepted:
         raise InputError(
             f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted))} is needed: "
             "give the folder of a model of that type"
         )
-    return known[found]
+    return model_class(found)
 
 
 def _compare(folder: Path, wanted: dict[str, tuple[int, ...]]) -> None:
