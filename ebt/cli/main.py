@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 
-from ebt import __version__
+import ebt
 from ebt.cli.options import options_of
 from ebt.errors import naming_extras, show_warning, unknown
 
@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> int:
     """Run a command and let its errors propagate."""
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help", "--version"):
-        print(f"{__version__}\n" if name == "--version" else _help(), end="")
+        print(f"{ebt.__version__}\n" if name == "--version" else _help(), end="")
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS, "ebt")
