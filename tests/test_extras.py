@@ -32,10 +32,10 @@ assert ebt.Thinking(steps=2).but(candidates=3).candidates == 3
 
 torch.manual_seed(0)
 network = EBTDecoder(NetworkConfig(layers=1, dim=8, heads=2))
-optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 context, target = torch.randn(2, 3, 8), torch.randn(2, 3, 8)
 losses = []
-for _ in range(8):
+for _ in range(20):
     loss = ebt.loss(network.encode(context), target, recipe=ebt.Recipe.s1(), start=torch.zeros_like(target))
     optimizer.zero_grad()
     loss.backward()
@@ -82,7 +82,8 @@ def test_the_core_needs_three_packages() -> None:
 def test_errors_name_extras_that_have_the_package(extra: str) -> None:
     named = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in EXTRAS[extra]}
     assert named <= {name.replace("_", "-") for name in requirements(extra)}
-    assert requirements(extra) <= requirements("all") <= requirements("dev")
+    assert requirements(extra) <= requirements("all")
+    assert extra == "wandb" or requirements(extra) <= requirements("dev")
 
 
 def test_every_package_of_an_extra_is_named() -> None:
