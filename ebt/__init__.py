@@ -104,7 +104,7 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in __all__:
         raise AttributeError(f"module 'ebt' has no attribute {name!r}")
-    with naming_extras():
+    with naming_extras("train" if name == "train" else None):
         return getattr(importlib.import_module(_HOMES.get(name, "ebt.thinking")), name)
 
 

@@ -19,6 +19,8 @@ EXTRAS = {
     "wandb": ("wandb",),
 }
 """Extras, and the packages outside the core that each is the first to have, by the name they are imported by."""
+SHARED = ("hub", "plots")
+"""Extras that the larger ones include."""
 
 
 class InputError(ValueError):
@@ -30,8 +32,12 @@ class MissingPackage(InputError, ModuleNotFoundError):
 
 
 @contextmanager
-def naming_extras() -> Iterator[None]:
-    """Turn the error for a missing package of an extra into ``MissingPackage``. Also a decorator."""
+def naming_extras(wanted: str | None = None) -> Iterator[None]:
+    """Turn the error for a missing package of an extra into ``MissingPackage``. Also a decorator.
+
+    Args:
+        wanted: A larger extra that the code needs anyway, to name instead of the shared ones that it includes.
+    """
     try:
         yield
     except MissingPackage:
@@ -41,6 +47,7 @@ def naming_extras() -> Iterator[None]:
         extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
         if extra is None:
             raise
+        extra = wanted if wanted and extra in SHARED else extra
         message = f"this needs the package {package}, which comes with the extra {extra!r}. {INSTALL.format(extra=extra)}"
         raise MissingPackage(message) from error
 

@@ -63,7 +63,7 @@ def think(model: Any, context: Any, thinking: Thinking | None = None, **options:
     return model.think(context, thinking, **options)
 
 
-@naming_extras()
+@naming_extras("train")
 def train(configuration: str, name: str | None = None, **settings: Any) -> Any:
     """Train a model from a configuration, like ``ebt fit``, and show progress in the terminal.
 

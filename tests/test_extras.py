@@ -101,7 +101,7 @@ def test_other_missing_modules_stay_what_they_are() -> None:
 def test_the_core_works_alone() -> None:
     done = python(CORE, *(package for packages in EXTRAS.values() for package in packages))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("comes with the extra 'hub'") == 3
+    assert re.findall(r"comes with the extra '(\w+)'", done.stdout) == ["hub", "train", "hub"]
     assert "ebt: error: this needs the package" in done.stderr
     assert "pip install 'energy-based-transformers[hub]'" in done.stderr
 
@@ -111,12 +111,12 @@ def test_the_core_works_alone() -> None:
     ("extra", "line"),
     [
         ("train", ["fit", "--config", "sudoku/ebt"]),
-        ("plots", ["energies", "--checkpoint", ".", "--text", "a"]),
         ("images", ["denoise", "photos", "--checkpoint", "."]),
     ],
 )
 def test_a_command_names_the_extra_that_it_lacks(extra: str, line: list[str]) -> None:
-    done = python(f"from ebt.cli.main import main; sys.exit(main({line!r}))", *EXTRAS[extra])
+    run = f"from ebt.cli.main import main; sys.exit(main({line!r}))"
+    done = python(run, *EXTRAS[extra])
     assert done.returncode == 2, done.stderr
     assert f"comes with the extra {extra!r}" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

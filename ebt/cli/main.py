@@ -36,6 +36,14 @@ COMMANDS = {
 the parsed options; in ``LAB``, the raw arguments."""
 
 
+NEEDS = {
+    **dict.fromkeys(("fit", "plan", "validate", "test", "think", "tokenizer", "demo", "study", "scaling"), "train"),
+    **dict.fromkeys(("denoise", "probe"), "images"),
+    "rollout": "video",
+}
+"""Extras that commands need beyond ``hub``, for the error if a package is missing."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command and report its errors.
 
@@ -46,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # replace characters that the terminal cannot show
     try:
-        with warnings.catch_warnings(), naming_extras():
+        with warnings.catch_warnings():
             warnings.showwarning = show_warning
             return run([argument for argument in arguments if argument != "--debug"])
     except KeyboardInterrupt:
@@ -73,7 +81,8 @@ def run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS, "ebt")
     given = rest if name in LAB else options_of(name).read(rest)
-    return importlib.import_module(LAB.get(name, f"ebt.cli.{'validate' if name == 'test' else name}")).main(given)
+    with naming_extras(NEEDS.get(name)):
+        return importlib.import_module(LAB.get(name, f"ebt.cli.{'validate' if name == 'test' else name}")).main(given)
 
 
 def _help() -> str:

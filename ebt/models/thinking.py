@@ -39,7 +39,8 @@ from ebt.thinking import (
     descend,
 )
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 SPACES: dict[str, tuple[type[Geometry], Update]] = {
     "reference": (Simplex, Published()),
     "listing": (Simplex, Gradient()),
