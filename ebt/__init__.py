@@ -46,7 +46,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ebt.errors import naming_extras
+
+DISTRIBUTION = "energy-based-transformers"
+"""Name under which the library is installed."""
 
 if TYPE_CHECKING:
     from ebt.front import evaluate, load, think, train
@@ -79,6 +82,8 @@ if TYPE_CHECKING:
     )
     from ebt.training.replay import ReplayBuffer
 
+    __version__: str
+
 _HOMES = {
     **dict.fromkeys(("load", "think", "train", "evaluate"), "ebt.front"),
     "ReplayBuffer": "ebt.training.replay",
@@ -94,10 +99,22 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import public names, and torch with them, on first use."""
+    """Import public names, and torch with them, on first use. The version is that of the installed distribution."""
+    if name == "__version__":
+        return _version()
     if name not in __all__:
         raise AttributeError(f"module 'ebt' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, "ebt.thinking")), name)
+    with naming_extras("train" if name == "train" else None):
+        return getattr(importlib.import_module(_HOMES.get(name, "ebt.thinking")), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:  # a source tree on the path of Python
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ebt.errors import InputError
+from ebt.errors import InputError, naming_extras
 from ebt.evaluation.results import Curve, Progress
 from ebt.models.thinking import Thinking
 from ebt.problems.folder import load_folder
@@ -15,6 +15,7 @@ from ebt.problems.registry import HeldOut, Request, problem_of
 from ebt.thinking import Thought
 
 
+@naming_extras()
 def load(name: str | PathLike[str], revision: str | None = None) -> Any:
     """Load a model of any problem onto the CPU, in evaluation mode.
 
@@ -41,6 +42,7 @@ def load(name: str | PathLike[str], revision: str | None = None) -> Any:
         raise InputError(f"no such folder: {name}; it cannot be loaded from the Hugging Face Hub either ({error})") from error
 
 
+@naming_extras()
 def think(model: Any, context: Any, thinking: Thinking | None = None, **options: Any) -> Thought:
     """Think about a context.
 
@@ -62,6 +64,7 @@ def think(model: Any, context: Any, thinking: Thinking | None = None, **options:
     return model.think(context, thinking, **options)
 
 
+@naming_extras("train")
 def train(configuration: str, name: str | None = None, **settings: Any) -> Any:
     """Train a model from a configuration, like ``ebt fit``, and show progress in the terminal.
 
@@ -86,6 +89,7 @@ def train(configuration: str, name: str | None = None, **settings: Any) -> Any:
     return load(run.folder)
 
 
+@naming_extras()
 def evaluate(
     model: Any,
     data: Any = None,

@@ -8,9 +8,9 @@ import os
 import sys
 import warnings
 
-from ebt import __version__
+import ebt
 from ebt.cli.options import options_of
-from ebt.errors import show_warning, unknown
+from ebt.errors import naming_extras, show_warning, unknown
 
 LAB = {"demo": "ebt.lab.demo.command", "scaling": "ebt.lab.scaling.command", "study": "ebt.lab.studies.command"}
 """Modules of the commands that live in ``ebt.lab``."""
@@ -36,6 +36,14 @@ COMMANDS = {
 }
 """The commands and their summaries. The module of a command has ``main``, which returns the exit code. In ``ebt.cli``, it takes
 the parsed options; in ``LAB``, the raw arguments."""
+
+
+NEEDS = {
+    **dict.fromkeys(("fit", "plan", "validate", "test", "think", "tokenizer", "demo", "study", "scaling"), "train"),
+    **dict.fromkeys(("denoise", "probe"), "images"),
+    "rollout": "video",
+}
+"""Extras that commands need beyond ``hub``, for the error if a package is missing."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,12 +78,13 @@ def run(arguments: list[str]) -> int:
     """Run a command and let its errors propagate."""
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help", "--version"):
-        print(f"{__version__}\n" if name == "--version" else _help(), end="")
+        print(f"{ebt.__version__}\n" if name == "--version" else _help(), end="")
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS, "ebt")
     given = rest if name in LAB else options_of(name).read(rest)
-    return importlib.import_module(LAB.get(name, f"ebt.cli.{'validate' if name == 'test' else name}")).main(given)
+    with naming_extras(NEEDS.get(name)):
+        return importlib.import_module(LAB.get(name, f"ebt.cli.{'validate' if name == 'test' else name}")).main(given)
 
 
 def _help() -> str:

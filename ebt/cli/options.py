@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 
-from ebt.cli.terminal import RULE_HELP, RULES, SPLITS, WORD_RULES, Options, count_from, counts, number_in
+from ebt.cli.parser import RULE_HELP, RULES, SPLITS, WORD_RULES, Options, count_from, counts, number_in
 
 BUDGET = {"board": 10.0, "file": 60.0}
 """Default time budgets of ``ebt solve``, in seconds."""

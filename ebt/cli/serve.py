@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any
 
 from ebt.cli.options import LOCAL_HOSTS
 from ebt.errors import INSTALL, InputError
@@ -28,7 +27,7 @@ def main(args: argparse.Namespace) -> int:
 
     models = {name: Served.load(folder, args.device) for name, folder in named(args.checkpoint).items()}
     limits = Limits(max_tokens=args.max_tokens, open=args.max_requests)
-    app = with_page(create_app(models, key, limits), models, key)
+    app = create_app(models, key, limits)
     print(f"serving {', '.join(models)} at http://{args.host}:{args.port}/v1", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=5)
     return 0
@@ -50,13 +49,3 @@ def named(checkpoints: list[str]) -> dict[str, str]:
             raise InputError(f"two models are named {name}: name one of them, --checkpoint NAME={folder}")
         found[name] = folder
     return found
-
-
-def with_page(app: Any, models: Any, key: str | None) -> Any:
-    """Add the page at ``/`` if this installation has one. With a key, it asks for user ``ebt`` and the key."""
-    if any(importlib.util.find_spec(name) is None for name in ("ebt.serving.page", "gradio")):
-        return app
-    import gradio
-
-    page = importlib.import_module("ebt.serving.page").build(models)
-    return gradio.mount_gradio_app(app, page, path="/", auth=None if key is None else ("ebt", key))

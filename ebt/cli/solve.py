@@ -227,7 +227,7 @@ def _solve_board(args: argparse.Namespace, console: Console, model: Any, folder:
     (_play if console.is_terminal else _print_boards)(console, best, size)
     console.print(_verdict(best, size, truth, solved, made, number, args))
     if folder is not None:
-        from ebt.problems.sudoku.pictures import board_strip  # matplotlib
+        from ebt.problems.sudoku.pictures import board_strip
 
         written = [folder / "solve.json", folder / "board.png"]
         plain = finite(asdict(best))

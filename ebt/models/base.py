@@ -86,7 +86,7 @@ class HubModel(PreTrainedModel):
     def _shim(cls) -> str:
         """Source of the module in a saved folder. It imports library classes from ``ebt.problems`` only."""
         homes = ["ebt.problems" if kind.__module__.startswith("ebt.") else kind.__module__ for kind in (cls.config_class, cls)]
-        remedy = f"This model needs the package {homes[1].partition('.')[0]}. {INSTALL}"
+        remedy = f"This model needs the package {homes[1].partition('.')[0]}. {INSTALL.format(extra='hub')}"
         return _SHIM.format(*homes, cls.config_class.__name__, cls.__name__, remedy)
 
     @classmethod

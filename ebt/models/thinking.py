@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +39,8 @@ from ebt.thinking import (
     descend,
 )
 
+P = ParamSpec("P")
+R = TypeVar("R")
 SPACES: dict[str, tuple[type[Geometry], Update]] = {
     "reference": (Simplex, Published()),
     "listing": (Simplex, Gradient()),
@@ -160,7 +164,19 @@ class Thinking:
         return Either(tuple(stops)) if len(stops) > 1 else stops[0] if stops else None
 
 
-@torch.compiler.disable  # it takes gradients, and training differentiates them
+def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Like ``torch.compiler.disable``, which imports the compiler at once: here only if the function is being compiled."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return torch.compiler.disable(function)(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@uncompiled  # it takes gradients, and training differentiates them
 def think(
     energy: Energy,
     geometry: Geometry,

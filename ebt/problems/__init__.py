@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ebt.errors import naming_extras
+
 _HOMES = {
     "registry": ("Problem", "models", "problem_of", "problems"),
     "folder": ("load_folder", "load_tokenizer_of", "save_folder"),
     "images.configuration": ("DiTImagesConfig", "EBTImagesConfig"),
     "images.diffusion": ("NoiseSchedule",),
-    "images.models": ("DiTForImages", "EBTForImages"),
-    "images.tiles": ("by_tiles",),
+    "images.models": ("DiTForImages", "EBTForImages", "by_tiles"),
     "language.configuration": ("EBTConfig", "TransformerPPConfig"),
     "language.ebt": ("EBTForCausalLM", "EBTOutput"),
     "language.transformer_pp": ("TransformerPPForCausalLM",),
@@ -31,5 +32,6 @@ __all__ = list(_HOME_OF)
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module(f"{__name__}.registry").models()  # registers them with ``transformers``
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    with naming_extras():
+        importlib.import_module(f"{__name__}.registry").models()  # registers them with ``transformers``
+        return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)

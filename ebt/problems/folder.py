@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
-from ebt.problems.registry import model_class, models
+from ebt.problems.registry import model_class, model_types
 from ebt.shelf import located, suggestion
 
 SHOWN = 3
@@ -115,9 +115,10 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
     Raises:
         InputError: If there is no such folder, it has no readable tokenizer, or the vocabulary differs from the model's.
     """
-    models()  # the class of a tokenizer may depend on their configurations
     folder = find_folder(directory)
     config = _read_config(folder)
+    if config.get("model_type") in model_types():
+        model_class(config["model_type"])  # the class of a tokenizer may depend on its configuration
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         named = config.get("tokenizer_reference")
         known = f" It was trained with {named}: convert it again with --tokenizer FOLDER." if named else ""
@@ -186,15 +187,14 @@ def _model_class(
     folder: Path, config: dict[str, Any], expect: str | type[HubModel] | Iterable[str | type[HubModel]]
 ) -> type[HubModel]:
     wanted = [expect] if isinstance(expect, (str, type)) else expect
-    accepted = [each if isinstance(each, str) else each.config_class.model_type for each in wanted]
     found = str(config.get("model_type"))
-    kind = model_class(found) if not accepted or found in accepted else None
-    if kind is None:
+    accepted = [each if isinstance(each, str) else each.config_class.model_type for each in wanted] or model_types()
+    if found not in accepted:
         raise InputError(
-            f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted or models()))} is needed: "
+            f"{folder} holds a model of type {found!r}, but {' or '.join(map(repr, accepted))} is needed: "
             "give the folder of a model of that type"
         )
-    return kind
+    return model_class(found)
 
 
 def _compare(folder: Path, wanted: dict[str, tuple[int, ...]]) -> None:

@@ -18,7 +18,7 @@ from ebt.errors import InputError, unknown
 from ebt.evaluation.results import Curve, Measure, Progress
 from ebt.models.base import HubModel
 
-if TYPE_CHECKING:  # Lightning takes a second to import, and most commands do not train
+if TYPE_CHECKING:
     from lightning import LightningDataModule
 
     from ebt.training.task import ThinkingTask
@@ -26,16 +26,16 @@ if TYPE_CHECKING:  # Lightning takes a second to import, and most commands do no
 BUILT_IN = ("language", "sudoku", "images", "video")
 """Subpackages with a module ``problem`` that defines ``PROBLEM``."""
 MODELS = {
-    "ebt": ("language.ebt", "EBTForCausalLM"),
-    "ebt_transformer_pp": ("language.transformer_pp", "TransformerPPForCausalLM"),
-    "ebt_sudoku": ("sudoku.models", "EBTForSudoku"),
-    "ebt_sudoku_transformer": ("sudoku.models", "SudokuTransformer"),
-    "ebt_images": ("images.models", "EBTForImages"),
-    "ebt_dit_images": ("images.models", "DiTForImages"),
-    "ebt_video": ("video.models", "EBTForVideo"),
-    "ebt_video_transformer": ("video.models", "VideoTransformer"),
+    "ebt": "language.ebt:EBTForCausalLM",
+    "ebt_transformer_pp": "language.transformer_pp:TransformerPPForCausalLM",
+    "ebt_sudoku": "sudoku.models:EBTForSudoku",
+    "ebt_sudoku_transformer": "sudoku.models:SudokuTransformer",
+    "ebt_images": "images.models:EBTForImages",
+    "ebt_dit_images": "images.models:DiTForImages",
+    "ebt_video": "video.models:EBTForVideo",
+    "ebt_video_transformer": "video.models:VideoTransformer",
 }
-"""Modules and classes of the built-in models by ``model_type``, to load one without importing all problems."""
+"""Homes of the library's models by ``model_type``: a model loads without the other problems, and without what trains it."""
 GROUP = "ebt.problems"
 """Entry point group through which other packages register problems: ``NAME = "package.module:PROBLEM"``."""
 
@@ -73,6 +73,24 @@ class HeldOut:
     """Argument of the problem's ``curve``."""
     note: str = ""
     """Note for the user."""
+
+
+class _Late:
+    def __init__(self, home: str) -> None:
+        self.home = home
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return _imported(self.home)
+
+
+def late(home: str) -> Any:
+    """Return a class attribute that imports ``module:Name`` on first use: tasks and data need packages that models do not."""
+    return _Late(home)
+
+
+def _imported(home: str) -> Any:
+    module, _, name = home.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 class Problem(ABC):
@@ -124,35 +142,54 @@ class Problem(ABC):
 @cache
 def problems() -> dict[str, Problem]:
     """Return all problems by name: the library's own, and those registered by installed packages."""
-    found: dict[str, Problem] = {name: importlib.import_module(f"ebt.problems.{name}.problem").PROBLEM for name in BUILT_IN}
-    return {**found, **{entry.name: entry.load() for entry in entry_points(group=GROUP)}}
+    return {**{name: _built_in(name) for name in BUILT_IN}, **_outside()}
+
+
+def _built_in(name: str) -> Problem:
+    problem: Problem = _imported(f"ebt.problems.{name}.problem:PROBLEM")
+    return problem
+
+
+@cache
+def _outside() -> dict[str, Problem]:
+    return {entry.name: entry.load() for entry in entry_points(group=GROUP)}
 
 
 def problem_of(model_type: str) -> Problem:
     """Return the problem a model type belongs to. Raises ``InputError`` if there is none."""
-    for problem in problems().values():
+    if model_type in MODELS:
+        return _built_in(MODELS[model_type].partition(".")[0])
+    for problem in _outside().values():
         if any(model.config_class.model_type == model_type for model in problem.models):
             return problem
     raise InputError(f"no problem has models of type {model_type!r}: install the package that provides it")
 
 
 @cache
+def model_class(model_type: str) -> type[HubModel]:
+    """Return a model class, registered with the auto classes of ``transformers``.
+
+    Raises:
+        InputError: If no problem has such models.
+    """
+    if model_type in MODELS:
+        model: type[HubModel] = _imported(f"ebt.problems.{MODELS[model_type]}")
+    else:
+        found = problem_of(model_type).models
+        model = next(each for each in found if each.config_class.model_type == model_type)
+    transformers.AutoConfig.register(model_type, model.config_class, exist_ok=True)
+    getattr(transformers, model.auto_class).register(model.config_class, model, exist_ok=True)
+    return model
+
+
+def model_types() -> list[str]:
+    """Return the types of all models."""
+    return [*MODELS, *(model.config_class.model_type for problem in _outside().values() for model in problem.models)]
+
+
 def models() -> dict[str, type[HubModel]]:
-    """Return all model classes by ``model_type``, and register them with the auto classes of ``transformers``."""
-    found = {model.config_class.model_type: model for problem in problems().values() for model in problem.models}
-    for model_type, model in found.items():
-        transformers.AutoConfig.register(model_type, model.config_class, exist_ok=True)
-        getattr(transformers, model.auto_class).register(model.config_class, model, exist_ok=True)
-    return found
-
-
-def model_class(model_type: str) -> type[HubModel] | None:
-    """Return the class of a ``model_type``, or ``None`` if there is none. Only its own module is imported."""
-    if model_type not in MODELS:
-        return models().get(model_type)
-    module, name = MODELS[model_type]
-    found: type[HubModel] = getattr(importlib.import_module(f"ebt.problems.{module}"), name)
-    return found
+    """Return all model classes by ``model_type``, registered with the auto classes of ``transformers``."""
+    return {model_type: model_class(model_type) for model_type in model_types()}
 
 
 def configurations() -> dict[str, Path]:

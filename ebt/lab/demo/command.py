@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebt.cli.terminal import Options, count_from
+from ebt.cli.parser import Options, count_from
 
 
 def _options() -> Options:

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ebt.cli.terminal import Options, count_from, out_folder
+from ebt.cli.parser import Options, count_from
+from ebt.cli.terminal import out_folder
 from ebt.lab.scaling import AXES, TASKS
 from ebt.lab.studies.command import finish, gather, names, told
 

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ebt.cli.terminal import Options, count_from, counts, number_in, out_folder, plain_table, print_table, say_written
+from ebt.cli.parser import Options, count_from, counts, number_in
+from ebt.cli.terminal import out_folder, plain_table, print_table, say_written
 from ebt.errors import unknown
 from ebt.lab.studies import STUDIES
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ebt.errors import InputError
-from ebt.problems.images.sources import PHOTOS, Images, open_images, pad_to, to_tensor
+from ebt.problems.images.models import pad_to
+from ebt.problems.images.sources import PHOTOS, Images, open_images, to_tensor
 from ebt.problems.language.corpora import SPLITS, check_fractions
 from ebt.problems.skipped import OnError
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from ebt.models.thinking import Thinking
 from ebt.nn import EBTEncoder, PatchEmbedding, Transformer, unpatchify
 from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
-from ebt.problems.images.sources import pad_to
 from ebt.thinking import Geometry, StepSize, Thought
 from ebt.thinking.fast.central import Passes
 
@@ -224,6 +224,12 @@ class DiTForImages(HubModel):
         image = image.to(self.patches.positions)
         condition = self.level(torch.full((len(image),), t, device=image.device))
         return self.network.hidden(self.patches(image) + self.patches.places(image), condition)
+
+
+def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Extend an image (C, H, W) by reflection, below and to the right, to at least ``height`` x ``width``."""
+    missing = [max(0, wanted - length) for wanted, length in zip((height, width), image.shape[1:], strict=True)]
+    return np.pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric") if any(missing) else image
 
 
 def by_tiles(denoise: Callable[[Tensor], Tensor], image: Tensor, size: int, batch_size: int = 32) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ebt.errors import INSTALL, InputError
+from ebt.errors import InputError, naming_extras
 from ebt.problems.images import sources
 from ebt.problems.images.sources import Images, to_array, to_square, to_tensor
 from ebt.problems.skipped import OnError
@@ -67,13 +67,11 @@ def linear_probe(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tenso
     Raises:
         InputError: If there are fewer than two classes or too few examples, or scikit-learn is not installed.
     """
-    try:
+    with naming_extras():
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import GridSearchCV, ShuffleSplit
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise InputError(f"a linear probe needs scikit-learn. {INSTALL}") from error
     classes = len(labels.unique())
     if classes < 2 or len(train) < LEAST or not len(test):
         raise InputError(f"{len(train)} and {len(test)} images of {classes} class(es): a probe needs {LEAST} of 2 classes.")

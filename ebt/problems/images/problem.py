@@ -11,14 +11,10 @@ import torch
 
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
-from ebt.problems.images.data import Crops, ImageDataModule
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.metrics import MEASURE, ImagePoint, image_curve
 from ebt.problems.images.models import DiTForImages, EBTForImages
-from ebt.problems.images.pictures import write_energies
-from ebt.problems.images.sources import open_images
-from ebt.problems.images.task import DenoisingTask
-from ebt.problems.registry import HeldOut, Problem, Request, same, unknown_data
+from ebt.problems.registry import HeldOut, Problem, Request, late, same, unknown_data
 from ebt.problems.runs import run_data
 
 
@@ -27,7 +23,9 @@ class Images(Problem):
 
     name = "images"
     models = (EBTForImages, DiTForImages)
-    task, data, measure = DenoisingTask, ImageDataModule, MEASURE
+    task = late("ebt.problems.images.task:DenoisingTask")
+    data = late("ebt.problems.images.data:ImageDataModule")
+    measure = MEASURE
     columns = ("PSNR dB", "mse")
     options = ("tolerance", "noise")
 
@@ -40,6 +38,9 @@ class Images(Problem):
 
     def held_out(self, request: Request) -> HeldOut:
         """Up to ``limit`` crops (64 by default) of the run's own images, or of a source, with noise."""
+        from ebt.problems.images.data import Crops
+        from ebt.problems.images.sources import open_images
+
         config, limit, seed = request.model.config, request.limit or 64, request.seed
         same("size or channels", [(m.config.image_size, m.config.num_channels) for m in request.models.values()])
         level = request.noise or config.noise_level
@@ -47,9 +48,9 @@ class Images(Problem):
             images, name = open_images(request.data), Path(request.data).name
             chosen = images.get(request.split, images["train"])
         else:
-            if (settings := run_data(request.checkpoint, ImageDataModule)) is None:
+            if (settings := run_data(request.checkpoint, self.data)) is None:
                 raise unknown_data(request.checkpoint)
-            data = ImageDataModule(**{**settings, "num_workers": 0})
+            data = self.data(**{**settings, "num_workers": 0})
             data.prepare()
             if request.split not in data.sets:
                 raise InputError(f"The run has no {request.split} images: use another --split, or give the data with --data.")
@@ -68,6 +69,8 @@ class Images(Problem):
 
     def pictures(self, folder: Path, request: Request, held_out: HeldOut, steps: int) -> list[Path]:
         """Draw energies of patches against their errors, and maps of them."""
+        from ebt.problems.images.pictures import write_energies
+
         clean, noisy, _ = held_out.data
         return write_energies(folder, request.model, clean, noisy, steps)
 

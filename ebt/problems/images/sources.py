@@ -21,7 +21,7 @@ from PIL import ExifTags, Image
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ebt.errors import INSTALL, InputError
+from ebt.errors import InputError, naming_extras
 from ebt.problems.language.corpora import SPLITS
 from ebt.problems.skipped import OnError
 
@@ -178,12 +178,6 @@ def to_square(picture: Image.Image, size: int, aspect: float = 1.0) -> Image.Ima
     return square if square.size == (size, size) else square.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Extend an image (C, H, W) by reflection, below and to the right, to at least ``height`` x ``width``."""
-    missing = [max(0, wanted - length) for wanted, length in zip((height, width), image.shape[1:], strict=True)]
-    return np.pad(image, ((0, 0), (0, missing[0]), (0, missing[1])), mode="symmetric") if any(missing) else image
-
-
 def open_images(source: str, field: str = "image") -> dict[str, Images]:
     """Open a source and return its images by split ("train", "validation", "test"). Only photos and datasets have several.
 
@@ -263,22 +257,20 @@ def open_dataset(source: str, field: str) -> dict[str, Any]:
     return parts
 
 
+@naming_extras()
 def embedded_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return scikit-learn's handwritten digits (n, 8, 8), uint8, and their labels (n,). ``InputError`` without scikit-learn."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InputError(f"the embedded digits come with scikit-learn. {INSTALL}") from error
+    from sklearn.datasets import load_digits
+
     digits: Any = load_digits()
     return (digits.images * (255 / 16)).round().astype(np.uint8), digits.target
 
 
+@naming_extras()
 def _photos() -> dict[str, Images]:
-    try:
-        import skimage.data
-        import sklearn.datasets
-    except ImportError as error:
-        raise InputError(f"the embedded photos come with scikit-image and scikit-learn. {INSTALL}") from error
+    import skimage.data
+    import sklearn.datasets
+
     folders = [Path(skimage.data.__file__).parent, Path(sklearn.datasets.__file__).parent / "images"]
     files = {file.name: file for folder in folders for file in folder.iterdir()}
     return {split: of_files(PHOTOS, [files[name] for name in names.split()]) for split, names in EMBEDDED.items()}

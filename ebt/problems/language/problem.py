@@ -13,12 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
 from ebt.problems.folder import find_folder, load_tokenizer_of
-from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.metrics import MEASURE, LanguagePoint, language_curve
-from ebt.problems.language.task import LanguageTask
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
-from ebt.problems.registry import HeldOut, Problem, Request, unknown_data
+from ebt.problems.registry import HeldOut, Problem, Request, late, unknown_data
 from ebt.problems.runs import run_data
 
 
@@ -27,7 +25,9 @@ class Language(Problem):
 
     name = "language"
     models = (EBTForCausalLM, TransformerPPForCausalLM)
-    task, data, measure = LanguageTask, TextDataModule, MEASURE
+    task = late("ebt.problems.language.task:LanguageTask")
+    data = late("ebt.problems.language.data:TextDataModule")
+    measure = MEASURE
     columns = ("nats per token", "perplexity", "right %")
     options = ("candidates", "rule")
     rules = (*Problem.rules, "majority", "mean")
@@ -48,15 +48,15 @@ class Language(Problem):
             if load_tokenizer_of(name).get_vocab() != vocabulary:
                 raise InputError(f"--baseline {name} has a different tokenizer: compare models with the same tokenizer.")
         context, split = min(model.config.context_length for model in request.models.values()), request.split
-        settings = run_data(request.checkpoint, TextDataModule) or {}
+        settings = run_data(request.checkpoint, self.data) or {}
         common: dict[str, Any] = {"tokenizer": str(find_folder(first)), "context_length": context, "num_workers": 0}
         if (source := request.data) is not None:
             fields = {name: settings[name] for name in ("text_field", "prompt_field") if name in settings}
-            data = TextDataModule(source, test_source=source, fractions=(1.0, 0.0, 0.0), **fields, **common)
+            data = self.data(source, test_source=source, fractions=(1.0, 0.0, 0.0), **fields, **common)
             name, split = Path(source).name, "test"
             note = f"All of {source} is used: held-out quality only if the model was not trained on it."
         elif settings:
-            data, note = TextDataModule(**{**settings, **common}), ""
+            data, note = self.data(**{**settings, **common}), ""
             name = f"{split} documents of {settings.get('source', 'the run')}"
         else:
             raise unknown_data(request.checkpoint)

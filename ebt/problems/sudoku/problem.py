@@ -10,14 +10,12 @@ import torch
 
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
-from ebt.problems.registry import HeldOut, Problem, Request, same
+from ebt.problems.registry import HeldOut, Problem, Request, late, same
 from ebt.problems.runs import run_data
 from ebt.problems.sudoku.boards import read_csv
-from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.generator import SudokuSet, generate
 from ebt.problems.sudoku.metrics import MEASURE, SudokuPoint, sudoku_curve
 from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
-from ebt.problems.sudoku.task import SudokuTask
 
 
 class Sudoku(Problem):
@@ -25,7 +23,9 @@ class Sudoku(Problem):
 
     name = "sudoku"
     models = (EBTForSudoku, SudokuTransformer)
-    task, data, measure = SudokuTask, SudokuDataModule, MEASURE
+    task = late("ebt.problems.sudoku.task:SudokuTask")
+    data = late("ebt.problems.sudoku.data:SudokuDataModule")
+    measure = MEASURE
     columns = ("solved %", "cells %", "taken")
     options = ("candidates", "rule", "tolerance", "givens")
     rules = (*Problem.rules, "majority")
@@ -48,7 +48,7 @@ class Sudoku(Problem):
             raise InputError(f"{' and '.join(named[:2])} both choose the boards: give one of them.")
         if request.data is not None:
             name, boards = Path(request.data).name, read_csv(request.data, size, owner="this model solves")
-        elif (settings := run_data(request.checkpoint, SudokuDataModule)) is not None:
+        elif (settings := run_data(request.checkpoint, self.data)) is not None:
             name, boards, note = _boards_of_run(settings, size, givens, request.split, limit, request.seed)
         elif givens is not None:
             name, boards = f"new puzzles with {givens} givens", generate(size, givens, limit, request.seed)
@@ -76,7 +76,7 @@ def _boards_of_run(
     settings: dict[str, Any], size: int, givens: int | None, split: str, limit: int, seed: int
 ) -> tuple[str, SudokuSet, str]:
     """Return the name, the boards and a note about them."""
-    data = SudokuDataModule(**{**settings, "num_workers": 0})
+    data = PROBLEM.data(**{**settings, "num_workers": 0})
     data.prepare()
     if split != "test":
         return f"{split} set", data.sets[split], ""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ebt.errors import INSTALL, InputError
+from ebt.errors import InputError, naming_extras
 from ebt.problems.images.sources import files_in, to_array, to_square
 
 SUFFIXES = {
@@ -188,8 +188,6 @@ def write_video(frames: np.ndarray, path: Path, seconds: float) -> None:
 
 def import_av() -> Any:
     """Import PyAV. Raises ``InputError`` if it is not installed."""
-    try:
+    with naming_extras():
         import av
-    except ImportError as error:
-        raise InputError(f"reading and writing videos needs PyAV. {INSTALL}") from error
     return av

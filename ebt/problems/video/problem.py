@@ -11,13 +11,12 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
-from ebt.problems.registry import HeldOut, Problem, Request, same
+from ebt.problems.registry import HeldOut, Problem, Request, late, same
 from ebt.problems.runs import run_data
 from ebt.problems.video.data import VideoDataModule, held_out_frames
 from ebt.problems.video.metrics import MEASURE, VideoPoint, repeat_loss, video_curve
 from ebt.problems.video.models import EBTForVideo, VideoTransformer
 from ebt.problems.video.moving_digits import DIGITS
-from ebt.problems.video.task import VideoTask
 
 
 class Video(Problem):
@@ -25,7 +24,9 @@ class Video(Problem):
 
     name = "video"
     models = (EBTForVideo, VideoTransformer)
-    task, data, measure = VideoTask, VideoDataModule, MEASURE
+    task = late("ebt.problems.video.task:VideoTask")
+    data = late("ebt.problems.video.data:VideoDataModule")
+    measure = MEASURE
     columns = ("smooth L1", "energy ~ loss")
     options = ("candidates", "rule", "tolerance", "shifted")
 

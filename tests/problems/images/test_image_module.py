@@ -13,7 +13,8 @@ from PIL import Image
 
 from ebt.errors import InputError
 from ebt.problems.images.data import Crops, ImageDataModule
-from ebt.problems.images.sources import open_images, pad_to
+from ebt.problems.images.models import pad_to
+from ebt.problems.images.sources import open_images
 
 SIZE = 8
 
