@@ -21,7 +21,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 RIGHT, WRONG, GIVEN, GREY = "#0072B2", "#D55E00", "#000000", "#666666"
 HEAT = "viridis"
 DPI = 100
-PALETTE = 64
+PALETTE = 256
 """Colours of the file of a plot."""
 
 _STYLE = {
@@ -60,9 +60,12 @@ def picture(path: str | Path, width: float = 8.0, height: float = 5.0, colours: 
 
 
 def small(image: Image.Image, colours: int | None = PALETTE) -> Image.Image:
-    """Return an image without transparency, reduced to a palette, which makes plots three times smaller as files."""
+    """Return an image without transparency, reduced to a palette, which makes plots three times smaller as files.
+
+    The palette covers all colours of the image, since the thin line of a series matters as much as the background.
+    """
     opaque = image.convert("RGB")
-    return opaque if colours is None else opaque.quantize(colours, dither=Image.Dither.NONE)
+    return opaque if colours is None else opaque.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
 def step_axis(axes: Axes, steps: list[int], label: str = "thinking steps") -> None:

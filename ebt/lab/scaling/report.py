@@ -51,7 +51,7 @@ def report(plan: ScalingPlan, results: Results) -> Page:
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Answer from the verdicts: on which axes EBTs scale faster, and whether the runs suffice to tell."""
     enough = [verdict.met for verdict in verdicts if "these runs suffice" in verdict.name]
-    faster = shown("an EBT scales faster", cases(verdicts, after=" scales faster"), "in")
+    faster = shown("an EBT scales faster", cases(verdicts, after=" scales faster"), "on")
     return f"{faster} These runs suffice to tell in {sum(enough)} of {len(enough)} comparisons of slopes."
 
 

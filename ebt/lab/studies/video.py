@@ -245,10 +245,11 @@ def report(plan: VideoPlan, results: Mapping[str, Result]) -> Page:
 
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Answer from the verdicts: what tells the error, the loss, and longer thinking."""
-    named = {verdict.name: (verdict.met, verdict.told) for verdict in verdicts}
+    named = {verdict.name: verdict for verdict in verdicts}
     error = shown("the error can be told", cases(verdicts, after=" tells the error"), "by")
-    claims = {name: named[name] for name in ("the EBT is as good as Transformer++", "longer thinking does not harm")}
-    return f"{error} {shown('the EBT suits frames', claims, 'by this:')}"
+    claims = ("the EBT is as good as Transformer++", "longer thinking does not harm")
+    told = "; ".join(f"{name}: {'yes' if named[name].met else 'no'} ({named[name].told})" for name in claims)
+    return f"{error} {told[0].upper()}{told[1:]}."
 
 
 def _lines(found: Measured, name: str) -> dict[str, dict[int, dict[str, Any]]]:
