@@ -14,6 +14,7 @@ from ebt.cli.training import configure
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = sorted((ROOT / "docs/results").glob("*/*.md"))
 
 
 def blocks(path: Path, language: str) -> list[str]:
