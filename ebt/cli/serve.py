@@ -1,14 +1,13 @@
-"""``ebt serve``: an OpenAI-compatible API, and a page, over models."""
+"""``ebt serve``: an OpenAI-compatible API over models."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 from pathlib import Path
 
 from ebt.cli.options import LOCAL_HOSTS
-from ebt.errors import INSTALL, InputError
+from ebt.errors import InputError
 
 
 def main(args: argparse.Namespace) -> int:
@@ -16,9 +15,6 @@ def main(args: argparse.Namespace) -> int:
     key = args.key or os.environ.get("EBT_SERVE_KEY") or None
     if args.host not in LOCAL_HOSTS and key is None:
         raise InputError(f"--host {args.host} opens the server to other machines: give --key, or set EBT_SERVE_KEY.")
-    if missing := [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]:
-        install = INSTALL.replace("[images,video]", "[serve]")
-        raise InputError(f"ebt serve needs {' and '.join(missing)}, which are in the extra 'serve'. {install}")
     import uvicorn
 
     from ebt.serving.api import create_app

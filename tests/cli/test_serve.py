@@ -1,12 +1,12 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_models import language_folder, sudoku_folder
 
-from ebt.cli import serve
 from ebt.cli.main import main
 
 
@@ -16,7 +16,6 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]
     uvicorn = pytest.importorskip("uvicorn")
     found: list[tuple[Any, dict[str, Any]]] = []
     monkeypatch.setattr(uvicorn, "run", lambda app, **options: found.append((app, options)))
-    monkeypatch.setattr(serve, "with_page", lambda app, *_: app)
     monkeypatch.delenv("EBT_SERVE_KEY", raising=False)
     return found
 
@@ -52,6 +51,6 @@ def test_what_cannot_be_served_is_named(tmp_path: Path, started: list[Any], caps
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", "--checkpoint", "nowhere"]) == 2
-    assert "ebt serve needs fastapi and uvicorn, which are in the extra 'serve'" in capsys.readouterr().err
+    assert "this needs the package uvicorn, which comes with the extra 'serve'" in capsys.readouterr().err

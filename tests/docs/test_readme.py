@@ -14,6 +14,7 @@ from ebt.cli.training import configure
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = sorted((ROOT / "docs/results").glob("*/*.md"))
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -32,8 +33,9 @@ PYTHON = [pytest.param(code, id=f"{path.stem}-{i + 1}") for path in DOCUMENTS fo
 
 @pytest.fixture
 def after_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder in which the demo has left its models; tiny ones, with random weights."""
+    """A folder with the models that documents load: those of the demo, and one by name; tiny ones, with random weights."""
     sudoku_folder(tmp_path / "runs/demo/models/sudoku-ebt", board=6)
+    sudoku_folder(tmp_path / "sudoku-6x6", board=6)
     language_folder(tmp_path / "runs/demo/models/text-ebt")
     monkeypatch.chdir(tmp_path)
 
@@ -45,9 +47,9 @@ def test_the_python_runs(code: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("after_the_demo")
-def test_the_readme_solves_a_board_in_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readme_solves_a_board_in_five_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = blocks(ROOT / "README.md", "python")[0]
-    assert len(code.splitlines()) <= 10
+    assert len([line for line in code.splitlines() if line]) == 5
     run(code, tmp_path)
     energies, *board = capsys.readouterr().out.splitlines()
     assert len(energies.split(",")) == 17  # before each of 16 steps, and of the final board
@@ -56,8 +58,8 @@ def test_the_readme_solves_a_board_in_ten_lines(tmp_path: Path, capsys: pytest.C
     assert (digits[1], digits[3]) == (5, 3)  # givens of the first row
 
 
-def test_the_configuration_in_the_readme_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (text,) = blocks(ROOT / "README.md", "yaml")
+def test_the_configuration_in_the_guide_to_data_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = blocks(ROOT / "docs/guides/data.md", "yaml")
     (tmp_path / "my.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     made = configure(["--config=language/ebt", "--config=my.yaml"])
@@ -76,3 +78,24 @@ def test_the_links_lead_somewhere(path: Path) -> None:
 def test_the_readme_names_every_command() -> None:
     rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `ebt ")]
     assert set(re.findall(r"`ebt (\w+)`", "".join(row.split(" | ")[0] for row in rows))) == set(COMMANDS)
+
+
+def test_the_readme_fits_three_screens() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_documents_stay_small() -> None:
+    assert sum(path.stat().st_size for path in (ROOT / "docs").rglob("*") if path.is_file()) < 3_000_000
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs/results").glob("*/*.md")), ids=lambda page: f"{page.parent.name}-{page.stem}"
+)
+def test_a_page_of_results_opens_with_its_answer(page: Path) -> None:
+    text, study = page.read_text(encoding="utf-8"), page.parent.name
+    assert (ROOT / f"docs/results/raw/{study}.tar.xz").is_file()
+    if not page.stem.endswith("-details"):
+        parts = text.split("\n\n")
+        assert re.search(r"\d", parts[2])
+        assert parts[3].startswith("![")
+        assert len(re.findall(r"^\| ", text, re.MULTILINE)) <= 12  # ten rows, head and rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +16,7 @@ from ebt.lab.scaling.grid import Point
 from ebt.lab.scaling.laws import Comparison
 from ebt.lab.scaling.study import ScalingPlan
 from ebt.lab.studies.models import TITLES, TRANSFORMER
-from ebt.lab.studies.page import Page, Table, Verdict
+from ebt.lab.studies.page import Page, Table, Verdict, cases, shown
 
 LABELS = {
     "data": "{items} to train on",
@@ -33,16 +34,25 @@ def report(plan: ScalingPlan, results: Results) -> Page:
     """Create tables, verdicts and plots of all axes."""
     found = [Found(plan, grid, results) for grid in plan.grids]
     axes = _list([NAMES.get(one.grid.axis, one.grid.axis) for one in found])
+    judged = [verdict for one in found for verdict in _verdicts(one)]
     return Page(
         title=f"Scaling: {TASKS[plan.name]}",
         question=f"Does the loss of an EBT fall faster than that of {RIVAL} as {axes} "
         f"{'grow' if len(found) > 1 else 'grows'}? And do these runs suffice to tell?",
         setting=_setting(plan, found),
         tables=[_conclusions(found), *(table for one in found for table in (_losses(one), _laws(one)))],
-        verdicts=[verdict for one in found for verdict in _verdicts(one)],
+        verdicts=judged,
+        answer=answer(judged),
         pictures=_draw(plan, found),
         numbers={"task": plan.name, "seeds": plan.seeds, "axes": {one.grid.axis: one.numbers() for one in found}},
     )
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Answer from the verdicts: on which axes EBTs scale faster, and whether the runs suffice to tell."""
+    enough = [verdict.met for verdict in verdicts if "these runs suffice" in verdict.name]
+    faster = shown("an EBT scales faster", cases(verdicts, after=" scales faster"), "on")
+    return f"{faster} These runs suffice to tell in {sum(enough)} of {len(enough)} comparisons of slopes."
 
 
 def _list(parts: list[str]) -> str:

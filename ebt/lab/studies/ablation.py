@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,7 @@ from ebt.evaluation.statistics import Estimate, over_seeds
 from ebt.lab.plots.studies import grouped_bars, step_lines
 from ebt.lab.studies.measure import CHOOSING, MEASURED
 from ebt.lab.studies.models import RECIPES, TITLES
-from ebt.lab.studies.page import Page, Table, Verdict, above
+from ebt.lab.studies.page import Page, Table, Verdict, above, cases, shown
 from ebt.lab.studies.runs import Run
 from ebt.lab.studies.text import MEAN_NOISES, Results, TextPlan, improvement, last_of_mean, longer, nats_at
 
@@ -77,6 +78,7 @@ def report(plan: TextPlan, results: Results) -> Page:
     grouped_bars([TITLES[k] for k in KINDS], shown, plan.out / "gains.png", label, "What each part of the S2 recipe does")
     panels = {"held-out text": {TITLES[kind]: _curve(plan, kind, results) for kind in KINDS}}
     step_lines(panels, plan.out / "steps.png", "nats per token", "Thinking longer, one candidate")
+    judged = verdicts(means, found)
     return Page(
         title="What each part of the S2 recipe does",
         question="The paper's table 2: S2 in full, and without one of its parts each. How much does the perplexity fall when a "
@@ -94,13 +96,23 @@ def report(plan: TextPlan, results: Results) -> Page:
             "largest trained number of steps, or at one above the lowest where these are one.",
         ],
         tables=[_lowest(plan, means, found), parts_table(found), _trained(means)],
-        verdicts=verdicts(means, found),
+        verdicts=judged,
+        answer=answer(judged),
         pictures={
             "gains.png": f"{label.capitalize()}: means over {plan.seeds} seeds, lines are 95 % intervals.",
             "steps.png": "Loss against thinking steps, one candidate; bands are 95 % intervals over the seeds.",
         },
         numbers={"seeds": plan.seeds, "gains": found},
     )
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Answer from the verdicts: what each part adds, and what thinking longer and self-verification gain."""
+    parts = cases(verdicts, "thinking longer gains more with all parts than by S2, ")
+    gains = {"thinking longer": cases(verdicts, "thinking longer helps"), "self-verification on top": cases(verdicts, ADDED)}
+    found = {what: case for what, one in gains.items() for case in one.values()}
+    claim = "thinking longer gains more with all parts than without one"
+    return f"{shown(claim, parts, 'against')} {shown('perplexity falls', found, 'by')}"
 
 
 def _curve(plan: TextPlan, kind: str, results: Results) -> dict[int, dict[str, Any]]:

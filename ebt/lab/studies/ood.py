@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -18,7 +18,7 @@ from ebt.evaluation.statistics import Estimate, over_seeds, slope_over
 from ebt.lab.plots.studies import fitted_points, grouped_bars, step_lines
 from ebt.lab.studies.measure import CHOOSING, MEASURED
 from ebt.lab.studies.models import EBTS, MORE, RECIPES, TIMES, TITLES, TRANSFORMER
-from ebt.lab.studies.page import Page, Table, Verdict, above
+from ebt.lab.studies.page import Page, Table, Verdict, above, cases, shown
 from ebt.lab.studies.runs import Run
 from ebt.lab.studies.sets import BUILT_IN, SUFFIXES
 from ebt.lab.studies.text import Results, TextPlan, identity, improvement, nats_at
@@ -110,6 +110,10 @@ def report(plan: OodPlan, results: Results) -> Page:
     pictures = _draw(plan, results, found, slopes)
     noises = ", ".join(f"{noise:g}" for noise in plan.text.mean_noises)
     many, sets = plan.text.candidates, ", ".join(name for name in plan.sets if name != MEASURED)
+    judged = [
+        *_verdicts(found, slopes, many),
+        *(_grows(kind, nearer, many, f", without {furthest}", way) for kind in EBTS for way in JUDGED),
+    ]
     return Page(
         title="Thinking out of distribution",
         question="The paper's table 3 and figures 6 and 7: one model, many texts. Does thinking gain more where text is "
@@ -137,10 +141,8 @@ def report(plan: OodPlan, results: Results) -> Page:
             _temperatures(plan, results),
             _slope_table({"": slopes, f", without {furthest}": nearer}, many),
         ],
-        verdicts=[
-            *_verdicts(found, slopes, many),
-            *(_grows(kind, nearer, many, f", without {furthest}", way) for kind in EBTS for way in JUDGED),
-        ],
+        verdicts=judged,
+        answer=answer(judged),
         pictures=pictures,
         numbers={
             "nats": found,
@@ -150,6 +152,15 @@ def report(plan: OodPlan, results: Results) -> Page:
             "scored": plan.text.contexts * plan.text.context_length,
         },
     )
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Answer from the verdicts on the library's own recipe: gain against shift, and Transformer++."""
+    own = TITLES[EBTS[0]]
+    grows = shown("the gain grows with the distance of the text", cases(verdicts, f"{own}, ", ": gain grows with shift"))
+    on, claim = ": better than Transformer++ on most other sets", "the EBT is better than Transformer++ on most other sets"
+    better = {one.name.removesuffix(on): (one.met, one.told) for one in verdicts if one.name == own + on}
+    return f"{grows} {shown(claim, better)}"
 
 
 Slopes = dict[str, dict[str, Estimate]]

@@ -12,6 +12,10 @@ from ebt.evaluation.statistics import Estimate
 from ebt.files import write_json, write_text
 from ebt.lab.studies.runs import Result
 
+ROWS = 10
+"""Rows of a table of the first page, at most."""
+UNJUDGED = "No criterion applies to these models; the table has what was measured."
+
 
 @dataclass(frozen=True)
 class Table:
@@ -32,11 +36,49 @@ class Verdict:
     met: bool
     text: str
 
+    @property
+    def told(self) -> str:
+        """The text without the limit."""
+        return self.text.split(" (limit")[0]
+
+    @property
+    def value(self) -> str:
+        """What is measured, without the words before it."""
+        return self.told.rpartition(": ")[2]
+
 
 def above(name: str, what: str, value: Estimate, limit: float = 0.0, unit: str = "%") -> Verdict:
     """Return a verdict that is met if the whole interval lies above the limit. A value without interval does not meet it."""
     met = value.low is not None and value.low > limit
     return Verdict(name, met, f"{what}: {value.text(2, sign=True)} {unit} (limit: the whole interval above {limit:g})")
+
+
+def shown(claim: str, cases: Mapping[str, tuple[bool, str]], word: str = "for") -> str:
+    """Return a sentence that tells for which cases a claim is not shown, and for which it is.
+
+    Args:
+        claim: The claim, to stand after "that".
+        cases: Whether it is shown, and the value, by case.
+        word: What stands before the cases.
+    """
+    parts = [
+        f"shown {word} {'; '.join(f'{case} ({value})' for case, (met, value) in cases.items() if met == wanted)}"
+        for wanted in (False, True)
+        if any(met == wanted for met, _ in cases.values())
+    ]
+    if not parts:
+        return ""
+    missed = not all(met for met, _ in cases.values())
+    return f"That {claim} is {'not ' if missed else ''}{'. It is '.join(parts)}."
+
+
+def cases(verdicts: Iterable[Verdict], before: str = "", after: str = "") -> dict[str, tuple[bool, str]]:
+    """Return the verdicts whose names begin and end so, by the rest of their names, as ``shown`` takes them."""
+    return {
+        verdict.name.removeprefix(before).removesuffix(after): (verdict.met, verdict.value)
+        for verdict in verdicts
+        if verdict.name.startswith(before) and verdict.name.endswith(after)
+    }
 
 
 @dataclass(frozen=True)
@@ -50,19 +92,37 @@ class Page:
     tables: Sequence[Table]
     verdicts: Sequence[Verdict]
     pictures: Mapping[str, str]
-    """Captions by file name."""
+    """Captions by file name. The first one is on the first page."""
+    answer: str
+    """The answer in two sentences. What is not shown comes first."""
+    front: Table | None = None
+    """The table of the first page. None takes the first one of at most ten rows."""
     numbers: Mapping[str, Any] = field(default_factory=dict)
     """The numbers behind the tables, for ``results.json``."""
 
 
 def publish(name: str, page: Page, command: str, results: Iterable[Result], out: Path) -> list[Path]:
-    """Write ``results.json`` and ``NAME.md``."""
+    """Write ``results.json``, ``NAME.md`` with the answer, and ``NAME-details.md`` with everything else."""
     results = list(results)
     about = {"command": command, "date": datetime.date.today().isoformat(), "made": _made(results)}
     content = {"study": name, **about, "verdicts": [asdict(verdict) for verdict in page.verdicts], **page.numbers}
     write_json(content, out / "results.json")
-    write_text(_markdown(page, about), out / f"{name}.md")
-    return [out / f"{name}.md", out / "results.json", *(out / picture for picture in page.pictures)]
+    return [*write_pages(name, page, about, out), out / "results.json", *(out / picture for picture in page.pictures)]
+
+
+def write_pages(name: str, page: Page, about: Mapping[str, Any], out: Path) -> list[Path]:
+    """Write ``NAME.md`` and ``NAME-details.md``.
+
+    Args:
+        name: Name of the study.
+        page: The content.
+        about: How it was made: ``command``, ``date`` and ``made`` (machines, versions, hours).
+        out: Folder of the pages.
+    """
+    first, details = out / f"{name}.md", out / f"{name}-details.md"
+    write_text(_first(page, details.name), first)
+    write_text(_details(page, about, first.name), details)
+    return [first, details]
 
 
 def _made(results: Sequence[Result]) -> dict[str, Any]:
@@ -74,9 +134,24 @@ def _made(results: Sequence[Result]) -> dict[str, Any]:
     return {"machines": machines, "versions": versions, "hours": sum(result.seconds for result in results) / 3600}
 
 
-def _markdown(page: Page, about: Mapping[str, Any]) -> str:
+def _first(page: Page, details: str) -> str:
+    """Return the page that most people read: the answer, a picture and a small table."""
+    parts = [f"# {page.title}", f"*{page.question}*", page.answer or UNJUDGED]
+    for picture, caption in list(page.pictures.items())[:1]:
+        parts += [f"![{caption}]({picture})", f"*{caption}*"]
+    table = page.front or next((table for table in page.tables if len(table.rows) <= ROWS), None)
+    if table is not None:
+        parts += [f"## {table.title}", _rows(table), *([table.note] if table.note else [])]
+    met = sum(verdict.met for verdict in page.verdicts)
+    judged = f"{met} of {len(page.verdicts)} criteria are met. " if page.verdicts else ""
+    parts.append(f"{judged}[Details]({details}): the method, every criterion, all tables and pictures, and how to repeat it.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _details(page: Page, about: Mapping[str, Any], first: str) -> str:
     made = about["made"]
-    parts = [f"# {page.title}", page.question, "\n".join(f"* {sentence}" for sentence in page.setting)]
+    sentences = "\n".join(f"* {sentence}" for sentence in page.setting)
+    parts = [f"# {page.title}: details", f"{page.question} [The answer]({first})", sentences]
     if page.verdicts:
         lines = [f"* **{'met' if verdict.met else 'missed'}**: {verdict.name}. {verdict.text}." for verdict in page.verdicts]
         parts += ["## Verdicts", "\n".join(lines)]

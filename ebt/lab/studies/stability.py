@@ -17,7 +17,7 @@ import torch
 from ebt.lab.plots.stability import final_losses, loss_curves
 from ebt.lab.studies.grid import LARGEST, LAST, Cell, Trained, judge, spreads
 from ebt.lab.studies.models import OPTIMISATION, RECIPES
-from ebt.lab.studies.page import Page, Table
+from ebt.lab.studies.page import Page, Table, Verdict
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Run
 from ebt.lab.studies.text import Results, identity
@@ -123,6 +123,7 @@ def report(plan: GridPlan, results: Results) -> Page:
     """Create tables, verdicts and plots."""
     trained = [Trained(cell, **results[plan.run(cell).key].values) for cell in plan.cells]
     ours = [one for one in trained if one.cell.parameterisation == OURS]
+    judged = judge(ours) if ours else []
     return Page(
         title="Stability",
         question="An EBT is trained from different initial step sizes, all else equal. Does it start at the loss of guessing, "
@@ -139,7 +140,8 @@ def report(plan: GridPlan, results: Results) -> Page:
             f"lies above the least one before it. Final loss: mean of the last {LAST} updates.",
         ],
         tables=[_summary(trained), _grid(trained)],
-        verdicts=judge(ours) if ours else [],
+        verdicts=judged,
+        answer=answer(judged),
         pictures=_draw(plan, trained),
         numbers={
             "guessing": trained[0].guessing,
@@ -150,6 +152,13 @@ def report(plan: GridPlan, results: Results) -> Page:
             ],
         },
     )
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Answer from the verdicts: what does not hold, and what does."""
+    told = [[one.told for one in verdicts if one.met == met] for met in (False, True)]
+    missed, met = ("; ".join(texts) for texts in told)
+    return " ".join([*([f"Not stable: {missed}."] if missed else []), *([f"As it should be: {met}."] if met else [])])
 
 
 def _groups(trained: Sequence[Trained], *names: str) -> Mapping[tuple[Any, ...], list[Trained]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +12,7 @@ from typing import Any
 from ebt.evaluation.statistics import Estimate, over_seeds, spread
 from ebt.lab.plots.studies import effort_lines
 from ebt.lab.studies.boards import measure_boards, train_board_model
-from ebt.lab.studies.page import Page, Table, Verdict
+from ebt.lab.studies.page import Page, Table, Verdict, shown
 from ebt.lab.studies.runs import Json, Result, Run
 from ebt.lab.studies.sets import identity
 from ebt.thinking import Recipe
@@ -42,6 +42,7 @@ VALIDATION = 32
 """Number of validation boards."""
 STOP = 1e-3
 """Change of probabilities below which a board has converged."""
+CELLS = "energy finds wrong cells"
 UNSOLVED = 0.05
 """Maximum share of boards solved by the feed-forward twin where the EBT is judged."""
 AUROC = 0.75
@@ -220,17 +221,21 @@ def report(plan: SudokuPlan, results: Results) -> Page:
     title = f"{plan.size}x{plan.size} Sudoku"
     effort_lines(_panels(lines, lambda line: line.exact), plan.out / "sudoku.png", "boards solved (%)", title)
     effort_lines(_panels(lines, lambda line: line.cell), plan.out / "cells.png", "empty cells right (%)", title)
+    judged = _verdicts(plan, lines)
+    tables = [
+        *(_table(givens, found) for givens, found in lines.items()),
+        _last(plan, lines),
+        *([_stopping(plan, lines, results)] if "ebt" in plan.kinds else []),
+    ]
     return Page(
         title=f"{plan.size}x{plan.size} Sudoku by thinking",
         question="Boards with few givens need search. How many does a model solve, and does thinking longer than in training "
         "help, for an EBT and for the same blocks without an energy?",
         setting=_setting(plan, results),
-        tables=[
-            *(_table(givens, found) for givens, found in lines.items()),
-            _last(plan, lines),
-            *([_stopping(plan, lines, results)] if "ebt" in plan.kinds else []),
-        ],
-        verdicts=_verdicts(plan, lines),
+        tables=tables,
+        verdicts=judged,
+        answer=answer(judged),
+        front=front(judged, tables),
         pictures={
             "sudoku.png": "Boards solved against function evaluations, forward and inner backward passes together; bands "
             "reach from the worst to the best seed.",
@@ -238,6 +243,20 @@ def report(plan: SudokuPlan, results: Results) -> Page:
         },
         numbers={"lines": {str(givens): [_numbers(line) for line in found] for givens, found in lines.items()}},
     )
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Answer from the verdicts on one candidate against each rival."""
+    found = [verdict for verdict in verdicts if ", best of" not in verdict.name]
+    rivals = {one.name.partition(" over ")[2]: (one.met, one.told) for one in found if " over " in one.name}
+    boards = found[0].name.partition(",")[0] if found else ""
+    return shown(f"the EBT solves more boards with {boards}", rivals, "against")
+
+
+def front(verdicts: Sequence[Verdict], tables: Sequence[Table]) -> Table | None:
+    """Return the table of the boards that the verdicts are on, None without verdicts."""
+    judged = verdicts[0].name.partition(",")[0] if verdicts else None
+    return next((table for table in tables if table.title.partition(":")[0] == judged), None)
 
 
 def _panels(lines: Mapping[int, list[Line]], of: Callable[[Line], dict[int, Estimate]]) -> dict[str, dict[str, Any]]:
@@ -375,7 +394,7 @@ def _verdicts(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> list[Verdict
                 found.append(_over(f"{easiest} givens, {line.name} ({most:.0f} passes) over {rival}", best, theirs))
     if ours.auroc is not None:
         text = f"AUROC of the energies of cells, {easiest} givens: {ours.auroc.text(3)} (limit {AUROC})"
-        found.append(Verdict("energy finds wrong cells", ours.auroc.mean >= AUROC, text))
+        found.append(Verdict(CELLS, ours.auroc.mean >= AUROC, text))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ebt.evaluation.statistics import Estimate, auroc, correlation, over_seeds, 
 from ebt.lab.plots.studies import histograms, line_panels, step_lines
 from ebt.lab.studies.measure import MEASURED, contexts_of, open_model
 from ebt.lab.studies.models import EBTS, RECIPES, TITLES, TRANSFORMER
-from ebt.lab.studies.page import Page, Table, Verdict
+from ebt.lab.studies.page import Page, Table, Verdict, cases, shown
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Run
 from ebt.lab.studies.text import Results, TextPlan
@@ -164,6 +164,7 @@ def report(plan: TextPlan, results: Results) -> Page:
     """Create tables, verdicts and plots."""
     found = {kind: [results[_run(plan, kind, seed).key].values for seed in range(plan.seeds)] for kind in KINDS}
     pictures = _draw(plan, found)
+    judged = [verdict for kind in EBTS for verdict in verdicts(found, kind)]
     return Page(
         title="Does energy know?",
         question="The paper's figures 8 and B.2: is the energy of a prediction high where the prediction is hard, or wrong? "
@@ -177,10 +178,21 @@ def report(plan: TextPlan, results: Results) -> Page:
             "Shuffled text: the tokens of each context in random order. Random text: tokens drawn alike from the vocabulary.",
         ],
         tables=[_detection(found), _correlations(found), _told_apart(found)],
-        verdicts=[verdict for kind in EBTS for verdict in verdicts(found, kind)],
+        verdicts=judged,
+        answer=answer(judged),
         pictures=pictures,
         numbers={"measured": found},
     )
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Answer from the verdicts: energy against the model's own entropy, and against that of Transformer++."""
+    own = shown(
+        "energy tells more than the model's own entropy",
+        cases(verdicts, after=": energy tells more than the model's own entropy"),
+    )
+    near = f": energy finds errors within {MARGIN:g} of Transformer++'s entropy"
+    return f"{own} {shown(near.removeprefix(': '), cases(verdicts, after=near))}"
 
 
 Found = Mapping[str, list[Mapping[str, Any]]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from ebt.evaluation.statistics import Estimate, over_seeds
 from ebt.lab.plots.studies import grouped_bars
 from ebt.lab.studies.measure import MEASURED, contexts_of, open_model
 from ebt.lab.studies.models import EBTS, RECIPES, TITLES
-from ebt.lab.studies.page import Page, Table, Verdict, above
+from ebt.lab.studies.page import Page, Table, Verdict, above, cases, shown
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Run
 from ebt.lab.studies.text import Results, TextPlan, improvement
@@ -116,6 +116,7 @@ def report(plan: TextPlan, results: Results) -> Page:
     label = "improvement of perplexity over one candidate (%)"
     title = f"Which of {plan.candidates} candidates, after the largest trained number of steps"
     grouped_bars(shown, bars, plan.out / "rules.png", label, title)
+    judged = [verdict for kind in EBTS for verdict in _verdicts(found[kind], kind, own[kind])]
     return Page(
         title="Which verifier?",
         question=f"An EBT thinks {plan.candidates} candidates for each token and keeps that of lowest energy. What does the "
@@ -131,10 +132,18 @@ def report(plan: TextPlan, results: Results) -> Page:
             "which nobody can know beforehand: it bounds what choosing can give.",
         ],
         tables=[_table(found, kind, steps, plan) for kind in EBTS for steps in _steps(plan, kind)],
-        verdicts=[verdict for kind in EBTS for verdict in _verdicts(found[kind], kind, own[kind])],
+        verdicts=judged,
+        answer=answer(judged),
+        front=_table(found, EBTS[0], int(own[EBTS[0]]), plan),
         pictures={"rules.png": f"{title}: {label}, means over the seeds with 95 % intervals."},
         numbers={"measured": found},
     )
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Answer from the verdicts: lowest energy against the first candidate and a vote."""
+    first = shown("lowest energy improves on the first candidate", cases(verdicts, after=": lowest energy helps"))
+    return f"{first} {shown('it beats a vote', cases(verdicts, after=': lowest energy beats a vote'))}"
 
 
 Measured = list[Mapping[str, Any]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from ebt.evaluation.measure import thinks
 from ebt.evaluation.statistics import Estimate, over_seeds
 from ebt.lab.plots.studies import step_lines
-from ebt.lab.studies.page import Page, Table, Verdict
+from ebt.lab.studies.page import Page, Table, Verdict, cases, shown
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Result, Run
 from ebt.lab.studies.trained import train_from_settings
@@ -217,6 +217,7 @@ def report(plan: VideoPlan, results: Mapping[str, Result]) -> Page:
         f"{KINDS[kind]} {each[0]['parameters']:,}, {', '.join(str(one['updates']) for one in each)}"
         for kind, each in made.items()
     )
+    judged = _verdicts(found)
     return Page(
         title="Next frames of moving digits",
         question="A digit moves through a small frame, and its edges throw it back. Does an EBT predict the next frame as well "
@@ -235,10 +236,20 @@ def report(plan: VideoPlan, results: Mapping[str, Result]) -> Page:
             "alone, reads the last one.",
         ],
         tables=[_losses(found), _rest(found)],
-        verdicts=_verdicts(found),
+        verdicts=judged,
+        answer=answer(judged),
         pictures={"video.png": "Loss against thinking steps; bands are 95 % intervals over the seeds."},
         numbers={"measured": {EBT: found.ebt, TWIN: found.twin}, "trained": made},
     )
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Answer from the verdicts: what tells the error, the loss, and longer thinking."""
+    named = {verdict.name: verdict for verdict in verdicts}
+    error = shown("the error can be told", cases(verdicts, after=" tells the error"), "by")
+    claims = ("the EBT is as good as Transformer++", "longer thinking does not harm")
+    told = "; ".join(f"{name}: {'yes' if named[name].met else 'no'} ({named[name].told})" for name in claims)
+    return f"{error} {told[0].upper()}{told[1:]}."
 
 
 def _lines(found: Measured, name: str) -> dict[str, dict[int, dict[str, Any]]]:

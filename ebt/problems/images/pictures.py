@@ -40,7 +40,7 @@ def film_strip(rows: Mapping[str, Sequence[np.ndarray]], names: Sequence[str], p
         width: Width of an image, in units of 100 pixels.
     """
     high, wide = next(iter(rows.values()))[0].shape[:2]
-    with picture(path, width * len(names) + any(rows), (width * high / wide + 0.05) * len(rows) + 0.5) as figure:
+    with picture(path, width * len(names) + any(rows), (width * high / wide + 0.05) * len(rows) + 0.5, None) as figure:
         grid = figure.subplots(len(rows), len(names), squeeze=False)
         for row, (label, images) in enumerate(rows.items()):
             for axes, image, name in zip(grid[row], images, names, strict=True):
@@ -68,7 +68,7 @@ def _energy_map(model: EBTForImages, noisy: Tensor, steps: int, path: Path) -> N
     states = [thought.start, *thought.states]
     patches = thought.energies[shown, 0].double().cpu().unflatten(1, (noisy.shape[-2] // model.config.patch_size, -1)).numpy()
     colours = {"cmap": HEAT, "vmin": patches.min(), "vmax": patches.max()}
-    with picture(path, width=2.4 * len(shown) + 0.8, height=5.4) as figure:
+    with picture(path, width=2.4 * len(shown) + 0.8, height=5.4, colours=None) as figure:
         grid = figure.subplots(2, len(shown), squeeze=False)
         for above, below, i, energy in zip(*grid, shown, patches, strict=True):
             show(above, np.array(to_picture(states[i][0])), f"step {i}" if i else "noisy")

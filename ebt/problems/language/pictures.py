@@ -35,7 +35,7 @@ def token_heat_map(result: Mapping[str, Any], path: str | Path, title: str = TIT
     per_row, longest = -(-len(labels) // rows), max(len(visible(token)) for token in result["tokens"])
     heights = 0.24 * len(energies) + 0.2, 0.9
     height = rows * (sum(heights) + 1.3 + 0.075 * longest) + 0.5
-    with picture(path, width=max(8.0, 1.8 + 0.26 * per_row), height=height) as figure:
+    with picture(path, width=max(8.0, 1.8 + 0.26 * per_row), height=height, colours=None) as figure:
         panels = figure.subplots(2 * rows, 1, squeeze=False, height_ratios=heights * rows)[:, 0]
         for row in range(rows):
             part = slice(row * per_row, (row + 1) * per_row)

@@ -68,7 +68,7 @@ def frame_energy_map(
         title: Title above the picture.
     """
     count, ratios = len(losses), [0.5] * bool(len(frames)) + [1.6, 1.0]
-    with picture(path, width=min(24.0, 0.6 * count + 3.0), height=1.3 * sum(ratios) + 0.9) as figure:
+    with picture(path, width=min(24.0, 0.6 * count + 3.0), height=1.3 * sum(ratios) + 0.9, colours=None) as figure:
         *above, heat, bars = figure.subplots(len(ratios), 1, height_ratios=ratios, sharex=True)
         for axes in above:
             for i, frame in enumerate(frames, 2):

@@ -86,7 +86,7 @@ def raw(out: Path) -> set[str]:
 
 
 def test_a_page_with_pictures_and_numbers(folder: Path, made: str) -> None:
-    page = (folder / "width" / "scaling.md").read_text()
+    page = (folder / "width" / "scaling-details.md").read_text()
     assert f"{RUNS} runs, 0 of them finished before." in made
     assert set(re.findall(r"\]\((.*\.png)\)", page)) == {"scaling.png"}
     assert (folder / "width" / "scaling.png").read_bytes().startswith(b"\x89PNG")
@@ -149,7 +149,7 @@ def test_several_axes_share_a_page_and_runs(folder: Path) -> None:
     found = json.loads((folder / "all" / "results.json").read_text())
     assert set(found["axes"]) == {"flops", "data"}
     assert all(set(one["series"]) == {"transformer-pp", "ebt", "ebt-s2"} for one in found["axes"].values())
-    page = (folder / "all" / "scaling.md").read_text()
+    page = (folder / "all" / "scaling-details.md").read_text()
     assert set(re.findall(r"\]\((.*\.png)\)", page)) == {"scaling.png", "training.png"}
     for axis, paper in (("flops", "+2.92"), ("data", "+35.98")):
         assert re.search(rf"\| {axis}, EBT S2 \|.*\| {re.escape(paper)} \|", page)
@@ -305,7 +305,7 @@ def test_frames_are_another_task(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found["width"]["series"]["transformer-pp"]["x"] == [16, 32, 64]
     losses_of = [row for axis in found.values() for one in axis["series"].values() for row in one["losses"]]
     assert all(0 < loss < 10 for row in losses_of for loss in row)
-    page = (tmp_path / "scaling.md").read_text()
+    page = (tmp_path / "scaling-details.md").read_text()
     assert "smooth L1 loss" in page
     assert re.search(r"\| width, EBT S2 \|.*\| \+33.66 \|", page)
 

@@ -19,6 +19,7 @@ import pytest
 from ebt.cli.main import main
 from ebt.lab.studies import STUDIES
 from ebt.lab.studies.command import told
+from ebt.lab.studies.page import shown
 
 PICTURES = {
     "stability": {"final-ours.png", "losses-ours.png", "final-reference.png", "losses-reference.png"},
@@ -94,7 +95,7 @@ def made(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_study_leaves_a_page_with_pictures_and_numbers(name: str, folder: Path, made: dict[str, str]) -> None:
     out = folder / name
-    page = (out / f"{name}.md").read_text()
+    page = (out / f"{name}-details.md").read_text()
     assert {path.name for path in out.glob("*.png")} == PICTURES[name] == set(re.findall(r"\]\((.*\.png)\)", page))
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.glob("*.png"))
     assert f"ebt study {name} --quick" in page
@@ -107,6 +108,24 @@ def test_a_study_leaves_a_page_with_pictures_and_numbers(name: str, folder: Path
         mark == "met" for mark in re.findall(r"\* \*\*(\w+)\*\*", page)
     ]
     assert len(results["verdicts"]) >= 2
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_first_page_opens_with_the_answer_and_a_picture(name: str, folder: Path, made: dict[str, str]) -> None:
+    page = (folder / name / f"{name}.md").read_text()
+    title, question, answer, picture, *_ = page.split("\n\n")
+    assert (title[:2], question[0], picture[:2]) == ("# ", "*", "![")
+    assert re.search(r"\d", answer)
+    assert page.count("![") == 1
+    assert len(re.findall(r"^\| ", page, re.MULTILINE)) <= 12  # ten rows, head and rule
+    assert f"({name}-details.md)" in page
+
+
+def test_what_is_not_shown_comes_first() -> None:
+    found = {"A": (True, "+1 %"), "B": (False, "-1 %"), "C": (True, "+2 %")}
+    assert shown("it helps", found) == "That it helps is not shown for B (-1 %). It is shown for A (+1 %); C (+2 %)."
+    assert shown("it helps", {"A": found["A"]}) == "That it helps is shown for A (+1 %)."
+    assert shown("it helps", {}) == ""
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -49,7 +49,7 @@ def test_every_model_is_measured_at_every_number_of_steps(out: Path) -> None:
     }
     assert all(0 <= line["cell"][step]["mean"] <= 100 for line in lines for step in line["cell"])
     assert len(results["verdicts"]) in (1, 8)
-    page = (out / "sudoku.md").read_text()
+    page = (out / "sudoku-details.md").read_text()
     stopping = page.split("## EBT that stops when it has converged")[1].split("\n\n")[1].splitlines()[-1]
     cells = [cell.strip() for cell in stopping.strip("|").split("|")]
     assert (cells[0], cells[2]) == ("6", "8")
@@ -82,7 +82,7 @@ def test_models_that_are_not_told_the_rules_are_others(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ebt.lab.studies.runs.pool", no_pool)
         assert main(["study", "sudoku", *SMALL, *few, "--out", str(tmp_path)]) == 0
-    assert "all must find out" in (tmp_path / "sudoku.md").read_text()
+    assert "all must find out" in (tmp_path / "sudoku-details.md").read_text()
     (folder,) = (tmp_path / "models").iterdir()
     assert load_folder(folder).config.rules is False
 

@@ -49,7 +49,7 @@ def test_both_are_measured_where_validation_chose(out: Path) -> None:
 
 
 def test_the_page_shows_all_steps(out: Path) -> None:
-    page = (out / "video.md").read_text()
+    page = (out / "video-details.md").read_text()
     assert "| EBT, 12 steps |" in page
     assert "EBT: digits read, rollout, %" in page
     assert (out / "video.png").read_bytes().startswith(b"\x89PNG")
