@@ -28,8 +28,8 @@ MANIFEST = Path(__file__).with_name("shelf.json")
 CHECKOUT = Path(__file__).parents[1] / "models"
 PACKAGE = "ebt_models"
 """Import name of the package of models, ``energy-based-transformers-models``."""
-ADDRESS = "https://github.com/energy-based-transformers/energy-based-transformers/releases/download/models-0.1.0"
-"""Folder of the release with NAME.zip for each model. The environment variable EBT_MODELS_URL replaces it."""
+ADDRESS = "EBT_MODELS_URL"
+"""Environment variable with the address of a release: a folder with NAME.zip for each model (``models/make.py --archives``)."""
 INSTALL = "install the models from a checkout (pip install ./models)"
 SECONDS = 30
 """Time limit of a download without any data."""
@@ -98,8 +98,10 @@ def _cache() -> Path:
 
 def _download(name: str, folder: Path) -> Path:
     """Download a model. The folder appears when all its files are complete and their checksum is right."""
-    address = f"{(os.environ.get('EBT_MODELS_URL') or ADDRESS).rstrip('/')}/{name}.zip"
-    remedy = f"{INSTALL}, set EBT_MODELS_URL to a mirror, or train it in a checkout (python models/make.py {name})."
+    remedy = f"{INSTALL}, set {ADDRESS} to the address of a release, or train it in a checkout (python models/make.py {name})."
+    if not (release := os.environ.get(ADDRESS)):
+        raise InputError(f"the model {name!r} is not here: {remedy}")
+    address = f"{release.rstrip('/')}/{name}.zip"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as fresh:

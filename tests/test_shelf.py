@@ -89,7 +89,7 @@ def test_another_archive_is_refused(release: Path, tmp_path: Path) -> None:
 
 def test_an_interrupted_download_leaves_nothing(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "cut", frozenset({"tiny.zip"}))
-    with pytest.raises(InputError, match=r"cannot be downloaded \(.*set EBT_MODELS_URL to a mirror"):
+    with pytest.raises(InputError, match=r"cannot be downloaded \(.*set EBT_MODELS_URL to the address of a release"):
         ebt.load("tiny")
     assert cached(tmp_path) == []
     monkeypatch.setattr(Handler, "cut", frozenset())
@@ -109,6 +109,12 @@ def test_an_address_that_is_not_reached_is_told(release: Path, tmp_path: Path, c
     ):
         assert part in told
     assert cached(tmp_path) == []
+
+
+def test_without_the_address_of_a_release_the_remedies_are_told(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EBT_MODELS_URL")
+    with pytest.raises(InputError, match=r"'tiny' is not here: install the models .*set EBT_MODELS_URL"):
+        ebt.load("tiny")
 
 
 @pytest.mark.parametrize("address", ["not an address", "ftp:/x", "http://127.0.0.1:99999"])

@@ -10,7 +10,7 @@ from rich.table import Column
 from ebt import shelf
 from ebt.cli.terminal import numbers, plain_table, print_table
 
-FOUND = {"checkout": "models/", "package": "installed", "cache": "downloaded", "download": "on first use"}
+FOUND = {"checkout": "models/", "package": "installed", "cache": "downloaded", "download": "not yet"}
 """What the table says of each place."""
 
 
