@@ -49,7 +49,8 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], run: Run | None) -> None:
         self.run_folder = run
-        problems()  # registers the short class names that configurations use
+        for problem in problems().values():
+            _ = problem.task, problem.data  # imports the classes, which configurations name without their modules
         if os.getcwd() not in sys.path:  # noqa: PTH109 (a string); to import the user's own tasks
             sys.path.append(os.getcwd())  # noqa: PTH109
         super().__init__(
