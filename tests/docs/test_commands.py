@@ -17,7 +17,12 @@ from ebt.cli.training import configure
 from ebt.problems.registry import configurations
 
 ROOT = Path(__file__).parents[2]
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "ebt").rglob("configs/*.yaml"))]
+FILES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs/start").glob("*.md")),
+    *sorted((ROOT / "ebt").rglob("configs/*.yaml")),
+]
 OF_A_RUN = ("--name", "--out")
 """Options of ``ebt fit`` beside the configuration."""
 FLAGS = ("--check-gradients", "--compile")
