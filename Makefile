@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 THREADS ?= 2
 
-.PHONY: demo models test check lint format bench clean help
+.PHONY: demo models test check lint docs format bench clean help
 
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ test: lint  ## style, types and the whole test suite
 
 check: lint  ## style, types and the fast half of the test suite: a minute
 	$(SUITE) -m "not slow"
+
+docs: $(INSTALLED)  ## the documentation site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(INSTALLED)  ## mend the style
 	$(BIN)/ruff check --fix .

@@ -177,8 +177,8 @@ def test_the_small_solver_solves_by_default() -> None:
 
 def test_classes_by_type_are_those_of_the_problems() -> None:
     own = {name: kind for name, kind in models().items() if kind.__module__.startswith("ebt.")}
-    assert {name: (f"ebt.problems.{module}", kind) for name, (module, kind) in MODELS.items()} == {
-        name: (kind.__module__, kind.__name__) for name, kind in own.items()
+    assert {name: f"ebt.problems.{home}" for name, home in MODELS.items()} == {
+        name: f"{kind.__module__}:{kind.__name__}" for name, kind in own.items()
     }
 
 

@@ -42,6 +42,7 @@ NEEDS = {
     **dict.fromkeys(("fit", "plan", "validate", "test", "think", "tokenizer", "demo", "study", "scaling"), "train"),
     **dict.fromkeys(("denoise", "probe"), "images"),
     "rollout": "video",
+    "serve": "serve",
 }
 """Extras that commands need beyond ``hub``, for the error if a package is missing."""
 

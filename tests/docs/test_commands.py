@@ -17,7 +17,7 @@ from ebt.cli.training import configure
 from ebt.problems.registry import configurations
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [path for place in ("*.md", "guides/*.md") for path in sorted((ROOT / "docs").glob(place))]
+DOCUMENTS = [path for place in ("*.md", "guides/*.md", "start/*.md") for path in sorted((ROOT / "docs").glob(place))]
 FILES = [ROOT / "README.md", *DOCUMENTS, *sorted((ROOT / "ebt").rglob("configs/*.yaml"))]
 OF_A_RUN = ("--name", "--out")
 """Options of ``ebt fit`` beside the configuration."""
