@@ -310,7 +310,8 @@ def models(options: Options) -> None:
     """List the models that come along. Their names are values of `--checkpoint` and of `ebt.load`.
 
     A model is found in models/ of a checkout, in the installed package ebt_models, or in the cache; otherwise it is downloaded
-    on first use from the release at EBT_MODELS_URL, and its checksum compared. A folder of that name in the working directory takes precedence.
+    on first use from the release at EBT_MODELS_URL, and its checksum compared. A folder of that name in the working directory
+    takes precedence.
 
     example:
       ebt models
