@@ -26,7 +26,8 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).parent))  # benchmarks import each other
 from race import write
 
-from ebt.cli.terminal import Options, count_from, number_in, numbers, out_folder, plain_table, print_table
+from ebt.cli.parser import Options, count_from, number_in
+from ebt.cli.terminal import numbers, out_folder, plain_table, print_table
 from ebt.errors import InputError
 from ebt.lab.studies.command import gather
 from ebt.lab.studies.pool import Report

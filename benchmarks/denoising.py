@@ -27,8 +27,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from ebt.cli.parser import Options, count_from, number_in
 from ebt.cli.probe import probe_model
-from ebt.cli.terminal import Options, count_from, number_in, out_folder, plain_table, print_table, say_written
+from ebt.cli.terminal import out_folder, plain_table, print_table, say_written
 from ebt.errors import InputError
 from ebt.evaluation.style import COLOURS, GREY, picture
 from ebt.problems.folder import save_folder
