@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-INSTALL = "Install it: pip install 'energy-based-transformers[{extra}]', or in a checkout, pip install '.[{extra}]'"
+INSTALL = "Install it from a checkout of the repository: pip install '.[{extra}]'"
 """How to install this library with optional dependencies."""
 EXTRAS = {
     "hub": ("huggingface_hub", "rich", "scipy", "tokenizers", "torchmetrics", "transformers", "yaml"),

@@ -103,7 +103,7 @@ def test_the_core_works_alone() -> None:
     assert done.returncode == 0, done.stderr
     assert re.findall(r"comes with the extra '(\w+)'", done.stdout) == ["hub", "train", "hub"]
     assert "ebt: error: this needs the package" in done.stderr
-    assert "pip install 'energy-based-transformers[hub]'" in done.stderr
+    assert "pip install '.[hub]'" in done.stderr
 
 
 @pytest.mark.slow
