@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 
-from ebt.cli.parser import RULE_HELP, RULES, SPLITS, WORD_RULES, Options, count_from, counts, number_in
+from ebt.cli.parser import MODEL_HELP, RULE_HELP, RULES, SPLITS, WORD_RULES, Options, count_from, counts, number_in
 
 BUDGET = {"board": 10.0, "file": 60.0}
 """Default time budgets of ``ebt solve``, in seconds."""
@@ -290,12 +290,13 @@ def serve(options: Options) -> None:
     Requests may have the thinking options of `ebt generate` as further fields.
 
     example:
+      ebt serve
       ebt serve --checkpoint runs/text
       ebt serve --checkpoint small=runs/text --checkpoint twin=runs/twin --port 8080
     """
     add = options.add_argument
-    what = "model folder or run folder of `ebt fit`; may be repeated. The model is named like the folder, or NAME"
-    add("--checkpoint", required=True, action="append", metavar="[NAME=]DIR", help=what)
+    what = f"{MODEL_HELP}; may be repeated. The model is named like the folder, or NAME (default: text-python)"
+    add("--checkpoint", action="append", metavar="[NAME=]MODEL", help=what)
     host = "address to listen at (default: 127.0.0.1, this machine only); others need a key"
     add("--host", default=LOCAL_HOSTS[0], help=host)
     add("--port", type=WHOLE, default=8000, metavar="N", help="port (default: 8000)")

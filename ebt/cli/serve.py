@@ -9,6 +9,9 @@ from pathlib import Path
 from ebt.cli.options import LOCAL_HOSTS
 from ebt.errors import InputError
 
+SHIPPED = "text-python"
+"""The language model that comes along."""
+
 
 def main(args: argparse.Namespace) -> int:
     """Run the command."""
@@ -21,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
     from ebt.serving.engine import Served
     from ebt.serving.protocol import Limits
 
-    models = {name: Served.load(folder, args.device) for name, folder in named(args.checkpoint).items()}
+    models = {name: Served.load(folder, args.device) for name, folder in named(args.checkpoint or [SHIPPED]).items()}
     limits = Limits(max_tokens=args.max_tokens, open=args.max_requests)
     app = create_app(models, key, limits)
     print(f"serving {', '.join(models)} at http://{args.host}:{args.port}/v1", flush=True)

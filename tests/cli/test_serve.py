@@ -31,6 +31,12 @@ def test_models_are_served_by_name_to_this_machine(tmp_path: Path, started: list
     app.state.server.engine.close()
 
 
+def test_the_model_that_comes_along_is_the_default(started: list[Any]) -> None:
+    assert main(["serve"]) == 0
+    assert list(started[0][0].state.server.models) == ["text-python"]
+    started[0][0].state.server.engine.close()
+
+
 def test_other_machines_need_a_key(
     tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
