@@ -8,14 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ebt.cli.parser import MODEL_HELP, RULE_HELP, RULES, SPLITS, WORD_RULES, Options, count_from, counts, number_in
+from ebt.serving import LOCAL_HOSTS
 
 BUDGET = {"board": 10.0, "file": 60.0}
 """Default time budgets of ``ebt solve``, in seconds."""
 NEW_TOKENS = 200
 STAGES = {"validate": "validation", "test": "test"}
 """The data split that each evaluation command uses."""
-LOCAL_HOSTS = ("127.0.0.1", "localhost")
-"""Addresses at which ``ebt serve`` is reached from this machine only."""
 WHOLE, POSITIVE = count_from(1), number_in(0)
 
 

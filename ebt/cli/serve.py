@@ -6,8 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from ebt.cli.options import LOCAL_HOSTS
 from ebt.errors import InputError
+from ebt.serving import LOCAL_HOSTS
 
 SHIPPED = "text-python"
 """The language model that comes along."""

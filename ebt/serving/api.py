@@ -19,15 +19,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ebt.problems.language.tokenizers import encode
+from ebt.serving import LOCAL_HOSTS
 from ebt.serving.answers import ChatFormat, Format
 from ebt.serving.engine import Engine, Piece, Row, Served, emitter
 from ebt.serving.protocol import Asked, ChatAsked, CompletionAsked, Limits, Refused, check_thinking, read
 
-LOCAL = ("localhost", "127.0.0.1")
-
 
 def create_app(
-    models: Mapping[str, Served], key: str | None = None, limits: Limits | None = None, hosts: tuple[str, ...] = LOCAL
+    models: Mapping[str, Served], key: str | None = None, limits: Limits | None = None, hosts: tuple[str, ...] = LOCAL_HOSTS
 ) -> FastAPI:
     """Return the application.
 
