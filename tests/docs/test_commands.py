@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import re
 import shlex
 from pathlib import Path
@@ -17,7 +18,8 @@ from ebt.cli.training import configure
 from ebt.problems.registry import configurations
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [path for place in ("*.md", "guides/*.md", "start/*.md") for path in sorted((ROOT / "docs").glob(place))]
+PLACES = ("*.md", "api/*.md", "guides/*.md", "results/*.md", "start/*.ipynb")
+DOCUMENTS = [path for place in PLACES for path in sorted((ROOT / "docs").glob(place))]
 FILES = [ROOT / "README.md", *DOCUMENTS, *sorted((ROOT / "ebt").rglob("configs/*.yaml"))]
 OF_A_RUN = ("--name", "--out")
 """Options of ``ebt fit`` beside the configuration."""
@@ -34,6 +36,14 @@ def commands(text: str) -> list[str]:
     return re.findall(r"^#?[ ]{2,}(ebt [a-z].*?)(?:[ ]{2,}#.*)?$", joined, re.MULTILINE)
 
 
+def text_of(path: Path) -> str:
+    """The text of a document; of a notebook, that between its code."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
 def help_of(name: str) -> str:
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
@@ -41,7 +51,7 @@ def help_of(name: str) -> str:
     return shown.getvalue()
 
 
-DOCUMENTED = sorted({(line, path.name) for path in FILES for line in commands(path.read_text(encoding="utf-8"))})
+DOCUMENTED = sorted({(line, path.name) for path in FILES for line in commands(text_of(path))})
 
 
 def unknown(line: str) -> list[str]:
