@@ -31,7 +31,7 @@ def render(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
     title, *parts = [part for cell in notebook["cells"] for part in _cell(cell, name, pictures)]
     heading, _, rest = title.partition("\n")
     note = f"[Download this notebook]({name}{SUFFIX}){{ download }}"
-    return "\n\n".join((heading, rest.strip(), note, *parts)) + "\n", pictures
+    return "\n\n".join((heading, note, rest.strip(), *parts)) + "\n", pictures
 
 
 def _cell(cell: dict[str, Any], name: str, pictures: dict[str, bytes]) -> Iterator[str]:
