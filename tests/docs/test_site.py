@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import os
 import re
@@ -104,3 +105,18 @@ def test_faults_fail_the_build() -> None:
     validation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["validation"]
     assert {level for group in validation.values() for level in group.values()} == {"warn"}
     assert set(validation["links"]) == {"not_found", "anchors", "absolute_links", "unrecognized_links"}
+
+
+def test_the_paper_in_code_shows_the_code(site: Path) -> None:
+    page = (site / "how-it-works/index.html").read_text(encoding="utf-8")
+    shown = html.unescape(re.sub(r"<[^>]+>", "", page))
+    assert "y, kept = update.move(y, direction, rows.part(alpha), kept)  # y[i+1] = y[i] - alpha dE/dy" in shown
+    assert "return -alpha * direction, memory" in shown
+    assert "@source" not in shown
+    assert '"""' not in shown
+
+
+def test_dialogs_have_names(site: Path) -> None:
+    dialogs = re.findall(r'<[^>]*role="dialog"[^>]*>', (site / "index.html").read_text(encoding="utf-8"))
+    assert dialogs
+    assert all("aria-label" in dialog for dialog in dialogs)
