@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 SUFFIX = ".ipynb"
@@ -28,24 +29,29 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def render(notebook: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
     """Return a notebook as Markdown, and the pictures on it by file name."""
     pictures: dict[str, bytes] = {}
-    title, *parts = [part for cell in notebook["cells"] for part in _cell(cell, name, pictures)]
+    title, *parts = list(_parts(notebook["cells"], name, pictures))
     heading, _, rest = title.partition("\n")
     note = f"[Download this notebook]({name}{SUFFIX}){{ download }}"
     return "\n\n".join((heading, note, rest.strip(), *parts)) + "\n", pictures
 
 
-def _cell(cell: dict[str, Any], name: str, pictures: dict[str, bytes]) -> Iterator[str]:
-    source = "".join(cell["source"])
-    if cell["cell_type"] == "markdown":
-        yield source.replace(f"{SUFFIX})", ".md)")
-        return
-    yield f"```python\n{source}\n```"
-    for output in cell["outputs"]:
-        if output["output_type"] == "stream":
-            yield f"``` {{ .text .no-copy .output }}\n{''.join(output['text']).rstrip()}\n```"
-        elif "image/png" in output.get("data", {}):
-            file = f"{name}-{len(pictures) + 1}.png"
-            pictures[file] = base64.b64decode(output["data"]["image/png"])
-            yield f"![Picture of the cell above]({file})"
+def _parts(cells: list[dict[str, Any]], name: str, pictures: dict[str, bytes]) -> Iterator[str]:
+    topic = name
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            topic = ([line.lstrip("# ") for line in source.splitlines() if line.startswith("#")] or [topic])[-1]
+            yield source.replace(f"{SUFFIX})", ".md)")
         else:
-            raise ValueError(f"{name}: a cell has an output that is neither text nor a PNG; clear it, or print it")
+            yield f"```python\n{source}\n```"
+            yield from (_output(output, name, topic, pictures) for output in cell["outputs"])
+
+
+def _output(output: dict[str, Any], name: str, topic: str, pictures: dict[str, bytes]) -> str:
+    if output["output_type"] == "stream":
+        return f"``` {{ .text .no-copy .output }}\n{''.join(output['text']).rstrip()}\n```"
+    if "image/png" not in output.get("data", {}):
+        raise PluginError(f"{name}: a cell has an output that is neither text nor a PNG; clear it, or print it")
+    file = f"{name}-{len(pictures) + 1}.png"
+    pictures[file] = base64.b64decode(output["data"]["image/png"])
+    return f"![{topic}, plotted]({file})"
