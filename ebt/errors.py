@@ -15,7 +15,7 @@ EXTRAS = {
     "images": ("PIL", "diffusers", "skimage", "sklearn"),
     "video": ("av",),
     "plots": ("matplotlib",),
-    "serve": ("fastapi", "uvicorn"),
+    "serve": ("fastapi", "gradio", "uvicorn"),
     "wandb": ("wandb",),
 }
 """Extras, and the packages outside the core that each is the first to have, by the name they are imported by."""

@@ -26,7 +26,7 @@ COMMANDS = {
     "denoise": "denoise images, or fill in masked regions",
     "rollout": "predict the next frames of a video",
     "probe": "evaluate the features of image models with a linear probe",
-    "serve": "serve language models to programs, over an OpenAI-compatible API",
+    "serve": "watch models think in the browser, and serve them to programs",
     "tokenizer": "train a tokenizer on your own text",
     "models": "list the models that come along",
     "convert": "convert a published checkpoint to a model folder",

@@ -283,10 +283,11 @@ def tokenizer(options: Options) -> None:
 
 
 def serve(options: Options) -> None:
-    """Serve language models to programs, with an API that clients of OpenAI's API understand.
+    """Serve models: a page in the browser on which one watches them think, and an API for programs.
 
-    The API is at http://127.0.0.1:8000/v1: completions, chat completions (if the tokenizer has a chat template) and models.
-    Requests may have the thinking options of `ebt generate` as further fields.
+    The page is at http://127.0.0.1:8000 and shows language models, Sudoku and images. The API is at http://127.0.0.1:8000/v1
+    and is understood by clients of OpenAI's API: completions, chat completions (if the tokenizer has a chat template) and
+    models. Requests may have the thinking options of `ebt generate` as further fields.
 
     example:
       ebt serve
@@ -294,7 +295,7 @@ def serve(options: Options) -> None:
       ebt serve --checkpoint small=runs/text --checkpoint twin=runs/twin --port 8080
     """
     add = options.add_argument
-    what = f"{MODEL_HELP}; may be repeated. The model is named like the folder, or NAME (default: text-python)"
+    what = f"{MODEL_HELP}; may be repeated. The model is named like the folder, or NAME (default: those that come along)"
     add("--checkpoint", action="append", metavar="[NAME=]MODEL", help=what)
     host = "address to listen at (default: 127.0.0.1, this machine only); others need a key"
     add("--host", default=LOCAL_HOSTS[0], help=host)

@@ -1,16 +1,18 @@
-"""``ebt serve``: an OpenAI-compatible API over models."""
+"""``ebt serve``: a page in the browser, and an OpenAI-compatible API."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from ebt.errors import InputError
+from ebt.problems.folder import load_folder
 from ebt.serving import LOCAL_HOSTS
 
-SHIPPED = "text-python"
-"""The language model that comes along."""
+TEXT = ("ebt", "ebt_transformer_pp")
+"""Model types that programs can use."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -20,14 +22,27 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"--host {args.host} opens the server to other machines: give --key, or set EBT_SERVE_KEY.")
     import uvicorn
 
+    from ebt.serving import page
     from ebt.serving.api import create_app
     from ebt.serving.engine import Served
     from ebt.serving.protocol import Limits
 
-    models = {name: Served.load(folder, args.device) for name, folder in named(args.checkpoint or [SHIPPED]).items()}
-    limits = Limits(max_tokens=args.max_tokens, open=args.max_requests)
-    app = create_app(models, key, limits)
-    print(f"serving {', '.join(models)} at http://{args.host}:{args.port}/v1", flush=True)
+    folders, missing = named(args.checkpoint or []), dict[str, str]()
+    models: dict[str, Any] = {name: load_folder(folder) for name, folder in folders.items()}
+    if not models:
+        models, missing = page.come_along()
+        folders = {name: name for name in models}
+    models = {name: model.to(args.device) for name, model in models.items()}
+    texts = {name: Served.of(model, folders[name]) for name, model in models.items() if model.config.model_type in TEXT}
+    app = create_app(texts, key, Limits(max_tokens=args.max_tokens, open=args.max_requests))
+    others = {name: model for name, model in models.items() if name not in texts}
+    try:
+        page.mount(app, page.Shown.sorted(app.state.server.engine, others, missing), key)
+    except InputError:
+        app.state.server.engine.close()
+        raise
+    address = f"http://{args.host}:{args.port}"
+    print(f"page: {address}/  API: {address}/v1  models: {', '.join(models) or 'none'}  (Ctrl-C ends)", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=5)
     return 0
 

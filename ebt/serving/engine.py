@@ -31,8 +31,12 @@ class Served:
     @classmethod
     def load(cls, folder: str, device: str = "cpu") -> Served:
         """Load a model folder. Raises ``InputError`` as ``load_folder``."""
-        model = load_folder(folder, ("ebt", "ebt_transformer_pp"))
-        return cls(model.to(device), load_tokenizer_of(folder))
+        return cls.of(load_folder(folder, ("ebt", "ebt_transformer_pp")).to(device), folder)
+
+    @classmethod
+    def of(cls, model: Any, folder: str) -> Served:
+        """Add the tokenizer of its folder to a language model."""
+        return cls(model, load_tokenizer_of(folder))
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token. Special tokens have those of their names."""

@@ -9,6 +9,8 @@ from small_models import language_folder, sudoku_folder
 
 from ebt.cli.main import main
 
+TestClient = pytest.importorskip("starlette.testclient").TestClient
+
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
@@ -31,9 +33,29 @@ def test_models_are_served_by_name_to_this_machine(tmp_path: Path, started: list
     app.state.server.engine.close()
 
 
-def test_the_model_that_comes_along_is_the_default(started: list[Any]) -> None:
+def test_boards_are_served_on_the_page(tmp_path: Path, started: list[Any]) -> None:
+    assert main(["serve", "--checkpoint", sudoku_folder(tmp_path / "own")]) == 0
+    page = TestClient(started[0][0], base_url="http://127.0.0.1").get("/config").json()
+    assert "own" in str(page["components"])
+    started[0][0].state.server.engine.close()
+
+
+def test_a_key_guards_the_page_too(tmp_path: Path, started: list[Any]) -> None:
+    assert main(["serve", "--checkpoint", language_folder(tmp_path / "model"), "--key", "secret"]) == 0
+    client = TestClient(started[0][0])
+    assert client.get("/config").status_code == 401
+    assert client.post("/login", data={"username": "ebt", "password": "wrong"}).status_code == 400
+    assert client.post("/login", data={"username": "ebt", "password": "secret"}).status_code == 200
+    assert client.get("/config").status_code == 200
+    started[0][0].state.server.engine.close()
+
+
+def test_the_models_that_come_along_are_the_default(started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve"]) == 0
     assert list(started[0][0].state.server.models) == ["text-python"]
+    told = capsys.readouterr().out
+    assert "page: http://127.0.0.1:8000/" in told
+    assert "sudoku-6x6, sudoku-9x9, sudoku-6x6-twin, photos" in told
     started[0][0].state.server.engine.close()
 
 
@@ -50,8 +72,8 @@ def test_other_machines_need_a_key(
 
 
 def test_what_cannot_be_served_is_named(tmp_path: Path, started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--checkpoint", sudoku_folder(tmp_path / "sudoku")]) == 2
-    assert "'ebt_sudoku'" in capsys.readouterr().err
+    assert main(["serve", "--checkpoint", "digits"]) == 2
+    assert "'ebt_video', which cannot be served" in capsys.readouterr().err
     assert main(["serve", "--checkpoint", str(tmp_path / "a/same"), "--checkpoint", str(tmp_path / "b/same")]) == 2
     assert "two models are named same" in capsys.readouterr().err
 

@@ -83,7 +83,16 @@ class EBTForImages(ThinkingModel):
     ) -> Tensor:
         """Fill in the pixels of images (B, C, H, W) at ``free`` (B, 1, H, W). The other pixels are unchanged.
 
-        Free pixels start at the mean of the known ones, with the noise that the model was trained to remove.
+        Raises:
+            InputError: If the mask has another size or leaves no pixel known.
+        """
+        start = self.emptied(pixel_values, free, generator)
+        state = self.think(start, steps=steps, candidates=1, free=free).state
+        return torch.where(free, state.to(pixel_values).clamp(-1, 1), pixel_values)
+
+    def emptied(self, pixel_values: Tensor, free: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return images (B, C, H, W) whose pixels at ``free`` (B, 1, H, W) are the mean of the others, with the noise that the
+        model was trained to remove.
 
         Raises:
             InputError: If the mask has another size or leaves no pixel known.
@@ -98,9 +107,7 @@ class EBTForImages(ThinkingModel):
         noise = torch.randn(pixel_values.shape, generator=generator, dtype=pixel_values.dtype).to(pixel_values.device)
         schedule = NoiseSchedule.linear()
         std = (1 - schedule.kept[schedule.level(self.config.noise_level)]).sqrt().item()
-        start = torch.where(free, mean + std * noise, pixel_values)
-        state = self.think(start, steps=steps, candidates=1, free=free).state
-        return torch.where(free, state.to(pixel_values).clamp(-1, 1), pixel_values)
+        return torch.where(free, mean + std * noise, pixel_values)
 
 
 @dataclass(frozen=True)
@@ -233,7 +240,7 @@ def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def by_tiles(denoise: Callable[[Tensor], Tensor], image: Tensor, size: int, batch_size: int = 32) -> Tensor:
-    """Apply a function of tiles (B, C, size, size) to an image (C, H, W) of any size.
+    """Apply a function of tiles (B, C, size, size) to an image (C, H, W) of any size. It may return other channels than C.
 
     A smaller image is extended by reflection and cropped back. Where tiles overlap, pixels are weighted by their distance from
     the border of the tile.
@@ -244,7 +251,8 @@ def by_tiles(denoise: Callable[[Tensor], Tensor], image: Tensor, size: int, batc
     pieces = torch.stack([whole[:, top : top + size, left : left + size] for top, left in corners])
     found = torch.cat([denoise(part) for part in pieces.split(batch_size)])
     ramp = 1 + torch.minimum(torch.arange(size), torch.arange(size).flip(0)).to(found)
-    window, total, weight = ramp.outer(ramp), torch.zeros_like(whole, dtype=found.dtype), found.new_zeros(whole.shape[1:])
+    window, weight = ramp.outer(ramp), found.new_zeros(whole.shape[1:])
+    total = found.new_zeros(found.shape[1], *whole.shape[1:])
     for (top, left), piece in zip(corners, found, strict=True):
         total[:, top : top + size, left : left + size] += window * piece
         weight[top : top + size, left : left + size] += window

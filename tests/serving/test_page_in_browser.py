@@ -1,0 +1,199 @@
+"""The page in a real browser: all tabs, at the widths of a desktop and a phone, light and dark."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("gradio")
+sync_api = pytest.importorskip("playwright.sync_api")
+Axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SCREENS = {"desktop": (1280, 900, "light"), "phone": (390, 844, "dark")}
+NARROW = "[document.documentElement.scrollWidth, window.innerWidth]"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    from ebt.serving import page
+    from ebt.serving.api import create_app
+    from ebt.serving.engine import Served
+
+    app = create_app({"text-python": Served.load("text-python")})
+    found, missing = page.come_along(("sudoku-6x6", "sudoku-9x9", "sudoku-6x6-twin", "photos"))
+    page.mount(app, page.Shown.sorted(app.state.server.engine, found, missing))
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.should_exit = server.force_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine: install the package chromium")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="module", params=SCREENS)
+def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
+    """The page on one screen. Its errors, and requests to other hosts, fail the tests at the end."""
+    width, height, scheme = SCREENS[request.param]
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce")
+    opened, faults = context.new_page(), list[str]()
+    opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    opened.on("response", lambda answer: faults.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.on("request", lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else faults.append(asked.url))
+    opened.set_default_timeout(60_000)
+    opened.goto(address)
+    opened.get_by_role("tab", name="Sudoku").wait_for()
+    yield opened
+    context.close()
+    assert faults == []
+
+
+def button(page: Any, name: str) -> Any:
+    return page.get_by_role("button", name=name, exact=True).locator("visible=true")
+
+
+def status(page: Any, told: str) -> None:
+    page.locator(".ebt-status:visible", has_text=re.compile(told)).wait_for()
+
+
+def opened(page: Any, tab: str) -> None:
+    page.get_by_role("tab", name=tab).click()
+
+
+def looks_right(page: Any) -> None:
+    """There is no horizontal scroll bar, and axe finds no serious fault."""
+    scroll, inner = page.evaluate(NARROW)
+    assert scroll <= inner
+    page.wait_for_timeout(300)  # colours of buttons fade
+    faults = [
+        (fault["id"], fault["nodes"][0]["html"])
+        for fault in Axe().run(page).response["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+    assert faults == []
+
+
+def slid(page: Any, label: str, value: int) -> None:
+    number = page.get_by_role("spinbutton", name=re.compile(f"for {label}$")).locator("visible=true")
+    number.fill(str(value))
+    number.press("Enter")
+
+
+def test_a_board_fills_in(page: Any) -> None:
+    opened(page, "Sudoku")
+    button(page, "Think").click()
+    status(page, "Thought 32 steps with 6 candidates.*solved")
+    board = page.locator(".ebt-board:not(.small)").first
+    assert "step 32" in board.inner_text()
+    assert page.locator(".ebt-boards .ebt-board.small").count() == 6
+    assert page.get_by_text("sudoku-6x6-twin, the same network without thinking").count() == 1
+    slid(page, "Step", 0)
+    page.locator(".ebt-board caption", has_text="start, energy").wait_for()
+    looks_right(page)
+
+
+def test_what_is_no_puzzle_is_said(page: Any) -> None:
+    opened(page, "Sudoku")
+    puzzle = page.get_by_label("Puzzle").locator("visible=true").first
+    before = puzzle.input_value()
+    puzzle.fill("12345")
+    status(page, "The puzzle has 5 cells")
+    button(page, "Think").click()
+    status(page, "The puzzle has 5 cells")
+    puzzle.fill(before)
+    status(page, "Press Think")
+
+
+def test_a_random_board_of_another_size(page: Any) -> None:
+    opened(page, "Sudoku")
+    page.get_by_role("radio", name="sudoku-9x9").locator("visible=true").check()
+    page.locator(".ebt-board.of-9").first.wait_for()
+    before = page.get_by_label("Puzzle").locator("visible=true").first.input_value()
+    button(page, "Random puzzle").click()
+    sync_api.expect(page.get_by_label("Puzzle").locator("visible=true").first).not_to_have_value(before)
+    button(page, "Think").click()
+    status(page, "Step|Thinking")
+    button(page, "Stop").click()
+    status(page, "Stopped")
+    looks_right(page)
+
+
+def test_a_token_shows_how_it_was_thought(page: Any) -> None:
+    opened(page, "Text")
+    slid(page, "New tokens", 20)
+    button(page, "Continue the text").click()
+    status(page, "20 tokens, .* a second")
+    tokens = page.locator(".ebt-tokens button")
+    assert tokens.count() == 20
+    tokens.nth(3).click()
+    page.locator(".ebt-words caption", has_text="Token 4,").wait_for()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.locator(".ebt-words caption", has_text="Token 5,").wait_for()
+    assert page.locator(".ebt-words tbody tr").count() == 4
+    looks_right(page)
+
+
+def test_a_photo_clears_up(page: Any) -> None:
+    opened(page, "Image")
+    button(page, "Think").click()
+    status(page, r"2 steps: [\d.]+ dB before, [\d.]+ dB after")
+    assert page.locator(".ebt-picture img").count() == 2
+    page.get_by_role("radio", name="Fill in what I paint over").check()
+    button(page, "Think").click()
+    status(page, "Nothing is painted")
+    looks_right(page)
+
+
+def test_painted_parts_are_filled_in(page: Any) -> None:
+    opened(page, "Image")
+    page.get_by_role("radio", name="Fill in what I paint over").check()
+    canvas = page.locator("canvas").locator("visible=true").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 40, middle[1] + 20, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    button(page, "Think").click()
+    status(page, "^2 steps$")
+    page.locator(".ebt-picture figcaption", has_text="Photo after step 2").wait_for()
+
+
+def test_a_landscape_is_drawn(page: Any) -> None:
+    opened(page, "Landscape")
+    button(page, "Draw the map").click()
+    status(page, r"5 candidates, 12 steps. The plane holds \d+ %")
+    picture = page.locator(".ebt-map")
+    assert picture.locator(".start").count() == 5
+    page.get_by_role("radio", name="Energy", exact=True).check()
+    page.locator(".ebt-map[aria-label*='energy']").wait_for()
+    page.get_by_role("radio", name="text-python").locator("visible=true").check()
+    sync_api.expect(page.get_by_label("Puzzle, or text")).to_have_value("The function returns")
+    button(page, "Draw the map").click()
+    status(page, r"The plane holds")
+    looks_right(page)
