@@ -43,7 +43,7 @@ def float64() -> Iterator[None]:
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Benchmark data beside the checkout, which few machines have."""
-MAY_SKIP = ("needs CUDA", "needs hatchling", *(() if DATA.exists() else ("needs the benchmark data",)))
+MAY_SKIP = ("needs CUDA", "needs hatchling", "needs Chromium", *(() if DATA.exists() else ("needs the benchmark data",)))
 
 
 SLOW = (

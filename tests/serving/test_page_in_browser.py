@@ -47,7 +47,7 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if BROWSER is None:
-        pytest.skip("no Chromium on this machine: install the package chromium")
+        pytest.skip("needs Chromium: install the package chromium")
     with sync_api.sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
 
