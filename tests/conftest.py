@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +18,8 @@ hypothesis.settings.register_profile("ebt", deadline=None, derandomize=True, max
 hypothesis.settings.load_profile("ebt")
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads only cost time
 os.environ["OMP_NUM_THREADS"] = "1"  # nor do the programs that they start need more
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False  # every program that a test starts would compile the library again
 HOME = TemporaryDirectory(prefix="huggingface-")
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": HOME.name}  # read when the hub's package is imported, and never again
 
@@ -64,19 +68,22 @@ SLOW = (
 """Where tests run programs or train for seconds; single tests elsewhere have the marker ``slow`` themselves."""
 LONGEST = (
     "lab/studies/test_study_command.py",
+    "training/test_sharding.py",
+    "lab/test_demo.py",
     "cli/test_fit.py",
     "problems/language/test_generation.py",
     "training/test_plan.py",
-    "lab/test_demo.py",
+    "serving/test_serve_harness.py",
+    "training/test_processes.py",
+    "benchmarks/test_stopping.py",
+    "benchmarks/test_gpu.py",
+    "training/test_compiling.py",
     "benchmarks/test_speed.py",
     "test_settings.py",
     "nn/test_contract.py",
     "problems/test_outside.py",
     "lab/studies/test_scaling_study.py",
     "cli/test_plan_command.py",
-    "benchmarks/test_stopping.py",
-    "training/test_compiling.py",
-    "training/test_sharding.py",
     "training/test_kills.py",
     "nn/test_flat_start.py",
     "thinking/test_gradients.py",
@@ -96,13 +103,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = [name for name in (*SLOW, *LONGEST) if not (tests / name).exists()]
     assert not missing, f"conftest.py names {missing}, which are not there"
 
-    def place(item: pytest.Item) -> int:
-        return next((i for i, name in enumerate(LONGEST) if item.path.is_relative_to(tests / name)), len(LONGEST))
+    @cache
+    def place(path: Path) -> tuple[int, bool]:
+        """Where a module comes, and whether it is slow: found once for all of its tests."""
+        order = next((i for i, name in enumerate(LONGEST) if path.is_relative_to(tests / name)), len(LONGEST))
+        return order, any(path.is_relative_to(tests / name) for name in SLOW)
 
     for item in items:
-        if any(item.path.is_relative_to(tests / name) for name in SLOW):
+        if place(item.path)[1]:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=place)
+    items.sort(key=lambda item: place(item.path)[0])
 
 
 def pytest_collection_finish() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ from ebt.problems.sudoku.generator import (
 )
 
 SIZES = (4, 6, 9)
-BOARDS = {size: generate(size, givens, 12, seed=1) for size, givens in ((4, 6), (6, 12), (9, 30))}
+GIVENS = {4: 6, 6: 12, 9: 30}
+
+
+@cache
+def twelve(size: int) -> SudokuSet:
+    """Twelve boards, made when a test first asks for them: collecting the tests makes none."""
+    return generate(size, GIVENS[size], 12, seed=1)
 
 
 @given(st.sampled_from(SIZES), st.integers(0, 2**31))
@@ -34,14 +41,14 @@ BOARDS = {size: generate(size, givens, 12, seed=1) for size, givens in ((4, 6), 
 def test_line_orders_keep_the_rules(size: int, seed: int) -> None:
     order = line_orders(size, torch.Generator().manual_seed(seed))
     assert order.sort().values.tolist() == list(range(size * size))
-    puzzles, solutions = (board[:, order.numpy()] for board in BOARDS[size])
+    puzzles, solutions = (board[:, order.numpy()] for board in twelve(size))
     assert is_solved(solutions, puzzles, size).all()
 
 
 @given(st.integers(0, 36), st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
 def test_cells_are_revealed_up_to_a_number(givens: int, seed: int) -> None:
-    puzzle, solution = (torch.from_numpy(board[0]) for board in BOARDS[6])
+    puzzle, solution = (torch.from_numpy(board[0]) for board in twelve(6))
     shown = reveal(puzzle, solution, givens, torch.Generator().manual_seed(seed))
     assert int((shown > 0).sum()) == max(givens, 12)
     assert torch.equal(shown[shown > 0], solution[shown > 0])
@@ -49,7 +56,7 @@ def test_cells_are_revealed_up_to_a_number(givens: int, seed: int) -> None:
 
 
 def test_items_depend_on_seed_epoch_and_index_alone() -> None:
-    puzzles, solutions = BOARDS[9]
+    puzzles, solutions = twelve(9)
     made = [SudokuDataset(puzzles, solutions, 9, True, seed, True, (32, 40)) for seed in (0, 0, 1)]
     first, same, other = ([dataset[i] for i in range(12)] for dataset in made)
     for item in first:
@@ -64,7 +71,7 @@ def test_items_depend_on_seed_epoch_and_index_alone() -> None:
 @given(st.sampled_from(SIZES), st.integers(0, 2**31))
 @settings(max_examples=30, deadline=None)
 def test_keys_of_grids_do_not_depend_on_labels_and_order(size: int, seed: int) -> None:
-    generator, grids = torch.Generator().manual_seed(seed), BOARDS[size].solutions
+    generator, grids = torch.Generator().manual_seed(seed), twelve(size).solutions
     order = line_orders(size, generator).numpy()
     labels = np.array([0, *(torch.randperm(size, generator=generator) + 1).tolist()], dtype=np.int8)
     assert (grid_keys(labels[grids], size) == grid_keys(grids, size)).all()
@@ -81,7 +88,7 @@ def test_keys_tell_all_classes_of_grids_apart(size: int, classes: int) -> None:
 
 
 def test_a_turned_board_is_another_grid_of_6x6_and_the_same_of_9x9() -> None:
-    nine = BOARDS[9].solutions
+    nine = twelve(9).solutions
     turned = nine.reshape(-1, 9, 9).swapaxes(1, 2).reshape(-1, 81)
     assert (grid_keys(turned, 9, lines=True) == grid_keys(nine, 9, lines=True)).all()
     assert len(np.unique(grid_keys(nine, 9, lines=True))) == len(nine)
@@ -94,9 +101,9 @@ def test_shared_grids_are_counted_under_the_augmentations_in_use(tmp_path: Path,
         np.arange(81).reshape(9, 9)[[1, 0, *range(2, 9)]].flatten(),
         np.array([0, 2, 1, *range(3, 10)], dtype=np.int8),
     )
-    swapped = SudokuSet(*(labels[part[:, rows]] for part in BOARDS[9]))
-    assert shared_grids({"train": BOARDS[9], "validation": swapped}, 9, lines) == (12 if lines else 0)
-    write_csv(tmp_path / "train.csv", *BOARDS[9])
+    swapped = SudokuSet(*(labels[part[:, rows]] for part in twelve(9)))
+    assert shared_grids({"train": twelve(9), "validation": swapped}, 9, lines) == (12 if lines else 0)
+    write_csv(tmp_path / "train.csv", *twelve(9))
     write_csv(tmp_path / "validation.csv", *swapped)
     files = {"train_file": str(tmp_path / "train.csv"), "validation_file": str(tmp_path / "validation.csv")}
     data = SudokuDataModule(9, **files, permute_lines=lines)  # type: ignore[arg-type]
@@ -108,7 +115,7 @@ def test_shared_grids_are_counted_under_the_augmentations_in_use(tmp_path: Path,
 
 def test_a_collection_is_split_by_the_order_of_lines_if_training_permutes_it() -> None:
     rows = np.arange(81).reshape(9, 9)[[2, 1, 0, *range(3, 9)]].flatten()
-    twice = SudokuSet(*(np.concatenate((part, part[:, rows])) for part in BOARDS[9]))
+    twice = SudokuSet(*(np.concatenate((part, part[:, rows])) for part in twelve(9)))
     sets = split_collection(twice, 9, 99, {"validation": (4, 40)}, seed=1, lines=True)
     assert [len(sets[name].puzzles) for name in ("validation", "train")] == [4, 16]
     assert shared_grids(sets, 9, lines=True) == 0
@@ -159,4 +166,4 @@ def test_contradictions_and_missing_files_are_refused(settings: dict[str, Any], 
 
 def test_a_collection_that_is_too_small_is_refused() -> None:
     with pytest.raises(InputError, match="ask for fewer"):
-        split_collection(BOARDS[6], 6, 4, {"validation": (12, 20)}, seed=0)
+        split_collection(twelve(6), 6, 4, {"validation": (12, 20)}, seed=0)
