@@ -21,6 +21,7 @@ from torch import Tensor
 from ebt.thinking.descent import Energy, Gradients, descend, per_prediction
 from ebt.thinking.fast.central import Nudge
 from ebt.thinking.fast.compact import CompactSimplex
+from ebt.thinking.fast.saving import saving_less
 from ebt.thinking.geometry import Geometry
 from ebt.thinking.noise import Draws, Source
 from ebt.thinking.recipe import Recipe, Supervised
@@ -144,7 +145,8 @@ def train(
     sums = _Sums((leaf, *weights, *geometry.weights(), step_size))
     size = recipe.rows_at_once or rows_together(len(start), start.shape[1:-1].numel() * x.shape[-1], start.device.type)
     batch = _Batch(landscape, geometry, update, target, step_size, recipe, schedule, noise, nudge, sums)
-    groups = [_Rows(batch, slice(first, first + size)).run(start) for first in range(0, len(start), size)]
+    with saving_less(nudge is not None):
+        groups = [_Rows(batch, slice(first, first + size)).run(start) for first in range(0, len(start), size)]
     count = torch.stack([group.count for group in groups]).sum().clamp(min=1)
     losses = torch.stack([torch.stack(group.losses) for group in groups]).sum(0) / count
     behind = {id(step_size): alpha, id(leaf): x}
@@ -218,7 +220,7 @@ class _Rows:
         self.noise = None if batch.noise is None else batch.noise.of(rows)
         self.sums, self.leaves = batch.sums, _Sums(self.part.leaves)
         known = (*self.sums.tensors, *self.leaves.tensors)
-        self.nudge = None if batch.nudge is None else replace(batch.nudge, learning=known)
+        self.nudge = None if batch.nudge is None else replace(batch.nudge, learning=known, take=self._take)
         self.states, self.energies = list[Tensor](), list[Tensor]()
         self.losses: list[Tensor] = []
         self.count = torch.zeros(())
@@ -231,6 +233,12 @@ class _Rows:
         slopes = zip(self.leaves.tensors, self.leaves.sums, strict=True)
         self._differentiate([(source_of[id(leaf)], slope) for leaf, slope in slopes])
         return self
+
+    def _take(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add the gradients of a pass at a nudged candidate."""
+        first = len(self.sums.tensors)
+        self.sums.add(gradients[:first])
+        self.leaves.add(gradients[first:])
 
     def _detached(self, state: Tensor) -> None:
         view = None
