@@ -22,6 +22,7 @@ from ebt.thinking.descent import Energy, Gradients, descend, per_prediction
 from ebt.thinking.fast.central import Nudge
 from ebt.thinking.fast.compact import CompactSimplex
 from ebt.thinking.fast.saving import saving_less
+from ebt.thinking.fast.vocabulary import Views
 from ebt.thinking.geometry import Geometry
 from ebt.thinking.noise import Draws, Source
 from ebt.thinking.recipe import Recipe, Supervised
@@ -200,7 +201,7 @@ class _Batch:
 class _Seen:
     """A geometry with a precomputed view of one state."""
 
-    def __init__(self, geometry: Any, view: Tensor | None) -> None:
+    def __init__(self, geometry: Any, view: Views | None) -> None:
         self.geometry, self.known = geometry, view
 
     def __getattr__(self, name: str) -> Any:
@@ -275,7 +276,7 @@ class _Rows:
             adjoint = step.slope if adjoint is None else adjoint + step.slope
         return self._differentiate([(after, adjoint)], step.before)
 
-    def _step(self, state: Tensor, index: int, gradients: Gradients, view: Tensor | None, note: bool = True) -> Tensor:
+    def _step(self, state: Tensor, index: int, gradients: Gradients, view: Views | None, note: bool = True) -> Tensor:
         return self._think(state, index, (self.batch.schedule[index],), gradients, view, note).state
 
     def _think(
@@ -284,7 +285,7 @@ class _Rows:
         index: int,
         schedule: tuple[int, ...],
         gradients: Gradients,
-        view: Tensor | None,
+        view: Views | None,
         note: bool = True,
     ) -> Thought:
         """Continue the descent. ``view`` is the view of the state if known; with noise it is not used."""
@@ -313,7 +314,7 @@ class _Rows:
             self.states = self.states if batch.steps <= RECORDED else self.states[-1:]
         return thought
 
-    def _assess(self, index: int, state: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _assess(self, index: int, state: Tensor) -> tuple[Tensor | None, Views | None]:
         """Record the losses of a state; return their gradient if they count, and the view if it is a by-product."""
         geometry, counts, target = self.batch.geometry, self.batch.counts(index), self.target
         scored, view, slope = geometry.scored(target), None, None

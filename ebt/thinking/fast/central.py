@@ -196,18 +196,18 @@ def ends(
     energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...], shared: bool
 ) -> list[Tensor | None]:
     """See ``Passes``. The ends are evaluated one after the other, so that one graph is in memory."""
-    pairs = zip(*(_end(energy, told, view, end * step, end * factor, learning, shared) for end in (1, -1)), strict=True)
+    pairs = zip(*(_end(energy, told, view, step, factor, learning, shared, end) for end in (1, -1)), strict=True)
     return [_sum(one, two) for one, two in pairs]
 
 
 def _end(
-    energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...], shared: bool
+    energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...], shared: bool, end: int
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``factor E(view + step)``, see ``Passes.ends``."""
+    """Gradients of ``end factor E(view + end step)``, see ``Passes.ends``."""
     with torch.enable_grad():
         leaf = view.detach().requires_grad_()
-        energies = precise(energy(leaf + step, told))
-        slope = broadcastable(factor, energies.dim()).expand_as(energies)
+        energies = precise(energy(leaf.add(step, alpha=end), told))
+        slope = broadcastable(end * factor, energies.dim()).expand_as(energies)
         return torch.autograd.grad(energies, (leaf, *learning), slope, retain_graph=shared, allow_unused=True)
 
 
@@ -228,7 +228,7 @@ def _taken(
     """The same as ``ends`` for the view alone. The gradients of ``learning`` are given away after each end."""
 
     def pull(end: int) -> Tensor | None:  # returns before the next end, so that no gradient stays alive
-        found, *others = _end(energy, told, view, end * step, end * factor, learning, shared)
+        found, *others = _end(energy, told, view, step, factor, learning, shared, end)
         take(others)
         return found
 
