@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ebt.nn.config import Conditioning, NetworkConfig
 from ebt.nn.second_order import rms_norm, swiglu
+from ebt.thinking.fast import saving
 from ebt.thinking.fast.central import Passes
 from ebt.thinking.noise import precise
 
@@ -195,6 +196,9 @@ class Block(nn.Module):
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             found: tuple[Tensor, ...] = self._gradient_checkpointing_func(self._run, x, attend, rotary, condition)
             return found
+        if saving.saves_less():
+            with saving.block():
+                return self._run(x, attend, rotary, condition)
         return self._run(x, attend, rotary, condition)
 
     def _run(self, x: Tensor, attend: Attend, rotary: Tensor | None, condition: Tensor | None) -> tuple[Tensor, ...]:

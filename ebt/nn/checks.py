@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -24,9 +25,16 @@ def check_range(name: str, value: Any, least: float, most: float) -> None:
         raise ValueError(f"{name} is {value}: give a number of at least {least} and at most {most}")
 
 
+@cache  # evaluating hints takes longer than checking them, and every call of a model checks its options
+def type_hints(kind: type) -> dict[str, Any]:
+    """Type hints of a class."""
+    return get_type_hints(kind)
+
+
 def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]]) -> None:
     """Raise ``ValueError`` for the first field of a dataclass with a wrong type or a value outside its ``limits``."""
-    hints = get_type_hints(type(settings))
+    kind: type = type(settings)
+    hints = type_hints(kind)
     for field in fields(settings):
         value = getattr(settings, field.name)
         check_type(field.name, value, hints[field.name])

@@ -21,7 +21,7 @@ from ebt.nn.blocks import (
 )
 from ebt.nn.causal import attend_causally
 from ebt.nn.config import NetworkConfig
-from ebt.nn.first_order import attend_once
+from ebt.nn.first_order import attend_once, run_once, written_out
 from ebt.thinking.fast.adjoint import Separated
 
 
@@ -154,6 +154,8 @@ class Context:
     """Number of positions that the first prediction sees; each later one sees one more. None with padding."""
     stream: tuple[Tensor, ...] = ()
     """Output of each block for the observed tokens (B, S, D), on request. Empty after ``rows``."""
+    few: bool = False
+    """Whether candidates have one position and no weight needs a gradient, so that blocks are ``run_once``."""
 
     def tensors(self) -> list[Tensor]:
         """All tensors that may require gradients."""
@@ -185,6 +187,7 @@ class Context:
             None if self.anchor is None else self.anchor[index],
             self.condition,
             self.horizon,
+            few=self.few,
         )
 
 
@@ -266,7 +269,8 @@ class EBTDecoder(EnergyNetwork):
             anchor = stream[:, -predictions:]
         visible, horizon = positions.last(predictions, observed=layers[0][1].shape[2])
         seen, hidden = [(k, v) for _, k, v in layers], tuple(layer[0] for layer in layers) if states else ()
-        return Context(seen, visible, rotary, anchor, condition, horizon, hidden)
+        few = predictions == 1 and not torch.is_grad_enabled() and all(map(written_out, self.blocks))
+        return Context(seen, visible, rotary, anchor, condition, horizon, hidden, few)
 
     def own_step(self, step: int) -> int:
         """Index of the context that a step uses."""
@@ -303,7 +307,11 @@ class EBTDecoder(EnergyNetwork):
         if rotary.dim() == 4 or places is not None:
             rotary = rotary.expand(rows, 1, -1, -1).repeat(repeats, 1, 1, 1)
             rotary = rotary if places is None else places.pick(rotary)
+        few = once and context.few and not torch.is_autocast_enabled(candidate.device.type)
         for block, (keys, values) in zip(self.blocks, context.layers, strict=True):
+            if few and places is None and not torch.compiler.is_compiling():
+                candidate = run_once(block, candidate, keys, values, context.visible, rotary)
+                continue
 
             def attend(q: Tensor, k: Tensor, v: Tensor, keys: Tensor = keys, values: Tensor = values) -> tuple[Tensor]:
                 if places is None:

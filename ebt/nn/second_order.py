@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ebt.thinking.fast.saving import again
 from ebt.thinking.noise import precise
 
 SMALL = 2**14
@@ -53,6 +54,8 @@ class _Normalise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         scale = (precise(x).square().mean(-1, keepdim=True) + eps).rsqrt_()
         normed = precise(x) * scale
+        dtype = x.dtype
+        again(x, lambda: (normed / scale).to(dtype))
         ctx.save_for_backward(x, normed, scale)
         return normed.to(x.dtype)
 
@@ -87,7 +90,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if plainly(x):
         wide = precise(x)
         return (wide * (wide.square().mean(-1, keepdim=True) + eps).rsqrt()).to(x.dtype) * weight
-    return _Normalise.apply(x, eps) * weight
+    normed: Tensor = _Normalise.apply(x, eps)
+    return again(normed * weight, lambda: normed.detach() * weight.detach())
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -131,7 +135,7 @@ def swiglu(a: Tensor, b: Tensor) -> Tensor:
     if plainly(a):
         return F.silu(a) * b
     product: Tensor = _SwiGLU.apply(a, b)
-    return product
+    return again(product, lambda: F.silu(a.detach()).mul_(b.detach()))
 
 
 class _Attend(torch.autograd.Function):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ebt.nn.blocks import attend_context_and_self
-from ebt.nn.first_order import KernelWarning, aligned, attend_once, kernel
+from ebt import descend
+from ebt.nn import EBTDecoder, NetworkConfig
+from ebt.nn.blocks import Block, attend_context_and_self, rotation
+from ebt.nn.first_order import KernelWarning, aligned, attend_once, kernel, run_once, written_out
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -66,6 +70,51 @@ def test_precisions(dtype: torch.dtype) -> None:
     tolerance = 30 * torch.finfo(dtype).eps
     for got, right in zip((fused, *found), (plain, *expected), strict=True):
         assert (got - right).norm() < tolerance * right.norm()
+
+
+few = st.fixed_dictionaries(
+    {
+        "rows": st.integers(1, 3),
+        "candidates": st.integers(1, 3),
+        "heads": st.integers(1, 2),
+        "length": st.integers(1, 9),
+        "padded": st.booleans(),
+    }
+)
+
+
+@given(few)
+@settings(max_examples=20)
+def test_a_block_written_out_is_the_block(case: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    block, rows, heads = Block(NetworkConfig(1, 8 * case["heads"], case["heads"])), case["rows"], case["heads"]
+    for norm in (block.attention_norm, block.ffn_norm):
+        torch.nn.init.normal_(norm.weight)
+    keys, values = torch.randn(2, rows, heads, case["length"], 8)
+    visible = torch.rand(rows, 1, 1, case["length"]) < 0.5 if case["padded"] else None
+    rotary = rotation(torch.arange(rows).unsqueeze(-1), 8, 1e4, keys).repeat(case["candidates"], 1, 1, 1)
+    x = torch.randn(rows * case["candidates"], 1, 8 * heads, requires_grad=True)
+    (plain,) = block(x, lambda *own: (attend_context_and_self(*own, keys, values, visible),), rotary)
+    assert written_out(block)
+    once = run_once(block, x, keys, values, visible, rotary)
+    torch.testing.assert_close(once, plain)
+    slope = torch.randn_like(plain)
+    torch.testing.assert_close(torch.autograd.grad(once, x, slope), torch.autograd.grad(plain, x, slope))
+
+
+@pytest.mark.parametrize("part", ["", "up", "attention.value", "ffn_norm"])
+def test_hooks_of_a_block_are_called(part: str) -> None:
+    network, start, calls = EBTDecoder(NetworkConfig(2, 16, 2)), torch.randn(1, 1, 16), list[int]()
+    network.blocks[1].get_submodule(part).register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        descend(network.encode(torch.randn(1, 5, 16), predictions=1), start, steps=2, step_size=0.1)
+    assert len(calls) == 4  # for the context, two steps and the final energy
+
+
+@pytest.mark.parametrize("change", [{"block": "dit"}, {"kv_heads": 1}, {"conditioning": "modulation"}])
+def test_other_blocks_are_not_written_out(change: dict[str, Any]) -> None:
+    assert not written_out(Block(NetworkConfig(1, 16, 2, **change)))
+    assert not written_out(Block(NetworkConfig(1, 16, 2)).to(torch.bfloat16))
 
 
 def test_a_missing_kernel_is_named() -> None:

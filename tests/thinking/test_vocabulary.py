@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,11 @@ pytestmark = pytest.mark.usefixtures("float64")
 ROWS, PARTS = 3, 5
 
 
-@pytest.fixture(autouse=True, params=[1, 3 * WORDS, 2**20], ids=["one state", "three states", "all"])
+@pytest.fixture(autouse=True, params=[(1, 2), (3 * WORDS, 3), (2**20, 2**20)], ids=["one state", "three states", "all"])
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "CHUNK", request.param)
+    chunk, tile = request.param
+    monkeypatch.setattr(vocabulary, "CHUNK", chunk)
+    monkeypatch.setattr(vocabulary, "TILE", tile)
 
 
 def state_and_table() -> tuple[Tensor, Tensor]:
@@ -52,27 +56,29 @@ def test_one_pass_gives_the_loss_its_slopes_and_the_view() -> None:
     target = torch.randint(0, WORDS, (ROWS, PARTS), generator=torch.Generator().manual_seed(0))
     target[1, 2:] = IGNORED
     weight, into = normal(ROWS, PARTS, seed=3), torch.ones(WORDS, WIDTH)
-    found, slope_found, view = space.assess(state, target, weight, into)
+    found, slope_found, seen = space.assess(state, target, weight, into)
     losses = space.loss(state, target)
     slope, gradient = torch.autograd.grad((losses * weight).sum(), (state, table))
     torch.testing.assert_close(found, losses.detach())
     torch.testing.assert_close(slope_found, slope)
     torch.testing.assert_close(into, 1 + gradient)
-    torch.testing.assert_close(view, space.view(state).detach())
-    attached = space.attach(state, view)
+    torch.testing.assert_close(seen.view.view_as(state), space.view(state).detach())
+    attached = space.attach(state, seen)
     assert_same_gradients(attached, space.view(state), (state, table))
 
 
-def test_logits_of_a_chunk_alone_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_of_a_tile_alone_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    real = vocabulary._exponentials
+    real = vocabulary._tiles
 
-    def spy(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        sizes.append(logits.numel())
-        return real(logits)
+    def spy(*inputs: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        for words, logits in real(*inputs):
+            sizes.append(logits.numel())
+            yield words, logits
 
-    monkeypatch.setattr(vocabulary, "_exponentials", spy)
+    monkeypatch.setattr(vocabulary, "_tiles", spy)
     state, table = state_and_table()
     make_simplex("compact-mirror", table).view(state).sum().backward()
-    assert sum(sizes) == 2 * ROWS * PARTS * WORDS
-    assert max(sizes) <= max(vocabulary.CHUNK, WORDS)
+    assert sum(sizes) == 3 * ROWS * PARTS * WORDS
+    states = max(1, vocabulary.CHUNK // WORDS)
+    assert max(sizes) <= 2 * states * vocabulary.TILE

@@ -21,6 +21,8 @@ from torch import Tensor
 from ebt.thinking.descent import Energy, Gradients, descend, per_prediction
 from ebt.thinking.fast.central import Nudge
 from ebt.thinking.fast.compact import CompactSimplex
+from ebt.thinking.fast.saving import saving_less
+from ebt.thinking.fast.vocabulary import Views
 from ebt.thinking.geometry import Geometry
 from ebt.thinking.noise import Draws, Source
 from ebt.thinking.recipe import Recipe, Supervised
@@ -144,7 +146,8 @@ def train(
     sums = _Sums((leaf, *weights, *geometry.weights(), step_size))
     size = recipe.rows_at_once or rows_together(len(start), start.shape[1:-1].numel() * x.shape[-1], start.device.type)
     batch = _Batch(landscape, geometry, update, target, step_size, recipe, schedule, noise, nudge, sums)
-    groups = [_Rows(batch, slice(first, first + size)).run(start) for first in range(0, len(start), size)]
+    with saving_less(nudge is not None):
+        groups = [_Rows(batch, slice(first, first + size)).run(start) for first in range(0, len(start), size)]
     count = torch.stack([group.count for group in groups]).sum().clamp(min=1)
     losses = torch.stack([torch.stack(group.losses) for group in groups]).sum(0) / count
     behind = {id(step_size): alpha, id(leaf): x}
@@ -198,7 +201,7 @@ class _Batch:
 class _Seen:
     """A geometry with a precomputed view of one state."""
 
-    def __init__(self, geometry: Any, view: Tensor | None) -> None:
+    def __init__(self, geometry: Any, view: Views | None) -> None:
         self.geometry, self.known = geometry, view
 
     def __getattr__(self, name: str) -> Any:
@@ -218,7 +221,7 @@ class _Rows:
         self.noise = None if batch.noise is None else batch.noise.of(rows)
         self.sums, self.leaves = batch.sums, _Sums(self.part.leaves)
         known = (*self.sums.tensors, *self.leaves.tensors)
-        self.nudge = None if batch.nudge is None else replace(batch.nudge, learning=known)
+        self.nudge = None if batch.nudge is None else replace(batch.nudge, learning=known, take=self._take)
         self.states, self.energies = list[Tensor](), list[Tensor]()
         self.losses: list[Tensor] = []
         self.count = torch.zeros(())
@@ -231,6 +234,12 @@ class _Rows:
         slopes = zip(self.leaves.tensors, self.leaves.sums, strict=True)
         self._differentiate([(source_of[id(leaf)], slope) for leaf, slope in slopes])
         return self
+
+    def _take(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add the gradients of a pass at a nudged candidate."""
+        first = len(self.sums.tensors)
+        self.sums.add(gradients[:first])
+        self.leaves.add(gradients[first:])
 
     def _detached(self, state: Tensor) -> None:
         view = None
@@ -267,7 +276,7 @@ class _Rows:
             adjoint = step.slope if adjoint is None else adjoint + step.slope
         return self._differentiate([(after, adjoint)], step.before)
 
-    def _step(self, state: Tensor, index: int, gradients: Gradients, view: Tensor | None, note: bool = True) -> Tensor:
+    def _step(self, state: Tensor, index: int, gradients: Gradients, view: Views | None, note: bool = True) -> Tensor:
         return self._think(state, index, (self.batch.schedule[index],), gradients, view, note).state
 
     def _think(
@@ -276,7 +285,7 @@ class _Rows:
         index: int,
         schedule: tuple[int, ...],
         gradients: Gradients,
-        view: Tensor | None,
+        view: Views | None,
         note: bool = True,
     ) -> Thought:
         """Continue the descent. ``view`` is the view of the state if known; with noise it is not used."""
@@ -305,7 +314,7 @@ class _Rows:
             self.states = self.states if batch.steps <= RECORDED else self.states[-1:]
         return thought
 
-    def _assess(self, index: int, state: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _assess(self, index: int, state: Tensor) -> tuple[Tensor | None, Views | None]:
         """Record the losses of a state; return their gradient if they count, and the view if it is a by-product."""
         geometry, counts, target = self.batch.geometry, self.batch.counts(index), self.target
         scored, view, slope = geometry.scored(target), None, None

@@ -12,8 +12,9 @@ propagation (Scellier and Bengio 2017; Laborieux et al. 2021). Since energies ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -73,6 +74,8 @@ class Nudge:
     """Whether passes add the gradients of weights to ``grad`` themselves, see ``accumulating``."""
     cut: tuple[tuple[Tensor, Tensor], ...] = ()
     """Leaves of the energy, each with the tensor that gets its gradient. Only if it ``accumulates``."""
+    take: Callable[[Sequence[Tensor | None]], None] | None = None
+    """Receives the gradients of ``learning`` from each pass. None: autograd returns their sums."""
 
     @classmethod
     def of(cls, way: Way, size: float | None, geometry: Geometry, start: Tensor) -> Nudge | None:
@@ -193,16 +196,43 @@ def ends(
     energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...], shared: bool
 ) -> list[Tensor | None]:
     """See ``Passes``. The ends are evaluated one after the other, so that one graph is in memory."""
+    pairs = zip(*(_end(energy, told, view, step, factor, learning, shared, end) for end in (1, -1)), strict=True)
+    return [_sum(one, two) for one, two in pairs]
+
+
+def _end(
+    energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...], shared: bool, end: int
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``end factor E(view + end step)``, see ``Passes.ends``."""
     with torch.enable_grad():
         leaf = view.detach().requires_grad_()
+        energies = precise(energy(leaf.add(step, alpha=end), told))
+        slope = broadcastable(end * factor, energies.dim()).expand_as(energies)
+        return torch.autograd.grad(energies, (leaf, *learning), slope, retain_graph=shared, allow_unused=True)
 
-        def pull(end: int) -> tuple[Tensor | None, ...]:
-            energies = precise(energy(leaf + end * step, told))
-            slope = broadcastable(end * factor, energies.dim()).expand_as(energies)
-            return torch.autograd.grad(energies, (leaf, *learning), slope, retain_graph=shared, allow_unused=True)
 
-        pairs = zip(pull(1), pull(-1), strict=True)
-        return [one if two is None else two if one is None else one + two for one, two in pairs]
+def _sum(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+    return one if two is None else two if one is None else one + two
+
+
+def _taken(
+    take: Callable[[Sequence[Tensor | None]], None],
+    energy: Any,
+    told: int,
+    view: Tensor,
+    step: Tensor,
+    factor: Tensor,
+    learning: tuple[Tensor, ...],
+    shared: bool,
+) -> list[Tensor | None]:
+    """The same as ``ends`` for the view alone. The gradients of ``learning`` are given away after each end."""
+
+    def pull(end: int) -> Tensor | None:  # returns before the next end, so that no gradient stays alive
+        found, *others = _end(energy, told, view, step, factor, learning, shared, end)
+        take(others)
+        return found
+
+    return [_sum(pull(1), pull(-1)), *[None] * len(learning)]
 
 
 def passes_of(energy: Any, nudge: Nudge | None) -> Passes | None:
@@ -280,6 +310,8 @@ class _Central(torch.autograd.Function):
         # backward passes run outside the autocast of the forward pass, on accelerators in threads of their own
         with torch.autocast(*ctx.autocast):
             pull = _accumulated if ctx.nudge.accumulates else ends if passes is None else passes.ends
+            if pull is ends and ctx.nudge.take is not None:
+                pull = partial(_taken, ctx.nudge.take)
             gradients = pull(ctx.energy, ctx.told, view, step.to(view.dtype), factor, ctx.learning, ctx.shared)
         return gradients[0], None, None, None, None, None, None, None, *gradients[1:]
 

@@ -29,10 +29,9 @@ class CompactSimplex(Simplex):
     def view(self, state: Tensor) -> Tensor:
         return self.attach(state, None)
 
-    def attach(self, state: Tensor, known: Tensor | None) -> Tensor:
+    def attach(self, state: Tensor, known: vocabulary.Views | None) -> Tensor:
         """``view(state)``, without computing its value again if ``known``."""
-        flat = None if known is None else known.flatten(0, -2)
-        seen: Tensor = vocabulary.View.apply(state.flatten(0, -2), self.seen, flat)
+        seen: Tensor = vocabulary.View.apply(state.flatten(0, -2), self.seen, known)
         return seen.view(*state.shape[:-1], -1)
 
     def pull_back(self, state: Tensor, gradient: Tensor) -> Tensor:
@@ -49,8 +48,10 @@ class CompactSimplex(Simplex):
         losses: Tensor = vocabulary.CrossEntropy.apply(state.flatten(0, -2), self.table, words)
         return losses.view_as(target) * scored
 
-    def assess(self, state: Tensor, target: Tensor, weight: Tensor, into: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of states, the gradient of their weighted sum, and the views, in one pass over the vocabulary.
+    def assess(
+        self, state: Tensor, target: Tensor, weight: Tensor, into: Tensor | None
+    ) -> tuple[Tensor, Tensor, vocabulary.Views]:
+        """Losses of states, the gradient of their weighted sum, and the views for ``attach``, in one pass over the vocabulary.
 
         Args:
             state: See ``loss``.
@@ -62,8 +63,8 @@ class CompactSimplex(Simplex):
         weight, words = (weight * scored).expand_as(target).flatten(), target.flatten().clamp(min=0)
         with torch.no_grad():
             found = vocabulary.assess(state.detach().flatten(0, -2), self.table.detach(), words, weight, into)
-        losses, slope, view = (tensor.view(*state.shape[:-1], *tensor.shape[1:]) for tensor in found)
-        return losses * scored, slope, view
+        losses, slope, seen = found
+        return losses.view_as(target) * scored, slope.view_as(state), seen
 
     def entropy(self, state: Tensor) -> Tensor:
         """``H(p) = log sum exp(W u) - u . e``."""
