@@ -163,7 +163,7 @@ def _checked(model: PreTrainedModel) -> tuple[Tensor, int]:
     name, body, head = type(model).__name__, model.base_model, model.get_output_embeddings()
     if head is None or not hasattr(body, "layers") or not hasattr(body, "rotary_emb"):
         raise ValueError(f"{name} is no causal language model with rotary positions: give one such as Llama, Qwen or Mistral")
-    if getattr(model, "is_quantized", False):
+    if not all(part.is_floating_point() for part in (*body.layers.parameters(), *body.layers.buffers())):
         raise ValueError(f"{name} is quantised, and its layers cannot be trained: load it with dtype=torch.float32 or bfloat16")
     if getattr(model.config, "final_logit_softcapping", None) or getattr(head, "bias", None) is not None:
         raise ValueError(f"{name} caps its logits or adds a bias to them, so they are not W h: give another model")

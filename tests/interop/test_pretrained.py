@@ -160,6 +160,13 @@ def test_other_models_are_refused(config: PreTrainedConfig, message: str) -> Non
         ThinkingLayers(AutoModelForCausalLM.from_config(config))
 
 
+def test_weights_in_integers_are_refused() -> None:
+    model = language_model(FAMILIES["llama"])
+    model.model.layers[1].mlp.up_proj.weight = torch.nn.Parameter(torch.zeros(24, 16, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match="quantised"):
+        ThinkingLayers(model, 1)
+
+
 def test_bad_arguments_are_refused(ids: Tensor) -> None:
     model = language_model(FAMILIES["mistral"])
     with pytest.raises(ValueError, match="layers is 4: choose between 1 and 3"):
