@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 
 from ebt.serving.page import image, landscape, sudoku, text
 from ebt.serving.page.models import SHIPPED, Shown, come_along
@@ -62,10 +63,18 @@ def appearance() -> dict[str, Any]:
         "theme": theme,
         "css_paths": STYLE,
         "footer_links": [],
+        "app_kwargs": {"exception_handlers": {KeyError: _ended_meanwhile}},
         "max_file_size": UPLOAD,
         "ssr_mode": False,
         "show_error": True,
     }
+
+
+async def _ended_meanwhile(request: Request, error: Exception) -> JSONResponse:
+    """Answer a stop that comes while the last step ends: Gradio then forgets the same event twice."""
+    if not request.url.path.endswith("/cancel"):
+        raise error
+    return JSONResponse({"success": True})
 
 
 def mount(app: FastAPI, shown: Shown, key: str | None = None) -> FastAPI:
