@@ -126,7 +126,7 @@ def train(
     folder: Path,
     processes: int = 1,
     batch_size: int = 8,
-    updates: int = 3,
+    updates: int = 2,
     resume: Path | None = None,
     strategy: Any = "ddp",
     callbacks: Sequence[L.Callback] = (),
@@ -324,7 +324,7 @@ def sharded(folder: Path) -> None:
         found[f"validated-{name}"] = average.losses
     task, _ = train("text", folder, processes=2, updates=6, strategy=Sharded(), central=True, resume=folder / "of-one.ckpt")
     found["after one"] = full(task.state_dict())
-    train("text", folder, processes=2, strategy=Sharded(), central=True, save_at=3, file=folder / "of-two.ckpt")
+    train("text", folder, 2, updates=3, strategy=Sharded(), central=True, save_at=3, file=folder / "of-two.ckpt")
     _, watch = train("text_own", folder, processes=2, strategy=Sharded(), precision="bf16-mixed")
     found["bf16-mixed"] = watch.losses
     torch.save(found, folder / f"found-{task.global_rank}.pt")
