@@ -143,7 +143,7 @@ def test_a_random_board_of_another_size(page: Any) -> None:
 def test_a_token_shows_how_it_was_thought(page: Any) -> None:
     opened(page, "Text")
     slid(page, "New tokens", 20)
-    button(page, "Continue the text").click()
+    button(page, "Continue").click()
     status(page, "20 tokens, .* a second")
     tokens = page.locator(".ebt-tokens button")
     assert tokens.count() == 20

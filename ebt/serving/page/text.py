@@ -132,9 +132,9 @@ def tab(shown: Shown) -> None:
                 candidates = gr.Slider(1, 16, 1, step=1, label="Candidates")
                 rule = gr.Dropdown(list(get_args(Rule)), value="lowest", label="Rule", info="Which candidate is kept.")
             with gr.Row():
-                go, halt = gr.Button("Continue the text", variant="primary"), gr.Button("Stop")
+                go, halt = gr.Button("Continue", variant="primary"), gr.Button("Stop")
         with gr.Column(min_width=280, scale=2):
-            status = Status("Press *Continue the text*, then pick a token.")
+            status = Status("Press *Continue*, then pick a token.")
             text = drawn(script=PICK)
             words = drawn()
             curve = drawn()
