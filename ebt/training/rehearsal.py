@@ -65,7 +65,7 @@ def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any],
     with FakeTensorMode(), FlopCounterMode(display=False, custom_mapping=_FUSED) if count else nullcontext() as counter:
         update = make()
         parameters = list(update.module.parameters())
-        with _Alive() as alive:
+        with _Alive(tensor.untyped_storage() for tensor in (*parameters, *update.module.buffers())) as alive:
             for parameter in parameters:  # the state after a first update
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
@@ -94,11 +94,12 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of all live storages created inside the mode."""
+    """Counts the bytes of all live storages created inside the mode. Views of ``others`` create none."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Iterable[torch.UntypedStorage]) -> None:
         super().__init__()
         self.now = self.peak = 0
+        self._others = {id(storage): storage for storage in others}
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -113,7 +114,7 @@ class _Alive(TorchDispatchMode):
 
     def _note(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()
-        if key in self._known:
+        if key in self._known or key in self._others:
             return
 
         def forget(_: Any) -> None:
