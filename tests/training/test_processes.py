@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from trainings import assert_same_updates, found
 from ebt.errors import InputError
 from ebt.problems.language.configuration import EBTConfig
 from ebt.problems.language.ebt import EBTForCausalLM
+from ebt.training.rehearsal import Update, rehearse
 from ebt.training.sampling import ResumableSampler
 from ebt.training.sharding import full
 from ebt.training.task import ResumeWarning
@@ -83,28 +86,20 @@ def test_more_processes_than_examples_are_refused() -> None:
         ResumableSampler([0, 1], num_replicas=3)
 
 
-def test_checkpointed_activations_train_alike_and_are_not_kept() -> None:
-    """Kept tensors are counted in the passes of a step, whose gradients are those without checkpoints."""
-    kept, gradients = [], []
-    for checkpointed in (False, True):
-        torch.manual_seed(0)
-        config = EBTConfig(16, 8, layers=4, dim=16, heads=2, head_init="unit", recipe={"second_order": "central"})
+def test_checkpointed_activations_are_not_kept() -> None:
+    """What an update takes beside weights, gradients and states, on fake tensors."""
+
+    def make(checkpointed: bool) -> Update:
+        config = EBTConfig(16, 64, layers=6, dim=16, heads=2, head_init="unit", recipe={"second_order": "central"})
         model = EBTForCausalLM(config).train()
         if checkpointed:
             model.gradient_checkpointing_enable()
-        numbers = [0]
+        ids = torch.zeros(2, 64, dtype=torch.long)
+        optimiser = torch.optim.AdamW(model.parameters())
+        return Update(model, optimiser, lambda: model(ids, labels=ids, generator=torch.Generator().manual_seed(0)).loss)
 
-        def count(tensor: torch.Tensor, numbers: list[int] = numbers) -> torch.Tensor:
-            numbers[0] += tensor.numel()
-            return tensor
-
-        ids = torch.arange(8)[None]
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            model(ids, labels=ids, generator=torch.Generator().manual_seed(0)).loss.backward()
-        kept.append(numbers[0])
-        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
-    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
-    assert kept[1] < kept[0] / 2
+    plain, less = (rehearse(partial(make, checkpointed), nullcontext(), count=False) for checkpointed in (False, True))
+    assert less.activations < plain.activations / 2
 
 
 @pytest.mark.parametrize("way", ["exact", "central"])

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
 from ebt.serving.page import image, landscape, sudoku, text
 from ebt.serving.page.models import SHIPPED, Shown, come_along
+from ebt.serving.page.parts import VISITORS
 
 __all__ = ["SHIPPED", "Shown", "appearance", "build", "come_along", "mount"]
 
@@ -19,8 +19,6 @@ STYLE = Path(__file__).with_name("style.css")
 TABS = {"Sudoku": sudoku.tab, "Text": text.tab, "Image": image.tab, "Landscape": landscape.tab}
 WAITING = 32
 """Most visitors in line."""
-VISITORS = 200
-"""Most visitors whose records are kept."""
 UPLOAD = "10mb"
 USER = "ebt"
 """User name at the door of a page with a key."""
@@ -63,18 +61,10 @@ def appearance() -> dict[str, Any]:
         "theme": theme,
         "css_paths": STYLE,
         "footer_links": [],
-        "app_kwargs": {"exception_handlers": {KeyError: _ended_meanwhile}},
         "max_file_size": UPLOAD,
         "ssr_mode": False,
         "show_error": True,
     }
-
-
-async def _ended_meanwhile(request: Request, error: Exception) -> JSONResponse:
-    """Answer a stop that comes while the last step ends: Gradio then forgets the same event twice."""
-    if not request.url.path.endswith("/cancel"):
-        raise error
-    return JSONResponse({"success": True})
 
 
 def mount(app: FastAPI, shown: Shown, key: str | None = None) -> FastAPI:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from ebt.problems.images.models import by_tiles
 from ebt.problems.images.sources import PHOTOS, open_images, to_array, to_picture, to_tensor
 from ebt.serving.page import drawing
 from ebt.serving.page.models import Shown
-from ebt.serving.page.parts import PLAIN, QUEUE, SLIDES, Status, at, drawn, ended, kept, note, refused
+from ebt.serving.page.parts import PLAIN, SLIDES, Status, at, drawn, kept, note, runs
 
 SIDE = 256
 """Largest width and height. Larger photos are reduced."""
@@ -144,8 +144,7 @@ def tab(shown: Shown) -> None:
             curve = drawn()
     out = [record, status.html, step, pictures, curve]
 
-    @refused(status, len(out), 1)
-    def run(name: str, task: str, value: Any, level: float, steps: int, seed: int) -> Iterator[Any]:
+    def run(name: str, task: str, value: Any, level: float, steps: int, seed: int) -> Generator[Any]:
         model = shown.images[name]
         picture, paint = painted(value)
         if task == FILL and paint is None:
@@ -162,8 +161,7 @@ def tab(shown: Shown) -> None:
             yield found, status.says(told), gr.Slider(maximum=int(steps), value=now, interactive=True), *draw(found, now)
             time.sleep(SECONDS)
 
-    running = go.click(run, [name, task, photo, level, steps, seed], out, **QUEUE)
-    ended(halt, running, status)
+    runs(go, halt, run, [name, task, photo, level, steps, seed], out, status)
     step.input(lambda found, now: draw(found, now) if found else [gr.skip()] * 2, [record, step], [pictures, curve], **SLIDES)
     other.click(lambda i: (_example(photos, i + 1), i + 1), turn, [photo, turn], **PLAIN)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
@@ -13,7 +13,7 @@ from ebt.evaluation.slices import Slice, landscape_slice
 from ebt.problems.language.tokenizers import encode
 from ebt.serving.page import drawing
 from ebt.serving.page.models import Shown
-from ebt.serving.page.parts import PLAIN, QUEUE, SLIDES, Status, at, drawn, ended, kept, note, refused
+from ebt.serving.page.parts import PLAIN, SLIDES, Status, at, drawn, kept, note, runs
 from ebt.serving.page.sudoku import random_puzzle
 
 LONGEST = 1000
@@ -74,16 +74,14 @@ def tab(shown: Shown) -> None:
             gr.Markdown(ABOUT)
     out = [record, status.html, step, place]
 
-    @refused(status, len(out), 1)
-    def run(name: str, text: str, steps: int, candidates: int, seed: int, kind: str) -> Iterator[Any]:
+    def run(name: str, text: str, steps: int, candidates: int, seed: int, kind: str) -> Generator[Any]:
         yield None, status.says("Thinking ..."), gr.skip(), gr.skip()
         found = find(shown, name, text, int(steps), int(candidates), int(seed))
         told = f"{candidates} candidates, {steps} steps. The plane holds {100 * found.share:.0f} % of their movement."
         last = len(found.paths) - 1
         yield found, status.says(told), gr.Slider(maximum=last, value=last, interactive=True), draw(found, last, kind)
 
-    running = go.click(run, [name, text, steps, candidates, seed, kind], out, **QUEUE)
-    ended(halt, running, status)
+    runs(go, halt, run, [name, text, steps, candidates, seed, kind], out, status)
 
     def again(found: Slice | None, now: int, kind: str) -> Any:
         return draw(found, int(now), kind) if found else gr.skip()

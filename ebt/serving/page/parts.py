@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from html import escape
 from typing import Any
 
@@ -15,8 +16,10 @@ PLAIN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Settings of all events."""
 SLIDES: dict[str, Any] = {**PLAIN, "trigger_mode": "always_last", "queue": False}
 """Of those that draw a record again."""
-QUEUE: dict[str, Any] = {**PLAIN, "concurrency_limit": 1, "concurrency_id": "thinking", "trigger_mode": "once"}
+QUEUE: dict[str, Any] = {**PLAIN, "concurrency_limit": 1, "concurrency_id": "thinking"}
 """One descent at a time: others wait in line."""
+VISITORS = 200
+"""Most visitors whose records are kept."""
 MINUTES = 30
 """How long the server keeps a record for its sliders."""
 
@@ -36,25 +39,64 @@ class Status:
         return f'<p class="ebt-status error" role="alert">{escape(str(error))}</p>'
 
 
-def refused(status: Status, outputs: int, place: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Iterator[Any]]]:
-    """Show the ``InputError`` of a generator in the status, which is one of its outputs, and leave the others."""
+class Turns:
+    """The current run of each visitor. Others end at their next step, also those that still wait in line.
 
-    def wrap(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-        @functools.wraps(function)
-        def call(*arguments: Any) -> Iterator[Any]:
+    Gradio's own ``cancels`` fails for a run that the server does not know yet.
+    """
+
+    def __init__(self) -> None:
+        self._latest: OrderedDict[str, int] = OrderedDict()
+
+    def next(self, request: gr.Request) -> str:
+        """Begin a turn, which ends the one before, and return its name."""
+        visitor = str(request.session_hash)
+        turn = self._latest.pop(visitor, 0) + 1
+        self._latest[visitor] = turn
+        while len(self._latest) > VISITORS:
+            self._latest.popitem(last=False)
+        return f"{visitor} {turn}"
+
+    def current(self, name: str) -> bool:
+        """Whether no other turn has begun since."""
+        visitor, _, turn = name.rpartition(" ")
+        return self._latest.get(visitor) == int(turn)
+
+
+def runs(
+    go: gr.Button,
+    halt: gr.Button,
+    function: Callable[..., Generator[Any]],
+    inputs: list[Any],
+    outputs: list[Any],
+    status: Status,
+    **limits: Any,
+) -> Turns:
+    """Run a generator when ``go`` is pressed and show what it yields, until ``halt`` is pressed.
+
+    An ``InputError`` is shown in the status, which is one of the outputs.
+    """
+    turns, turn = Turns(), gr.State("")
+
+    def call(*given: Any) -> Iterator[Any]:
+        *arguments, name = given
+        with closing(function(*arguments)) as running:
             try:
-                yield from function(*arguments)
+                for shown in running:
+                    if not turns.current(name):
+                        return
+                    yield shown
             except InputError as error:
-                yield tuple(status.fails(error) if i == place else gr.skip() for i in range(outputs))
+                if turns.current(name):
+                    yield tuple(status.fails(error) if output is status.html else gr.skip() for output in outputs)
 
-        return call
+    def stop(request: gr.Request) -> str:
+        turns.next(request)
+        return status.says("Stopped.")
 
-    return wrap
-
-
-def ended(halt: gr.Button, running: Any, status: Status) -> None:
-    """Let a button end what runs."""
-    halt.click(lambda: status.says("Stopped."), None, status.html, cancels=[running], queue=False, **PLAIN)
+    go.click(turns.next, None, turn, queue=False, **PLAIN).then(call, [*inputs, turn], outputs, **{**QUEUE, **limits})
+    halt.click(stop, None, status.html, queue=False, **PLAIN)
+    return turns
 
 
 def drawn(content: str = "", script: str | None = None) -> gr.HTML:

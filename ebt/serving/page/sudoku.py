@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ebt.problems.sudoku.boards import board_errors, format_board, is_solved, pa
 from ebt.problems.sudoku.generator import generate
 from ebt.serving.page import drawing
 from ebt.serving.page.models import Shown
-from ebt.serving.page.parts import PLAIN, QUEUE, SLIDES, Status, at, drawn, ended, kept, note, refused
+from ebt.serving.page.parts import PLAIN, SLIDES, Status, at, drawn, kept, note, runs
 from ebt.thinking import Simplex
 
 LONGEST = 1000
@@ -146,8 +146,7 @@ def tab(shown: Shown) -> None:
     small, twin = _more()
     out = [record, status.html, step, large, curve, small, twin]
 
-    @refused(status, len(out), 1)
-    def solve(name: str, text: str, steps: int, candidates: int, seed: int) -> Iterator[Any]:
+    def solve(name: str, text: str, steps: int, candidates: int, seed: int) -> Generator[Any]:
         yield None, status.says("Thinking ..."), *[gr.skip()] * 5
         began = time.monotonic()
         found = think(shown, name, text, int(steps), int(candidates), int(seed))
@@ -161,14 +160,14 @@ def tab(shown: Shown) -> None:
                    found.twin)  # fmt: skip
             time.sleep(SECONDS)
 
-    running = go.click(solve, [name, givens, steps, candidates, seed], out, **QUEUE)
-    ended(halt, running, status)
+    turns = runs(go, halt, solve, [name, givens, steps, candidates, seed], out, status)
     step.input(
         lambda found, now: draw(found, now) if found else [gr.skip()] * 3, [record, step], [large, curve, small], **SLIDES
     )
     clear = [record, status.html, large, curve, small, twin]
 
-    def fresh(name: str, text: str) -> Any:
+    def fresh(name: str, text: str, request: gr.Request) -> Any:
+        turns.next(request)
         size = shown.boards[name].config.board
         try:
             return None, status.says("Press *Think*, and watch the board fill in."), _empty(size, text), "", "", ""
@@ -185,7 +184,7 @@ def tab(shown: Shown) -> None:
 
     random.click(draw_random, [name, count], givens, **PLAIN)
     name.input(other, name, [count, givens], **PLAIN)
-    givens.change(fresh, [name, givens], clear, cancels=[running], **PLAIN)
+    givens.change(fresh, [name, givens], clear, **PLAIN)
 
 
 def _more() -> tuple[gr.HTML, gr.HTML]:

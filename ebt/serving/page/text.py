@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from ebt.problems.language.tokenizers import encode
 from ebt.serving.engine import Engine, Piece, Row, Served
 from ebt.serving.page import drawing
 from ebt.serving.page.models import Shown
-from ebt.serving.page.parts import QUEUE, Status, drawn, ended, kept, note, refused
+from ebt.serving.page.parts import QUEUE, Status, drawn, kept, note, runs
 from ebt.thinking import Rule, Simplex
 
 LONGEST = 2000
@@ -140,8 +140,7 @@ def tab(shown: Shown) -> None:
             curve = drawn()
     out = [record, status.html, text, words, curve]
 
-    @refused(status, len(out), 1)
-    def run(name: str, prompt: str, most: int, temperature: float, steps: int, candidates: int, rule: str) -> Iterator[Any]:
+    def run(name: str, prompt: str, most: int, temperature: float, steps: int, candidates: int, rule: str) -> Generator[Any]:
         options = {"steps": int(steps), "candidates": int(candidates), "rule": rule}
         began = last = time.monotonic()
         yield None, status.says("Waiting for the first token ..."), "", "", ""
@@ -162,7 +161,6 @@ def tab(shown: Shown) -> None:
             return gr.skip(), gr.skip()
         return look(shown, record, index)
 
-    queued = {**QUEUE, "concurrency_id": "text", "concurrency_limit": 8}
-    running = go.click(run, [name, prompt, most, temperature, steps, candidates, rule], out, **queued)
-    ended(halt, running, status)
+    inputs = [name, prompt, most, temperature, steps, candidates, rule]
+    runs(go, halt, run, inputs, out, status, concurrency_id="text", concurrency_limit=8)
     text.select(chosen, record, [words, curve], **QUEUE | {"trigger_mode": "always_last"})

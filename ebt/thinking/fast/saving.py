@@ -32,7 +32,7 @@ def saving_less(active: bool) -> Iterator[None]:
 
 def saves_less() -> bool:
     """Whether graphs are made within ``saving_less``."""
-    return _active.get() and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and _active.get() and torch.is_grad_enabled()
 
 
 @contextmanager
