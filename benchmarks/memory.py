@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py --quick --json memory.json
 
-Peak resident memory above weights, gradients and optimiser state, for batches of 8 x 256 tokens (quick: 2 x 256), each measured
+Peak resident memory above weights, gradients and optimiser state, for batches of 8 x 256 tokens (quick: 2 x 64), each measured
 in a separate process. Candidates are measured at inference, without gradients for training.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))  # benchmarks import each other
 from race import Contestant, Turn, options, race, write
-from train import CONTEXT, ROWS, Row, ebt, turns
+from train import ROWS, Row, ebt, turns
 
 from ebt.cli.terminal import plain_table, print_table
 from ebt.problems.language.configuration import EBTConfig
@@ -30,7 +30,7 @@ from ebt.thinking import Recipe, supervise
 
 def full(row: Row, steps: int) -> tuple[Turn, Turn]:
     """Training with full gradients over a number of steps and the loss after the last."""
-    model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, **row.sizes))
+    model = EBTForCausalLM(EBTConfig(row.words, row.context, **row.sizes))
     recipe, generator = Recipe(steps, steps, loss="last"), torch.Generator().manual_seed(1)
 
     def loss(ids: Tensor, target: Tensor) -> Tensor:
@@ -43,12 +43,12 @@ def full(row: Row, steps: int) -> tuple[Turn, Turn]:
 
 def thinking(row: Row, candidates: int) -> tuple[Turn, Turn]:
     """Thinking at every position, with two steps for each candidate."""
-    model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, **row.sizes)).eval()
+    model = EBTForCausalLM(EBTConfig(row.words, row.context, **row.sizes)).eval()
     generator = torch.Generator().manual_seed(0)
 
     @torch.no_grad()
     def think(rows: int) -> None:
-        ids = torch.randint(0, row.words, (rows, CONTEXT), generator=generator)
+        ids = torch.randint(0, row.words, (rows, row.context), generator=generator)
         model.think(ids, steps=2, candidates=candidates, keep_path=False)
 
     return partial(think, 1), partial(think, row.batch)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit code is 1 if a limit is missed."""
     parser = options(__doc__)
     args, console = parser.parse_args(argv), Console()
-    rows = tuple(Row(words, 64, 2, layers=1, batch=2) for words in (512, 1024, 8192)) if args.quick else ROWS[:3]
+    rows = tuple(Row(words, 64, 2, layers=1, batch=2, context=64) for words in (512, 1024, 8192)) if args.quick else ROWS[:3]
     small, medium, large = rows
     contestants = [
         Contestant("s1, small", partial(ebt, small, "s1")),

@@ -92,6 +92,7 @@ def _summary(turns: list[Measured]) -> Measured:
 
 
 def _run(make: Callable[[], tuple[Turn, Turn]], pipe: Connection, threads: int) -> None:
+    gc.freeze()  # collecting what the server has imported takes longer than many a turn
     torch.set_num_threads(threads)
     small, turn = make()
     small()

@@ -52,6 +52,7 @@ class Row:
     batch: int = BATCH
     ffn_dim: int | None = None
     """Inner width of the feed-forward layers. None: that of Llama 2."""
+    context: int = CONTEXT
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -61,7 +62,7 @@ class Row:
 
 ROWS = (Row(512, 256, 4), Row(4096, 384, 6), Row(50_277, 384, 6), Row(512, 256, 4, batch=4, ffn_dim=256))
 """The last one has the inner width of the paper."""
-SMALL = (Row(512, 128, 4, 2),)
+SMALL = (Row(512, 64, 2, 2, batch=4, context=128),)
 
 
 def floors(row: Row, blocks: int) -> dict[str, float]:
@@ -80,7 +81,7 @@ def turns(model: torch.nn.Module, row: Row, loss_of: Callable[[Tensor, Tensor], 
     generator = torch.Generator().manual_seed(0)
 
     def step(rows: int) -> None:
-        tokens = torch.randint(0, row.words, (rows, CONTEXT + 1), generator=generator)
+        tokens = torch.randint(0, row.words, (rows, row.context + 1), generator=generator)
         optimiser.zero_grad()
         loss_of(tokens[:, :-1], tokens[:, 1:]).backward()
         optimiser.step()
@@ -90,7 +91,7 @@ def turns(model: torch.nn.Module, row: Row, loss_of: Callable[[Tensor, Tensor], 
 
 def twin(row: Row) -> tuple[Turn, Turn]:
     """Train Transformer++."""
-    model = TransformerPPForCausalLM(TransformerPPConfig(row.words, CONTEXT, **row.sizes))
+    model = TransformerPPForCausalLM(TransformerPPConfig(row.words, row.context, **row.sizes))
     return turns(model, row, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
 
@@ -99,7 +100,9 @@ def llama(row: Row) -> tuple[Turn, Turn]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = {"num_hidden_layers": row.layers, "hidden_size": row.dim, "num_attention_heads": row.heads}
-    config = LlamaConfig(vocab_size=row.words, **sizes, intermediate_size=row.sizes["ffn_dim"], max_position_embeddings=CONTEXT)
+    config = LlamaConfig(
+        vocab_size=row.words, **sizes, intermediate_size=row.sizes["ffn_dim"], max_position_embeddings=row.context
+    )
     model = LlamaForCausalLM(config)
     return turns(model, row, lambda ids, target: F.cross_entropy(model(ids).logits.flatten(0, 1), target.flatten()))
 
@@ -109,7 +112,7 @@ def ebt(
 ) -> tuple[Turn, Turn]:
     """Train an EBT with a recipe, by the library or plainly; ``compiled`` as by ``ebt fit --compile``."""
     settings, steps = replace(RECIPES[recipe][0], second_order=way), RECIPES[recipe][1]
-    model = EBTForCausalLM(EBTConfig(row.words, CONTEXT, input_gradient=input_gradient, **PUBLISHED, **row.sizes))
+    model = EBTForCausalLM(EBTConfig(row.words, row.context, input_gradient=input_gradient, **PUBLISHED, **row.sizes))
     if compiled:
         compile_parts(model, way == "central")
     generator = torch.Generator().manual_seed(1)
@@ -158,7 +161,7 @@ class Result:
 
 
 def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
-    model = TransformerPPForCausalLM(TransformerPPConfig(1, CONTEXT, **row.sizes))
+    model = TransformerPPForCausalLM(TransformerPPConfig(1, row.context, **row.sizes))
     known = floors(row, sum(weight.numel() for weight in model.network.blocks.parameters()))
     base = seconds(found["transformer++"], clock)
     return [
@@ -166,7 +169,7 @@ def results(row: Row, found: dict[str, Measured], clock: str) -> list[Result]:
             row,
             name,
             measured,
-            row.batch * CONTEXT / seconds(measured, clock),
+            row.batch * row.context / seconds(measured, clock),
             seconds(measured, clock) / base,
             known.get(name, known.get(name.partition(",")[0])),
         )
@@ -184,7 +187,7 @@ def show(found: Sequence[Result], console: Console) -> None:
         numbers = (f"{one.tokens_per_second:.0f}", f"{one.times_twin:.2f}", *least, memory)
         table.add_row(str(one.row.words), str(one.row.dim), str(one.row.sizes["ffn_dim"]), one.name, *numbers)
     caption = "/ twin: time over transformer++; MB: peak memory above weights, gradients and optimiser state"
-    print_table(console, f"Training on contexts of {CONTEXT} tokens", table, caption)
+    print_table(console, f"Training on contexts of {found[0].row.context} tokens", table, caption)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -347,6 +347,16 @@ def batch_of(task: ThinkingTask) -> dict[str, Tensor]:
     return {"image": torch.randn(3, 1, 8, 8, generator=generator)}
 
 
+@cache
+def plainly_trained(network_class: type[Network], kind: str, settings: tuple[tuple[str, Any], ...]) -> Seen:
+    return training(task_of(base(network_class, kind=kind), Recipe(**dict(settings))))
+
+
+@cache
+def plainly_built(network_class: type[Network], settings: tuple[tuple[str, Any], ...], recipe: Recipe) -> Seen:
+    return behaviour(task_of(base(network_class, **dict(settings)), recipe).model)
+
+
 def training(task: Any) -> Seen:
     """Losses and gradients of a few batches, and how many rows the network sees at once."""
     draw(task.model)
@@ -386,7 +396,7 @@ def test_every_field_of_a_recipe_counts(network_class: type[Network], kind: str,
         refused = kind != "ebt" and not (kind in network.looping and name in ("min_steps", "max_steps", "loss"))
         assert refused or name in network.unused_recipe or (name == "warm_start" and not TASKS[network_class].warm_starts)
         return
-    assert not alike(changed, training(task_of(network, Recipe(**{**plain, **beside}))))
+    assert not alike(changed, plainly_trained(network_class, kind, tuple({**plain, **beside}.items())))
 
 
 NETWORKS = [(network, kind, field.name) for network in TWINS for kind in ("ebt", TWINS[network]) for field in fields(network)]
@@ -425,7 +435,7 @@ def test_every_field_of_a_network_counts(network_class: type[Network], kind: str
         assert name in str(error)  # noqa: PT017
         assert kind != "ebt" or name in (*network_class.unused, "inner")
         return
-    assert not alike(behaviour(changed.model), behaviour(task_of(base(network_class, **plain), recipe).model))
+    assert not alike(behaviour(changed.model), plainly_built(network_class, tuple(plain.items()), recipe))
 
 
 OPTIMISATION = {

@@ -5,6 +5,7 @@ What is slow belongs to others: of this library and its tests, such a process fi
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -47,6 +48,7 @@ def start(function: Callable[..., Any], *arguments: Any, output: Path, env: Mapp
 def _run(function: Callable[..., Any], arguments: tuple[Any, ...], output: Path, env: dict[str, str]) -> None:
     import torch
 
+    gc.freeze()  # collecting what the server has imported takes longer than many a test
     os.environ.update(env)
     with output.open("w", buffering=1) as file:
         os.dup2(file.fileno(), 1)
@@ -124,6 +126,7 @@ def program(*arguments: str, env: Mapping[str, str] | None = None, check: bool =
 
 
 def _program(arguments: tuple[str, ...], folder: Path, env: dict[str, str], cwd: Path, path: list[str]) -> None:
+    gc.freeze()
     for number, name in ((1, "out"), (2, "err")):
         with (folder / name).open("w") as file:
             os.dup2(file.fileno(), number)

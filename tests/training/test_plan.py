@@ -20,7 +20,7 @@ from ebt.training.plan import Operations, Sizes, floor, largest_batch, parse_byt
 from ebt.training.rehearsal import extended
 
 CONFIGS = Path(__file__).parents[2] / "ebt" / "problems" / "language" / "configs"
-FEW = ["--model.network.layers=2", "--model.recipe.min_steps=2", "--model.recipe.max_steps=2"]
+FEW = ["--model.network.layers=1", "--model.recipe.min_steps=2", "--model.recipe.max_steps=2"]
 KINDS = {"ebt": "ebt.yaml", "s1": "ebt-s1.yaml", "s2": "ebt-s2.yaml", "transformer_pp": "transformer-pp.yaml"}
 
 
@@ -135,16 +135,16 @@ def test_sharded_weights_are_shared_out_and_gathered() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "vocabulary", "way"),
-    [("ebt", 257, "exact"), ("s2", 8000, "exact"), ("s1", 8000, "central"), ("transformer_pp", 8000, None)],
+    [("ebt", 257, "exact"), ("s2", 4000, "exact"), ("s1", 4000, "central"), ("transformer_pp", 4000, None)],
 )
 def test_memory_is_what_is_measured(kind: str, vocabulary: int, way: str | None, tmp_path: Path) -> None:
     """Within 15 %, the weights with their gradients and states, and all that an update takes beside them."""
     settings = [
-        "--model.network.dim=256",
+        "--model.network.dim=192",
         "--model.network.heads=4",
         "--data.context_length=128",
         "--model.network.layers=3",
-        "--data.batch_size=6",
+        "--data.batch_size=8",
         "--trainer.accelerator=cpu",
         *([] if way is None else [f"--model.recipe.second_order={way}"]),
     ]
