@@ -17,7 +17,8 @@ SMALL = ("--device=cpu", "--sizes=nano", "--contexts=16", "--tokens=32", "--roun
 
 
 @pytest.mark.slow
-def test_a_benchmark_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_benchmark_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu, "WORDS", 128)
     file = tmp_path / "gpu.json"
     assert gpu.main([*SMALL, f"--json={file}", "--minutes=0"]) == 0
     assert "14 measurements are left: run the same command again" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from forked import finish, start
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebt.cli.plan import Rehearsals, planned_run
+from ebt.cli.plan import SMALL, Rehearsals, planned_run
 from ebt.errors import InputError
 from ebt.nn import SIZES, network_config
 from ebt.thinking import Recipe
@@ -114,7 +114,7 @@ def test_weights_of_16_bits_take_half_the_memory(way: str) -> None:
     small = ["--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2", "--data.context_length=16"]
     settings = [*small, f"--model.recipe.second_order={way}"]
     half, whole = (
-        rehearsals("s1", 300, *settings, f"--trainer.precision={bits}").memory(2) for bits in ("bf16-true", "32-true")
+        rehearsals("s1", SMALL, *settings, f"--trainer.precision={bits}").memory(2) for bits in ("bf16-true", "32-true")
     )
     assert half.weights == pytest.approx(whole.weights / 2, abs=4)
     assert half.gradients == pytest.approx(whole.gradients / 2, abs=4)
@@ -123,7 +123,7 @@ def test_weights_of_16_bits_take_half_the_memory(way: str) -> None:
 @pytest.mark.slow
 def test_sharded_weights_are_shared_out_and_gathered() -> None:
     small = ["--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2", "--data.context_length=16"]
-    run = planned_run([f"--config={CONFIGS / KINDS['ebt']}", *small, "--trainer.strategy=fsdp"], 300)
+    run = planned_run([f"--config={CONFIGS / KINDS['ebt']}", *small, "--trainer.strategy=fsdp"], SMALL)
     sharded, plain = (Rehearsals(one, devices=8) for one in (run, replace(run, sharded=False)))
     memory, whole = sharded.memory(2), plain.memory(2)
     for part in ("weights", "gradients", "optimiser"):
