@@ -97,6 +97,7 @@ def looks_right(page: Any) -> None:
 
 def slid(page: Any, label: str, value: int) -> None:
     number = page.get_by_role("spinbutton", name=re.compile(f"for {label}$")).locator("visible=true")
+    page.wait_for_timeout(500)  # the last update of the page may set it once more
     number.fill(str(value))
     number.press("Enter")
 
@@ -120,6 +121,8 @@ def test_what_is_no_puzzle_is_said(page: Any) -> None:
     before = puzzle.input_value()
     puzzle.fill("12345")
     status(page, "The puzzle has 5 cells")
+    button(page, "Stop").click()
+    status(page, "Stopped")
     button(page, "Think").click()
     status(page, "The puzzle has 5 cells")
     puzzle.fill(before)
