@@ -11,9 +11,6 @@ from ebt.errors import InputError
 from ebt.problems.folder import load_folder
 from ebt.serving import LOCAL_HOSTS
 
-TEXT = ("ebt", "ebt_transformer_pp")
-"""Model types that programs can use."""
-
 
 def main(args: argparse.Namespace) -> int:
     """Run the command."""
@@ -24,7 +21,7 @@ def main(args: argparse.Namespace) -> int:
 
     from ebt.serving import page
     from ebt.serving.api import create_app
-    from ebt.serving.engine import Served
+    from ebt.serving.engine import TEXT, Served
     from ebt.serving.protocol import Limits
 
     folders, missing = named(args.checkpoint or []), dict[str, str]()

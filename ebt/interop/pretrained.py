@@ -24,8 +24,6 @@ from ebt.thinking.fast.compact import CompactSimplex
 
 Layers = dict[int, tuple[Tensor, Tensor]]
 """Keys and values (B, H, K, d) of the context, by the index of their layer."""
-
-
 Attention = Literal["eager", "sdpa"]
 
 
@@ -45,9 +43,7 @@ class ThinkingLayers(nn.Module):
         ValueError: If the model cannot be differentiated, has no such layers, or computes its logits in another way.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, layers: int | None = None, attention: Literal["eager", "sdpa"] = "eager"
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, layers: int | None = None, attention: Attention = "eager") -> None:
         super().__init__()
         table, depth = _checked(model)
         layers = depth if layers is None else layers
@@ -172,7 +168,7 @@ def _checked(model: PreTrainedModel) -> tuple[Tensor, int]:
     return head.weight, len(body.layers)
 
 
-def _last(body: PreTrainedModel, layers: int, attention: str) -> PreTrainedModel:
+def _last(body: PreTrainedModel, layers: int, attention: Attention) -> PreTrainedModel:
     """A copy of a model without an embedding table, with its last layers."""
     known: dict[int, Any] = {id(body.get_input_embeddings()): nn.Identity()}
     known[id(body.layers)] = nn.ModuleList(copy.deepcopy(list(body.layers[-layers:]), known))  # one copy of what both share

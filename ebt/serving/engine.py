@@ -19,6 +19,8 @@ from ebt.problems.language.energies import BYTES
 from ebt.serving.protocol import Limits
 
 LOG = logging.getLogger(__name__)
+TEXT = ("ebt", "ebt_transformer_pp")
+"""Types of the models that generate text."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Served:
     @classmethod
     def load(cls, folder: str, device: str = "cpu") -> Served:
         """Load a model folder. Raises ``InputError`` as ``load_folder``."""
-        return cls.of(load_folder(folder, ("ebt", "ebt_transformer_pp")).to(device), folder)
+        return cls.of(load_folder(folder, TEXT).to(device), folder)
 
     @classmethod
     def of(cls, model: Any, folder: str) -> Served:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -108,9 +109,9 @@ class Asked(BaseModel):
         return kept
 
     @property
+    @abstractmethod
     def wanted_logprobs(self) -> int | None:
         """Number of alternatives per token, None without logprobs."""
-        raise NotImplementedError
 
     def thinking(self) -> dict[str, Any]:
         """The thinking options that are given, as fields of ``Thinking``."""

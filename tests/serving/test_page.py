@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,6 @@ from small_models import language_ebt, language_twin
 
 import ebt
 from ebt.errors import InputError
-from ebt.problems.folder import load_folder
 from ebt.problems.language.tokenizers import byte_tokenizer, encode
 
 pytest.importorskip("gradio")
@@ -22,7 +23,9 @@ from PIL import Image
 from ebt.serving import page
 from ebt.serving.engine import Engine, Served
 from ebt.serving.page import drawing, image, landscape, sudoku, text
+from ebt.serving.page.parts import VISITORS, Turns
 from ebt.serving.protocol import Limits
+from ebt.shelf import shelf
 
 PUZZLE = ".5.3..1...26.4..6......2......5.6..."
 
@@ -94,7 +97,7 @@ def test_text_is_that_of_generate_and_each_token_is_thought_alike(shown: Any) ->
         assert float(thought.energy[-1]) == pytest.approx(record.energies[index])
         table, curve = text.look(shown, record, index)
         assert table.count("<tr>") == 1 + 4
-        assert f"<b>{drawing.visible(record.words[index])}</b>".replace("&", "&amp;") in table or "&" in table
+        assert f"<b>{escape(drawing.visible(record.words[index]))}</b>" in table
         assert curve.count("<polyline") == 2
 
 
@@ -212,6 +215,14 @@ def test_tabs_without_models_say_what_to_do() -> None:
     assert "No language model that thinks is served" in told
 
 
-def test_load_folder_finds_what_comes_along() -> None:
-    assert set(page.SHIPPED) <= {"text-python", "sudoku-6x6", "sudoku-9x9", "sudoku-6x6-twin", "photos"}
-    assert load_folder(page.SHIPPED[1]).config.model_type == "ebt_sudoku"
+def test_what_the_page_shows_comes_along() -> None:
+    assert set(page.SHIPPED) <= set(shelf())
+
+
+def test_a_turn_ends_the_one_before_of_the_same_visitor_only() -> None:
+    turns, one, other = Turns(), *(SimpleNamespace(session_hash=name) for name in ("one", "other"))
+    first, beside, second = turns.next(one), turns.next(other), turns.next(one)
+    assert [turns.current(name) for name in (first, beside, second)] == [False, True, True]
+    for i in range(VISITORS):
+        turns.next(SimpleNamespace(session_hash=str(i)))
+    assert not turns.current(second)

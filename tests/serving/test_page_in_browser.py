@@ -75,7 +75,7 @@ def button(page: Any, name: str) -> Any:
 
 
 def status(page: Any, told: str) -> None:
-    page.locator(".ebt-status:visible", has_text=re.compile(told)).wait_for()
+    sync_api.expect(page.locator(".ebt-status:visible", has_text=re.compile(told))).to_be_visible(timeout=60_000)
 
 
 def opened(page: Any, tab: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from contourpy import contour_generator
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from ebt.evaluation.slices import Slice
@@ -34,11 +35,12 @@ def shade(value: float, low: float, high: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(COOL, WARM, strict=True))
 
 
-def legend(low: float, high: float, what: str) -> str:
-    """A bar that explains ``shade``."""
+def legend(low: float, high: float, what: str, colours: Sequence[str] = ()) -> str:
+    """A bar that explains colours, those of ``shade`` by default."""
+    bar = ",".join(colours or (shade(0, 0, 1), shade(1, 0, 1)))
     return (
-        f'<p class="ebt-legend">{escape(what)}: <span>{low:.3g}</span><i aria-hidden="true" style="background:linear-gradient('
-        f'90deg,{shade(0, 0, 1)},{shade(1, 0, 1)})"></i><span>{high:.3g}</span></p>'
+        f'<p class="ebt-legend">{escape(what)}: <span>{low:.3g}</span>'
+        f'<i aria-hidden="true" style="background:linear-gradient(90deg,{bar})"></i><span>{high:.3g}</span></p>'
     )
 
 
@@ -92,7 +94,7 @@ def board(
     return f'<table class="{kind}"><caption>{caption}</caption><tbody>{"".join(rows)}</tbody></table>'
 
 
-def curve(lines: Sequence[Sequence[float]], chosen: int, at: int, label: str, unit: str = "thinking step") -> str:
+def curve(lines: Sequence[Sequence[float]], chosen: int, at: int, label: str) -> str:
     """Energy curves of candidates over steps, with a marker on the chosen one at step ``at``."""
     values = np.array([value for line in lines for value in line])
     low, high = float(values.min()), float(values.max())
@@ -106,8 +108,8 @@ def curve(lines: Sequence[Sequence[float]], chosen: int, at: int, label: str, un
     for index in [*(i for i in range(len(lines)) if i != chosen), chosen]:
         points = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in enumerate(lines[index]))
         drawn.append(f'<polyline class="{"chosen" if index == chosen else "other"}" points="{points}"/>')
-    x, y = place(at, lines[chosen][at])
     line = lines[chosen]
+    x, y = place(at, line[at])
     told = f"{label}: {line[0]:.4g} at the start, {line[at]:.4g} at step {at}, {line[-1]:.4g} at the end"
     return (
         f'<svg class="ebt-plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(told)}">'
@@ -115,7 +117,7 @@ def curve(lines: Sequence[Sequence[float]], chosen: int, at: int, label: str, un
         f'<text x="{left - 6}" y="{top + 8}" class="end">{high:.3g}</text>'
         f'<text x="{left - 6}" y="{bottom}" class="end">{low:.3g}</text>'
         f'<text x="{left}" y="{HEIGHT - 14}">0</text><text x="{right}" y="{HEIGHT - 14}" class="end">{last}</text>'
-        f'<text x="{(left + right) / 2}" y="{HEIGHT - 4}" class="middle">{escape(unit)}</text></svg>'
+        f'<text x="{(left + right) / 2}" y="{HEIGHT - 4}" class="middle">thinking step</text></svg>'
     )
 
 
@@ -123,8 +125,7 @@ def landscape(shown: Slice, at: int, objective: bool) -> str:
     """A map of a slice with its contour lines and the paths of the candidates up to step ``at``."""
     side, grid = 400, (shown.objective if objective else shown.energies).numpy()
     low, high = float(grid.min()), float(np.quantile(grid, 0.85))
-    colours = HEAT(np.clip((grid - low) / ((high - low) or 1.0), 0, 1))[..., :3]
-    picture = Image.fromarray((colours[::-1] * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    picture = heat(grid[::-1], low, high).resize((side, side), Image.Resampling.BICUBIC)
     across, up = shown.horizontal.numpy(), shown.vertical.numpy()
 
     def place(points: npt.NDArray[np.floating]) -> str:
@@ -142,13 +143,12 @@ def landscape(shown: Slice, at: int, objective: bool) -> str:
         drawn.append(f'<polyline class="path {kind}" points="{path}"/>')
         drawn.append(f'<circle class="start" cx="{start[0]}" cy="{start[1]}" r="4"/>')
         drawn.append(f'<circle class="now {kind}" cx="{now[0]}" cy="{now[1]}" r="{6 if kind == "chosen" else 4}"/>')
-    told = f"Map of the {'objective' if objective else 'energy'} with the paths of {paths.shape[1]} candidates after {at} steps"
+    what = "objective" if objective else "energy"
+    told = f"Map of the {what} with the paths of {paths.shape[1]} candidates after {at} steps"
     return (
         f'<svg class="ebt-map" viewBox="0 0 {side} {side}" role="img" aria-label="{told}">'
         f'<image href="{data_uri(picture)}" width="{side}" height="{side}"/>{"".join(drawn)}</svg>'
-        f'<p class="ebt-legend">{"objective" if objective else "energy"}: <span>{low:.3g}</span>'
-        f'<i aria-hidden="true" style="background:linear-gradient(90deg,#440154,#3b528b,#21918c,#5ec962,#fde725)"></i>'
-        f"<span>{high:.3g}</span></p>"
+        + legend(low, high, what, [to_hex(HEAT(share)) for share in np.linspace(0, 1, 5)])
     )
 
 
@@ -169,7 +169,7 @@ def picture(image: Image.Image, caption: str, name: str | None = None) -> str:
 def tokens(prompt: str, words: Sequence[str], energies: Sequence[float]) -> str:
     """A text whose tokens are buttons, coloured by energy."""
     low, high = (min(energies), max(energies)) if energies else (0.0, 1.0)
-    shown = [f'<span class="prompt">{_lines(prompt)}</span>']
+    shown = [f'<span class="prompt">{escape(prompt)}</span>']
     for i, (word, energy) in enumerate(zip(words, energies, strict=True)):
         name = escape(f"token {i + 1}: {visible(word)}, energy {energy:.3g}", quote=True)
         shown.append(
@@ -204,7 +204,3 @@ def data_uri(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, format="png")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _lines(text: str) -> str:
-    return escape(text).replace("\n", "<br>")

@@ -11,6 +11,7 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -64,8 +65,7 @@ def clear(model: Any, image: Tensor, free: Tensor | None, level: float, steps: i
         thought = model.think(pixels, steps=steps, candidates=1, **given)
         states = torch.where(open_, thought.path, pixels).clamp(-1, 1).transpose(0, 1)
         side = size // model.config.patch_size
-        energies = thought.energies.unflatten(-1, (side, side)).transpose(0, 1)
-        energies = energies.repeat_interleave(model.config.patch_size, -1).repeat_interleave(model.config.patch_size, -2)
+        energies = F.interpolate(thought.energies.unflatten(-1, (side, side)).transpose(0, 1), size=(size, size))
         return torch.cat((states.flatten(1, 2), energies), 1).cpu()
 
     found = by_tiles(think, torch.cat((start, mask.to(start))), size)

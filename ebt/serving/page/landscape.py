@@ -8,13 +8,12 @@ from typing import Any
 import gradio as gr
 import torch
 
-from ebt.errors import InputError
 from ebt.evaluation.slices import Slice, landscape_slice
-from ebt.problems.language.tokenizers import encode
 from ebt.serving.page import drawing
 from ebt.serving.page.models import Shown
 from ebt.serving.page.parts import PLAIN, SLIDES, Status, at, drawn, kept, note, runs
 from ebt.serving.page.sudoku import random_puzzle
+from ebt.serving.page.text import read
 
 LONGEST = 1000
 """Characters of a puzzle or a text."""
@@ -38,10 +37,7 @@ def find(shown: Shown, name: str, text: str, steps: int, candidates: int, seed: 
     if name in shown.boards:
         return landscape_slice(shown.boards[name], text, **how)
     served = shown.text[name]
-    ids, limit = encode(served.tokenizer, [text])[0], served.model.config.context_length
-    if not text or len(ids) > limit:
-        raise InputError(f"The text has {len(ids)} tokens: give 1 to {limit}, the context of the model.")
-    return landscape_slice(served.model, torch.tensor([ids], device=served.model.device), predictions=1, **how)
+    return landscape_slice(served.model, torch.tensor([read(served, text)], device=served.model.device), predictions=1, **how)
 
 
 def draw(found: Slice, step: int, shown: str) -> str:

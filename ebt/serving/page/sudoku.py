@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -114,6 +115,22 @@ def draw(record: Record, step: int) -> tuple[str, str, str]:
     return large, curve, f'<div class="ebt-boards">{small}</div>'
 
 
+def watch(shown: Shown, status: Status, name: str, text: str, steps: int, candidates: int, seed: int) -> Generator[Any]:
+    """Think about a puzzle, then show its board step by step: what the tab shows, in the order of its outputs."""
+    yield None, status.says("Thinking ..."), *[gr.skip()] * 5
+    began = time.monotonic()
+    found = think(shown, name, text, int(steps), int(candidates), int(seed))
+    took = time.monotonic() - began
+    for now in sorted({round(i) for i in np.linspace(0, found.steps, min(found.steps, FRAMES) + 1)}):
+        told = f"Step {now} of {found.steps} ..."
+        if now == found.steps:
+            told = f"Thought {found.steps} steps with {found.digits.shape[1]} candidates in {took:.1f} s: "
+            told += _verdict(found.digits[-1, found.winner], found.puzzle, found.size)
+        slider = gr.Slider(maximum=found.steps, value=now, interactive=True)
+        yield found, status.says(told), slider, *draw(found, now), found.twin
+        time.sleep(SECONDS)
+
+
 def tab(shown: Shown) -> None:
     """Build the tab."""
     if not shown.boards:
@@ -145,22 +162,7 @@ def tab(shown: Shown) -> None:
             curve = drawn()
     small, twin = _more()
     out = [record, status.html, step, large, curve, small, twin]
-
-    def solve(name: str, text: str, steps: int, candidates: int, seed: int) -> Generator[Any]:
-        yield None, status.says("Thinking ..."), *[gr.skip()] * 5
-        began = time.monotonic()
-        found = think(shown, name, text, int(steps), int(candidates), int(seed))
-        took = time.monotonic() - began
-        for now in sorted({round(i) for i in np.linspace(0, found.steps, min(found.steps, FRAMES) + 1)}):
-            told = f"Step {now} of {found.steps} ..."
-            if now == found.steps:
-                told = f"Thought {found.steps} steps with {found.digits.shape[1]} candidates in {took:.1f} s: "
-                told += _verdict(found.digits[-1, found.winner], found.puzzle, found.size)
-            yield (found, status.says(told), gr.Slider(maximum=found.steps, value=now, interactive=True), *draw(found, now),
-                   found.twin)  # fmt: skip
-            time.sleep(SECONDS)
-
-    turns = runs(go, halt, solve, [name, givens, steps, candidates, seed], out, status)
+    turns = runs(go, halt, partial(watch, shown, status), [name, givens, steps, candidates, seed], out, status)
     step.input(
         lambda found, now: draw(found, now) if found else [gr.skip()] * 3, [record, step], [large, curve, small], **SLIDES
     )

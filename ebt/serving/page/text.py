@@ -13,7 +13,7 @@ import torch
 
 from ebt.errors import InputError
 from ebt.problems.language.tokenizers import encode
-from ebt.serving.engine import Engine, Piece, Row, Served
+from ebt.serving.engine import Piece, Row, Served
 from ebt.serving.page import drawing
 from ebt.serving.page.models import Shown
 from ebt.serving.page.parts import QUEUE, Status, drawn, kept, note, runs
@@ -58,22 +58,30 @@ class Record:
     energies: list[float] = field(default_factory=list)
 
 
+def read(served: Served, text: str) -> list[int]:
+    """The tokens of a text.
+
+    Raises:
+        InputError: If it is empty or longer than the context of the model.
+    """
+    ids, context = encode(served.tokenizer, [text])[0], served.model.config.context_length
+    if not text or len(ids) > context:
+        raise InputError(f"The text has {len(ids)} tokens: give 1 to {context}, the context of the model.")
+    return ids
+
+
 def write(shown: Shown, name: str, prompt: str, most: int, temperature: float, options: dict[str, Any]) -> Iterator[Record]:
     """Continue a text through the engine that also serves programs, token by token. Closing the iterator cancels it.
 
     Raises:
         InputError: If the prompt is empty or longer than the context.
     """
-    engine: Engine = shown.engine
     served: Served = shown.text[name]
-    ids, context = encode(served.tokenizer, [prompt])[0], served.model.config.context_length
-    if not prompt or len(ids) > context:
-        raise InputError(f"The prompt has {len(ids)} tokens: give 1 to {context}, the context of the model.")
+    ids = read(served, prompt)
     pieces: queue.Queue[Piece] = queue.Queue()
-    seed = time.time_ns()
-    row = Row(0, name, ids, most, pieces.put, temperature, seed=seed, energies=True, options=options)
+    row = Row(0, name, ids, most, pieces.put, temperature, seed=time.time_ns(), energies=True, options=options)
     record = Record(name, list(ids), len(ids), options)
-    engine.submit([row])
+    shown.engine.submit([row])
     try:
         while True:
             piece = pieces.get()
