@@ -16,6 +16,7 @@ import torch
 
 hypothesis.settings.register_profile("ebt", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("ebt")
+gc.disable()  # until all tests are collected: what is imported stays
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads only cost time
 os.environ["OMP_NUM_THREADS"] = "1"  # nor do the programs that they start need more
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -120,9 +121,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: the collector of garbage need not go through all of it again and again."""
-    gc.collect()
+    """What was imported stays: the collector of garbage need not go through all of it again and again, nor look often."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
