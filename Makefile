@@ -27,13 +27,18 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-SUITE = $(BIN)/python -m pytest -q -n $(THREADS) --dist loadscope --no-loadscope-reorder $(PYTEST)
+# The checks of style and types run beside the tests, and tell what they found in one piece.
+define SUITE
+	@(told=$$($(MAKE) --no-print-directory lint 2>&1); code=$$?; printf "\n%s\n" "$$told"; exit $$code) & lint=$$!; \
+	$(BIN)/python -m pytest -q -n $(THREADS) --dist loadscope --no-loadscope-reorder $(PYTEST) $(1); tests=$$?; \
+	wait $$lint || { echo "make lint has failed: see above" >&2; exit 1; }; exit $$tests
+endef
 
-test: lint  ## style, types and the whole test suite
-	$(SUITE)
+test: $(INSTALLED)  ## style, types and the whole test suite
+	$(call SUITE)
 
-check: lint  ## style, types and the fast half of the test suite: a minute
-	$(SUITE) -m "not slow"
+check: $(INSTALLED)  ## style, types and the fast half of the test suite: a minute
+	$(call SUITE,-m "not slow")
 
 docs: $(INSTALLED)  ## the documentation site: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
