@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from forked import server
 from PIL import Image
 from small_images import photo_folder
 from small_videos import autoencoder, clip_folder
@@ -88,10 +89,10 @@ def test_encoded_videos_are_sent_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_workers_that_are_spawned_make_the_same_batches(tmp_path: Path) -> None:
+def test_workers_that_are_started_afresh_make_the_same_batches(tmp_path: Path) -> None:
     alone = list(photos(tmp_path / "photos").train_dataloader())
     loader = photos(tmp_path / "photos", num_workers=1).train_dataloader()
-    loader.multiprocessing_context = "spawn"
+    loader.multiprocessing_context = server()  # what it is sent is pickled, as if it were spawned
     batches = list(loader)
     assert len(batches) == len(alone) > 0
     assert all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, alone, strict=True))
