@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-THREADS ?= 2
+THREADS ?= 3
 
 .PHONY: demo models test check lint docs format bench clean help
 
@@ -27,7 +27,8 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The checks of style and types run beside the tests, and tell what they found in one piece.
+# Tests run in three processes, for on two cores some always wait for a program. Style and types are checked beside them, and
+# what was found is told in one piece.
 define SUITE
 	@(told=$$($(MAKE) --no-print-directory lint 2>&1); code=$$?; printf "\n%s\n" "$$told"; exit $$code) & lint=$$!; \
 	$(BIN)/python -m pytest -q -n $(THREADS) --dist loadscope --no-loadscope-reorder $(PYTEST) $(1); tests=$$?; \
