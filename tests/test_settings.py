@@ -358,14 +358,14 @@ def plainly_built(network_class: type[Network], settings: tuple[tuple[str, Any],
 
 
 def training(task: Any) -> Seen:
-    """Losses and gradients of a few batches, and how many rows the network sees at once."""
+    """Losses and gradients of two batches, the second with what is replayed, and how many rows the network sees at once."""
     draw(task.model)
     rows, network = [], getattr(task.model, "network", None)
     if hasattr(network, "energy"):
         energy = network.energy
         network.energy = lambda x, y, *rest, **more: (rows.append(len(x)), energy(x, y, *rest, **more))[1]
     seen = []
-    for _ in range(3):
+    for _ in range(2):
         outcome = task.learn_and_remember(batch_of(task)).loss
         seen += [outcome.detach(), *_gradients(task.model, outcome)]
     return [*seen, torch.tensor(rows)]

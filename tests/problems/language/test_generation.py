@@ -16,7 +16,7 @@ from ebt.problems.language.base import LanguageModel
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.tokenizers import byte_tokenizer
 
-NEW = 5
+NEW = 4
 METHODS: dict[str, dict[str, Any]] = {
     "greedy": {},
     "sampling": {"do_sample": True, "top_k": 5, "num_return_sequences": 2},
@@ -77,7 +77,7 @@ def test_each_new_token_observes_one_position(make: Any) -> None:
     model, lengths = make(), []
     model.embedding.register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))
     cached = generate(model, make_ids())
-    assert lengths == [7, 1, 1, 1, 1]
+    assert lengths == [7] + [1] * (NEW - 1)
     assert cached.past_key_values.get_seq_length() == 7 + NEW - 1
 
 
@@ -105,7 +105,7 @@ def test_converged_rows_are_not_evaluated_any_more() -> None:
     stepping = [rows for rows, graph in passes if graph]
     thought = [
         model.think(output.sequences[:, :end], predictions=1, steps=8, candidates=2, tolerance=0.25).candidates
-        for end in range(7, 12)
+        for end in range(7, 7 + NEW)
     ]
     expected = [int((one.steps > step).sum()) for one in thought for step in range(int(one.steps.max()))]
     assert stepping[: len(expected)] == expected
