@@ -99,7 +99,7 @@ LONGEST = (
     "benchmarks",
     "training",
 )
-"""What takes longest comes first, so that both processes end together: a module is never split between them."""
+"""What takes longest comes first, so that all processes end together: a module is never split between them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
