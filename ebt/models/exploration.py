@@ -38,6 +38,11 @@ class Explored:
         return self.thought.rows(torch.arange(self.rows, device=self.thought.start.device))
 
     @property
+    def differentiates(self) -> bool:
+        """Whether steps took inner backward passes."""
+        return self.thought.evaluations.backward > 0
+
+    @property
     def rows(self) -> int:
         """Number of contexts B."""
         return len(self.thought.start) // self.how.candidates
@@ -66,9 +71,9 @@ class Explored:
         return self.thought.steps[: self.rows * candidates].clamp(max=steps).double().mean().item()
 
 
-def evaluations(taken: float, candidates: int) -> tuple[float, float]:
+def evaluations(taken: float, candidates: int, differentiates: bool = True) -> tuple[float, float]:
     """Forward and inner backward passes per answer. Several candidates need one more forward pass each."""
-    return candidates * (taken + (candidates > 1)), candidates * taken
+    return candidates * (taken + (candidates > 1)), candidates * taken * differentiates
 
 
 def explore(energy: Any, how: Thinking, steps: Sequence[int], conditioned: bool = False, **descent: Any) -> Explored:
