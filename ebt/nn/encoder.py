@@ -61,9 +61,7 @@ class EBTEncoder(EnergyNetwork):
         latent: Whether candidates carry a latent vector (``ebt.thinking.LatentSimplex``), see ``LatentLandscape``.
     """
 
-    def __init__(
-        self, config: NetworkConfig, alpha0: float = 1.0, groups: Tensor | None = None, latent: bool = False
-    ) -> None:
+    def __init__(self, config: NetworkConfig, alpha0: float = 1.0, groups: Tensor | None = None, latent: bool = False) -> None:
         super().__init__(config, alpha0, groups)
         self.latent, self.alpha0 = latent, alpha0
 
@@ -138,10 +136,10 @@ class LatentLandscape(EncoderLandscape):
     """The energy of candidates ``e`` with latent vectors ``z``, and the slope that descents follow.
 
     With the output ``x`` of the blocks at the input ``context + e + z``, its unit scale ``n = x / rms(x)`` and the head's
-    coefficient ``c`` of the candidate, a part has the energy ``E = <c, e> - <n, z> / D``. The slope is the head's, ``(c, -n / D)``:
-    it leaves out how ``c`` and ``n`` depend on ``e`` and ``z``. Since ``|n|`` is constant, ``|z|^2 / 2 - <n, z>`` is the residual
-    ``|z - n|^2 / 2`` of a fixed point plus a constant, and what is left out for ``z`` vanishes there. A step costs one forward
-    pass, and training differentiates it once.
+    coefficient ``c`` of the candidate, a part has the energy ``E = <c, e> - <n, z> / D``. The slope is the head's,
+    ``(c, -n / D)``: it leaves out how ``c`` and ``n`` depend on ``e`` and ``z``. Since ``|n|`` is constant,
+    ``|z|^2 / 2 - <n, z>`` is the residual ``|z - n|^2 / 2`` of a fixed point plus a constant, and what is left out for ``z``
+    vanishes there. A step costs one forward pass, and training differentiates it once.
     """
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:

@@ -22,9 +22,9 @@ Gradients = Literal["none", "detached", "truncated", "full"]
 Energy = Callable[..., Tensor]
 """A function from views of candidates (N, *P, D), and optionally the step index, to energies per part (N, *P). A *landscape* is
 such a function for one encoded context. If it has a method ``slope(view, step)``, this returns energies and the gradient to
-follow, in place of a derivative by autograd. If it has a method ``select(rows)``, or ``select(rows, positions)`` where each position
-is a separate prediction, then predictions that have stopped are no longer evaluated. If it has a method ``once()``, descents
-that need first derivatives only use the energy that it returns, which may be faster."""
+follow, in place of a derivative by autograd. If it has a method ``select(rows)``, or ``select(rows, positions)`` where each
+position is a separate prediction, then predictions that have stopped are no longer evaluated. If it has a method ``once()``,
+descents that need first derivatives only use the energy that it returns, which may be faster."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -160,9 +160,7 @@ def slope(
     return energies, gradient
 
 
-def _differentiated(
-    energy: Energy, view: Tensor, told: int, second_order: bool, nudge: Nudge | None
-) -> tuple[Tensor, Tensor]:
+def _differentiated(energy: Energy, view: Tensor, told: int, second_order: bool, nudge: Nudge | None) -> tuple[Tensor, Tensor]:
     """Energies and their gradient by autograd. Arguments and errors as in ``slope``."""
     with torch.enable_grad():
         view = view if second_order and view.requires_grad else view.detach().requires_grad_()

@@ -36,7 +36,9 @@ class EBTSudokuConfig(ThinkingFields):
         needed = {"space": "restart", "head": "bilinear", "input_gradient": True}
         for name, value in needed.items():
             if latent and getattr(self, name) != value:
-                raise InputError(f"{name} is {getattr(self, name)!r}, but latent vectors need {value!r}: change {name} or latent")
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}, but latent vectors need {value!r}: change {name} or latent"
+                )
 
     def make_geometry(self, *args: Any, **kwargs: Any) -> Geometry:
         return LatentSimplex(*args, **kwargs) if self.latent else super().make_geometry(*args, **kwargs)
