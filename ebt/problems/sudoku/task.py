@@ -52,8 +52,8 @@ class SudokuNetwork(Network):
     def build(self, board: int, recipe: Recipe, steps: int) -> HubModel:
         """Build the model with fresh weights."""
         if self.kind == "ebt":
-            own = {"rules": self.rules, "latent": self.latent}
-            return EBTForSudoku(EBTSudokuConfig(board, **own, **self.sizes(), **self.thinking(recipe, steps)))
+            fields = {"rules": self.rules, "latent": self.latent, **self.sizes(), **self.thinking(recipe, steps)}
+            return EBTForSudoku(EBTSudokuConfig(board, **fields))
         inner = {} if self.inner is None else {"inner": self.inner}
         return SudokuTransformer(SudokuTransformerConfig(board, _LOOPS[self.kind], rules=self.rules, **inner, **self.sizes()))
 
