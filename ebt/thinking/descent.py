@@ -253,6 +253,8 @@ def with_step(energy: Energy) -> Energy:
         return found
 
     of_view.__qualname__ = getattr(energy, "__qualname__", type(energy).__name__)  # for errors
+    if hasattr(energy, "slope"):
+        of_view.slope = energy.slope  # type: ignore[attr-defined]
     return of_view
 
 
