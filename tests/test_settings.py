@@ -92,6 +92,7 @@ OTHER: dict[str, tuple[Any, Settings]] = {
     "tied_candidates": (True, {}),
     "board": (6, {}),
     "rules": (True, {}),
+    "latent": (True, {"head": "bilinear", "space": "restart"}),
     "loop": ("hidden", {}),
     "inner": (2, {}),
     "num_channels": (3, {}),

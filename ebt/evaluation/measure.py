@@ -135,6 +135,7 @@ def measure(
                 won = found.at(*key)
                 tallies[key].add(**scorer.score(batch, won, found, *key), taken=torch.full((size,), found.taken(*key)))
                 tallies[key].add(energy=won.energies[-1][kept], objective=won.objective(0)[kept])
+                tallies[key].add(differentiates=torch.full((size,), float(found.differentiates)))
         else:
             for step, passes, worth in scorer.passes(model, batch, steps):
                 tallies[step, 1].add(**worth, taken=torch.full((size,), float(step)), passes=torch.full((size,), passes))
@@ -152,6 +153,9 @@ def measure(
 
 def _common(steps: int, candidates: int, tally: Tally, units: int) -> dict[str, Any]:
     known, taken = "energy" in tally, tally.mean("taken")
-    forward, backward = evaluations(taken, candidates) if known else (tally.mean("passes"), 0.0)
+    if known:
+        forward, backward = evaluations(taken, candidates, tally.mean("differentiates") > 0)
+    else:
+        forward, backward = tally.mean("passes"), 0.0
     told = {name: tally.mean(name, units) if known else None for name in ("energy", "objective")}
     return {"steps": steps, "candidates": candidates, **told, "forward": forward, "backward": backward}

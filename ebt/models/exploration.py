@@ -38,22 +38,28 @@ class Explored:
         return self.thought.rows(torch.arange(self.rows, device=self.thought.start.device))
 
     @property
+    def differentiates(self) -> bool:
+        """Whether steps took inner backward passes."""
+        return self.thought.evaluations.backward > 0
+
+    @property
     def rows(self) -> int:
         """Number of contexts B."""
         return len(self.thought.start) // self.how.candidates
 
     def at(self, steps: int, candidates: int = 1, rule: str | None = None) -> Thought:
-        """The record of the winners after ``steps`` steps among the first ``candidates``, with the last state only."""
-        states = self.thought.states
+        """The record of the winners after ``steps`` steps among the first ``candidates``. It holds the last state, or with rule
+        settled, all."""
+        states, rule = self.thought.states[:steps], rule or self.how.rule
         cut = replace(
             self.thought,
-            states=(states[min(steps, len(states)) - 1],),
+            states=states if rule == "settled" else states[-1:],
             energies=torch.stack((self.thought.energies[0], self.after[steps])),
             steps=self.thought.steps.clamp(max=steps),
             final_energy=True,
         )
         rows = torch.arange(self.rows * candidates, device=cut.start.device)
-        return choose(cut.rows(rows), candidates, rule or self.how.rule)
+        return choose(cut.rows(rows), candidates, rule)
 
     def mean(self, steps: int, candidates: int, rows: Tensor) -> Tensor:
         """Average over the first ``candidates`` and the first ``steps`` of some rows, as logits (see ``ebt.mean``)."""
@@ -66,9 +72,9 @@ class Explored:
         return self.thought.steps[: self.rows * candidates].clamp(max=steps).double().mean().item()
 
 
-def evaluations(taken: float, candidates: int) -> tuple[float, float]:
+def evaluations(taken: float, candidates: int, differentiates: bool = True) -> tuple[float, float]:
     """Forward and inner backward passes per answer. Several candidates need one more forward pass each."""
-    return candidates * (taken + (candidates > 1)), candidates * taken
+    return candidates * (taken + (candidates > 1)), candidates * taken * differentiates
 
 
 def explore(energy: Any, how: Thinking, steps: Sequence[int], conditioned: bool = False, **descent: Any) -> Explored:

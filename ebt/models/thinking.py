@@ -237,7 +237,7 @@ def think(
         clamp=how.clamp,
         generator=draws if generator is None else generator,
         final_energy=final_energy or count > 1,
-        keep_path=keep_path or how.rule == "mean",
+        keep_path=keep_path or how.rule in ("mean", "settled"),
         gradients=gradients,
         backend=backend,
     )

@@ -273,6 +273,11 @@ class EnergyHead(nn.Module):
         normed = x if self.norm is None else self.norm(x, condition)
         return self.projection(-normed * candidate if self.bilinear else normed).squeeze(-1) * self.scale
 
+    def coefficient(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """``c`` (N, S, D) of the energies ``<c, candidate>`` of a bilinear or quadratic head."""
+        normed = x if self.norm is None else self.norm(x, condition)
+        return -precise(normed) * precise(self.projection.weight[0]) * self.scale
+
 
 class StepEmbedding(nn.Module):
     """One learned vector per step index. Later indices use the last one."""

@@ -12,6 +12,7 @@ from ebt.nn.blocks import Blocks, EnergyNetwork, Landscape, OutputNorm, Relation
 from ebt.nn.config import NetworkConfig
 from ebt.nn.second_order import attend
 from ebt.thinking.fast.adjoint import Separated
+from ebt.thinking.noise import precise
 
 
 class Transformer(nn.Module):
@@ -51,7 +52,18 @@ def run_blocks(blocks: Blocks, x: Tensor, condition: Tensor | None, relations: R
 
 
 class EBTEncoder(EnergyNetwork):
-    """Bidirectional EBT: adds the candidate of each part to its context, attends to all parts, returns one energy per part."""
+    """Bidirectional EBT: adds the candidate of each part to its context, attends to all parts, returns one energy per part.
+
+    Args:
+        config: Configuration of the network.
+        alpha0: Initial step size, by which energies are divided.
+        groups: Groups of parts, see ``Relations``.
+        latent: Whether candidates carry a latent vector (``ebt.thinking.LatentSimplex``), see ``LatentLandscape``.
+    """
+
+    def __init__(self, config: NetworkConfig, alpha0: float = 1.0, groups: Tensor | None = None, latent: bool = False) -> None:
+        super().__init__(config, alpha0, groups)
+        self.latent, self.alpha0 = latent, alpha0
 
     def encode(self, x: Tensor, free: Tensor | None = None) -> EncoderLandscape:
         """Bind the energy to a context.
@@ -60,7 +72,8 @@ class EBTEncoder(EnergyNetwork):
             x: Embeddings of the parts, with positions (B, S, D).
             free: Mask (B, S) of the parts to predict. The candidates of other parts are hidden. Default: all parts.
         """
-        return EncoderLandscape(self, x, None if free is None else free.unsqueeze(-1).to(x.dtype))
+        kind = LatentLandscape if self.latent else EncoderLandscape
+        return kind(self, x, None if free is None else free.unsqueeze(-1).to(x.dtype))
 
     def hidden(self, context: Tensor, candidate: Tensor | None, step: int = 0, once: bool = False) -> Tensor:
         """Output of the last block for candidates (N, S, D) in a context, or for the context alone if None."""
@@ -96,7 +109,7 @@ class EncoderLandscape(Landscape):
         seen = candidate if self.free is None else candidate * self.free.repeat(repeats, 1, 1)
         return self.network.energy(self.x.repeat(repeats, 1, 1), seen, step, self.blind, self.differentiated_once)
 
-    def roots(self) -> list[Tensor]:
+    def roots(self) -> list[Tensor] | None:
         """The input and the weights."""
         return [self.x, *self.network.parameters()]
 
@@ -116,3 +129,43 @@ class EncoderLandscape(Landscape):
 
     def _take(self, rows: Tensor | slice) -> EncoderLandscape:
         return replace(self, x=self.x[rows], free=None if self.free is None else self.free[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class LatentLandscape(EncoderLandscape):
+    """The energy of candidates ``e`` with latent vectors ``z``, and the slope that descents follow.
+
+    With the output ``x`` of the blocks at the input ``context + e + z``, its unit scale ``n = x / rms(x)`` and the head's
+    coefficient ``c`` of the candidate, a part has the energy ``E = <c, e> - <n, z> / D``. The slope is the head's,
+    ``(c, -n / D)``: it leaves out how ``c`` and ``n`` depend on ``e`` and ``z``. Since ``|n|`` is constant,
+    ``|z|^2 / 2 - <n, z>`` is the residual ``|z - n|^2 / 2`` of a fixed point plus a constant, and what is left out for ``z``
+    vanishes there. A step costs one forward pass, and training differentiates it once.
+    """
+
+    def __call__(self, candidate: Tensor, step: int) -> Tensor:
+        return self.slope(candidate, step)[0]
+
+    def slope(self, candidate: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Energies (N, S) of candidates (N, S, 2 D), and their slope (N, S, 2 D)."""
+        net, repeats = self.network, candidate.shape[0] // self.x.shape[0]
+        seen, latent = candidate.chunk(2, -1)
+        free = None if self.free is None else self.free.repeat(repeats, 1, 1)
+        seen = seen if free is None else seen * free
+        hidden = net.hidden(self.x.repeat(repeats, 1, 1), seen + latent, step, once=True)
+        direct = net.head.coefficient(hidden, net.token(step, "modulation"))
+        still = F.rms_norm(precise(hidden), hidden.shape[-1:], eps=net.config.norm_eps) / (hidden.shape[-1] * net.alpha0)
+        direct = direct if free is None else direct * free
+        energies = (direct * precise(seen)).sum(-1) - (still * precise(latent)).sum(-1)
+        return energies, torch.cat((direct, -still), -1).to(candidate.dtype)
+
+    def unseen(self) -> LatentLandscape:
+        """Not available.
+
+        Raises:
+            ValueError: Always. A step of a latent descent costs one pass, so a warm start saves nothing.
+        """
+        raise ValueError("a landscape with latent vectors has no warm start: set warm_start to 0")
+
+    def roots(self) -> list[Tensor] | None:
+        """None: training back-propagates through the descent, as its steps are differentiated once."""
+        return None

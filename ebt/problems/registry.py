@@ -109,7 +109,7 @@ class Problem(ABC):
     """Column titles of quality tables."""
     options: ClassVar[Collection[str]] = ()
     """Options of ``ebt think`` that apply: candidates, rule, tolerance, givens, noise, shifted."""
-    rules: ClassVar[Collection[str]] = ("lowest", "highest", "largest_drop")
+    rules: ClassVar[Collection[str]] = ("lowest", "highest", "largest_drop", "settled")
     """Rules by which a candidate can be chosen."""
 
     @abstractmethod

@@ -5,6 +5,7 @@ from ebt.thinking.fast.compact import CompactSimplex
 from ebt.thinking.fast.draws import Places, Rows
 from ebt.thinking.fast.published import FreeVector, Published
 from ebt.thinking.geometry import IGNORED, Euclidean, Geometry, Projected, Simplex
+from ebt.thinking.latent import LatentSimplex
 from ebt.thinking.noise import draw_normal
 from ebt.thinking.recipe import Recipe, StepSize, Supervised, loss, mean_loss, supervise
 from ebt.thinking.stop import Budget, Change, Either, EnergyChange, Step, Stop
@@ -13,7 +14,7 @@ from ebt.thinking.update import Gradient, Mirror, Momentum, Restart, Update
 
 __all__ = [
     "Energy", "Gradients", "LandscapeError", "NonFiniteError", "descend", "slope",
-    "CompactSimplex", "Euclidean", "FreeVector", "Geometry", "IGNORED", "Projected", "Simplex",
+    "CompactSimplex", "Euclidean", "FreeVector", "Geometry", "IGNORED", "LatentSimplex", "Projected", "Simplex",
     "Gradient", "Mirror", "Momentum", "Published", "Restart", "Update",
     "Budget", "Change", "Either", "EnergyChange", "Step", "Stop",
     "Evaluations", "Rule", "Thought", "choose", "mean",

@@ -21,9 +21,10 @@ Gradients = Literal["none", "detached", "truncated", "full"]
 (S2): energy gradients are constants, except at the last step. full: back-propagation through all steps."""
 Energy = Callable[..., Tensor]
 """A function from views of candidates (N, *P, D), and optionally the step index, to energies per part (N, *P). A *landscape* is
-such a function for one encoded context. If it has a method ``select(rows)``, or ``select(rows, positions)`` where each position
-is a separate prediction, then predictions that have stopped are no longer evaluated. If it has a method ``once()``, descents
-that need first derivatives only use the energy that it returns, which may be faster."""
+such a function for one encoded context. If it has a method ``slope(view, step)``, this returns energies and the gradient to
+follow, in place of a derivative by autograd. If it has a method ``select(rows)``, or ``select(rows, positions)`` where each
+position is a separate prediction, then predictions that have stopped are no longer evaluated. If it has a method ``once()``,
+descents that need first derivatives only use the energy that it returns, which may be faster."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -114,7 +115,8 @@ def descend(
             with torch.no_grad():
                 last = with_step(energy)(geometry.view(state), index[len(energies) - 1])
             energies.append(finite(last, "energy", first + len(energies)))
-        passes = Evaluations(rows.passes + final_energy, rows.passes)
+        inner = 0.0 if hasattr(energy, "slope") else rows.passes
+        passes = Evaluations(rows.passes + final_energy, inner)
         return Thought(geometry, update, start, tuple(states), torch.stack(energies), rows.steps, alpha, passes, final_energy)
 
 
@@ -127,7 +129,7 @@ def slope(
     nudge: Nudge | None = None,
     watch: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate an energy and its gradient. Works under ``no_grad``.
+    """Evaluate an energy and its gradient, or what the energy gives in its place (``Energy``). Works under ``no_grad``.
 
     Args:
         energy: Function of a view and a step index.
@@ -147,6 +149,19 @@ def slope(
         ValueError: If the energies do not match the candidates, or use tensors made under ``torch.inference_mode``.
     """
     told = step if told is None else told
+    if hasattr(energy, "slope"):
+        with torch.set_grad_enabled(second_order):
+            energies, gradient = energy.slope(view, told)
+    else:
+        energies, gradient = _differentiated(energy, view, told, second_order, nudge)
+    if watch:
+        finite(energies, "energy", step)
+        finite(gradient, "gradient of the energy", step)
+    return energies, gradient
+
+
+def _differentiated(energy: Energy, view: Tensor, told: int, second_order: bool, nudge: Nudge | None) -> tuple[Tensor, Tensor]:
+    """Energies and their gradient by autograd. Arguments and errors as in ``slope``."""
     with torch.enable_grad():
         view = view if second_order and view.requires_grad else view.detach().requires_grad_()
         again = repeatable(energy, view) if second_order and nudge is not None else energy
@@ -157,9 +172,6 @@ def slope(
             energies, gradient = passes.first(energy, told, view)
         if second_order and nudge is not None:
             gradient = nudge.gradient(again, told, view, energies, gradient)
-    if watch:
-        finite(energies, "energy", step)
-        finite(gradient, "gradient of the energy", step)
     return energies, gradient
 
 
@@ -241,6 +253,8 @@ def with_step(energy: Energy) -> Energy:
         return found
 
     of_view.__qualname__ = getattr(energy, "__qualname__", type(energy).__name__)  # for errors
+    if hasattr(energy, "slope"):
+        of_view.slope = energy.slope  # type: ignore[attr-defined]
     return of_view
 
 

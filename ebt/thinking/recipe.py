@@ -276,8 +276,8 @@ def supervise(
     alpha = draw_step_size(step_size, start.shape[: geometry.prediction_dims], recipe.step_size_spread, generator, start)
     if noise is None and recipe.noise:
         noise = Rows(draw_integer(0, 2**62, generator))
-    nudge = Nudge.of(recipe.second_order, recipe.nudge, geometry, start)
-    if backend == "accumulate":
+    nudge = None if hasattr(energy, "slope") else Nudge.of(recipe.second_order, recipe.nudge, geometry, start)
+    if backend == "accumulate" and not hasattr(energy, "slope"):
         energy, nudge = _accumulating(energy, nudge)
     if backend == "auto" and torch.is_grad_enabled() and not start.requires_grad and update.begin(start) is None:
         from ebt.thinking.fast import adjoint

@@ -15,10 +15,10 @@ from ebt.thinking.geometry import Geometry, Simplex
 from ebt.thinking.noise import broadcastable, precise
 from ebt.thinking.update import Update
 
-Rule = Literal["lowest", "highest", "largest_drop", "majority", "mean"]
-"""How the winner is chosen. lowest, highest: by final energy. largest_drop: by the decrease in energy. majority: the most
-frequent answer, with ties broken by lowest energy. mean: text is predicted from the average over all states (``mean``), and the
-record is that of ``lowest``."""
+Rule = Literal["lowest", "highest", "largest_drop", "settled", "majority", "mean"]
+"""How the winner is chosen. lowest, highest: by final energy. largest_drop: by the decrease in energy. settled: by the smallest
+change in the last update. majority: the most frequent answer, with ties broken by lowest energy. mean: text is predicted from
+the average over all states (``mean``), and the record is that of ``lowest``."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,22 @@ class Thought:
     def _verified(self) -> Thought:
         return choose(self, len(self.start))
 
+    @property
+    def moved(self) -> Tensor:
+        """Change of each prediction in its last update (``Geometry.change``), (N, *predictions).
+
+        Raises:
+            ValueError: If the path was not kept.
+        """
+        path = (self.start, *self.states)
+        if len(path) <= int(self.steps.max()):
+            raise ValueError("the states before the last update are missing: think with keep_path=True")
+        moved = torch.zeros(self.steps.shape, dtype=self.start.dtype, device=self.start.device)
+        for step in self.steps.unique().tolist():
+            change = self.geometry.change(path[step - 1], path[step])
+            moved = torch.where(self.steps == step, change.to(moved.dtype), moved)
+        return moved
+
     def objective(self, index: int) -> Tensor:
         """The function per part (N, *P) that the updates descend, at the states after ``index + 1`` updates."""
         alpha = self.step_size.squeeze(-1) if self.step_size.dim() == self.start.dim() else self.step_size
@@ -131,8 +147,8 @@ def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
         The record of the B winning rows, with ``winner`` (B, *predictions). Its evaluations count all M candidates.
 
     Raises:
-        ValueError: If M does not divide the rows, the rule is unknown, the final energy is missing, or the rule is 'majority'
-            and answers are not discrete.
+        ValueError: If M does not divide the rows, the rule is unknown, the final energy is missing, the rule is 'settled' and
+            the path was not kept, or the rule is 'majority' and answers are not discrete.
     """
     rows = thought.start.shape[0]
     if candidates < 1 or rows % candidates:
@@ -159,6 +175,8 @@ def _winner(thought: Thought, candidates: int, rule: str) -> Tensor:
         return last.argmax(0)
     if rule == "largest_drop":
         return (first - last).argmax(0)
+    if rule == "settled":
+        return thought.moved.unflatten(0, (candidates, -1)).argmin(0)
     if rule != "majority":
         raise ValueError(f"rule is {rule!r}: choose one of {', '.join(get_args(Rule))}")
     answers = geometry.decide(thought.state).unflatten(0, (candidates, -1))

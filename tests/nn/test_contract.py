@@ -151,7 +151,7 @@ def test_inference_needs_no_gradients_and_follows_its_generator(pair: Pair) -> N
 
 
 def test_one_of_many_candidates_is_kept(pair: Pair) -> None:
-    rules = ["lowest", "highest", "largest_drop"] + (["majority"] if pair.name in SIMPLEX else [])
+    rules = ["lowest", "highest", "largest_drop", "settled"] + (["majority"] if pair.name in SIMPLEX else [])
     thought = pair.infer(CANDIDATES)
     for rule in rules:
         chosen = choose(thought, CANDIDATES, rule)

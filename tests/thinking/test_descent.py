@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -124,3 +125,27 @@ def test_an_energy_that_cannot_be_differentiated_is_named(kind: str, gradients: 
         with pytest.raises(ValueError, match=words) as told:
             descend(given, normal(2, 3), steps=1, step_size=0.1, gradients=gradients)
         assert given.__qualname__ in str(told.value)
+
+
+class Attractor:
+    """``|y - cos y|^2 / 2``, followed as if ``cos y`` were constant."""
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return (y - y.cos()).square().sum(-1) / 2
+
+    def slope(self, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        return self(y), y - y.cos()
+
+
+@pytest.mark.parametrize("backend", ["auto", "plain"])
+def test_an_energy_may_give_its_own_slope(backend: str) -> None:
+    start = torch.zeros(2, 1, requires_grad=True)
+    found = descend(Attractor(), start, steps=60, step_size=1.0, backend=backend)
+    assert found.state.flatten().tolist() == pytest.approx([0.739085] * 2, abs=1e-4)
+    assert found.evaluations.backward == 0
+    trained = descend(Attractor(), start, steps=2, step_size=1.0, gradients="full", final_energy=False, backend=backend)
+    (gradient,) = torch.autograd.grad(trained.state.sum(), start)
+    assert gradient.flatten().tolist() == pytest.approx([0, 0], abs=1e-6)  # d cos(cos y) / dy at 0
+    half = descend(Attractor(), start + 1, steps=1, step_size=0.5, gradients="full", final_energy=False, backend=backend)
+    (gradient,) = torch.autograd.grad(half.state.sum(), start)
+    assert gradient.flatten().tolist() == pytest.approx([0.5 - 0.5 * math.sin(1)] * 2, abs=1e-6)

@@ -65,7 +65,7 @@ def records(draw: st.DrawFn) -> tuple[Thought, int, Space]:
     return thought, m, space
 
 
-def plain_winner(rule: str, first: list[float], last: list[float], answers: list[tuple[int, ...]]) -> int:
+def plain_winner(rule: str, first: list[float], last: list[float], answers: list[tuple[int, ...]], moved: list[float]) -> int:
     """Which candidate of one prediction wins."""
     everyone = range(len(last))
     if rule == "lowest":
@@ -74,15 +74,23 @@ def plain_winner(rule: str, first: list[float], last: list[float], answers: list
         return max(everyone, key=lambda m: last[m])
     if rule == "largest_drop":
         return max(everyone, key=lambda m: first[m] - last[m])
+    if rule == "settled":
+        return min(everyone, key=lambda m: moved[m])
     votes = Counter(answers)
     return min(everyone, key=lambda m: (-votes[answers[m]], last[m]))
+
+
+def last_move(thought: Thought, row: int, group: list[int], step: int) -> float:
+    """Total variation distance of a prediction's last update, the largest of its parts."""
+    after, before = thought.states[step - 1], thought.states[step - 2] if step > 1 else thought.start
+    return max((after[row, p].softmax(-1) - before[row, p].softmax(-1)).abs().sum().item() / 2 for p in group)
 
 
 def same(found: Tensor, expected: Tensor) -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("rule", ["lowest", "highest", "largest_drop", "majority"])
+@pytest.mark.parametrize("rule", ["lowest", "highest", "largest_drop", "settled", "majority"])
 @given(record=records())
 def test_the_winner_is_that_of_a_plain_loop(rule: str, record: tuple[Thought, int, Space]) -> None:
     thought, candidates, space = record
@@ -95,8 +103,9 @@ def test_the_winner_is_that_of_a_plain_loop(rule: str, record: tuple[Thought, in
             mine = [m * rows + b for m in range(candidates)]
             first, last = (thought.energies[i][mine][:, group].sum(1).tolist() for i in (0, -1))
             answers = [tuple(thought.state[row, group].argmax(-1).tolist()) for row in mine]
-            winner = plain_winner(rule, first, last, answers)
             place = (b, group[0]) if space.prediction_dims == 2 else (b,)
+            moved = [last_move(thought, row, group, int(thought.steps[(row, *place[1:])])) for row in mine]
+            winner = plain_winner(rule, first, last, answers, moved)
             assert chosen.winner[place] == winner
             row = mine[winner]
             same(chosen.start[b, group], thought.start[row, group])
@@ -144,10 +153,12 @@ def test_bad_input_is_named() -> None:
         choose(thought, 3)
     with pytest.raises(ValueError, match="4 rows cannot be 0 candidates each"):
         choose(thought, 0)
-    with pytest.raises(ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, majority"):
+    with pytest.raises(ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, settled, majority"):
         choose(thought, 2, "best")
     with pytest.raises(ValueError, match="choose another rule than 'majority'"):
         choose(replace(thought, geometry=Euclidean(2, (WIDTH,))), 2, "majority")
+    with pytest.raises(ValueError, match="think with keep_path=True"):
+        choose(replace(thought, states=thought.states[-1:]), 2, "settled")
 
 
 def test_more_candidates_find_lower_energies() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ebt.errors import InputError
 from ebt.models.configuration import TWINS, NetworkFields, ThinkingFields
+from ebt.thinking import Geometry, LatentSimplex
 
 BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
 """Rows and columns of a box, by board size."""
@@ -14,16 +15,33 @@ BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
 class EBTSudokuConfig(ThinkingFields):
     """Bidirectional EBT over the cells of a ``board`` x ``board`` Sudoku.
 
-    ``rules``: whether attention knows which cells share a row, a column or a box (see ``ebt.nn.blocks.Relations``).
+    Args:
+        board: Size of the board, 4, 6 or 9.
+        space: See ``ThinkingFields``.
+        rules: Whether attention knows which cells share a row, a column or a box (see ``ebt.nn.blocks.Relations``).
+        latent: Whether each cell carries a latent vector through the descent (``ebt.nn.encoder.LatentLandscape``). Needs space
+            restart and head bilinear.
+        **kwargs: See ``ThinkingFields``.
     """
 
     model_type = "ebt_sudoku"
     unused = ("anchor", "scale_inputs", "rope_theta", "mean_from")
 
-    def __init__(self, board: int = 6, space: str = "restart", rules: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, board: int = 6, space: str = "restart", rules: bool = False, latent: bool = False, **kwargs: Any
+    ) -> None:
         _check_board(board)
-        self.board, self.rules = board, rules
+        self.board, self.rules, self.latent = board, rules, latent
         super().__init__(space=space, **kwargs)
+        needed = {"space": "restart", "head": "bilinear", "input_gradient": True}
+        for name, value in needed.items():
+            if latent and getattr(self, name) != value:
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}, but latent vectors need {value!r}: change {name} or latent"
+                )
+
+    def make_geometry(self, *args: Any, **kwargs: Any) -> Geometry:
+        return LatentSimplex(*args, **kwargs) if self.latent else super().make_geometry(*args, **kwargs)
 
 
 class SudokuTransformerConfig(NetworkFields):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class EBTForSudoku(ThinkingModel):
     """One simplex per empty cell. The energy of a board is the sum over its cells."""
 
     config_class = EBTSudokuConfig
+    _keep_in_fp32_modules_strict: ClassVar = [*ThinkingModel._keep_in_fp32_modules_strict, "latent_ratio"]
 
     def __init__(self, config: EBTSudokuConfig) -> None:
         super().__init__(config)
@@ -49,8 +50,11 @@ class EBTForSudoku(ThinkingModel):
         self.digits = nn.Embedding(config.board, config.dim)
         if config.head_init == "unit":  # as small as the twin's head: the end of a warm start then does not disturb the blocks
             nn.init.normal_(self.digits.weight, std=config.dim**-0.5)
-        self.network = EBTEncoder(config.network(), config.energy_scale, groups(config.board) if config.rules else None)
+        related = groups(config.board) if config.rules else None
+        self.network = EBTEncoder(config.network(), config.energy_scale, related, config.latent)
         self.step_size = StepSize(config.step_size, config.learn_step_size)
+        if config.latent:
+            self.latent_ratio = StepSize(1.0, config.learn_step_size)
         self.post_init()
 
     def landscape(self, puzzle: Tensor) -> EncoderLandscape:
@@ -59,7 +63,8 @@ class EBTForSudoku(ThinkingModel):
 
     def geometry(self) -> Geometry:
         """One part per cell, one prediction per board."""
-        return self.config.make_geometry(1, self.digits.weight, self.config.input_gradient)
+        latent = {"ratio": self.latent_ratio()} if self.config.latent else {}
+        return self.config.make_geometry(1, self.digits.weight, self.config.input_gradient, **latent)
 
     def prepared(self, puzzle: Any) -> Tensor:
         """Convert puzzles to (B, C). A single one may be (C,), or text with 0 . _ or * at empty cells."""

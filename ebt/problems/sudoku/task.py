@@ -29,6 +29,8 @@ class SudokuNetwork(Network):
     kind: Literal["ebt", "feed_forward", "looped_prediction", "looped_hidden", "recursive"] = "ebt"
     rules: bool = False
     """Whether attention knows which cells share a row, a column or a box."""
+    latent: bool = False
+    """Whether each cell of an EBT carries a latent vector through the descent. Needs ``head: bilinear``."""
     inner: int | None = None
     """Updates of the latent state per update of the answer, for kind recursive (6 by default)."""
     unused: ClassVar = ("anchor",)
@@ -38,11 +40,20 @@ class SudokuNetwork(Network):
         super().__post_init__()
         if self.inner is not None and self.kind != "recursive":
             raise InputError(f"network.inner is for kind recursive, but kind is {self.kind}: leave it out.")
+        if self.latent and self.kind != "ebt":
+            raise InputError(f"network.latent is for kind ebt, but kind is {self.kind}: leave it out.")
+
+    def check(self, recipe: Recipe, kind: str | None = None) -> None:
+        super().check(recipe, kind)
+        for name in ("warm_start", "second_order", "nudge", "rows_at_once") if self.latent else ():
+            if (value := getattr(recipe, name)) != getattr(RECIPE, name):
+                raise InputError(f"recipe.{name} is {value!r}, but a latent descent is differentiated once: leave it out.")
 
     def build(self, board: int, recipe: Recipe, steps: int) -> HubModel:
         """Build the model with fresh weights."""
         if self.kind == "ebt":
-            return EBTForSudoku(EBTSudokuConfig(board, rules=self.rules, **self.sizes(), **self.thinking(recipe, steps)))
+            fields = {"rules": self.rules, "latent": self.latent, **self.sizes(), **self.thinking(recipe, steps)}
+            return EBTForSudoku(EBTSudokuConfig(board, **fields))
         inner = {} if self.inner is None else {"inner": self.inner}
         return SudokuTransformer(SudokuTransformerConfig(board, _LOOPS[self.kind], rules=self.rules, **inner, **self.sizes()))
 
