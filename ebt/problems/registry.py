@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
     from ebt.training.task import ThinkingTask
 
-BUILT_IN = ("language", "sudoku", "images", "video")
+BUILT_IN = ("language", "sudoku", "mazes", "images", "video")
 """Subpackages with a module ``problem`` that defines ``PROBLEM``."""
 MODELS = {
     "ebt": "language.ebt:EBTForCausalLM",
     "ebt_transformer_pp": "language.transformer_pp:TransformerPPForCausalLM",
     "ebt_sudoku": "sudoku.models:EBTForSudoku",
     "ebt_sudoku_transformer": "sudoku.models:SudokuTransformer",
+    "ebt_mazes": "mazes.models:EBTForMazes",
+    "ebt_mazes_transformer": "mazes.models:MazeTransformer",
     "ebt_images": "images.models:EBTForImages",
     "ebt_dit_images": "images.models:DiTForImages",
     "ebt_video": "video.models:EBTForVideo",
