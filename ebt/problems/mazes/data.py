@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
-from ebt.problems.mazes.generator import EXCHANGED, generate, keys, symmetries
+from ebt.problems.mazes.generator import EXCHANGED, generate, keys, turned
 from ebt.problems.mazes.grids import MazeSet, check_size, joined, read_mazes
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader, VariedDataset
 
@@ -41,8 +41,8 @@ class MazeDataset(VariedDataset):
         maze, path = (part[index, None] for part in self.mazes)
         if self.turn:
             way, exchange = divmod(int(torch.randint(16, (), generator=self.generator(index))), 2)
-            maze, path = symmetries(EXCHANGED[maze] if exchange else maze)[way], symmetries(path)[way]
-        return {"maze": torch.tensor(maze).long().flatten(), "path": torch.tensor(path).long().flatten()}
+            maze, path = turned(EXCHANGED[maze] if exchange else maze, way), turned(path, way)
+        return {"maze": torch.from_numpy(maze).long().flatten(), "path": torch.from_numpy(path).long().flatten()}
 
 
 class MazeDataModule(ResumableData):

@@ -76,13 +76,14 @@ def _place(mazes: Squares, kind: int, allowed: npt.NDArray[np.bool_], random: np
     mazes[np.arange(len(mazes)), 2 * row + 1, 2 * column + 1] = kind
 
 
-def symmetries(squares: npt.NDArray[np.int8]) -> list[Squares]:
-    """Return mazes (k, n, n), turned and mirrored in all 8 ways."""
-    turned = [np.rot90(squares, turns, (1, 2)) for turns in range(4)]
-    return [*turned, *(np.swapaxes(part, 1, 2) for part in turned)]
+def turned(mazes: Squares, way: int) -> Squares:
+    """Return mazes (k, n, n) turned and mirrored in one of 8 ways (0 to 7), of which 0 leaves them as they are."""
+    quarters, mirrored = divmod(way, 2)
+    squares = np.rot90(mazes, quarters, (1, 2))
+    return np.ascontiguousarray(np.swapaxes(squares, 1, 2) if mirrored else squares)
 
 
 def keys(mazes: Squares) -> list[bytes]:
     """Return a key for each maze. Mazes that differ only by turning, mirroring, or exchanging start and goal have the same."""
-    every = np.stack([part for way in (mazes, EXCHANGED[mazes]) for part in symmetries(way)], 1)
+    every = np.stack([turned(part, way) for part in (mazes, EXCHANGED[mazes]) for way in range(8)], 1)
     return [min(part.tobytes() for part in parts) for parts in every]
