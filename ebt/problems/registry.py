@@ -52,6 +52,7 @@ class Request:
     data: str | None = None
     split: str = "test"
     givens: int | None = None
+    size: int | None = None
     noise: float | None = None
     limit: int | None = None
     batch_size: int | None = None
@@ -110,7 +111,7 @@ class Problem(ABC):
     columns: ClassVar[tuple[str, ...]]
     """Column titles of quality tables."""
     options: ClassVar[Collection[str]] = ()
-    """Options of ``ebt think`` that apply: candidates, rule, tolerance, givens, noise, shifted."""
+    """Options of ``ebt think`` that apply: candidates, rule, tolerance, givens, size, noise, shifted."""
     rules: ClassVar[Collection[str]] = ("lowest", "highest", "largest_drop")
     """Rules by which a candidate can be chosen."""
 

@@ -11,16 +11,9 @@ from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
 from ebt.problems.mazes.generator import EXCHANGED, generate, keys, turned
-from ebt.problems.mazes.grids import MazeSet, check_size, joined, read_mazes
+from ebt.problems.mazes.grids import MazeSet, check_size, joined, read_mazes, unframed
+from ebt.problems.mazes.metrics import rows_at_once
 from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader, VariedDataset
-
-REFERENCE = 15
-"""Size of mazes for which a batch size is meant. Of larger ones there are fewer at once."""
-
-
-def rows_at_once(batch_size: int, size: int) -> int:
-    """Return how many mazes of a size take as much memory for attention as ``batch_size`` ones of 15 x 15 squares."""
-    return max(1, batch_size * REFERENCE**4 // max(size, REFERENCE) ** 4)
 
 
 class MazeDataset(VariedDataset):
@@ -109,6 +102,8 @@ class MazeDataModule(ResumableData):
         if train_file is not None and validation_file is not None:
             self.files = {"train": train_file, "validation": validation_file, **self.files}
         self.sets: dict[str, MazeSet] = {}
+        self.taken: set[bytes] = set()
+        """Keys of all mazes of all sets, before walls are put around them."""
 
     @property
     def test_names(self) -> list[str]:
@@ -121,14 +116,14 @@ class MazeDataModule(ResumableData):
             return
         if self.files:
             self.sets = {name: read_mazes(path) for name, path in self.files.items()}
+            self.taken = {key for part in self.sets.values() for maze in part.mazes for key in keys(unframed(maze)[None])}
             return
         plans = [(name, 0, [plan]) for name, plan in self.tests.items()]
         for role, (name, count) in enumerate(self.counts.items(), 1):
             plans.append((name, role, list(zip(self.sizes, _shares(count, len(self.sizes)), strict=True))))
-        taken: set[bytes] = set()
         for name, role, plan in plans:  # training mazes come last, so that their number does not change the other sets
-            parts = [generate(size, count, (self.seed, role, size), taken) for size, count in plan]
-            taken.update(key for part in parts for key in keys(part.mazes))
+            parts = [generate(size, count, (self.seed, role, size), self.taken) for size, count in plan]
+            self.taken.update(key for part in parts for key in keys(part.mazes))
             self.sets[name] = joined(parts)
 
     def prepare_data(self) -> None:

@@ -119,6 +119,12 @@ def surround(mazes: Squares, size: int) -> Squares:
     return np.pad(mazes, ((0, 0), (0, more), (0, more)), constant_values=WALL)
 
 
+def unframed(maze: Squares) -> Squares:
+    """Return a maze (n, n) without the walls that ``surround`` put around it."""
+    size = int(np.argwhere(maze != WALL).max()) + 2
+    return maze[:size, :size]
+
+
 def joined(sets: list[MazeSet]) -> MazeSet:
     """Return mazes of several sizes as one set, with walls around the smaller ones."""
     size = max(part.mazes.shape[1] for part in sets)

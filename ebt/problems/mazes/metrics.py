@@ -23,6 +23,15 @@ from ebt.thinking import Simplex
 MEASURE = Measure("exact", "exact paths (%)", "maze", higher=True, percent=True)
 
 
+REFERENCE = 15
+"""Size of mazes for which a batch size is meant. Of larger ones there are fewer at once."""
+
+
+def rows_at_once(batch_size: int, size: int) -> int:
+    """Return how many mazes of a size take as much memory for attention as ``batch_size`` ones of 15 x 15 squares."""
+    return max(1, batch_size * REFERENCE**4 // max(size, REFERENCE) ** 4)
+
+
 def maze_curve(
     model: Any,
     mazes: Tensor,

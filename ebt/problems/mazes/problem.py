@@ -12,8 +12,9 @@ import torch
 from ebt.errors import InputError
 from ebt.evaluation.cells import CellsPoint
 from ebt.evaluation.results import Curve, Progress
+from ebt.problems.mazes.generator import generate
 from ebt.problems.mazes.grids import MazeSet, read_mazes
-from ebt.problems.mazes.metrics import MEASURE, maze_curve, watch_maze
+from ebt.problems.mazes.metrics import MEASURE, maze_curve, rows_at_once, watch_maze
 from ebt.problems.mazes.models import EBTForMazes, MazeTransformer
 from ebt.problems.registry import HeldOut, Problem, Request, late
 from ebt.problems.runs import run_data
@@ -28,7 +29,7 @@ class MazeProblem(Problem):
     data = late("ebt.problems.mazes.data:MazeDataModule")
     measure = MEASURE
     columns = ("exact %", "squares %", "taken")
-    options = ("candidates", "rule", "tolerance")
+    options = ("candidates", "rule", "tolerance", "size")
     rules = (*Problem.rules, "majority")
 
     def cells(self, point: CellsPoint) -> list[str]:
@@ -38,26 +39,31 @@ class MazeProblem(Problem):
         return f"{100 * point.exact:.1f} % of paths exact"
 
     def held_out(self, request: Request) -> HeldOut:
-        """Up to ``limit`` mazes (200 by default): of a file, of the run's validation set, or of its test set with the largest
-        mazes."""
-        if request.data is not None and request.split != "test":
-            raise InputError(f"--data and --split {request.split} both choose the mazes: give one of them.")
+        """Up to ``limit`` mazes (200 by default): of a file, of the run's validation set, of its test set of that size (the
+        largest by default), or new ones."""
+        limit, note = request.limit or 200, ""
+        given = {"--data": request.data, "--size": request.size, f"--split {request.split}": request.split != "test" or None}
+        named = [option for option, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise InputError(f"{' and '.join(named[:2])} both choose the mazes: give one of them.")
         if request.data is not None:
             name, mazes = Path(request.data).name, read_mazes(request.data)
         elif (settings := run_data(request.checkpoint, self.data)) is not None:
-            name, mazes = _mazes_of_run(settings, request.split)
+            name, mazes, note = _mazes_of_run(settings, request, limit)
+        elif request.size is not None:
+            name, mazes = _new(request.size), generate(request.size, limit, (request.seed, NEW, request.size))
+            note = "The model's training set is unknown: it may contain these mazes."
         else:
             raise InputError(
-                f"{request.checkpoint} is not part of a run folder, so its mazes are unknown: give a text file with --data."
+                f"{request.checkpoint} is not part of a run folder, so its mazes are unknown: give a text file with --data, or "
+                "draw new ones with --size N."
             )
-        pair = tuple(torch.from_numpy(part[: request.limit or 200]).flatten(1) for part in mazes)
-        return HeldOut(name, len(pair[0]), pair)
+        pair = tuple(torch.from_numpy(part[:limit]).flatten(1) for part in mazes)
+        return HeldOut(name, len(pair[0]), pair, note)
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
     ) -> Curve[CellsPoint]:
-        from ebt.problems.mazes.data import rows_at_once
-
         mazes, paths = held_out.data
         options.setdefault("batch_size", rows_at_once(64, int(mazes.shape[1] ** 0.5)))
         return maze_curve(model, mazes, paths, steps, candidates, progress=bar, **options)
@@ -75,13 +81,26 @@ class MazeProblem(Problem):
 PROBLEM = MazeProblem()
 
 
-def _mazes_of_run(settings: dict[str, Any], split: str) -> tuple[str, MazeSet]:
-    """Return the name and the mazes."""
+NEW = 9
+"""Tells the seeds of new mazes from those of a run's sets."""
+
+
+def _new(size: int) -> str:
+    return f"new mazes of {size} x {size} squares"
+
+
+def _mazes_of_run(settings: dict[str, Any], request: Request, limit: int) -> tuple[str, MazeSet, str]:
+    """Return the name, the mazes and a note about them."""
     data = PROBLEM.data(**{**settings, "num_workers": 0})
     data.prepare()
-    if split != "test":
-        return f"{split} set", data.sets[split]
-    if not data.test_names:
-        raise InputError("The run has no test set: give a text file with --data.")
-    largest = max(data.test_names, key=lambda name: data.sets[name].mazes.shape[1])
-    return f"test set {largest}", data.sets[largest]
+    if request.split != "test":
+        return f"{request.split} set", data.sets[request.split], ""
+    sizes = {name: data.sets[name].mazes.shape[1] for name in data.test_names}
+    if request.size is None and not sizes:
+        raise InputError("The run has no test set: give a text file with --data, or draw new mazes with --size N.")
+    size = request.size or max(sizes.values())
+    for name in sizes:
+        if sizes[name] == size:
+            return f"test set {name}", data.sets[name], ""
+    new = generate(size, limit, (request.seed, NEW, size), data.taken)
+    return _new(size), new, "They do not occur in the training set."

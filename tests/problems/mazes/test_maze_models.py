@@ -240,8 +240,12 @@ def test_commands_train_and_measure(name: str, tmp_path: Path, monkeypatch: pyte
     assert imread("test/maze.png").size
     write_mazes("own.txt", generate(9, 3).mazes)
     assert main([*think[:-1], "--data", "own.txt"]) == 0
+    assert main([*think[:-1], "--size", "7"]) == 0
+    assert main([*think[:-1], "--size", "13", "--limit", "2"]) == 0
     shown = capsys.readouterr().out
     assert "own.txt: 3 mazes" in shown
+    assert "test set size_7: 6 mazes" in shown
+    assert "new mazes of 13 x 13 squares: 2 mazes" in shown
     assert "% of paths exact" in shown
 
 
@@ -251,3 +255,7 @@ def test_mazes_of_unknown_origin_must_be_given(tmp_path: Path, capsys: Any) -> N
     assert "its mazes are unknown: give a text file with --data" in " ".join(capsys.readouterr().err.split())
     assert main(["think", "--checkpoint", folder, "--data", "own.txt", "--split", "validation"]) != 0
     assert "--data and --split validation both choose the mazes" in " ".join(capsys.readouterr().err.split())
+    assert main(["think", "--checkpoint", folder, "--size", "8"]) != 0
+    assert "size is 8: mazes have an odd number" in " ".join(capsys.readouterr().err.split())
+    assert main(["think", "--checkpoint", folder, "--size", "9", "--limit", "3", "--steps", "2"]) == 0
+    assert "its training set is unknown" in capsys.readouterr().out.replace("The model's", "its")

@@ -29,6 +29,7 @@ from ebt.problems.mazes.grids import (
     read_mazes,
     solve,
     surround,
+    unframed,
     write_mazes,
 )
 
@@ -207,6 +208,7 @@ def test_files_hold_mazes_of_several_sizes(tmp_path: Path) -> None:
     found = read_mazes(tmp_path / "both.txt")
     assert np.array_equal(found.mazes, np.concatenate([surround(small.mazes, 11), large.mazes]))
     assert np.array_equal(found.paths[:2, :7, :7], small.paths)
+    assert all(np.array_equal(unframed(maze), own) for maze, own in zip(found.mazes, small.mazes, strict=False))
     assert not found.paths[:2, 7:].any()
 
 
