@@ -6,8 +6,6 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
 
 from ebt.errors import InputError
 from ebt.problems.mazes.grids import GOAL, OPEN, START, WALL, MazeSet, Squares, check_size, distances, solve
@@ -53,6 +51,9 @@ def generate(size: int, count: int, seed: int | Sequence[int] = 0, exclude: Coll
 
 def _draw(size: int, count: int, random: np.random.Generator) -> Squares:
     """Draw mazes (count, size, size)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import minimum_spanning_tree
+
     side = size // 2
     rooms = np.arange(count * side * side).reshape(count, side, side)
     pairs = [(rooms[:, :, :-1], rooms[:, :, 1:]), (rooms[:, :-1], rooms[:, 1:])]
@@ -61,7 +62,7 @@ def _draw(size: int, count: int, random: np.random.Generator) -> Squares:
     tree = minimum_spanning_tree(graph.tocsr()).tocoo()  # a tree for each maze
     mazes = np.full((count, size, size), WALL, np.int8)
     mazes[:, 1::2, 1::2] = OPEN
-    one, other = (np.stack(np.unravel_index(part, rooms.shape)) for part in tree.coords)
+    one, other = (np.stack(np.unravel_index(part, rooms.shape)) for part in (tree.row, tree.col))
     mazes[one[0], one[1] + other[1] + 1, one[2] + other[2] + 1] = OPEN
     _place(mazes, START, mazes[:, 1::2, 1::2] == OPEN, random)
     away = distances(mazes, START)[:, 1::2, 1::2]

@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import dijkstra
 
 from ebt.errors import InputError
 from ebt.files import write_whole
@@ -78,6 +76,9 @@ def check_mazes(mazes: npt.ArrayLike, where: str = "mazes", numbered: bool = Tru
 
 def distances(mazes: Squares, kind: int) -> npt.NDArray[np.float64]:
     """Return the number of moves from the only square of a kind to every square (k, n, n), infinite where there is no way."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import dijkstra
+
     ways, squares = mazes != WALL, np.arange(mazes.size).reshape(mazes.shape)
     pairs = [(np.s_[:, :, :-1], np.s_[:, :, 1:]), (np.s_[:, :-1], np.s_[:, 1:])]
     joined = [ways[one] & ways[other] for one, other in pairs]
