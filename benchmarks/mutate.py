@@ -32,6 +32,7 @@ from ebt.models.base import HubModel
 from ebt.models.configuration import FOREIGN
 from ebt.problems.folder import load_folder, load_tokenizer_of, save_folder
 from ebt.problems.language.tokenizers import byte_tokenizer
+from ebt.problems.mazes.generator import generate
 from ebt.problems.registry import models
 
 SIZES: dict[str, Any] = {"layers": 1, "dim": 8, "heads": 2}
@@ -43,6 +44,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ebt_transformer_pp": TEXT,
     "ebt_sudoku": {"board": 4, "candidates": 2, "noise": 0.1},
     "ebt_sudoku_transformer": {"board": 4, "loop": "recursive"},
+    "ebt_mazes": {"candidates": 2, "noise": 0.1},
+    "ebt_mazes_transformer": {"loop": "recursive"},
     "ebt_images": IMAGES,
     "ebt_dit_images": IMAGES,
     "ebt_video": {**VIDEO, "encoding": {"encoder": "none"}},
@@ -110,6 +113,8 @@ def think(loaded: Any) -> None:
     kind, config = loaded.config.model_type, loaded.config
     if "sudoku" in kind:
         loaded.predict(torch.zeros(1, config.board**2, dtype=torch.long))
+    elif "mazes" in kind:
+        loaded.predict(torch.from_numpy(generate(7, 1).mazes).long().flatten(1))
     elif "images" in kind:
         noisy = torch.zeros(1, config.num_channels, config.image_size, config.image_size)
         loaded(noisy, torch.zeros(1, dtype=torch.long)) if "dit" in kind else loaded.predict(noisy)

@@ -32,6 +32,7 @@ from race import Contestant, Turn, options, race, seconds, write
 
 from ebt.cli.terminal import plain_table, print_table
 from ebt.nn import EBTDecoder, EBTEncoder, NetworkConfig
+from ebt.nn.blocks import Groups
 from ebt.thinking.fast.central import SIZES
 
 Leaves = tuple[Tensor, ...]
@@ -48,7 +49,7 @@ def causal(config: NetworkConfig, rows: int) -> tuple[EBTDecoder, Callable[..., 
 def bidirectional(config: NetworkConfig, rows: int) -> tuple[EBTEncoder, Callable[..., Tensor], list[Tensor], int]:
     """The same for boards: all cells see each other, and relations tell which cells share a row."""
     cells = BOARD**2
-    network = EBTEncoder(config, groups=(torch.arange(cells) // BOARD).unsqueeze(0))
+    network = EBTEncoder(config, relations=Groups(config, (torch.arange(cells) // BOARD).unsqueeze(0)))
     return network, lambda view, tensors: network.energy(tensors[0], view, 0), [torch.randn(rows, cells, config.dim)], cells
 
 

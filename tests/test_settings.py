@@ -17,16 +17,20 @@ from torch import Tensor, nn
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel, ThinkingModel
+from ebt.models.cells import EBTForCells
 from ebt.models.configuration import THINKING, ThinkingFields
 from ebt.models.thinking import Thinking
 from ebt.nn import NetworkConfig
 from ebt.problems.folder import save_folder
 from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
+from ebt.problems.mazes.generator import generate
+from ebt.problems.mazes.task import MazeNetwork, MazeTask
 from ebt.problems.registry import models
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.problems.video.task import VideoNetwork, VideoTask
 from ebt.thinking import Euclidean, Recipe, loss
+from ebt.training.cells import CellsNetwork
 from ebt.training.model_task import Network
 from ebt.training.optimisation import Optimisation
 from ebt.training.task import ThinkingTask
@@ -42,6 +46,8 @@ MODEL: dict[str, Settings] = {
     "ebt_transformer_pp": TEXT,
     "ebt_sudoku": {"board": 4, **THINKS},
     "ebt_sudoku_transformer": {"board": 4, "loop": "recursive"},
+    "ebt_mazes": THINKS,
+    "ebt_mazes_transformer": {"loop": "recursive"},
     "ebt_images": {**IMAGES, **THINKS},
     "ebt_dit_images": IMAGES,
     "ebt_video": {**VIDEO, **THINKS},
@@ -107,7 +113,13 @@ OTHER: dict[str, tuple[Any, Settings]] = {
     "kind": ("ebt", {}),
 }
 """Another value of each field, and what must be set beside it in both models that are compared."""
-SPACE = {"ebt": "mirror", "ebt_sudoku": "compact-mirror", "ebt_video": "euclidean", "ebt_images": "test_settings.Doubled"}
+SPACE = {
+    "ebt": "mirror",
+    "ebt_sudoku": "compact-mirror",
+    "ebt_mazes": "compact-mirror",
+    "ebt_video": "euclidean",
+    "ebt_images": "test_settings.Doubled",
+}
 Seen = list[Tensor]
 
 
@@ -130,6 +142,8 @@ def context(model: HubModel) -> Tensor:
     config, generator = model.config, torch.Generator().manual_seed(2)
     if "sudoku" in config.model_type:
         return torch.arange(config.board**2).remainder(3).clamp(max=1).unsqueeze(0)
+    if "mazes" in config.model_type:
+        return torch.from_numpy(generate(7, 1).mazes).long().flatten(1)
     if "images" in config.model_type:
         return torch.randn(1, config.num_channels, config.image_size, config.image_size, generator=generator)
     if "video" in config.model_type:
@@ -160,7 +174,7 @@ def behaviour(model: Any) -> Seen:
 
 def _answers(model: Any, given: Tensor) -> Seen:
     with torch.no_grad():
-        if model.config.model_type == "ebt_sudoku_transformer":
+        if model.config.model_type in ("ebt_sudoku_transformer", "ebt_mazes_transformer"):
             return list(model(given, 2))
         if model.config.model_type == "ebt_dit_images":
             return [model.denoise(given), model(given, torch.tensor([3]))]
@@ -172,7 +186,7 @@ def _slopes(model: Any, given: Tensor) -> Seen:
     geometry, generator = model.geometry(), torch.Generator().manual_seed(3)
     start = model.first(given)
     parts, target = model.parts(given), given
-    if "sudoku" in model.config.model_type:
+    if isinstance(model, EBTForCells):
         target = torch.zeros(parts, dtype=torch.long)
     how = {"geometry": geometry, "update": model.update(), "generator": generator}
     start = geometry.start(parts, 1.0, generator) if start is None else start
@@ -214,7 +228,7 @@ def another(kind: str, name: str) -> tuple[Any, Settings]:
     value = SPACE.get(kind, value) if name == "space" else value
     if name == "tied_candidates" and kind == "ebt_video":
         beside = {"frame_dim": 8}
-    if name in ("mean_from", "conditioning") and kind not in ("ebt", "ebt_sudoku", "ebt_video", "ebt_images", "ebt_dit_images"):
+    if name in ("mean_from", "conditioning") and kind.endswith("transformer"):
         beside = {}
     if name == "mean_from" and kind != "ebt":
         beside = {}
@@ -286,16 +300,24 @@ def test_settings_that_do_nothing_together_are_refused(kind: str, settings: Sett
 
 # Tasks
 
-TWINS = {LanguageNetwork: "transformer_pp", SudokuNetwork: "recursive", DenoisingNetwork: "dit", VideoNetwork: "transformer_pp"}
+TWINS = {
+    LanguageNetwork: "transformer_pp",
+    SudokuNetwork: "recursive",
+    MazeNetwork: "recursive",
+    DenoisingNetwork: "dit",
+    VideoNetwork: "transformer_pp",
+}
 TASKS: dict[type[Network], Any] = {
     LanguageNetwork: LanguageTask,
     SudokuNetwork: SudokuTask,
+    MazeNetwork: MazeTask,
     DenoisingNetwork: DenoisingTask,
     VideoNetwork: VideoTask,
 }
 NETWORK_SPACE = {
     LanguageNetwork: "mirror",
     SudokuNetwork: "mirror",
+    MazeNetwork: "mirror",
     VideoNetwork: "euclidean",
     DenoisingNetwork: SPACE["ebt_images"],
 }
@@ -325,7 +347,12 @@ RECIPE: dict[str, tuple[Any, Settings]] = {
 def task_of(network: Network, recipe: Recipe) -> Any:
     """A task with its model; as training begins."""
     task: Any = TASKS[type(network)](network, recipe=recipe)
-    shape: dict[type, tuple[Any, ...]] = {LanguageNetwork: (7, 6), SudokuNetwork: (4,), VideoNetwork: (6, 6, {})}
+    shape: dict[type, tuple[Any, ...]] = {
+        LanguageNetwork: (7, 6),
+        SudokuNetwork: (4,),
+        MazeNetwork: (),
+        VideoNetwork: (6, 6, {}),
+    }
     torch.manual_seed(0)
     if isinstance(network, DenoisingNetwork):
         task.model = network.build(8, 1, task.level, task.steps, recipe)
@@ -343,6 +370,9 @@ def batch_of(task: ThinkingTask) -> dict[str, Tensor]:
     if isinstance(task, SudokuTask):
         solution = torch.randint(1, 5, (3, 16), generator=generator)
         return {"puzzle": solution * torch.randint(2, (3, 16), generator=generator), "solution": solution}
+    if isinstance(task, MazeTask):
+        mazes, paths = (torch.from_numpy(part).long().flatten(1) for part in generate(7, 3, 4))
+        return {"maze": mazes, "path": paths}
     if isinstance(task, VideoTask):
         return {"frames": torch.randn(3, 5, 6, generator=generator)}
     return {"image": torch.randn(3, 1, 8, 8, generator=generator)}
@@ -422,7 +452,7 @@ def test_every_field_of_a_network_counts(network_class: type[Network], kind: str
         return
     value = {"kind": TWINS[network_class] if kind == "ebt" else "ebt", "space": NETWORK_SPACE[network_class]}.get(name, value)
     if name == "head":
-        value, beside = ("bilinear" if network_class is SudokuNetwork else "linear"), {"head": None}
+        value, beside = ("bilinear" if issubclass(network_class, CellsNetwork) else "linear"), {"head": None}
     if name in ("conditioning", "conditioned_steps"):
         value, beside = ("candidate", {}) if name == "conditioning" else (2, {"conditioning": "candidate"})
     if kind != "ebt" and name not in ("size", "kind"):

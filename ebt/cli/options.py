@@ -140,10 +140,11 @@ def think(options: Options) -> None:
     options.checkpoint()
     options.baseline()
     add = options.add_argument_group("data (default: held-out data of the run)").add_argument
-    add("--data", metavar="SOURCE", help="text (all of it is read), a CSV file of puzzles, images or videos")
+    add("--data", metavar="SOURCE", help="text (all of it is read), a CSV file of puzzles, a file of mazes, images or videos")
     split = "split of the run's data (default: test; validation: for model selection; shifted: for moving digits)"
     add("--split", choices=SPLITS, default="test", help=split)
     add("--givens", type=WHOLE, metavar="N", help="number of givens: the run's test set with N givens, or new puzzles")
+    add("--size", type=WHOLE, metavar="N", help="squares on a side, for mazes: the run's test set of this size, or new mazes")
     add("--noise", type=number_in(0, 1), metavar="LEVEL", help="noise level, for images (default: the model's)")
     limit = "maximum number of contexts (default: 64), boards (default: 200), image crops or clips (default: 64)"
     add("--limit", type=WHOLE, metavar="N", help=limit)

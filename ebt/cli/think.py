@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
     options = scaled_and_noisy(args, list(models.values()), max(args.candidates))
     options |= given(args, ("rule", "tolerance", "seed", "batch_size"))
     folder = out_folder(args.out)
-    names = ("checkpoint", "data", "split", "givens", "noise", "limit", "batch_size", "seed")
+    names = ("checkpoint", "data", "split", "givens", "size", "noise", "limit", "batch_size", "seed")
     request = Request(models=models, **{name: getattr(args, name) for name in names})
     held_out, curves = problem.held_out(request), dict[str, Any]()
     for (name, model), label in zip(models.items(), _names(models), strict=True):
@@ -58,7 +58,7 @@ def _refuse(args: argparse.Namespace, problem: Problem) -> None:
         InputError: Such an option is given.
     """
     used = {"candidates": args.candidates != [1], "rule": args.rule != "lowest"}
-    used |= {name: getattr(args, name) is not None for name in ("tolerance", "givens", "noise")}
+    used |= {name: getattr(args, name) is not None for name in ("tolerance", "givens", "size", "noise")}
     used["shifted"] = args.split == "shifted"
     if wrong := [name for name, there in used.items() if there and name not in problem.options]:
         named = "--split shifted" if wrong[0] == "shifted" else f"--{wrong[0]}"

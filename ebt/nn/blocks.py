@@ -6,6 +6,7 @@ D width, d head width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -76,7 +77,32 @@ def for_all_heads(q: Tensor, *shared: Tensor) -> tuple[Tensor, ...]:
 
 
 class Relations(nn.Module):
-    """Learned attention biases, per layer and head, between parts in the same group. They start at zero.
+    """Learned attention biases, per layer and head, between parts that are related in one of R ways. They start at zero.
+
+    Args:
+        config: Configuration of the network.
+        count: Number of relations R.
+    """
+
+    def __init__(self, config: NetworkConfig, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.layers, config.heads, count))
+        self.scale = config.dim**0.5
+        """Keeps the weights as small as those of tables, so they learn as fast."""
+
+    def related(self, length: int) -> Tensor:
+        """Which parts are related, for each relation, (R, length, length). Positions in front of the parts are related to
+        none."""
+        raise NotImplementedError
+
+    def forward(self, length: int) -> tuple[Tensor, ...]:
+        """Bias of each layer, (H, length, length)."""
+        related = self.related(length).to(self.weight.dtype)
+        return torch.einsum("lhr,rst->lhst", self.weight * self.scale, related).unbind()
+
+
+class Groups(Relations):
+    """Relations between parts in the same group.
 
     Args:
         config: Configuration of the network.
@@ -86,17 +112,40 @@ class Relations(nn.Module):
     groups: Tensor
 
     def __init__(self, config: NetworkConfig, groups: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(config.layers, config.heads, len(groups)))
-        self.scale = config.dim**0.5
-        """Keeps the weights as small as those of tables, so they learn as fast."""
+        super().__init__(config, len(groups))
         self.register_buffer("groups", groups)  # persistent, or loading a model would lose it
 
-    def forward(self, length: int) -> tuple[Tensor, ...]:
-        """Bias of each layer, (H, length, length). Positions in front of the S parts belong to no group."""
+    def related(self, length: int) -> Tensor:
         front = length - self.groups.shape[1]
-        same = F.pad(self.groups.unsqueeze(-1) == self.groups.unsqueeze(-2), (front, 0, front, 0))
-        return torch.einsum("lhr,rst->lhst", self.weight * self.scale, same.to(self.weight.dtype)).unbind()
+        return F.pad(self.groups.unsqueeze(-1) == self.groups.unsqueeze(-2), (front, 0, front, 0))
+
+
+class Neighbours(Relations):
+    """Relations of each square of a grid to itself and to those above, below, left and right of it.
+
+    The parts are the n x n squares of a grid of any size, row by row, so the same weights serve all sizes. A related square
+    starts with the weight of all n x n squares together, so that its share of the attention does not depend on n.
+
+    Args:
+        config: Configuration of the network.
+    """
+
+    OFFSETS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+    """Rows and columns from a square to the related one."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config, len(self.OFFSETS))
+
+    def related(self, length: int) -> Tensor:
+        size = math.isqrt(length)
+        front, places = length - size**2, torch.arange(size**2, device=self.weight.device)
+        row, column = places // size, places % size
+        down, right = row - row.unsqueeze(-1), column - column.unsqueeze(-1)
+        return F.pad(torch.stack([(down == high) & (right == wide) for high, wide in self.OFFSETS]), (front, 0, front, 0))
+
+    def forward(self, length: int) -> tuple[Tensor, ...]:
+        near = math.log(length) * self.related(length).any(0)
+        return tuple(bias + near for bias in super().forward(length))
 
 
 def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
@@ -299,14 +348,14 @@ class EnergyNetwork(nn.Module):
     Args:
         config: Configuration of the network.
         alpha0: Initial step size, by which the head divides the energy.
-        groups: Groups of parts, see ``Relations``.
+        relations: Attention biases between parts.
     """
 
-    def __init__(self, config: NetworkConfig, alpha0: float = 1.0, groups: Tensor | None = None) -> None:
+    def __init__(self, config: NetworkConfig, alpha0: float = 1.0, relations: Relations | None = None) -> None:
         super().__init__()
         self.config = config
         self.blocks = Blocks(config)
-        self.relations = None if groups is None else Relations(config, groups)
+        self.relations = relations
         self.head = EnergyHead(config, alpha0)
         self.steps = StepEmbedding(config) if config.conditioning != "none" else None
         self.passes: Passes | None = None

@@ -16,13 +16,13 @@ from ebt.thinking.noise import precise
 
 
 class Transformer(nn.Module):
-    """Bidirectional transformer on embeddings (B, S, D) that include positions."""
+    """Bidirectional transformer on embeddings (B, S, D), with positions in them or in the ``relations`` of attention."""
 
-    def __init__(self, config: NetworkConfig, groups: Tensor | None = None) -> None:
+    def __init__(self, config: NetworkConfig, relations: Relations | None = None) -> None:
         super().__init__()
         self.config = config
         self.blocks = Blocks(config)
-        self.relations = None if groups is None else Relations(config, groups)
+        self.relations = relations
         self.norm = OutputNorm(config)
         initialise(self, config)
 
@@ -57,12 +57,14 @@ class EBTEncoder(EnergyNetwork):
     Args:
         config: Configuration of the network.
         alpha0: Initial step size, by which energies are divided.
-        groups: Groups of parts, see ``Relations``.
+        relations: Attention biases between parts.
         latent: Whether candidates carry a latent vector (``ebt.thinking.LatentSimplex``), see ``LatentLandscape``.
     """
 
-    def __init__(self, config: NetworkConfig, alpha0: float = 1.0, groups: Tensor | None = None, latent: bool = False) -> None:
-        super().__init__(config, alpha0, groups)
+    def __init__(
+        self, config: NetworkConfig, alpha0: float = 1.0, relations: Relations | None = None, latent: bool = False
+    ) -> None:
+        super().__init__(config, alpha0, relations)
         self.latent, self.alpha0 = latent, alpha0
 
     def encode(self, x: Tensor, free: Tensor | None = None) -> EncoderLandscape:

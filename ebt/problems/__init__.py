@@ -19,6 +19,8 @@ _HOMES = {
     "language.configuration": ("EBTConfig", "TransformerPPConfig"),
     "language.ebt": ("EBTForCausalLM", "EBTOutput"),
     "language.transformer_pp": ("TransformerPPForCausalLM",),
+    "mazes.configuration": ("EBTMazesConfig", "MazeTransformerConfig"),
+    "mazes.models": ("EBTForMazes", "MazeTransformer"),
     "sudoku.configuration": ("EBTSudokuConfig", "SudokuTransformerConfig"),
     "sudoku.models": ("EBTForSudoku", "SudokuTransformer"),
     "video.configuration": ("EBTVideoConfig", "VideoTransformerConfig"),

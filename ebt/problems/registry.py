@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
     from ebt.training.task import ThinkingTask
 
-BUILT_IN = ("language", "sudoku", "images", "video")
+BUILT_IN = ("language", "sudoku", "mazes", "images", "video")
 """Subpackages with a module ``problem`` that defines ``PROBLEM``."""
 MODELS = {
     "ebt": "language.ebt:EBTForCausalLM",
     "ebt_transformer_pp": "language.transformer_pp:TransformerPPForCausalLM",
     "ebt_sudoku": "sudoku.models:EBTForSudoku",
     "ebt_sudoku_transformer": "sudoku.models:SudokuTransformer",
+    "ebt_mazes": "mazes.models:EBTForMazes",
+    "ebt_mazes_transformer": "mazes.models:MazeTransformer",
     "ebt_images": "images.models:EBTForImages",
     "ebt_dit_images": "images.models:DiTForImages",
     "ebt_video": "video.models:EBTForVideo",
@@ -50,6 +52,7 @@ class Request:
     data: str | None = None
     split: str = "test"
     givens: int | None = None
+    size: int | None = None
     noise: float | None = None
     limit: int | None = None
     batch_size: int | None = None
@@ -108,7 +111,7 @@ class Problem(ABC):
     columns: ClassVar[tuple[str, ...]]
     """Column titles of quality tables."""
     options: ClassVar[Collection[str]] = ()
-    """Options of ``ebt think`` that apply: candidates, rule, tolerance, givens, noise, shifted."""
+    """Options of ``ebt think`` that apply: candidates, rule, tolerance, givens, size, noise, shifted."""
     rules: ClassVar[Collection[str]] = ("lowest", "highest", "largest_drop", "settled")
     """Rules by which a candidate can be chosen."""
 

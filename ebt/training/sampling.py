@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset
 
 from ebt.errors import InputError
@@ -57,8 +58,36 @@ class ResumableSampler(DistributedSampler[int]):
         return iter(order[: self.total_size][self.rank :: self.num_replicas][start:].tolist())
 
 
+class VariedDataset(Dataset[dict[str, Tensor]]):
+    """A dataset whose examples vary by random draws that depend only on (seed, epoch, index).
+
+    Raises:
+        InputError: The seed is negative.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        if seed < 0:
+            raise InputError(f"seed = {seed} is negative: give 0 or more.")
+        self.seed = seed
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # so that persistent workers see a new epoch
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must implement __len__()")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch (0 or more), which determines the draws."""
+        if epoch < 0:
+            raise InputError(f"epoch = {epoch} is negative: give 0 or more.")
+        self._epoch.fill_(epoch)
+
+    def generator(self, index: int) -> torch.Generator:
+        """Return the source of the draws of an example."""
+        key = np.random.SeedSequence((self.seed, int(self._epoch), index % len(self))).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(key[0] >> 1))
+
+
 class EpochSampler(ResumableSampler):
-    """Passes the epoch to the dataset (``set_epoch``), which varies its examples by it."""
+    """Passes the epoch to the dataset (``VariedDataset``), which varies its examples by it."""
 
     def __iter__(self) -> Iterator[int]:
         self.dataset.set_epoch(self.epoch)  # type: ignore[attr-defined]
@@ -181,9 +210,9 @@ class ResumableData(L.LightningDataModule):
         """The rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def evaluation_loader(self, dataset: Dataset[Any]) -> DataLoader[Any]:
-        """Return a loader of batches in the order of the dataset."""
-        return DataLoader(dataset, **self._loading(self.evaluation_batch_size))
+    def evaluation_loader(self, dataset: Dataset[Any], batch_size: int | None = None) -> DataLoader[Any]:
+        """Return a loader of batches in the order of the dataset, of ``evaluation_batch_size`` by default."""
+        return DataLoader(dataset, **self._loading(batch_size or self.evaluation_batch_size))
 
     def training_loader(self, dataset: Any, sampler: type[ResumableSampler] = ResumableSampler) -> ResumableLoader:
         """Return a loader in the order of ``sampler`` or a stream. An incomplete batch is dropped unless it is the only one."""

@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from toys import ENCODERS, WIDTH, assert_slopes, conditioning, make_network, normal
 
 from ebt.nn import EBTEncoder, NetworkConfig, Transformer
+from ebt.nn.blocks import Groups
 from ebt.nn.second_order import attend
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -82,7 +83,8 @@ GROUPS = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 0, 1, 0]])
 
 
 def related(head: str = "linear", layers: int = 2) -> EBTEncoder:
-    network = EBTEncoder(NetworkConfig(layers=layers, dim=WIDTH, heads=2, head=head), groups=GROUPS)  # type: ignore[arg-type]
+    config = NetworkConfig(layers=layers, dim=WIDTH, heads=2, head=head)  # type: ignore[arg-type]
+    network = EBTEncoder(config, relations=Groups(config, GROUPS))
     torch.nn.init.normal_(network.head.projection.weight)
     return network
 
@@ -101,7 +103,8 @@ def test_relations_change_nothing_at_first_and_are_a_mask_of_attention_then() ->
 
 
 def test_a_token_in_front_is_related_to_nothing() -> None:
-    network = EBTEncoder(NetworkConfig(layers=1, dim=WIDTH, heads=2, conditioning="prefix", conditioned_steps=2), groups=GROUPS)
+    config = NetworkConfig(layers=1, dim=WIDTH, heads=2, conditioning="prefix", conditioned_steps=2)
+    network = EBTEncoder(config, relations=Groups(config, GROUPS))
     assert network.relations is not None
     assert network.steps is not None
     torch.nn.init.normal_(network.relations.weight)
@@ -132,7 +135,7 @@ def test_unseen_candidates_are_judged_by_the_twin_of_the_network(head: str) -> N
     network = related(head)
     landscape, candidate = network.encode(X, FREE).unseen(), CANDIDATE.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(landscape(candidate, 0).sum(), candidate)
-    twin = Transformer(network.config, GROUPS)
+    twin = Transformer(network.config, Groups(network.config, GROUPS))
     twin.load_state_dict(network.state_dict(), strict=False)
     if network.head.norm is not None:
         twin.norm.load_state_dict(network.head.norm.state_dict())

@@ -16,6 +16,7 @@ from hub_toys import make_all, make_ebt, make_ids, make_twin
 from ebt.problems import models
 from ebt.problems.folder import load_tokenizer_of, save_folder
 from ebt.problems.language.tokenizers import byte_tokenizer
+from ebt.problems.mazes.generator import generate
 
 LOAD = """
 import json, sys
@@ -38,7 +39,7 @@ def run(script: str, *arguments: object, folder: Path, path: Sequence[Path] = ()
     return begin("-c", script, *map(str, arguments), cwd=folder, path=path).ended()
 
 
-@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("index", range(10))
 def test_auto_classes_know_every_model(index: int, tmp_path: Path) -> None:
     model = make_all()[index]
     save_folder(model, tmp_path / "model")
@@ -51,12 +52,13 @@ def test_auto_classes_know_every_model(index: int, tmp_path: Path) -> None:
 CONTEXTS = {
     "ebt": make_ids(),
     "ebt_sudoku": torch.zeros(2, 16, dtype=torch.long),
+    "ebt_mazes": torch.from_numpy(generate(7, 2).mazes).long().flatten(1),
     "ebt_images": torch.randn(2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
     "ebt_video": torch.randn(2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
 }
 
 
-@pytest.mark.parametrize("index", range(0, 8, 2))
+@pytest.mark.parametrize("index", range(0, 10, 2))
 def test_auto_classes_give_models_that_can_be_called(index: int, tmp_path: Path) -> None:
     model = make_all()[index]
     context = CONTEXTS[model.config.model_type]
@@ -113,7 +115,7 @@ def test_registered_classes_need_no_code_of_the_folder(tmp_path: Path) -> None:
     assert model(make_ids()).logits.shape == (2, 7, 23)
 
 
-@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("index", range(10))
 def test_saved_folders_carry_no_copy_of_the_source(index: int, tmp_path: Path) -> None:
     """Auto classes mark the classes that they find through a folder, whose source would then be copied into each new folder."""
     model = make_all()[index]

@@ -36,7 +36,7 @@ def assert_same_weights(one: HubModel, other: HubModel) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("index", range(10))
 def test_round_trip(index: int, dtype: torch.dtype, tmp_path: Path) -> None:
     model = make_all()[index].to(dtype)
     folder = save_folder(model, tmp_path / "new" / "model")

@@ -16,7 +16,7 @@ def test_mutated_folders_are_refused_or_work() -> None:
     found = list(mutate.mutate(64, seed=1))
     assert [one for one in found if one.fault] == []
     assert {one.outcome for one in found} == {"refused", "works"}
-    assert sum(one.mutation.startswith("weights") for one in found) == 16
+    assert sum(one.mutation.startswith("weights") for one in found) == 20
 
 
 def test_checksums_name_the_file_and_older_folders_load_without(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from ebt.problems.images.models import DiTForImages, EBTForImages
 from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
+from ebt.problems.mazes.configuration import EBTMazesConfig, MazeTransformerConfig
+from ebt.problems.mazes.models import EBTForMazes, MazeTransformer
 from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
 from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
 from ebt.problems.video.configuration import EBTVideoConfig, VideoTransformerConfig
@@ -74,6 +76,8 @@ def make_all() -> list[HubModel]:
         make_twin(),
         randomise(EBTForSudoku(EBTSudokuConfig(board=4, **TINY))),
         randomise(SudokuTransformer(SudokuTransformerConfig(board=4, loop="prediction", **TINY))),
+        randomise(EBTForMazes(EBTMazesConfig(**TINY))),
+        randomise(MazeTransformer(MazeTransformerConfig(loop="hidden", **TINY))),
         make_image_ebt(),
         make_dit(),
         randomise(EBTForVideo(EBTVideoConfig(**VIDEO))),

@@ -6,11 +6,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
 from ebt.problems.sudoku.boards import Check, check_pair, read_csv
@@ -25,7 +24,7 @@ from ebt.problems.sudoku.generator import (
     size_of,
     split_collection,
 )
-from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
+from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader, VariedDataset
 
 
 def line_orders(size: int, generator: torch.Generator) -> Tensor:
@@ -60,7 +59,7 @@ def permute_digits(batch: Mapping[str, Tensor], generator: torch.Generator) -> d
     return {name: labels.to(boards.device).gather(1, boards.long()).to(boards.dtype) for name, boards in batch.items()}
 
 
-class SudokuDataset(Dataset[dict[str, Tensor]]):
+class SudokuDataset(VariedDataset):
     """Items dict(puzzle, solution), int64 (cells,), from `puzzles` and `solutions` (n, cells).
 
     `permute_digits` relabels the digits of an item. `permute_lines` permutes rows, columns and their bands. `givens` reveals
@@ -80,19 +79,10 @@ class SudokuDataset(Dataset[dict[str, Tensor]]):
         givens: tuple[int, int] | None = None,
         check: bool = True,
     ) -> None:
-        if seed < 0:
-            raise InputError(f"seed = {seed} is negative: give 0 or more.")
+        super().__init__(seed)
         pair = check_pair(puzzles, solutions, size, check)
         self.puzzles, self.solutions = torch.from_numpy(pair.puzzles), torch.from_numpy(pair.solutions)
-        self.size, self.permute_digits, self.seed = size, permute_digits, seed
-        self.permute_lines, self.givens = permute_lines, givens
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # so that persistent workers see a new epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch (0 or more), which determines the permutations."""
-        if epoch < 0:
-            raise InputError(f"epoch = {epoch} is negative: give 0 or more.")
-        self._epoch.fill_(epoch)
+        self.size, self.permute_digits, self.permute_lines, self.givens = size, permute_digits, permute_lines, givens
 
     def __len__(self) -> int:
         return len(self.puzzles)
@@ -101,8 +91,7 @@ class SudokuDataset(Dataset[dict[str, Tensor]]):
         item = {"puzzle": self.puzzles[index].long(), "solution": self.solutions[index].long()}
         if not (self.permute_digits or self.permute_lines or self.givens):
             return item
-        key = np.random.SeedSequence((self.seed, int(self._epoch), index % len(self))).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(key[0] >> 1))
+        generator = self.generator(index)
         if self.permute_digits:
             batch = permute_digits({name: board[None] for name, board in item.items()}, generator)
             item = {name: boards[0] for name, boards in batch.items()}

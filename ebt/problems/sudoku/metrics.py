@@ -5,8 +5,7 @@ Letters: n boards, M candidates, C cells, T steps. Puzzles have 0 at empty cells
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,36 +13,13 @@ import torch
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.evaluation.measure import Scorer, Tally, measure, thinks
-from ebt.evaluation.results import Curve, Kind, Measure, Point, Progress
-from ebt.evaluation.statistics import auroc
-from ebt.models.exploration import Explored
+from ebt.evaluation.cells import CellsPoint, CellsScorer, cells_curve
+from ebt.evaluation.results import Curve, Measure, Progress
 from ebt.models.thinking import Thinking
+from ebt.problems.sudoku.models import Boards
 from ebt.thinking import Simplex, Thought
 
 MEASURE = Measure("exact", "boards solved (%)", "board", higher=True, percent=True)
-
-
-@dataclass(frozen=True)
-class SudokuPoint(Point):
-    """Quality of completed boards."""
-
-    exact: float
-    """Fraction of boards with every cell right."""
-    exact_error: float
-    """Standard error of ``exact``."""
-    cell: float
-    """Fraction of empty cells that are right."""
-    steps_taken: float
-    """Mean number of steps taken by a candidate. Below ``steps`` if candidates stop early."""
-    board_auroc: float | None
-    """How well the energy of a board separates wrong boards from right ones."""
-    cell_auroc: float | None
-    """The same for the energies of single empty cells."""
-
-
-Boards = tuple[Tensor, Tensor]
-"""Puzzles and solutions (n, C)."""
 
 
 def sudoku_curve(
@@ -56,7 +32,7 @@ def sudoku_curve(
     batch_size: int = 64,
     progress: Progress | None = None,
     **options: Any,
-) -> Curve[SudokuPoint]:
+) -> Curve[CellsPoint]:
     """Measure completed boards for every number of steps and candidates, on the same boards.
 
     Args:
@@ -77,58 +53,8 @@ def sudoku_curve(
     if puzzles.shape != solutions.shape or not len(puzzles):
         shapes = f"puzzles {tuple(puzzles.shape)}, solutions {tuple(solutions.shape)}"
         raise InputError(f"{shapes}: give one or more boards, each with a solution.")
-    thinking_model = thinks(model)
-    at_once = max(1, batch_size // (max(candidates, default=1) if thinking_model else 1))
-    batches: Iterable[Any] = zip(puzzles.long().split(at_once), solutions.long().split(at_once), strict=True)
-    kind: Kind = "looped" if not thinking_model and model.config.loop != "none" else "feed-forward"
-    return measure(model, _Boards(), batches, steps, candidates, thinking, progress, total=len(puzzles), kind=kind, **options)
-
-
-class _Boards(Scorer[SudokuPoint]):
-    task = "sudoku"
-    measure = MEASURE
-
-    def context(self, batch: Boards, device: torch.device) -> Tensor:
-        return batch[0].to(device)
-
-    def rows(self, batch: Boards) -> int:
-        return len(batch[0])
-
-    units = rows
-
-    def scored(self, batch: Boards) -> int:
-        return int((batch[0] == 0).sum())
-
-    def score(self, batch: Boards, won: Thought, found: Explored, steps: int, candidates: int) -> dict[str, Tensor]:
-        energies = won.energies[-1].cpu()
-        worth = _worth(batch, won.geometry.decide(won.state).cpu() + 1)
-        return {**worth, "board_energy": energies.sum(1), "cell_energy": energies[batch[0] == 0]}
-
-    def passes(self, model: Any, batch: Boards, steps: Sequence[int]) -> Iterable[tuple[int, float, dict[str, Tensor]]]:
-        every = model(self.context(batch, model.device), iterations=max(steps))
-        for step in steps if model.config.loop != "none" else [1]:
-            yield step, float(step * model.passes), _worth(batch, every[step - 1].argmax(-1).cpu() + 1)
-
-    def point(self, common: dict[str, Any], tally: Tally) -> SudokuPoint:
-        wrong, known = tally["board"], "energy" in tally
-        exact = 1 - tally.mean("board")
-        return SudokuPoint(
-            **common,
-            exact=exact,
-            exact_error=math.sqrt(exact * (1 - exact) / len(wrong)),
-            cell=1 - tally.mean("cell") if len(tally["cell"]) else 0.0,
-            steps_taken=tally.mean("taken"),
-            board_auroc=auroc(tally["board_energy"], wrong) if known else None,
-            cell_auroc=auroc(tally["cell_energy"], tally["cell"]) if known else None,
-        )
-
-
-def _worth(batch: Boards, digits: Tensor) -> dict[str, Tensor]:
-    """Whether each board, and each empty cell, is wrong."""
-    puzzle, solution = batch
-    empty = puzzle == 0
-    wrong = empty & (digits != solution)
-    return {"board": wrong.any(1), "cell": wrong[empty]}
+    scorer = CellsScorer("sudoku", MEASURE, Boards)
+    return cells_curve(model, scorer, (puzzles, solutions), steps, candidates, thinking, batch_size, progress, **options)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from ebt.errors import InputError
+from ebt.evaluation.cells import CellsPoint
 from ebt.evaluation.results import Curve, Progress
 from ebt.problems.registry import HeldOut, Problem, Request, late, same
 from ebt.problems.runs import run_data
 from ebt.problems.sudoku.boards import read_csv
 from ebt.problems.sudoku.generator import SudokuSet, generate
-from ebt.problems.sudoku.metrics import MEASURE, SudokuPoint, sudoku_curve
+from ebt.problems.sudoku.metrics import MEASURE, sudoku_curve
 from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
 
 
@@ -30,11 +31,10 @@ class Sudoku(Problem):
     options = ("candidates", "rule", "tolerance", "givens")
     rules = (*Problem.rules, "majority")
 
-    def cells(self, point: SudokuPoint) -> list[str]:
-        solved = f"{100 * point.exact:.1f} ±{100 * point.exact_error:.1f}"
-        return [solved, f"{100 * point.cell:.1f}", f"{point.steps_taken:.1f}"]
+    def cells(self, point: CellsPoint) -> list[str]:
+        return point.shown()
 
-    def told(self, point: SudokuPoint) -> str:
+    def told(self, point: CellsPoint) -> str:
         return f"{100 * point.exact:.1f} % of boards solved"
 
     def held_out(self, request: Request) -> HeldOut:
@@ -63,7 +63,7 @@ class Sudoku(Problem):
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
-    ) -> Curve[SudokuPoint]:
+    ) -> Curve[CellsPoint]:
         options.setdefault("batch_size", 64)
         puzzles, solutions = held_out.data
         return sudoku_curve(model, puzzles, solutions, steps, candidates, progress=bar, **options)

@@ -9,8 +9,9 @@ from small_models import sudoku_ebt, sudoku_rival
 from torch import Tensor
 
 from ebt.errors import InputError
+from ebt.evaluation.cells import CellsPoint
 from ebt.problems.sudoku.generator import generate
-from ebt.problems.sudoku.metrics import SudokuPoint, sudoku_curve, watch_board
+from ebt.problems.sudoku.metrics import sudoku_curve, watch_board
 from ebt.problems.sudoku.models import EBTForSudoku
 
 STEPS, CANDIDATES, BOARDS = [1, 2, 6], [1, 3], 5
@@ -33,7 +34,7 @@ def calm(model: EBTForSudoku) -> EBTForSudoku:
     return model
 
 
-def known(point: SudokuPoint) -> dict[str, float]:
+def known(point: CellsPoint) -> dict[str, float]:
     return {name: value for name, value in vars(point).items() if value is not None}
 
 

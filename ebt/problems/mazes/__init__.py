@@ -1,0 +1,1 @@
+"""Mazes: mark the shortest path from start to goal."""
