@@ -6,6 +6,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ ITERATIONS = 16
 """Iterations of a looped model in the first attempt."""
 ROWS = 64
 """Maximum number of boards times candidates per batch."""
+FEW_CELLS = 1_024
+"""Number of cells up to which threads cost more than they save. Where other programs use the cores, too, threads that wait for
+each other take up to 30 times as long."""
 OWNER = "this model solves"
 
 
@@ -216,7 +220,8 @@ def _solve_board(args: argparse.Namespace, console: Console, model: Any, folder:
     solved, number = False, 0
     with progress_bar("thinking") as bar:
         for number, attempt in enumerate(_attempts(args, model), 1):
-            thinking = _watch(model, torch.from_numpy(puzzle), attempt, args)
+            with _threads(attempt.candidates * size**2):
+                thinking = _watch(model, torch.from_numpy(puzzle), attempt, args)
             solved = bool(is_solved(np.array(thinking.boards[-1], dtype=np.int8), puzzle, size))
             if solved or best is None or not best.energies or thinking.energies[-1] < best.energies[-1]:
                 best, made = thinking, attempt
@@ -243,6 +248,17 @@ def _puzzle(args: argparse.Namespace, size: int) -> npt.NDArray[np.int8]:
     if args.puzzle.endswith(BOARD_FILES):
         return read_csv(args.puzzle, size, owner=OWNER).puzzles[0]
     return parse_board(args.puzzle, size, check_unique=True, owner=OWNER)
+
+
+@contextmanager
+def _threads(cells: int) -> Iterator[None]:
+    """Use one thread for at most ``FEW_CELLS`` cells, candidates times cells of the board, and all threads for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if cells <= FEW_CELLS else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _watch(model: Any, puzzle: Tensor, attempt: Attempt, args: argparse.Namespace) -> BoardThinking:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections import deque
@@ -39,6 +40,10 @@ class Served:
     def of(cls, model: Any, folder: str) -> Served:
         """Add the tokenizer of its folder to a language model."""
         return cls(model, load_tokenizer_of(folder))
+
+    def candidates(self, options: dict[str, Any]) -> int:
+        """Number of candidates with thinking options of a request, 1 for a model that does not think."""
+        return int(self.model.how(**options).candidates) if hasattr(self.model, "thinking") else 1
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of a token. Special tokens have those of their names."""
@@ -215,10 +220,10 @@ class Engine:
     def _fits(self, row: Row, taken: list[Row]) -> bool:
         if row.key != taken[0].key or len(taken) >= self.limits.batch:
             return False
-        model = self.models[row.name].model
-        candidates = model.how(**row.options).candidates if hasattr(model, "thinking") else 1
+        served = self.models[row.name]
         longest = max(len(each.ids) + each.max_tokens for each in (row, *taken))
-        return (len(taken) + 1) * candidates * min(longest, model.config.context_length) <= self.limits.positions
+        positions = min(longest, served.model.config.context_length)
+        return (len(taken) + 1) * served.candidates(row.options) * positions <= self.limits.positions
 
     def _work(self) -> None:
         while not self._closed:
@@ -265,19 +270,40 @@ class Engine:
 
     @torch.no_grad()
     def _score(self, rows: list[Row], served: Served, ids: Tensor, mask: Tensor) -> None:
-        """Emit the tokens of the prompts with their log probabilities."""
-        output = served.model(ids, attention_mask=mask, **rows[0].options)
-        for i, row in enumerate(rows):
-            logprobs = _log_softmax(output.logits[i, ids.shape[1] - len(row.ids) : -1])
-            energies = output.energies[-1, i, ids.shape[1] - len(row.ids) : -1].tolist() if row.energies else None
+        """Emit the tokens of the prompts with their log probabilities.
+
+        The logits of all positions at once would take gigabytes, so positions are predicted in parts, behind a cache.
+        """
+        first = [ids.shape[1] - len(row.ids) for row in rows]
+        told: list[list[tuple[Any, ...]]] = [[(None, (), None)] for _ in rows]  # nothing predicts the first token
+        part, cache = self._part(rows, served), None
+        for start in range(0, ids.shape[1] - 1, part):
+            end = min(start + part, ids.shape[1] - 1)
+            output = served.model(
+                ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **rows[0].options
+            )
+            cache = output.past_key_values
+            for i, row in enumerate(rows):
+                skipped = max(0, first[i] - start)  # padding
+                energies = output.energies[-1, i, skipped:].tolist() if row.energies else itertools.repeat(None)
+                logprobs = _log_softmax(output.logits[i, skipped:])
+                targets = ids[i, start + skipped + 1 : end + 1].tolist()
+                told[i] += [
+                    (*_chances(scores, token, row.logprobs), energy)
+                    for scores, token, energy in zip(logprobs, targets, energies, strict=False)
+                ]
+        for row, found in zip(rows, told, strict=True):
             offset, tokens = 0, list[Token]()
-            for place, token in enumerate(row.ids):
-                scored = logprobs[place - 1] if place else None
-                chances = _chances(scored, token, row.logprobs)
-                tokens.append(Token(token, offset, *chances, energies[place - 1] if energies and place else None))
+            for token, chances in zip(row.ids, found, strict=True):
+                tokens.append(Token(token, offset, *chances))
                 if token not in served.tokenizer.all_special_ids:
                     offset += sum(byte & 0xC0 != 0x80 for byte in served.token_bytes(token))
             row.emit(Piece(row.index, tokens=tuple(tokens)))
+
+    def _part(self, rows: list[Row], served: Served) -> int:
+        """Number of positions of prompts to predict at once."""
+        one = len(rows) * served.candidates(rows[0].options) * served.model.config.vocab_size
+        return max(1, self.limits.scores // one)
 
 
 class _Decoding(LogitsProcessor):

@@ -35,6 +35,8 @@ class Limits:
     """Most choices that are generated together."""
     positions: int = 16384
     """Most positions in a batch: choices x candidates x context."""
+    scores: int = 2**24
+    """Most scores of prompts at once: choices x candidates x positions x vocabulary."""
     steps: int = 256
     candidates: int = 64
     body: int = 2**20

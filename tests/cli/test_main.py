@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +53,15 @@ def test_importing_the_library_waits_for_nothing() -> None:
     torch, seconds = done.stdout.split()
     assert torch == "False"
     assert float(seconds) < 0.1
+
+
+def test_a_command_is_imported_without_collections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "import gc\nCOLLECTING = gc.isenabled()\n\ndef main(given):\n    return 10 * gc.isenabled() + COLLECTING\n"
+    (tmp_path / "a_command.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(command.LAB, "demo", "a_command")
+    assert command.main(["demo"]) == 10
+    monkeypatch.delitem(sys.modules, "a_command")
 
 
 def test_no_character_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:

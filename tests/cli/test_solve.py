@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ebt.problems.folder import save_folder
 from ebt.problems.sudoku.boards import board_errors, is_solved, parse_board, write_csv
 from ebt.problems.sudoku.generator import generate
 from ebt.problems.sudoku.metrics import sudoku_curve, watch_board
+from ebt.problems.sudoku.models import EBTForSudoku
 
 PUZZLE = "...31..44..1...."
 SOLUTION = [int(digit) for digit in "2413132442313142"]
@@ -74,6 +76,25 @@ def test_a_solved_board_is_called_solved(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["solve", "--checkpoint", folder, puzzle, "--steps", "3", "--out", str(tmp_path / "out")]) == 0
     assert "solved, a valid board that keeps every given; 1 of 1 empty cells right" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "solve.json").read_text())["solved"] is True
+
+
+def test_few_cells_take_one_thread(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, think = [], EBTForSudoku.think
+
+    def seen(*args: Any, **options: Any) -> Any:
+        threads.append(torch.get_num_threads())
+        return think(*args, **options)
+
+    monkeypatch.setattr(EBTForSudoku, "think", seen)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for candidates in ("64", "65"):
+            assert main(["solve", "--checkpoint", folder, PUZZLE, "--steps", "1", "--candidates", candidates]) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 2]
 
 
 def test_a_new_puzzle_has_as_many_givens_as_asked_for(folder: str, tmp_path: Path) -> None:

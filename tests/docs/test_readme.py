@@ -15,6 +15,7 @@ from ebt.cli.training import configure
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = sorted((ROOT / "docs/results").glob("*/*.md"))
+PAGES_OF_ANSWERS = [page for page in sorted((ROOT / "docs/results").rglob("*.md")) if not page.stem.endswith("-details")]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -88,9 +89,7 @@ def test_documents_stay_small() -> None:
     assert sum(path.stat().st_size for path in (ROOT / "docs").rglob("*") if path.is_file()) < 3_000_000
 
 
-@pytest.mark.parametrize(
-    "page", sorted((ROOT / "docs/results").glob("*/*.md")), ids=lambda page: f"{page.parent.name}-{page.stem}"
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.stem}")
 def test_a_page_of_results_opens_with_its_answer(page: Path) -> None:
     text, study = page.read_text(encoding="utf-8"), page.parent.name
     assert (ROOT / f"docs/results/raw/{study}.tar.xz").is_file()
@@ -98,4 +97,9 @@ def test_a_page_of_results_opens_with_its_answer(page: Path) -> None:
         parts = text.split("\n\n")
         assert re.search(r"\d", parts[2])
         assert parts[3].startswith("![")
-        assert len(re.findall(r"^\| ", text, re.MULTILINE)) <= 12  # ten rows, head and rule
+
+
+@pytest.mark.parametrize("page", PAGES_OF_ANSWERS, ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_tables_of_results_have_at_most_ten_rows(page: Path) -> None:
+    tables = re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [table for table in tables if table.count("\n") > 12] == []  # with head and rule

@@ -16,7 +16,7 @@ from ebt.lab.scaling.grid import Point
 from ebt.lab.scaling.laws import Comparison
 from ebt.lab.scaling.study import ScalingPlan
 from ebt.lab.studies.models import TITLES, TRANSFORMER
-from ebt.lab.studies.page import Page, Table, Verdict, cases, shown
+from ebt.lab.studies.page import Page, Table, Verdict, cases, listed, shown
 
 LABELS = {
     "data": "{items} to train on",
@@ -33,7 +33,7 @@ RIVAL = TITLES[TRANSFORMER]
 def report(plan: ScalingPlan, results: Results) -> Page:
     """Create tables, verdicts and plots of all axes."""
     found = [Found(plan, grid, results) for grid in plan.grids]
-    axes = _list([NAMES.get(one.grid.axis, one.grid.axis) for one in found])
+    axes = listed([NAMES.get(one.grid.axis, one.grid.axis) for one in found], "or")
     judged = [verdict for one in found for verdict in _verdicts(one)]
     return Page(
         title=f"Scaling: {TASKS[plan.name]}",
@@ -51,12 +51,13 @@ def report(plan: ScalingPlan, results: Results) -> Page:
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Answer from the verdicts: on which axes EBTs scale faster, and whether the runs suffice to tell."""
     enough = [verdict.met for verdict in verdicts if "these runs suffice" in verdict.name]
-    faster = shown("an EBT scales faster", cases(verdicts, after=" scales faster"), "on")
-    return f"{faster} These runs suffice to tell in {sum(enough)} of {len(enough)} comparisons of slopes."
-
-
-def _list(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
+    found = cases(verdicts, after=" scales faster")
+    split = {name: name.split(": ") for name in found}
+    alone = len({kind for _, kind in split.values()}) == 1
+    axes = {name: NAMES.get(axis, axis) + ("" if alone else f" by {kind}") for name, (axis, kind) in split.items()}
+    claim = f"the loss of an EBT falls faster than that of {RIVAL}"
+    faster = shown(claim, {axes[name]: case for name, case in found.items()}, "with", "with")
+    return f"{faster} {sum(enough) or 'None'} of the {len(enough)} comparisons of slopes can be decided by these runs."
 
 
 def _setting(plan: ScalingPlan, found: list[Found]) -> list[str]:

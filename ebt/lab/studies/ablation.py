@@ -111,8 +111,8 @@ def answer(verdicts: Sequence[Verdict]) -> str:
     parts = cases(verdicts, "thinking longer gains more with all parts than by S2, ")
     gains = {"thinking longer": cases(verdicts, "thinking longer helps"), "self-verification on top": cases(verdicts, ADDED)}
     found = {what: case for what, one in gains.items() for case in one.values()}
-    claim = "thinking longer gains more with all parts than without one"
-    return f"{shown(claim, parts, 'against')} {shown('perplexity falls', found, 'by')}"
+    claim = "thinking longer gains more with S2 in full than"
+    return f"{shown(claim, parts, 'with', 'with')} {shown('the perplexity falls', found, 'by')}"
 
 
 def _curve(plan: TextPlan, kind: str, results: Results) -> dict[int, dict[str, Any]]:

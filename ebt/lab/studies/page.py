@@ -53,23 +53,26 @@ def above(name: str, what: str, value: Estimate, limit: float = 0.0, unit: str =
     return Verdict(name, met, f"{what}: {value.text(2, sign=True)} {unit} (limit: the whole interval above {limit:g})")
 
 
-def shown(claim: str, cases: Mapping[str, tuple[bool, str]], word: str = "for") -> str:
-    """Return a sentence that tells for which cases a claim is not shown, and for which it is.
+def shown(claim: str, cases: Mapping[str, tuple[bool, str]], word: str = "for", again: str = "for") -> str:
+    """Return sentences that tell for which cases a claim is not shown, and for which it is.
 
     Args:
         claim: The claim, to stand after "that".
         cases: Whether it is shown, and the value, by case.
-        word: What stands before the cases.
+        word: What stands between the claim and the cases.
+        again: What stands before the cases of the second sentence, where the first one tells what is not shown.
     """
-    parts = [
-        f"shown {word} {'; '.join(f'{case} ({value})' for case, (met, value) in cases.items() if met == wanted)}"
-        for wanted in (False, True)
-        if any(met == wanted for met, _ in cases.values())
-    ]
-    if not parts:
-        return ""
-    missed = not all(met for met, _ in cases.values())
-    return f"That {claim} is {'not ' if missed else ''}{'. It is '.join(parts)}."
+    missed, met = ([f"{case} ({value})" for case, (one, value) in cases.items() if one == wanted] for wanted in (False, True))
+    sentences = [f"These runs do not show that {claim} {word} {listed(missed, 'or')}."] if missed else []
+    if met:
+        beginning = f"They do show it {again}" if missed else f"These runs show that {claim} {word}"
+        sentences.append(f"{beginning} {listed(met, 'and')}.")
+    return " ".join(sentences)
+
+
+def listed(parts: Sequence[str], word: str) -> str:
+    """Join parts with commas, and the last one with a word."""
+    return f" {word} ".join(([", ".join(parts[:-1])] if len(parts) > 1 else []) + [*parts[-1:]])
 
 
 def cases(verdicts: Iterable[Verdict], before: str = "", after: str = "") -> dict[str, tuple[bool, str]]:

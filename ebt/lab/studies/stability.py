@@ -17,7 +17,7 @@ import torch
 from ebt.lab.plots.stability import final_losses, loss_curves
 from ebt.lab.studies.grid import LARGEST, LAST, Cell, Trained, judge, spreads
 from ebt.lab.studies.models import OPTIMISATION, RECIPES
-from ebt.lab.studies.page import Page, Table, Verdict
+from ebt.lab.studies.page import Page, Table, Verdict, listed
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Run
 from ebt.lab.studies.text import Results, identity
@@ -157,8 +157,9 @@ def report(plan: GridPlan, results: Results) -> Page:
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Answer from the verdicts: what does not hold, and what does."""
     told = [[one.told for one in verdicts if one.met == met] for met in (False, True)]
-    missed, met = ("; ".join(texts) for texts in told)
-    return " ".join([*([f"Not stable: {missed}."] if missed else []), *([f"As it should be: {met}."] if met else [])])
+    missed, met = (listed(texts, "and") for texts in told)
+    rest = "As it should be" if missed else "Training is stable at every initial step size of the grid"
+    return " ".join([*([f"Training is not stable: {missed}."] if missed else []), *([f"{rest}: {met}."] if met else [])])
 
 
 def _groups(trained: Sequence[Trained], *names: str) -> Mapping[tuple[Any, ...], list[Trained]]:

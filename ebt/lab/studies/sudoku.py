@@ -30,6 +30,12 @@ RECURSIVE = "recursive"
 LOOPED = (RIVAL, "looped_hidden", RECURSIVE)
 INNER = 2
 """Updates of the recursive model's latent state per update of its answer. It has half as many layers as the others."""
+SPOKEN = {
+    "looped, prediction at": "the loop over predictions at",
+    "looped, hidden at": "the loop over hidden states at",
+    "recursive at": "the recursive model at",
+}
+"""How the answer names rivals."""
 OPTIMISATION = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
 LOOPS = Recipe(min_steps=2, max_steps=4)
 RECIPE = Recipe(1, 3, gradients="truncated", loss="last", replay_size=512, replay_fraction=0.5, warm_start=0.4)
@@ -248,9 +254,16 @@ def report(plan: SudokuPlan, results: Results) -> Page:
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Answer from the verdicts on one candidate against each rival."""
     found = [verdict for verdict in verdicts if ", best of" not in verdict.name]
-    rivals = {one.name.partition(" over ")[2]: (one.met, one.told) for one in found if " over " in one.name}
+    rivals = {_rival(one.name.partition(" over ")[2]): (one.met, one.told) for one in found if " over " in one.name}
     boards = found[0].name.partition(",")[0] if found else ""
-    return shown(f"the EBT solves more boards with {boards}", rivals, "against")
+    return shown(f"the EBT solves more boards with {boards}", rivals, "than")
+
+
+def _rival(name: str) -> str:
+    """The name of a rival within a sentence."""
+    for kind, words in SPOKEN.items():
+        name = name.replace(kind, words)
+    return name
 
 
 def front(verdicts: Sequence[Verdict], tables: Sequence[Table]) -> Table | None:

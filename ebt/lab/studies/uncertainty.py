@@ -191,8 +191,8 @@ def answer(verdicts: Sequence[Verdict]) -> str:
         "energy tells more than the model's own entropy",
         cases(verdicts, after=": energy tells more than the model's own entropy"),
     )
-    near = f": energy finds errors within {MARGIN:g} of Transformer++'s entropy"
-    return f"{own} {shown(near.removeprefix(': '), cases(verdicts, after=near))}"
+    near = cases(verdicts, after=f": energy finds errors within {MARGIN:g} of Transformer++'s entropy")
+    return f"{own} {shown(f'energy finds errors as well as the entropy of Transformer++ does, within {MARGIN:g},', near)}"
 
 
 Found = Mapping[str, list[Mapping[str, Any]]]

@@ -142,8 +142,10 @@ def report(plan: TextPlan, results: Results) -> Page:
 
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Answer from the verdicts: lowest energy against the first candidate and a vote."""
-    first = shown("lowest energy improves on the first candidate", cases(verdicts, after=": lowest energy helps"))
-    return f"{first} {shown('it beats a vote', cases(verdicts, after=': lowest energy beats a vote'))}"
+    found = [cases(verdicts, after=f": lowest energy {what}") for what in ("helps", "beats a vote")]
+    first, vote = ({name.replace(", ", " in "): case for name, case in each.items()} for each in found)
+    better = shown("the candidate of lowest energy is better than the first one", first)
+    return f"{better} {shown('it is better than a vote', vote)}"
 
 
 Measured = list[Mapping[str, Any]]

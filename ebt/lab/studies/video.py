@@ -18,7 +18,7 @@ from torch import Tensor
 from ebt.evaluation.measure import thinks
 from ebt.evaluation.statistics import Estimate, over_seeds
 from ebt.lab.plots.studies import step_lines
-from ebt.lab.studies.page import Page, Table, Verdict, cases, shown
+from ebt.lab.studies.page import Page, Table, Verdict, cases, listed, shown
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Result, Run
 from ebt.lab.studies.trained import train_from_settings
@@ -246,10 +246,10 @@ def report(plan: VideoPlan, results: Mapping[str, Result]) -> Page:
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Answer from the verdicts: what tells the error, the loss, and longer thinking."""
     named = {verdict.name: verdict for verdict in verdicts}
-    error = shown("the error can be told", cases(verdicts, after=" tells the error"), "by")
+    error = shown("the error of a frame can be told", cases(verdicts, after=" tells the error"), "by")
     claims = ("the EBT is as good as Transformer++", "longer thinking does not harm")
-    told = "; ".join(f"{name}: {'yes' if named[name].met else 'no'} ({named[name].told})" for name in claims)
-    return f"{error} {told[0].upper()}{told[1:]}."
+    told = [f"{'' if named[name].met else 'they do not show that '}{name} ({named[name].told})" for name in claims]
+    return f"{error} On the loss, {listed(told, 'and')}."
 
 
 def _lines(found: Measured, name: str) -> dict[str, dict[int, dict[str, Any]]]:

@@ -19,7 +19,7 @@ import pytest
 from ebt.cli.main import main
 from ebt.lab.studies import STUDIES
 from ebt.lab.studies.command import told
-from ebt.lab.studies.page import shown
+from ebt.lab.studies.page import listed, shown
 
 PICTURES = {
     "stability": {"final-ours.png", "losses-ours.png", "final-reference.png", "losses-reference.png"},
@@ -123,8 +123,10 @@ def test_the_first_page_opens_with_the_answer_and_a_picture(name: str, folder: P
 
 def test_what_is_not_shown_comes_first() -> None:
     found = {"A": (True, "+1 %"), "B": (False, "-1 %"), "C": (True, "+2 %")}
-    assert shown("it helps", found) == "That it helps is not shown for B (-1 %). It is shown for A (+1 %); C (+2 %)."
-    assert shown("it helps", {"A": found["A"]}) == "That it helps is shown for A (+1 %)."
+    told = "These runs do not show that it helps for B (-1 %). They do show it for A (+1 %) and C (+2 %)."
+    assert shown("it helps", found) == told
+    assert shown("it helps", {"A": found["A"]}, "with") == "These runs show that it helps with A (+1 %)."
+    assert listed(["A", "B", "C"], "or") == "A, B or C"
     assert shown("it helps", {}) == ""
 
 
