@@ -27,8 +27,8 @@ class CompileWarning(UserWarning):
 def compile_parts(model: Any, differences: bool = False) -> str:
     """Compile the parts of a model that are differentiated only once, in place, and return their names.
 
-    In an autoregressive EBT, this is the context encoder, which runs once per batch; in a feed-forward or looped model, all
-    blocks. With central differences, it is also each evaluation of the energy with its gradients, as one graph.
+    In an autoregressive EBT, this is the context encoder, which runs once per batch; in a model that is feed-forward, looped or
+    latent, all blocks. With central differences, it is also each evaluation of the energy with its gradients, as one graph.
 
     Args:
         model: The model.
@@ -43,6 +43,9 @@ def compile_parts(model: Any, differences: bool = False) -> str:
         if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
             raise InputError(f"--compile with central differences needs a newer torch than {torch.__version__}: upgrade it.")
         model.network.passes = Passes()
+    if isinstance(model.network, EBTEncoder) and model.network.latent:
+        model.network.hidden = Compiled(model.network.hidden, "the blocks")  # type: ignore[method-assign]
+        return "the blocks"
     if isinstance(model.network, EBTEncoder):
         if not differences:
             raise InputError(NOTHING)

@@ -50,7 +50,7 @@ LANGUAGE: dict[str, tuple[str, dict[str, Any]]] = {
     "offloaded": ("s1", {}),
     "transformer_pp": ("default", {"kind": "transformer_pp"}),
 }
-SHARDED_CASES = ("own", "s1", "s2", "feed_forward", *LANGUAGE)
+SHARDED_CASES = ("own", "s1", "s2", "feed_forward", "latent", *LANGUAGE)
 AVERAGED: Any = (
     ("drawn-sharded", "drawn", "sharded", None),
     ("drawn-ddp", "drawn", "ddp", None),
@@ -118,7 +118,8 @@ def parts(case: str, batch_size: int, folder: Path) -> tuple[ThinkingTask, L.Lig
         return DenoisingTask(DenoisingNetwork(patch_size=4, **SIZES), picture_every=0), images
     if case == "feed_forward":
         return SudokuTask(SudokuNetwork(kind="feed_forward", **SIZES)), boards(batch_size)
-    return SudokuTask(SudokuNetwork(**SIZES), RECIPES.get(case, DRAWN)), boards(batch_size)
+    latent = {"latent": True, "head": "bilinear", "head_init": "unit"} if case == "latent" else {}
+    return SudokuTask(SudokuNetwork(**SIZES, **latent), RECIPES.get("own" if latent else case, DRAWN)), boards(batch_size)
 
 
 def train(

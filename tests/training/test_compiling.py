@@ -113,6 +113,23 @@ def curve(problem: str, recipe: Recipe, compiled: bool, warm: bool = False) -> t
 
 
 @pytest.mark.slow
+def test_the_blocks_of_a_latent_descent_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **more: compiled(function, backend="aot_eager", **more))
+    torch.compiler.reset()
+    monkeypatch.setitem(
+        CASES, "sudoku", (lambda: sudoku_ebt(head="bilinear", head_init="unit", latent=True), CASES["sudoku"][1])
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CompileWarning)
+        losses, counts = curve("sudoku", Recipe(2, 2), compiled=True)
+    expected, _ = curve("sudoku", Recipe(2, 2), compiled=False)
+    assert losses == pytest.approx(expected, rel=1e-6)
+    assert counts[0] >= 1
+    assert counts[-1] == counts[0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("problem", "recipe"), [("language", "full"), ("sudoku", "s1"), ("images", "s1"), ("video", "s1")])
 def test_the_whole_step_is_compiled(problem: str, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = torch.compile
