@@ -95,10 +95,14 @@ class Relations(nn.Module):
         none."""
         raise NotImplementedError
 
+    def strength(self, length: int) -> Tensor:
+        """Bias of each relation, (L, H, R)."""
+        return self.weight * self.scale
+
     def forward(self, length: int) -> tuple[Tensor, ...]:
         """Bias of each layer, (H, length, length)."""
         related = self.related(length).to(self.weight.dtype)
-        return torch.einsum("lhr,rst->lhst", self.weight * self.scale, related).unbind()
+        return torch.einsum("lhr,rst->lhst", self.strength(length), related).unbind()
 
 
 class Groups(Relations):
@@ -143,9 +147,8 @@ class Neighbours(Relations):
         down, right = row - row.unsqueeze(-1), column - column.unsqueeze(-1)
         return F.pad(torch.stack([(down == high) & (right == wide) for high, wide in self.OFFSETS]), (front, 0, front, 0))
 
-    def forward(self, length: int) -> tuple[Tensor, ...]:
-        near = math.log(length) * self.related(length).any(0)
-        return tuple(bias + near for bias in super().forward(length))
+    def strength(self, length: int) -> Tensor:
+        return super().strength(length) + math.log(length)
 
 
 def attend_context_and_self(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
