@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import islice
+from itertools import accumulate, islice, permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -217,11 +218,41 @@ def canonical(grids: npt.ArrayLike, size: int) -> Boards:
     return relabelled.astype(np.int8).reshape(full.shape)
 
 
+FIXED_POINTS = {3: 1_408, 1: 1_088, 0: 928}
+"""Number of canonical 6x6 grids with a second row, by the number of digits d of 1 to 3 for which the digit below the one below
+d is d."""
+
+
 @cache
+def _second_rows(size: int) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Return the second rows of canonical grids in the order of the search, and the number of grids up to the end of each. 4x4
+    boards have so few grids that they are one block, of all second rows."""
+    if size == 4:
+        return [()], [GRID_CLASSES[size]]
+    rows = [left + right for left in permutations((6, 5, 4)) for right in permutations((3, 2, 1))]
+    fixed = [sum(row[row[i] - 1] == i + 1 for i in range(3)) for row in rows]
+    return rows, list(accumulate(FIXED_POINTS[count] for count in fixed))
+
+
+@cache
+def _block(size: int, number: int) -> list[list[int]]:
+    """Return the canonical full grids of a 4x4 or 6x6 board with a second row."""
+    second = _second_rows(size)[0][number]
+    given = [*range(1, size + 1), *second]
+    found: list[list[int]] = solutions(given + [0] * (size * size - len(given)), size, limit=None).tolist()
+    return found
+
+
+def _class(size: int, number: int) -> list[int]:
+    """Return one of all canonical full grids, of which only those with the same second row are searched for."""
+    ends = _second_rows(size)[1]
+    block = bisect_right(ends, number)
+    return _block(size, block)[number - ends[block]]  # from the end of the block
+
+
 def _all_classes(size: int) -> list[list[int]]:
     """Return every canonical full grid of a 4x4 or 6x6 board."""
-    found: list[list[int]] = solutions([*range(1, size + 1)] + [0] * (size * size - size), size, limit=None).tolist()
-    return found
+    return [_class(size, number) for number in range(GRID_CLASSES[size])]
 
 
 def _classes(size: int, rng: random.Random, excluded: set[bytes]) -> Iterator[list[int]]:
@@ -233,10 +264,11 @@ def _classes(size: int, rng: random.Random, excluded: set[bytes]) -> Iterator[li
             if bytes(grid) not in excluded:
                 excluded.add(bytes(grid))
                 yield grid
-    pool = [grid for grid in _all_classes(size) if bytes(grid) not in excluded]
+    numbers = range(GRID_CLASSES[size])
+    pool = [number for number in numbers if not excluded or bytes(_class(size, number)) not in excluded]
     while pool:
         rng.shuffle(pool)
-        yield from pool
+        yield from (_class(size, number) for number in pool)
 
 
 def _dig(grid: list[int], givens: int, size: int, rng: random.Random) -> list[int] | None:

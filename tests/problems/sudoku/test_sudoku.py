@@ -117,6 +117,16 @@ def test_generated_puzzles_are_unique_with_exact_givens(order: tuple[int, int], 
     assert [solutions(puzzle, size).tolist() for puzzle in puzzles] == [[solution.tolist()] for solution in solved]
 
 
+def test_a_seed_stands_for_the_same_puzzles_as_ever() -> None:
+    """Grids are searched for as they are needed, in the order of a search for all of them."""
+    puzzles = ["".join(map(str, puzzle)) for puzzle in generate(6, 12, 3, seed=0).puzzles.tolist()]
+    assert puzzles == [
+        "106205500060000000403001000000300042",
+        "000005230000500106000052450000102000",
+        "004130020050000000000503006300300210",
+    ]
+
+
 @few
 @given(order=sizes_and_givens, seed=st.integers(0, 2**32))
 def test_generation_is_deterministic_and_only_appends(order: tuple[int, int], seed: int) -> None:
