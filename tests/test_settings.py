@@ -228,7 +228,7 @@ def another(kind: str, name: str) -> tuple[Any, Settings]:
     value = SPACE.get(kind, value) if name == "space" else value
     if name == "tied_candidates" and kind == "ebt_video":
         beside = {"frame_dim": 8}
-    if name in ("mean_from", "conditioning") and kind.endswith("transformer"):
+    if name in ("mean_from", "conditioning") and "transformer" in kind:
         beside = {}
     if name == "mean_from" and kind != "ebt":
         beside = {}
