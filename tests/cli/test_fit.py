@@ -46,6 +46,15 @@ SUDOKU = [
     "--data.batch_size=3",
     "--model.recipe.replay_size=12",
 ]
+MAZES = [
+    *NETWORK,
+    "--data.train_sizes=[7]",
+    "--data.train_count=6",
+    "--data.validation_count=2",
+    "--data.test_sizes=[7]",
+    "--data.test_count=2",
+    "--data.batch_size=3",
+]
 IMAGES = [*NETWORK, "--data.size=16", "--data.crops=2", "--data.evaluation_crops=1", "--data.batch_size=2"]
 VIDEO = [
     *NETWORK,
@@ -200,7 +209,8 @@ def test_a_signal_stops_a_run_that_resumes_exactly(
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
 def test_every_configuration_trains(config: Path, text: list[str], capsys: Captured) -> None:
-    settings = {"language": text, "sudoku": SUDOKU[1:-1], "images": IMAGES, "video": VIDEO}[config.parents[1].name]
+    small = {"language": text, "sudoku": SUDOKU[1:-1], "mazes": MAZES, "images": IMAGES, "video": VIDEO}
+    settings = small[config.parents[1].name]
     assert main(["fit", f"--config={config}", *settings, "--trainer.fast_dev_run=2"]) == 0
     assert "val/loss" in capsys.readouterr().out
     assert not Path("runs").exists()

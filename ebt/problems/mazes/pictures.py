@@ -47,12 +47,12 @@ def maze_strip(
         for panel, step in zip(panels.flat, shown, strict=False):
             _maze(panel, np.array(result["maze"]), np.array(result["path"][step - first]), solution)
             name = "start" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
-            energy = f"\nenergy {result['energies'][step]:.3g}" if result["energies"] else ""
+            energy = f"\nenergy {result['energies'][step]:,.0f}" if result["energies"] else ""
             panel.set_title(name + energy, fontsize=12)
         if title:
             figure.suptitle(title, fontsize=13)
-        colours = "colour" if solution is None else "blue on the path, orange off it"
-        figure.supxlabel(f"{colours}: probability of lying on the path", fontsize=10, color=GREY)
+        colours = "" if solution is None else "; blue squares are on it, orange ones are not"
+        figure.supxlabel(f"The darker, the more probably on the path{colours}", fontsize=10, color=GREY)
 
 
 def _maze(axes: Axes, maze: npt.NDArray[Any], path: npt.NDArray[Any], solution: npt.ArrayLike | None) -> None:

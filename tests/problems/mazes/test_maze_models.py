@@ -20,7 +20,7 @@ from ebt.cli.main import main
 from ebt.errors import InputError
 from ebt.nn import NetworkConfig
 from ebt.nn.blocks import Neighbours
-from ebt.problems.folder import load_folder, save_folder
+from ebt.problems.folder import save_folder
 from ebt.problems.mazes.configuration import EBTMazesConfig, MazeTransformerConfig
 from ebt.problems.mazes.generator import generate
 from ebt.problems.mazes.grids import OPEN, WALL, format_maze, write_mazes
@@ -28,7 +28,6 @@ from ebt.problems.mazes.metrics import maze_curve, watch_maze
 from ebt.problems.mazes.models import EBTForMazes, MazeTransformer
 from ebt.problems.mazes.pictures import maze_strip
 from ebt.problems.mazes.task import MazeNetwork
-from ebt.problems.registry import configurations
 from ebt.thinking import Recipe
 
 TINY: dict[str, Any] = {"layers": 2, "dim": 16, "heads": 2}
@@ -206,7 +205,6 @@ FIT = [
     *("--trainer.val_check_interval=1", "--model.validation_steps=[1]", "--trainer.enable_progress_bar=false"),
     *("--loggers=[csv]", *(f"--data.{name}={value}" for name, value in DATA.items())),
 ]
-CONFIGURATIONS = sorted(name for name in configurations() if name.startswith("mazes/"))
 
 
 def curve(folder: Path) -> dict[int, Any]:
@@ -220,15 +218,10 @@ def results(stage: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.filterwarnings("ignore")
-def test_commands_train_and_measure(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_commands_train_and_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["fit", "--config", name, "--name", "run", *FIT]) == 0
-    thinks = name in ("mazes/ebt", "mazes/latent")
-    assert (load_folder("runs/run").config.model_type == "ebt_mazes") == thinks
-    if name != "mazes/latent":
-        return
+    assert main(["fit", "--config", "mazes/latent", "--name", "run", *FIT]) == 0
     assert main(["validate", "--checkpoint", "runs/run"]) == 0
     assert main(["test", "--checkpoint", "runs/run"]) == 0
     think = ["think", "--checkpoint", "runs/run", "--steps", "1,8", "--out"]
