@@ -88,13 +88,17 @@ def numbers(*names: str) -> list[Column]:
 def print_table(console: Console, title: str, table: Table, caption: str = "") -> None:
     """Print a table with a title above and a caption below. On a narrow terminal, words wrap and numbers are never cut."""
     free = console.options.update(width=100_000)
-    whole = Measurement.get(console, free, table)
-    share = min(1.0, max(0, console.width - whole.minimum) / max(1, whole.span))
+    spans = []
     for column in table.columns:
         cells = [Measurement.get(console, free, cell) for cell in (column.header, *column.cells)]
-        least, most = max(cell.minimum for cell in cells), max(cell.maximum for cell in cells)
-        column.width = least + int(share * (most - least))
-    width, console.width = console.width, max(console.width, whole.minimum)
+        most = max(cell.maximum for cell in cells)
+        spans.append((most if column.no_wrap else max(cell.minimum for cell in cells), most))
+    least, most = (sum(ends) for ends in zip(*spans, strict=True))
+    whole = least + Measurement.get(console, free, table).maximum - most
+    share = min(1.0, max(0, console.width - whole) / max(1, most - least))
+    for column, (narrow, wide) in zip(table.columns, spans, strict=True):
+        column.width = narrow + int(share * (wide - narrow))
+    width, console.width = console.width, max(console.width, whole)
     console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
     console.print(table)
     console.width = width

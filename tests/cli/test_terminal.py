@@ -31,3 +31,17 @@ def test_a_table_that_fits_is_no_wider_than_the_terminal(width: int) -> None:
     print_table(console, "title", table)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= width
+
+
+def test_cells_that_must_not_wrap_are_whole() -> None:
+    console = Console(file=io.StringIO(), width=30)
+    table = plain_table()
+    for name in ("solved %", "passes"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("words")
+    table.add_row("100.0 ±0.0", "16 + 16", "one two three four")
+    print_table(console, "title", table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "100.0 ±0.0" in text
+    assert "16 + 16" in text
+    assert "…" not in text
