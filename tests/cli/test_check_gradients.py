@@ -210,6 +210,7 @@ def test_gradients_that_are_not_finite_are_told(kind: str, words: list[str], cap
     ("arguments", "words"),
     [
         (["--config=sudoku/feed-forward"], ["--check-gradients", "without an energy"]),
+        (["--config=sudoku/latent"], ["--check-gradients", "latent"]),
         (["--config=sudoku/ebt", "--compile"], ["leave --compile out"]),
         (["--config=sudoku/ebt", "--name=run"], ["writes no run", "--resume"]),
         (["--config=sudoku/ebt", "--resume"], ["--name"]),
