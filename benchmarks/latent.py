@@ -25,6 +25,7 @@ from race import write
 
 from ebt.cli.parser import Options, count_from, number_in
 from ebt.cli.terminal import numbers, out_folder, plain_table, print_table
+from ebt.lab.studies import sudoku
 from ebt.lab.studies.command import gather
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Run
@@ -44,19 +45,17 @@ PARTS: dict[str, tuple[Any, Any, Any]] = {
     "boards": (SudokuTask, SudokuNetwork, SudokuDataModule),
     "mazes": (MazeTask, MazeNetwork, MazeDataModule),
 }
-HEAD = {"head": "bilinear", "head_init": "unit"}
 KINDS: dict[str, Settings] = {
-    "latent": {"kind": "ebt", "latent": True, **HEAD},
-    "ebt": {"kind": "ebt", **HEAD},
+    "latent": {"kind": "ebt", "latent": True, **sudoku.HEAD},
+    "ebt": {"kind": "ebt", **sudoku.HEAD},
     "looped_hidden": {"kind": "looped_hidden"},
     "looped_prediction": {"kind": "looped_prediction"},
     "feed_forward": {"kind": "feed_forward"},
 }
 NETWORKS: dict[str, Settings] = {"boards": {"size": "nano", "layers": 4, "rules": True}, "mazes": {"size": "nano", "layers": 2}}
-WARM = Recipe(1, 3, gradients="truncated", loss="last", replay_size=512, replay_fraction=0.5, warm_start=0.4)
-RECIPES = {"boards": Recipe(2, 4), "mazes": Recipe(2, 8)}
-"""Of all but the EBT without a latent vector on boards, which learns best by ``WARM``, and the twin, which has none."""
-OPTIMISATION = {"boards": Optimisation(3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05), "mazes": Optimisation(3e-3)}
+RECIPES = {"boards": sudoku.LOOPS, "mazes": Recipe(2, 8)}
+"""Of all but the EBT without a latent vector on boards, which has that of the Sudoku study, and the twin, which has none."""
+OPTIMISATION = {"boards": sudoku.OPTIMISATION, "mazes": Optimisation(3e-3)}
 MINUTES = {"boards": 4.0, "mazes": 3.0}
 TESTS: dict[str, tuple[int, ...]] = {"boards": (9, 10), "mazes": (15, 21)}
 """Numbers of givens, and squares on a side."""
@@ -84,7 +83,7 @@ def data_of(problem: str, quick: bool) -> Settings:
 
 def run_of(problem: str, kind: str, seed: int, args: argparse.Namespace, folder: Path) -> Run:
     """A training run with its measurements."""
-    recipe = Recipe() if kind == "feed_forward" else WARM if (problem, kind) == ("boards", "ebt") else RECIPES[problem]
+    recipe = Recipe() if kind == "feed_forward" else sudoku.RECIPE if (problem, kind) == ("boards", "ebt") else RECIPES[problem]
     minutes = args.minutes or (0.01 if args.quick else MINUTES[problem])
     settings: Settings = {
         "problem": problem,

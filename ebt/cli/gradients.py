@@ -72,7 +72,7 @@ class _Checking(L.Callback):
                 f"--check-gradients: {type(pl_module).__name__} trains a model without an energy, which has no gradients of "
                 "gradients. Leave it out."
             )
-        if getattr(pl_module, "latent", False):
+        if pl_module.second_order is None:
             raise InputError("--check-gradients: a latent descent has no gradients of gradients. Leave it out.")
         pl_module.budget = lambda: 1.0  # after the warm start, in which the network does not see candidates
         if self.run is not None:

@@ -30,7 +30,7 @@ class CellsPoint(Point):
     """Quality of answers: completed boards, or paths in mazes."""
 
     exact: float
-    """Fraction of boards with every cell right."""
+    """Fraction of answers with every cell right."""
     exact_error: float
     """Standard error of ``exact``."""
     cell: float
@@ -38,7 +38,7 @@ class CellsPoint(Point):
     steps_taken: float
     """Mean number of steps taken by a candidate. Below ``steps`` if candidates stop early."""
     board_auroc: float | None
-    """How well the energy of a board separates wrong boards from right ones."""
+    """How well the energy of an answer separates wrong answers from right ones."""
     cell_auroc: float | None
     """The same for the energies of single free cells."""
 

@@ -122,6 +122,7 @@ def measure(
     """
     steps, candidates = check_counts("steps", steps), check_counts("candidates", candidates)
     tallies: dict[tuple[int, int], Tally] = defaultdict(Tally)
+    inner = False
     rows, scored, units, start, alarmed, how = 0, 0, 0, 0.0, list[str](), None
     for batch in batches:
         size = scorer.rows(batch)
@@ -130,12 +131,12 @@ def measure(
             counts = scorer.counts(batch)
             kept: Any = slice(None) if counts is None else counts.to(found.first.start.device)
             alarmed, how = alarmed or (alarms(found.first) if not rows else []), found.how
+            inner = found.differentiates
             start += found.first.energies[0][kept].double().sum().item()
             for key in ((step, count) for step in steps for count in candidates):
                 won = found.at(*key)
                 tallies[key].add(**scorer.score(batch, won, found, *key), taken=torch.full((size,), found.taken(*key)))
                 tallies[key].add(energy=won.energies[-1][kept], objective=won.objective(0)[kept])
-                tallies[key].add(differentiates=torch.full((size,), float(found.differentiates)))
         else:
             for step, passes, worth in scorer.passes(model, batch, steps):
                 tallies[step, 1].add(**worth, taken=torch.full((size,), float(step)), passes=torch.full((size,), passes))
@@ -144,18 +145,15 @@ def measure(
             progress(rows, total)
     if not scored:
         raise InputError("nothing to score: give data with at least one prediction that counts")
-    points = [scorer.point(_common(*key, tally, units), tally) for key, tally in tallies.items()]
+    points = [scorer.point(_common(*key, tally, units, inner), tally) for key, tally in tallies.items()]
     if how is None:
         return Curve(scorer.task, scorer.measure, kind, points, rows, scored)
     ends = how.rule, how.tolerance, how.seed, start / units, tuple(alarmed)
     return Curve(scorer.task, scorer.measure, "ebt", points, rows, scored, *ends)
 
 
-def _common(steps: int, candidates: int, tally: Tally, units: int) -> dict[str, Any]:
+def _common(steps: int, candidates: int, tally: Tally, units: int, inner: bool) -> dict[str, Any]:
     known, taken = "energy" in tally, tally.mean("taken")
-    if known:
-        forward, backward = evaluations(taken, candidates, tally.mean("differentiates") > 0)
-    else:
-        forward, backward = tally.mean("passes"), 0.0
+    forward, backward = evaluations(taken, candidates, inner) if known else (tally.mean("passes"), 0.0)
     told = {name: tally.mean(name, units) if known else None for name in ("energy", "objective")}
     return {"steps": steps, "candidates": candidates, **told, "forward": forward, "backward": backward}

@@ -115,7 +115,7 @@ def descend(
             with torch.no_grad():
                 last = with_step(energy)(geometry.view(state), index[len(energies) - 1])
             energies.append(finite(last, "energy", first + len(energies)))
-        inner = 0.0 if hasattr(energy, "slope") else rows.passes
+        inner = 0.0 if own_slope(energy) else rows.passes
         passes = Evaluations(rows.passes + final_energy, inner)
         return Thought(geometry, update, start, tuple(states), torch.stack(energies), rows.steps, alpha, passes, final_energy)
 
@@ -149,15 +149,21 @@ def slope(
         ValueError: If the energies do not match the candidates, or use tensors made under ``torch.inference_mode``.
     """
     told = step if told is None else told
-    if hasattr(energy, "slope"):
+    if (own := own_slope(energy)) is not None:
         with torch.set_grad_enabled(second_order):
-            energies, gradient = energy.slope(view, told)
+            energies, gradient = own(view, told)
     else:
         energies, gradient = _differentiated(energy, view, told, second_order, nudge)
     if watch:
         finite(energies, "energy", step)
         finite(gradient, "gradient of the energy", step)
     return energies, gradient
+
+
+def own_slope(energy: Any) -> Callable[[Tensor, int], tuple[Tensor, Tensor]] | None:
+    """The method ``slope`` of an energy that gives its own. Weights of that name do not count."""
+    found = getattr(energy, "slope", None)
+    return found if callable(found) else None
 
 
 def _differentiated(energy: Energy, view: Tensor, told: int, second_order: bool, nudge: Nudge | None) -> tuple[Tensor, Tensor]:
@@ -253,8 +259,8 @@ def with_step(energy: Energy) -> Energy:
         return found
 
     of_view.__qualname__ = getattr(energy, "__qualname__", type(energy).__name__)  # for errors
-    if hasattr(energy, "slope"):
-        of_view.slope = energy.slope  # type: ignore[attr-defined]
+    if (own := own_slope(energy)) is not None:
+        of_view.slope = own  # type: ignore[attr-defined]
     return of_view
 
 

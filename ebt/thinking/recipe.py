@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ebt.thinking.descent import Energy, Gradients, check, descend
+from ebt.thinking.descent import Energy, Gradients, check, descend, own_slope
 from ebt.thinking.fast.central import Nudge, Way, way_on
 from ebt.thinking.fast.draws import Rows, draw_integer
 from ebt.thinking.geometry import Euclidean, Geometry
@@ -270,14 +270,20 @@ def supervise(
         The loss, and the record of the descent.
 
     Raises:
-        ValueError: If ``backend`` is ``accumulate`` and gradients of gradients are exact.
+        ValueError: If ``backend`` is ``accumulate`` and gradients of gradients are exact, or if they are central and the energy
+            gives its own slope.
     """
     schedule = recipe.draw_schedule(generator) if steps is None else tuple(range(steps)) if isinstance(steps, int) else steps
     alpha = draw_step_size(step_size, start.shape[: geometry.prediction_dims], recipe.step_size_spread, generator, start)
     if noise is None and recipe.noise:
         noise = Rows(draw_integer(0, 2**62, generator))
-    nudge = None if hasattr(energy, "slope") else Nudge.of(recipe.second_order, recipe.nudge, geometry, start)
-    if backend == "accumulate" and not hasattr(energy, "slope"):
+    own = own_slope(energy) is not None
+    if own and recipe.second_order == "central":
+        raise ValueError(
+            "second_order is 'central', but the energy gives its own slope, which is differentiated once: leave it out"
+        )
+    nudge = None if own else Nudge.of(recipe.second_order, recipe.nudge, geometry, start)
+    if backend == "accumulate" and not own:
         energy, nudge = _accumulating(energy, nudge)
     if backend == "auto" and torch.is_grad_enabled() and not start.requires_grad and update.begin(start) is None:
         from ebt.thinking.fast import adjoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -60,12 +61,19 @@ class CellsTask(ModelTask):
     are sums over an answer.
     """
 
+    network: Any
     CELLS: ClassVar[type[Cells]]
     """What the problem knows about its cells."""
     NAMES: ClassVar[tuple[str, str]]
     """Names of the context and the answer in batches."""
     warm_starts = True
     bidirectional = True
+
+    def choose_second_order(self, trainer: L.Trainer) -> None:
+        if getattr(self.network if self.model is None else self.model.config, "latent", False):
+            self.second_order = None  # the energy gives its own slope
+        else:
+            super().choose_second_order(trainer)
 
     def context(self, batch: Batch) -> Tensor:
         return batch[self.NAMES[0]]

@@ -218,15 +218,7 @@ class ModelTask(ThinkingTask):
             compile_parts(self.model, self.thinks and self._compiles_passes(self.sharded))
             self._compiled = True
 
-    @property
-    def latent(self) -> bool:
-        """Whether the model gives the slope of its energy, so that training differentiates it once."""
-        return bool(getattr(getattr(self, "network", None) if self.model is None else self.model.config, "latent", False))
-
     def choose_second_order(self, trainer: L.Trainer) -> None:
-        if self.latent:
-            self.second_order = None
-            return
         super().choose_second_order(trainer)
         thinks = getattr(getattr(self, "network", None), "kind", "ebt") == "ebt"
         sharded = isinstance(trainer.strategy, Sharded)

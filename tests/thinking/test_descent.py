@@ -149,3 +149,20 @@ def test_an_energy_may_give_its_own_slope(backend: str) -> None:
     half = descend(Attractor(), start + 1, steps=1, step_size=0.5, gradients="full", final_energy=False, backend=backend)
     (gradient,) = torch.autograd.grad(half.state.sum(), start)
     assert gradient.flatten().tolist() == pytest.approx([0.5 - 0.5 * math.sin(1)] * 2, abs=1e-6)
+
+
+class Sloped(nn.Module):
+    """An energy with a weight that happens to be called slope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([3.0]))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return (self.slope * y).sum(-1)
+
+
+def test_a_weight_named_slope_is_no_slope() -> None:
+    found = descend(Sloped(), torch.zeros(2, 1), steps=1, step_size=1.0)
+    assert found.state.tolist() == [[-3.0], [-3.0]]
+    assert found.evaluations.backward == 1

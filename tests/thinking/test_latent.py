@@ -108,6 +108,13 @@ def test_training_differentiates_the_formula(recipe: Recipe) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_central_differences_of_a_slope_are_refused() -> None:
+    network, geometry, x, state = bound()
+    target = torch.zeros(ROWS, PARTS, dtype=torch.long)
+    with pytest.raises(ValueError, match="second_order"):
+        supervise(network.encode(x), geometry, Restart(), state, target, ALPHA, Recipe(second_order="central"))
+
+
 def board_model(**settings: Any) -> EBTForSudoku:
     torch.manual_seed(0)
     how = {"latent": True, "size": "nano", "layers": 2, "dim": 16, "heads": 2, "head": "bilinear", "head_init": "unit"}
@@ -146,6 +153,18 @@ def test_a_long_descent_is_two_short_ones() -> None:
     whole = descend(landscape, start, steps=5, **how)
     half = descend(landscape, start, steps=2, **how)
     torch.testing.assert_close(descend(landscape, half.state, steps=3, **how).state, whole.state)
+
+
+@pytest.mark.parametrize("rule", ["lowest", "settled"])
+def test_exploring_chooses_as_thinking_does(rule: str) -> None:
+    model = contracting()
+    found = model.explore(PUZZLES, [2, 5], (1, 4), rule=rule, noise=0.5)
+    for steps in (2, 5):
+        thought = model.think(PUZZLES, steps=steps, candidates=4, rule=rule, noise=0.5, keep_path=False)
+        won = found.at(steps, 4)
+        assert won.winner is not None
+        assert torch.equal(won.winner, thought.winner)
+        torch.testing.assert_close(won.state, thought.state)
 
 
 def test_starts_and_noise_of_latent_vectors_are_small() -> None:
