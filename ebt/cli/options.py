@@ -178,10 +178,10 @@ def energies(options: Options) -> None:
 def solve(options: Options) -> None:
     """Solve a Sudoku puzzle and show the board fill in, or solve all puzzles of a file.
 
-    The first attempt uses the model's default numbers of steps and candidates. While no candidate is a valid board and
-    the time budget lasts, attempt k uses 2^k times as many (at most 8 times the steps and 32 times the candidates) from
-    new random starts. With a file, each attempt covers the puzzles that are still unsolved. With --steps or
-    --candidates, there is a single attempt with these numbers. Looped models run 16 to 128 iterations.
+    The first attempt thinks about one candidate, the next about as many as the model has by default. While no candidate
+    is a valid board and the time budget lasts, further attempts double both numbers (up to 8 times the steps and 32 times
+    the candidates) from new random starts. With a file, each attempt covers the puzzles that are still unsolved. With
+    --steps or --candidates, there is a single attempt with these numbers. Looped models run 16 to 128 iterations.
 
     example:
       ebt solve --checkpoint sudoku-6x6 --givens 12

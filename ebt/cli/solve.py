@@ -108,6 +108,8 @@ def _attempts(args: argparse.Namespace, model: Any) -> Iterator[Attempt]:
     thinking = thinks(model)
     steps = args.steps or (model.thinking.steps if thinking else ITERATIONS if model.config.loop != "none" else 1)
     candidates = args.candidates or (model.thinking.candidates if thinking else 1)
+    if candidates > 1 and not args.exact:
+        yield Attempt(steps, 1, args.seed)  # enough for most boards
     yield Attempt(steps, candidates, args.seed)
     number = 1
     while not args.exact and (thinking or (model.config.loop != "none" and number <= 3)):

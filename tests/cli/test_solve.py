@@ -160,7 +160,7 @@ def test_boards_of_a_file_are_written(loop: str | None, tmp_path: Path) -> None:
 
 def test_it_thinks_on_until_the_boards_are_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With starts too far out to be left, the model guesses: of two empty cells, one of many restarts is right."""
-    model = sudoku_ebt(space="mirror", start_std=1e4)
+    model = sudoku_ebt(space="mirror", start_std=1e4, candidates=2)
     folder = str(save_folder(model, tmp_path / "model"))
     made = generate(4, 14, 6, seed=5)
     write_csv(tmp_path / "puzzles.csv", *made)
@@ -172,11 +172,13 @@ def test_it_thinks_on_until_the_boards_are_valid(tmp_path: Path, capsys: pytest.
         assert found[name]["solved"] == sum(row["valid"] == "true" for row in solutions_of(out))
     assert found["once"]["solved"] < found["on"]["solved"] == 6
     assert [len(found[name]["attempts"]) for name in ("once", "short")] == [1, 1]
-    first, second = found["on"]["attempts"][:2]
-    steps, candidates = model.config.steps, model.config.candidates
-    assert [first[key] for key in ("steps", "candidates", "seed", "puzzles")] == [steps, candidates, 0, 6]
-    assert [second[key] for key in ("steps", "candidates", "seed")] == [2 * steps, 2 * candidates, 1]
-    assert second["puzzles"] == 6 - first["solved"]
+    attempts, steps = found["on"]["attempts"], model.config.steps
+    taken = [tuple(one[key] for key in ("steps", "candidates", "seed")) for one in attempts]
+    expected = [(steps, 1, 0), (steps, 2, 0), (2 * steps, 4, 1), (4 * steps, 8, 2)]
+    assert len(taken) > 1
+    assert taken[:4] == expected[: len(taken)]
+    left = [6, *(before["puzzles"] - before["solved"] for before in attempts[:-1])]
+    assert [one["puzzles"] for one in attempts] == left
     missed = next(row for row in solutions_of(tmp_path / "short") if row["valid"] == "false")
     capsys.readouterr()
     assert main(["solve", "--checkpoint", folder, missed["puzzle"], "--budget", "60", "--out", str(tmp_path / "one")]) == 0
