@@ -254,12 +254,12 @@ class Run:
         inside = right.any(-1)
         return cross_entropy(-energies[inside], right[inside].long().argmax(-1))
 
-    def train(self, data: Features, rate: float, updates: int | None, seconds: float | None, told: str) -> tuple[int, float]:
-        """Train for a number of updates or for a processor time. Returns both."""
-        done, spent, order = 0, 0.0, list[int]()
+    def train(self, data: Features, rate: float, limit: float, told: str) -> tuple[int, float]:
+        """Train for a number of updates or for seconds of processor time, as the arm says. Returns both."""
+        done, spent, shown, order = 0, 0.0, 0, list[int]()
         optimiser, second = self._optimiser(rate), False
-        with progress_bar(told, updates or round(seconds or 0)) as bar:
-            while (share := done / updates if updates else spent / (seconds or 1)) < 1:
+        with progress_bar(told, round(limit)) as bar:
+            while (share := (done if self.arm.until == "updates" else spent) / limit) < 1:
                 began = time.process_time()
                 if self.answers is not None and share >= 0.5 and not second:
                     self.network.load_state_dict(self.answers.state_dict())
@@ -273,11 +273,13 @@ class Run:
                     order += torch.randperm(len(data.target), generator=self.generator).tolist()
                 rows, order = torch.tensor(order[:size]), order[size:]
                 optimiser.zero_grad()
-                self.loss(data.rows(rows, self.network.first), share).backward()  # type: ignore[no-untyped-call]
+                self.loss(data.rows(rows, self.network.first), share).backward()
                 torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
                 optimiser.step()
                 done, spent = done + 1, spent + time.process_time() - began
-                bar(1 if updates else time.process_time() - began, updates or round(seconds or 0))
+                now = done if self.arm.until == "updates" else round(spent)
+                bar(now - shown, round(limit))
+                shown = now
         return done, spent
 
     def _optimiser(self, rate: float) -> torch.optim.Optimizer:
@@ -370,8 +372,8 @@ def base_of(data: Features, geometry: CompactSimplex) -> dict[str, Tensor]:
 def work(run: Run, data: dict[str, Features], args: argparse.Namespace, seconds: float) -> Json:
     """Train and measure one run."""
     arm, seed = run.arm, run.seed
-    limits = (args.updates, None) if arm.until == "updates" else (None, seconds)
-    updates, spent = run.train(data["train"], args.rate, *limits, f"{arm.way}, {arm.layers} layers, seed {seed}")
+    limit = args.updates if arm.until == "updates" else seconds
+    updates, spent = run.train(data["train"], args.rate, limit, f"{arm.way}, {arm.layers} layers, seed {seed}")
     held, test = run.measure(data["held-out"], args.steps), run.measure(data["test"], args.longest if seed == 0 else args.steps)
     losses = [one["loss"].mean().item() for one in held]
     best = min(range(1, len(losses)), key=losses.__getitem__) if len(losses) > 1 else 0
