@@ -448,6 +448,27 @@ def show(results: Sequence[Json], console: Console) -> None:
     )
 
 
+def draw(results: Sequence[Json], path: str) -> None:
+    """Differences from the feed-forward adapter with as many layers: means with intervals, and each seed."""
+    from ebt.evaluation.style import COLOURS, GREY, picture
+
+    rivals = {one["arm"]: one["loss"] for one in results}
+    shown = [one for one in results if not one["arm"].startswith("feed")]
+    with picture(path, height=0.6 * len(shown) + 1.4) as figure:
+        axes = figure.subplots()
+        axes.axvline(0, color=GREY, linestyle="--")
+        for row, one in enumerate(shown):
+            gap, rival = one["against feed-forward"], rivals[rival_of(one["arm"])]
+            colour = COLOURS[0 if ARMS[one["arm"]].until == "time" else 2]
+            axes.plot([gap["low"], gap["high"]], [row, row], color=colour)
+            axes.plot(gap["mean"], row, "o", color=colour)
+            seeds = [mine - its for mine, its in zip(one["loss"], rival, strict=True)]
+            axes.plot(seeds, [row] * len(seeds), "|", color=colour, markersize=12)
+        axes.set_yticks(range(len(shown)), [one["arm"] for one in shown])
+        axes.invert_yaxis()
+        axes.set_xlabel("nats a token more than the feed-forward adapter")
+
+
 def _options() -> Options:
     usage = "python benchmarks/adopt.py --train gsm8k-train.jsonl.gz --test gsm8k-test.jsonl --json adopt.json"
     options = Options("", (__doc__ or "").splitlines()[0], usage)
@@ -466,6 +487,7 @@ def _options() -> Options:
     add("--tests", type=count_from(1), default=48, metavar="N", help="contexts to test on (default: 48)")
     add("--out", default="runs/adopt", metavar="DIR", help="finished runs (default: runs/adopt)")
     add("--json", metavar="FILE", help="also write the numbers into this file")
+    add("--picture", metavar="FILE", help="also draw the differences into this PNG file")
     options.set_defaults(rate=2e-3)
     return options
 
@@ -506,6 +528,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     summaries = [summary(name, results[name], results[rival_of(name)]) for name in args.arms]
     show(summaries, console)
     write(args.json, args, summaries, console)
+    if args.picture is not None:
+        rivals = [summary(name, results[name], results[name]) for name in names if name not in args.arms]
+        draw([*rivals, *summaries], args.picture)
     return 0
 
 

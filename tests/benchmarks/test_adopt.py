@@ -9,6 +9,7 @@ import adopt
 import answers
 import pytest
 import torch
+from matplotlib.image import imread
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -37,7 +38,17 @@ def test_all_ways_are_measured_against_the_feed_forward_adapter(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arms = [name for name, arm in adopt.ARMS.items() if arm.layers == 6]
-    command = [*options, "--out", str(tmp_path), "--json", str(tmp_path / "all.json"), "--arms", *arms]
+    command = [
+        *options,
+        "--out",
+        str(tmp_path),
+        "--json",
+        str(tmp_path / "all.json"),
+        "--picture",
+        str(tmp_path / "all.png"),
+        "--arms",
+        *arms,
+    ]
     assert adopt.main(command) == 0
     found = {one["arm"]: one for one in json.loads((tmp_path / "all.json").read_text())["results"]}
     assert list(found) == arms
@@ -47,6 +58,7 @@ def test_all_ways_are_measured_against_the_feed_forward_adapter(
         assert ("energy" in one["judged"]) is not name.startswith("feed")
     assert len(found["thinks"]["longer"]) == 4
     assert found["feed-forward"]["updates"] == found["thinks, equal updates"]["updates"] == [4]
+    assert imread(tmp_path / "all.png").shape[1] == 800
     out = capsys.readouterr().out
     made = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-0.json")}
     assert len(made) == len(arms)
