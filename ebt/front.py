@@ -20,7 +20,7 @@ def load(name: str | PathLike[str], revision: str | None = None) -> Any:
     """Load a model of any problem onto the CPU, in evaluation mode.
 
     Args:
-        name: A model that comes along (``sudoku-9x9``; ``ebt models`` lists them), a model folder, a run folder of
+        name: A bundled model (``sudoku-9x9``; ``ebt models`` lists them), a model folder, a run folder of
             ``ebt fit``, or a model id on the Hugging Face Hub. A folder of that name takes precedence.
         revision: A branch, tag or commit on the Hub.
 
