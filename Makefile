@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## train, think and report in minutes: runs/demo/report.html
 	$(BIN)/ebt demo --out runs/demo
 
-models: $(INSTALLED)  ## make the models that come along, where they are missing (hours)
+models: $(INSTALLED)  ## train the bundled models that are missing (hours)
 	$(BIN)/python models/make.py
 
 lint: $(INSTALLED)  ## style and types

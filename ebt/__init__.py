@@ -12,9 +12,9 @@ Descend your own energy, with 8 candidates for each of 4 predictions in R^2::
     out = ebt.descend(lambda y: energy(x, y), torch.randn(8, 4, 2), steps=16, step_size=0.1)
     out.best, out.energy, out.path          # (4, 2), (17, 4), (17, 8, 4, 2)
 
-Load a trained model from a folder or from the Hugging Face Hub, and think::
+Load a model (a bundled one, a folder, or one of the Hugging Face Hub), and think::
 
-    model = ebt.load("runs/demo/models/sudoku-ebt")
+    model = ebt.load("sudoku-6x6")
     thought = model.think(".5.3..1...26.4..6......2......5.6...", steps=16, candidates=8, seed=0)
     thought.answer, thought.energy          # the winner's answer, and its energy before each step and at the end
 
@@ -33,7 +33,8 @@ Functions:
     descend, loss, choose, mean: For your own energies.
 
 Settings and results:
-    Recipe: How a model is trained. Thinking: How it thinks afterwards. Thought: The result of thinking.
+    Recipe: How a model is trained. StepSize: A learnable step size. ReplayBuffer: Final states to start from again.
+    Thinking: How a model thinks after training. Thought: The result of thinking.
 
 Components of a descent (each is one class, and you can add your own):
     Geometry, where candidates live: Euclidean, Projected, Simplex, CompactSimplex, FreeVector.

@@ -20,12 +20,12 @@ def load(name: str | PathLike[str], revision: str | None = None) -> Any:
     """Load a model of any problem onto the CPU, in evaluation mode.
 
     Args:
-        name: A model that comes along (``sudoku-9x9``; ``ebt models`` lists them), a model folder, a run folder of
+        name: A bundled model (``sudoku-9x9``; ``ebt models`` lists them), a model folder, a run folder of
             ``ebt fit``, or a model id on the Hugging Face Hub. A folder of that name takes precedence.
         revision: A branch, tag or commit on the Hub.
 
     Returns:
-        A ``transformers`` model with ``think``, ``predict`` and ``forward``.
+        A ``transformers`` model. If it has an energy, it has ``think`` and ``predict``.
 
     Raises:
         InputError: If the model does not exist, is damaged or belongs to another library.
@@ -44,7 +44,7 @@ def load(name: str | PathLike[str], revision: str | None = None) -> Any:
 
 @naming_extras()
 def think(model: Any, context: Any, thinking: Thinking | None = None, **options: Any) -> Thought:
-    """Think about a context.
+    """Think about a context, and keep the best candidate of each prediction.
 
     Args:
         model: A model that thinks, or its name (see ``load``).

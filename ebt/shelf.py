@@ -1,4 +1,4 @@
-"""The models that come along: their names, and where they are found.
+"""The bundled models: their names, and where they are found.
 
 ``shelf.json`` describes each model. Its folder is searched in ``models/`` of a checkout, in the installed package
 ``ebt_models`` and in the cache. If it is in none of them, its archive is downloaded into the cache.
@@ -40,7 +40,7 @@ Place = Literal["checkout", "package", "cache", "download"]
 
 @dataclass(frozen=True)
 class Shipped:
-    """A model that comes along."""
+    """A bundled model."""
 
     problem: str
     parameters: int
@@ -89,7 +89,7 @@ def suggestion(name: str | PathLike[str]) -> str:
     if len(Path(name).parts) != 1:
         return ""
     close = difflib.get_close_matches(str(name), shelf(), 1)
-    return f" Did you mean {close[0]!r}?" if close else f" Models that come along: {', '.join(shelf())}."
+    return f" Did you mean {close[0]!r}?" if close else f" Bundled models: {', '.join(shelf())}."
 
 
 def _cache() -> Path:

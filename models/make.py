@@ -1,4 +1,4 @@
-"""Make the models that come along, and write their cards and ``ebt/shelf.json`` from measured results.
+"""Train the bundled models, and write their cards and ``ebt/shelf.json`` from measured results.
 
 python models/make.py                         make the models that are missing
 python models/make.py photos --again          make one again

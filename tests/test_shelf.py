@@ -1,4 +1,4 @@
-"""Models that come along are found by name, in each place where they can be."""
+"""Bundled models are found by name, in each place where they can be."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_folder_of_that_name_takes_precedence(release: Path, tmp_path: Path, m
     ("name", "told"),
     [
         ("sudoku-6", "Did you mean 'sudoku-6x6'?"),
-        ("poetry", "Models that come along: .*sudoku-6x6"),
+        ("poetry", "Bundled models: .*sudoku-6x6"),
         ("runs/sudoku-6x6x", "name of `ebt models`.$"),
     ],
 )

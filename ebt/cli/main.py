@@ -17,7 +17,7 @@ from ebt.errors import naming_extras, show_warning, unknown
 LAB = {"demo": "ebt.lab.demo.command", "scaling": "ebt.lab.scaling.command", "study": "ebt.lab.studies.command"}
 """Modules of the commands that live in ``ebt.lab``."""
 COMMANDS = {
-    "fit": "train an EBT or a baseline on text, images, video or Sudoku, or resume a run",
+    "fit": "train an EBT or a baseline on text, images, video, Sudoku or mazes, or resume a run",
     "plan": "estimate the memory, operations and days of a training run",
     "validate": "evaluate a trained model on validation data",
     "test": "evaluate a trained model on test data",
@@ -30,7 +30,7 @@ COMMANDS = {
     "probe": "evaluate the features of image models with a linear probe",
     "serve": "watch models think in the browser, and serve them to programs",
     "tokenizer": "train a tokenizer on your own text",
-    "models": "list the models that come along",
+    "models": "list the bundled models",
     "convert": "convert a published checkpoint to a model folder",
     "demo": "train small models, let them think, and write a report",
     "study": "answer a question about EBTs with many training runs",

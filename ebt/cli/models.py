@@ -1,4 +1,4 @@
-"""``ebt models``: list the models that come along."""
+"""``ebt models``: list the bundled models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
         table.add_row(name, model.problem, f"{model.parameters:,}", size, model.quality, FOUND[shelf.where(name)[0]])
     print_table(
         Console(),
-        "Models that come along",
+        "Bundled models",
         table,
         "quality: on held-out data; intervals are in the model's README.md",
     )

@@ -153,7 +153,7 @@ def think(options: Options) -> None:
     add("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="numbers of steps (default: 1,2,3,4,8)")
     add("--candidates", type=counts, default=[1], metavar="M,M,..", help="numbers of candidates (default: 1)")
     add("--rule", choices=WORD_RULES, default="lowest", help=RULE_HELP)
-    tolerance = "stop when probabilities or pixels change by less than T, for boards, images and videos"
+    tolerance = "stop when probabilities or pixels change by less than T, for boards, mazes, images and videos"
     add("--tolerance", type=POSITIVE, metavar="T", help=tolerance)
     options.scale_and_noise(thinking)
     rows = "contexts (default: 8) or boards x candidates (default: 64) per batch"
@@ -284,7 +284,7 @@ def tokenizer(options: Options) -> None:
 
 
 def serve(options: Options) -> None:
-    """Serve models: a page in the browser on which one watches them think, and an API for programs.
+    """Serve models: a page that shows them think in the browser, and an API for programs.
 
     The page is at http://127.0.0.1:8000 and shows language models, Sudoku and images. The API is at http://127.0.0.1:8000/v1
     and is understood by clients of OpenAI's API: completions, chat completions (if the tokenizer has a chat template) and
@@ -296,20 +296,20 @@ def serve(options: Options) -> None:
       ebt serve --checkpoint small=runs/text --checkpoint twin=runs/twin --port 8080
     """
     add = options.add_argument
-    what = f"{MODEL_HELP}; may be repeated. The model is named like the folder, or NAME (default: those that come along)"
+    what = f"{MODEL_HELP}; may be repeated. The model is named like the folder, or NAME (default: the bundled models)"
     add("--checkpoint", action="append", metavar="[NAME=]MODEL", help=what)
     host = "address to listen at (default: 127.0.0.1, this machine only); others need a key"
     add("--host", default=LOCAL_HOSTS[0], help=host)
     add("--port", type=WHOLE, default=8000, metavar="N", help="port (default: 8000)")
-    add("--key", help="key that clients have to send (default: the environment variable EBT_SERVE_KEY, or none)")
+    add("--key", help="key that clients must send (default: the environment variable EBT_SERVE_KEY, or none)")
     add("--device", default="cpu", help="device of the models, for example cuda (default: cpu)")
-    add("--max-tokens", type=WHOLE, default=1024, metavar="N", help="most new tokens of a choice (default: 1024)")
-    requests = "most requests at once; others are told to try again (default: 64)"
+    add("--max-tokens", type=WHOLE, default=1024, metavar="N", help="maximum number of new tokens per choice (default: 1024)")
+    requests = "maximum number of concurrent requests; more are answered with 429 (default: 64)"
     add("--max-requests", type=WHOLE, default=64, metavar="N", help=requests)
 
 
 def models(options: Options) -> None:
-    """List the models that come along. Their names are values of `--checkpoint` and of `ebt.load`.
+    """List the bundled models. Their names are values of `--checkpoint` and of `ebt.load`.
 
     A model is found in models/ of a checkout, in the installed package ebt_models, or in the cache; otherwise it is downloaded
     on first use from the release at EBT_MODELS_URL, and its checksum compared. A folder of that name in the working directory

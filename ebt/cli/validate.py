@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     name = run.folder.name if file is None else file.name
     console = Console()
     print_table(console, f"{stage}, {name}", results_table(metrics, cli.model.steps))
-    if path == Path(args.checkpoint):  # folders of models that come along stay as they are
+    if path == Path(args.checkpoint):  # folders of bundled models stay as they are
         run.add_results({stage: {"checkpoint": name, "metrics": metrics}})
         say(console, f"results: {run.results}")
     return 0

@@ -121,6 +121,7 @@ class Thinking:
     """
 
     steps: int = 3
+    """Number of updates of each candidate. With a stop, the maximum."""
     candidates: int = 1
     """Number of candidates M for each prediction, one of which wins."""
     rule: Rule = "lowest"
@@ -130,7 +131,7 @@ class Thinking:
     step_size_scale: float = 1.0
     """Factor on the learned step size."""
     clamp: float | None = None
-    """Largest absolute value of an element of the direction."""
+    """Largest absolute value of an element of the direction. None: no bound."""
     tolerance: float | None = None
     """Stop a prediction that changes by less than this in one step (``Change``)."""
     stop: str | None = None

@@ -82,8 +82,8 @@ def load_folder(directory: str | PathLike[str], expect: str | type[HubModel] | I
     """Load a model in evaluation mode, on the CPU, in the dtype it was saved in.
 
     Args:
-        directory: Model folder, a run folder of ``ebt fit`` that contains one named ``model``, or the name of a model that
-            comes along (``ebt models``).
+        directory: Model folder, a run folder of ``ebt fit`` that contains one named ``model``, or the name of a
+            bundled model (``ebt models``).
         expect: Accepted model types (``"ebt"``) or model classes. Any by default.
 
     Raises:
@@ -132,7 +132,7 @@ def load_tokenizer_of(directory: str | PathLike[str]) -> Any:
 
 
 def find_folder(directory: str | PathLike[str]) -> Path:
-    """Return ``directory`` or its subfolder ``model``, whichever is a model folder, or the folder of a model that comes along.
+    """Return ``directory`` or its subfolder ``model``, whichever is a model folder, or the folder of a bundled model.
 
     Raises:
         InputError: If there is none.

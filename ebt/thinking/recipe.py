@@ -67,7 +67,9 @@ class Recipe:
     repeated: Literal["all", "last"] = "all"
     """Which landscapes are used for more than one step."""
     gradients: Gradients = "full"
+    """How gradients flow through the descent, see ``ebt.thinking.Gradients``."""
     loss: Literal["every", "last"] = "every"
+    """Which steps have a loss."""
     step_size_spread: float = 1.0
     """The step size of each prediction is drawn from [alpha / spread, alpha * spread]."""
     noise: float = 0.0
@@ -75,6 +77,7 @@ class Recipe:
     start_std: float = 1.0
     """Standard deviation of the starting candidates (of their logits, on a vocabulary)."""
     clamp: float | None = None
+    """Largest absolute value of an element of the direction. None: no bound."""
     replay_size: int = 0
     """Number of records in the replay buffer. 0: no buffer."""
     replay_fraction: float = 0.0

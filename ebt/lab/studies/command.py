@@ -107,7 +107,7 @@ def _help() -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
+    return text[0].upper() + text[1:] + ("" if text[-1] in "?)" else ".")
 
 
 def _options(name: str) -> Options:

@@ -11,7 +11,7 @@ from ebt.problems.folder import load_folder
 from ebt.serving.engine import Engine
 
 SHIPPED = ("text-python", "sudoku-6x6", "sudoku-9x9", "sudoku-6x6-twin", "photos")
-"""Models that come along and that the page can show."""
+"""Bundled models that the page can show."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Shown:
     """A feed-forward model and its name, by size of the board."""
     images: dict[str, Any] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    """Why models that come along cannot be shown, by name."""
+    """Why bundled models cannot be shown, by name."""
 
     @classmethod
     def sorted(cls, engine: Engine, models: Mapping[str, Any], missing: Mapping[str, str] | None = None) -> Shown:
@@ -55,7 +55,7 @@ class Shown:
 
 
 def come_along(names: tuple[str, ...] = SHIPPED) -> tuple[dict[str, Any], dict[str, str]]:
-    """Load the models that come along, and return the reason for each that is not here."""
+    """Load the bundled models, and return the reason for each that is not here."""
     found, missing = dict[str, Any](), dict[str, str]()
     for name in names:
         try:
