@@ -45,6 +45,9 @@ class ClipRollout:
     """Loss of the same frames after each step."""
 
 
+KNOWN = ("spearman", "spearman_within_clips", "spearman_over_repeating", "spearman_of_moves")
+
+
 @dataclass(frozen=True)
 class Results:
     """Results of all clips."""
@@ -59,6 +62,8 @@ class Results:
     """Spearman correlation of energy and loss over all frames given the true previous frames; None without an energy."""
     spearman_within_clips: float | None = None
     """The correlation within a clip, averaged over the clips."""
+    spearman_over_repeating: float | None = None
+    """The correlation over all frames of the energy less that of repeating the previous frame."""
     spearman_of_moves: float | None = None
     """Spearman correlation of the distance that a frame moved in the last step and its loss."""
 
@@ -95,8 +100,8 @@ def _results(
     if watched is None:
         return Results(videos.name, given, args.frames, clips)
     steps, candidates = args.steps or model.thinking.steps, args.candidates or model.thinking.candidates
-    known = watched.spearman, watched.spearman_within_clips, watched.spearman_of_moves
-    return Results(videos.name, given, args.frames, clips, steps, candidates, *known)
+    known = {name: getattr(watched, name) for name in KNOWN}
+    return Results(videos.name, given, args.frames, clips, steps, candidates, **known)
 
 
 def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:
@@ -111,11 +116,11 @@ def _print(console: Console, results: Results, videos: HeldOutVideo) -> None:
     title = f"{results.data}: {results.ahead} frames after {results.given} given ones, {count} clip{'s' * (count > 1)}"
     print_table(console, title, table, "loss: smooth L1 of the encoded frame; repeated: loss of repeating the last given frame")
     if results.spearman is not None:
-        all_frames, within, moves = (
-            "-" if value is None or math.isnan(value) else f"{value:.2f}"
-            for value in (results.spearman, results.spearman_within_clips, results.spearman_of_moves)
+        values = [getattr(results, name) for name in KNOWN]
+        known = ["-" if value is None or math.isnan(value) else f"{value:.2f}" for value in values]
+        said = "energy and loss {} (within clips {}, less that of repeating {}), size of the last move and loss {}".format(
+            *known
         )
-        said = f"energy and loss {all_frames} (within clips {within}), size of the last move and loss {moves}"
         say(console, f"Spearman correlations, given the true previous frames: {said}")
     if videos.note:
         say(console, videos.note, "dim")

@@ -51,7 +51,7 @@ def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, An
         report(0, 1, "choosing on validation boards")
         chosen = _chosen(places["model"], json.dumps(data), places["collection"], json.dumps(settings["choosing"]), device)
         model.thinking = model.thinking.but(step_size_scale=chosen["scale"], noise=chosen["noise"])
-    boards = _boards(data, places, 0).sets[f"givens_{settings['givens']}"]
+    boards = _boards(data, places, 0).sets["hard" if settings["givens"] == "hard" else f"givens_{settings['givens']}"]
     puzzles, solutions = (torch.as_tensor(part) for part in boards)
 
     def progress(done: int, total: int | None) -> None:

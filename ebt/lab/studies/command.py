@@ -173,6 +173,8 @@ def _sudoku(options: Options) -> None:
     add("--puzzles", type=whole, metavar="N", help="training puzzles (default: 4000; 9x9: 50000, or the whole collection)")
     add("--givens", type=counts, metavar="A,B", help="range of givens in training (default: by size)")
     add("--test-givens", type=counts, metavar="N,N,..", help="numbers of givens of the test sets (default: by size)")
+    hard = "also test on puzzles that need this many guesses of a solver, with the fewest test givens (default: do not)"
+    add("--guesses", type=whole, metavar="N", help=hard)
     add("--symmetries", action="store_true", help="also permute lines and bands in training, for few puzzles")
     add("--no-rules", action="store_true", help="do not tell models which cells share a row, a column or a box")
     add("--kinds", type=names(*SUDOKU_KINDS), metavar="A,B,..", help=f"models (default: {','.join(SUDOKU_KINDS)})")

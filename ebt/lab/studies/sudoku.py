@@ -49,9 +49,15 @@ VALIDATION = 32
 STOP = 1e-3
 """Change of probabilities below which a board has converged."""
 CELLS = "energy finds wrong cells"
+HARD = "hard"
+"""The test set of puzzles that need guesses."""
 UNSOLVED = 0.05
 """Maximum share of boards solved by the feed-forward twin where the EBT is judged."""
 AUROC = 0.75
+
+
+Test = int | str
+"""A test set: the number of givens, or ``HARD``."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class SudokuPlan:
     puzzles: int
     givens: tuple[int, int]
     test_givens: tuple[int, ...]
+    guesses: int | None
     symmetries: bool
     rules: bool
     kinds: tuple[str, ...]
@@ -91,6 +98,7 @@ class SudokuPlan:
             args.puzzles or (64 if quick else 4000 if args.size < 9 else 50_000),
             tuple(args.givens or usual[args.size]),
             tuple(args.test_givens or tests[args.size][: 2 if quick else None]),
+            args.guesses,
             args.symmetries,
             not args.no_rules,
             tuple(args.kinds or KINDS),
@@ -105,6 +113,15 @@ class SudokuPlan:
             args.device,
         )
 
+    @property
+    def tests(self) -> tuple[Test, ...]:
+        """The test sets."""
+        return self.test_givens if self.guesses is None else (*self.test_givens, HARD)
+
+    def name(self, test: Test) -> str:
+        """What the boards of a test set have in common."""
+        return f"{self.guesses} guesses or more" if test == HARD else f"{test} givens"
+
     def data(self) -> dict[str, Any]:
         """Settings of the data module. Seeds share the puzzles and differ in their order and relabelling."""
         return {
@@ -115,6 +132,7 @@ class SudokuPlan:
             "validation_givens": [min(self.test_givens), max(self.test_givens)],
             "test_count": self.boards,
             "test_givens": list(self.test_givens),
+            **({} if self.guesses is None else {"test_guesses": self.guesses}),
             "batch_size": self.batch_size,
             "permute_lines": self.symmetries,
         }
@@ -140,13 +158,13 @@ class SudokuPlan:
         places = {"collection": self.collection, "model": str(folder)}
         return Run(run.name, run.work, settings, run.folder, places, folder / "config.json")
 
-    def stopping(self, seed: int, givens: int) -> Run:
+    def stopping(self, seed: int, test: Test) -> Run:
         """Return the measurement in which each board stops when it has converged."""
-        run = self.curve("ebt", seed, givens)
+        run = self.curve("ebt", seed, test)
         settings = {**run.settings, "steps": [max(self.steps)], "candidates": [1], "tolerance": STOP}
         return Run(f"{run.name} stopping", measure_boards, settings, run.folder, run.places)
 
-    def curve(self, kind: str, seed: int, givens: int) -> Run:
+    def curve(self, kind: str, seed: int, test: Test) -> Run:
         """Return the measurement against steps with one and several candidates. Loops take as many passes as one candidate."""
         model, steps, how = self.model(kind, seed), set(self.steps), dict[str, Any]()
         if kind == "ebt":
@@ -154,9 +172,9 @@ class SudokuPlan:
         if kind in LOOPED:
             steps.add(2 * max(steps))
         candidates = sorted({1, self.candidates}) if kind == "ebt" else [1]
-        how |= {"givens": givens, "steps": [1] if kind == TWIN else sorted(steps), "candidates": candidates}
+        how |= {"givens": test, "steps": [1] if kind == TWIN else sorted(steps), "candidates": candidates}
         settings = {"model": model.settings, **how}
-        return Run(f"{kind} {seed} {givens} givens", measure_boards, settings, self.out / "raw", model.places)
+        return Run(f"{kind} {seed} {self.name(test)}", measure_boards, settings, self.out / "raw", model.places)
 
 
 def plan(args: argparse.Namespace) -> SudokuPlan:
@@ -167,9 +185,9 @@ def plan(args: argparse.Namespace) -> SudokuPlan:
 def stages(plan: SudokuPlan) -> list[list[Run]]:
     """Return the stages: models, then their curves."""
     seeds = range(plan.seeds)
-    curves = [plan.curve(kind, seed, givens) for seed in seeds for kind in plan.kinds for givens in plan.test_givens]
+    curves = [plan.curve(kind, seed, test) for seed in seeds for kind in plan.kinds for test in plan.tests]
     if "ebt" in plan.kinds:
-        curves += [plan.stopping(seed, givens) for seed in seeds for givens in plan.test_givens]
+        curves += [plan.stopping(seed, test) for seed in seeds for test in plan.tests]
     return [[plan.model(kind, seed) for seed in seeds for kind in plan.kinds], curves]
 
 
@@ -178,7 +196,7 @@ Results = Mapping[str, Result]
 
 @dataclass(frozen=True)
 class Line:
-    """The results of a model on boards with a number of givens, by steps and seed."""
+    """The results of a model on the boards of a test set, by steps and seed."""
 
     name: str
     evaluations: dict[int, float]
@@ -200,8 +218,11 @@ class Line:
         return max((self.solved[step] for step in steps), key=fmean) if steps else None
 
 
-def _line(plan: SudokuPlan, results: Results, kind: str, givens: int, candidates: int = 1) -> Line:
-    all_points = (results[plan.curve(kind, seed, givens).key].values["points"] for seed in range(plan.seeds))
+Lines = Mapping[Test, list[Line]]
+
+
+def _line(plan: SudokuPlan, results: Results, kind: str, test: Test, candidates: int = 1) -> Line:
+    all_points = (results[plan.curve(kind, seed, test).key].values["points"] for seed in range(plan.seeds))
     curves = [[point for point in points if point["candidates"] == candidates] for points in all_points]
     by_step = {points[0]["steps"]: points for points in zip(*curves, strict=True)}
     aurocs = [curve[-1]["cell_auroc"] for curve in curves]
@@ -220,16 +241,16 @@ def _line(plan: SudokuPlan, results: Results, kind: str, givens: int, candidates
 
 def report(plan: SudokuPlan, results: Results) -> Page:
     """Create tables by number of givens, verdicts and plots."""
-    lines = {givens: [_line(plan, results, kind, givens) for kind in plan.kinds] for givens in plan.test_givens}
+    lines = {test: [_line(plan, results, kind, test) for kind in plan.kinds] for test in plan.tests}
     if "ebt" in plan.kinds:
-        for givens, found in lines.items():
-            found.insert(1, _line(plan, results, "ebt", givens, plan.candidates))
+        for test, found in lines.items():
+            found.insert(1, _line(plan, results, "ebt", test, plan.candidates))
     title = f"{plan.size}x{plan.size} Sudoku"
-    effort_lines(_panels(lines, lambda line: line.exact), plan.out / "sudoku.png", "boards solved (%)", title)
-    effort_lines(_panels(lines, lambda line: line.cell), plan.out / "cells.png", "empty cells right (%)", title)
+    effort_lines(_panels(plan, lines, lambda line: line.exact), plan.out / "sudoku.png", "boards solved (%)", title)
+    effort_lines(_panels(plan, lines, lambda line: line.cell), plan.out / "cells.png", "empty cells right (%)", title)
     judged = _verdicts(plan, lines)
     tables = [
-        *(_table(givens, found) for givens, found in lines.items()),
+        *(_table(plan.name(test), found) for test, found in lines.items()),
         _last(plan, lines),
         *([_stopping(plan, lines, results)] if "ebt" in plan.kinds else []),
     ]
@@ -247,7 +268,7 @@ def report(plan: SudokuPlan, results: Results) -> Page:
             "reach from the worst to the best seed.",
             "cells.png": "Empty cells right, likewise.",
         },
-        numbers={"lines": {str(givens): [_numbers(line) for line in found] for givens, found in lines.items()}},
+        numbers={"lines": {str(test): [_numbers(line) for line in found] for test, found in lines.items()}},
     )
 
 
@@ -272,13 +293,11 @@ def front(verdicts: Sequence[Verdict], tables: Sequence[Table]) -> Table | None:
     return next((table for table in tables if table.title.partition(":")[0] == judged), None)
 
 
-def _panels(lines: Mapping[int, list[Line]], of: Callable[[Line], dict[int, Estimate]]) -> dict[str, dict[str, Any]]:
-    """Return a quantity against evaluations, by givens and model."""
+def _panels(plan: SudokuPlan, lines: Lines, of: Callable[[Line], dict[int, Estimate]]) -> dict[str, dict[str, Any]]:
+    """Return a quantity against evaluations, by test set and model."""
     return {
-        f"{givens} givens": {
-            line.name: [(line.evaluations[s], asdict(value)) for s, value in of(line).items()] for line in found
-        }
-        for givens, found in lines.items()
+        plan.name(test): {line.name: [(line.evaluations[s], asdict(value)) for s, value in of(line).items()] for line in found}
+        for test, found in lines.items()
     }
 
 
@@ -309,6 +328,7 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"Trained on {puzzles:,} puzzles, {source}, with {plan.givens[0]} to {plan.givens[1]} givens, digits "
         f"{'and lines ' if plan.symmetries else ''}permuted; {plan.boards} test boards for each number of givens. No "
         "solution grid of training occurs in a test, in any labelling of the digits.",
+        *([_hard(plan)] if plan.guesses is not None else []),
         f"{plan.minutes:g} minutes {_where(plan)} for each model; {plan.layers} layers of {plan.dim}, {plan.batch_size} boards "
         f"an update, the same optimiser. Seeds {', '.join(map(str, range(plan.seeds)))}. "
         f"Loops train with {LOOPS.min_steps} to {LOOPS.max_steps} iterations and a loss at each. Weights "
@@ -322,6 +342,13 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         "Published, with other data and far more compute: EBT 29.7 % out of distribution, its feed-forward twin 0.03 % "
         "(Gladstone et al., ICLR 2026, table 5); on Sudoku-Extreme TRM 87.4 %, HRM 55 % (Jolicoeur-Martineau 2025).",
     ]
+
+
+def _hard(plan: SudokuPlan) -> str:
+    return (
+        f"{plan.name(HARD)}: as many boards with {min(plan.test_givens)} givens that need so many guesses of a solver that "
+        "fills in naked and hidden singles, and where there are none tries the digits of a cell with the fewest."
+    )
 
 
 def _where(plan: SudokuPlan) -> str:
@@ -340,23 +367,23 @@ def _thinking(plan: SudokuPlan, results: Results) -> str:
     )
 
 
-def _table(givens: int, lines: list[Line]) -> Table:
+def _table(test: str, lines: list[Line]) -> Table:
     steps = sorted({step for line in lines for step in line.exact})
     rows = [[line.name, *(f"{line.exact[step].mean:.1f}" if step in line.exact else "" for step in steps)] for line in lines]
-    title = f"{givens} givens: boards solved (%) after so many steps or iterations"
+    title = f"{test}: boards solved (%) after so many steps or iterations"
     return Table(title, ["", *map(str, steps)], rows, "Means over the seeds.")
 
 
-def _last(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> Table:
+def _last(plan: SudokuPlan, lines: Lines) -> Table:
     rows = [
         [
-            f"{givens} givens, {line.name}",
+            f"{plan.name(test)}, {line.name}",
             line.exact[most].text(1),
             line.cell[most].text(1),
             f"{line.evaluations[most]:.0f}",
             "" if line.auroc is None else line.auroc.text(3),
         ]
-        for givens, found in lines.items()
+        for test, found in lines.items()
         for line in found
         for most in [max(step for step in line.exact if step <= max(plan.steps))]
     ]
@@ -367,17 +394,17 @@ def _last(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> Table:
     return Table(f"After {max(plan.steps)} steps or iterations", ["", "boards %", "cells %", "passes", "AUROC"], rows, note)
 
 
-def _stopping(plan: SudokuPlan, lines: Mapping[int, list[Line]], results: Results) -> Table:
+def _stopping(plan: SudokuPlan, lines: Lines, results: Results) -> Table:
     """Return the table of the costs and savings of early stopping."""
     rows = []
-    for givens, found in lines.items():
+    for test, found in lines.items():
         ours = next(line for line in found if line.name == KINDS["ebt"])
-        early = [results[plan.stopping(seed, givens).key].values["points"][0] for seed in range(plan.seeds)]
+        early = [results[plan.stopping(seed, test).key].values["points"][0] for seed in range(plan.seeds)]
         solved, passes = spread([100 * one["exact"] for one in early]), spread([_passes(one) for one in early])
         most = max(ours.exact)
         plain = [ours.exact[most].text(1), f"{ours.evaluations[most]:.0f}"]
-        rows.append([str(givens), *plain, solved.text(1), passes.text(1)])
-    head = ["givens", f"after {max(plan.steps)} steps, %", "passes", "stopping, %", "passes of a board"]
+        rows.append([plan.name(test), *plain, solved.text(1), passes.text(1)])
+    head = ["boards", f"after {max(plan.steps)} steps, %", "passes", "stopping, %", "passes of a board"]
     note = (
         f"A board stops when its probabilities change by less than {STOP:g}, after {max(plan.steps)} steps at the latest. "
         "A small change of its energy tells less well when to stop (docs/lab-notes.md)."
@@ -389,7 +416,7 @@ def _passes(point: Json) -> float:
     return float(point["forward"] + point["backward"])
 
 
-def _verdicts(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> list[Verdict]:
+def _verdicts(plan: SudokuPlan, lines: Lines) -> list[Verdict]:
     if not {"ebt", TWIN, RIVAL} <= set(plan.kinds):
         return []
     easiest = _easiest(plan, lines)
@@ -411,9 +438,9 @@ def _verdicts(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> list[Verdict
     return found
 
 
-def _easiest(plan: SudokuPlan, lines: Mapping[int, list[Line]]) -> int | None:
+def _easiest(plan: SudokuPlan, lines: Lines) -> int | None:
     """Return the largest number of givens at which the twin solves almost no board."""
-    twins = {givens: next(line for line in found if line.name == KINDS[TWIN]) for givens, found in lines.items()}
+    twins = {givens: next(line for line in lines[givens] if line.name == KINDS[TWIN]) for givens in plan.test_givens}
     return max((givens for givens, twin in twins.items() if twin.exact[1].mean < 100 * UNSOLVED), default=None)
 
 

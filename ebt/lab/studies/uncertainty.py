@@ -29,7 +29,8 @@ from ebt.problems.language.pictures import token_heat_map
 KINDS = (TRANSFORMER, *EBTS)
 MARGIN = 0.02
 """Maximum difference by which the AUROC of energy may be below that of Transformer++'s entropy."""
-ENERGY, DROP, ENTROPY, DOUBT = "energy", "energy drop", "entropy", "1 - largest probability"
+ENERGY, DROP, MOVE = "energy", "energy drop", "last move"
+ENTROPY, DOUBT = "entropy", "1 - largest probability"
 TEXTS = ("real", "shuffled", "random")
 THIRDS = ("easy", "middle", "hard")
 BINS, SAMPLE = 40, 40
@@ -72,8 +73,9 @@ def look(model: Any, tokens: Tensor, own: int, most: int) -> Seen:
     scores, energies = dict[str, Tensor](), torch.empty(0, *targets.shape)
     if thinks(model):
         thought: Any = model.think(inputs, steps=most, candidates=1)
-        energies, logits = thought.energies, thought.geometry.logits(thought.states[own - 1])
-        scores = {ENERGY: energies[own], DROP: energies[own] - energies[0]}
+        energies, (before, state) = thought.energies, (thought.start, *thought.states)[own - 1 : own + 1]
+        logits, move = thought.geometry.logits(state), thought.geometry.change(before, state)
+        scores = {ENERGY: energies[own], DROP: energies[own] - energies[0], MOVE: move}
         of_token = model.landscape(inputs)(thought.geometry.table[targets], 0)
     else:
         logits, of_token = model(input_ids=inputs).logits, None
@@ -173,8 +175,9 @@ def report(plan: TextPlan, results: Results) -> Page:
             *plan.setting(KINDS, results),
             "A prediction is wrong if its most probable token is not the text's. Each model is judged on its own errors. "
             "Energies and probabilities are those after the largest trained number of steps.",
-            "AUROC: the chance that a wrong prediction has a higher score than a right one. AURC: the share of wrong "
-            "predictions among the surest ones that are kept, mean over all coverages.",
+            "AUROC: the chance that a wrong prediction has a higher score than a right one. Last move: the total variation "
+            "distance by which the last step changed the probabilities. AURC: the share of wrong predictions among the surest "
+            "ones that are kept, mean over all coverages.",
             "Shuffled text: the tokens of each context in random order. Random text: tokens drawn alike from the vocabulary.",
         ],
         tables=[_detection(found), _correlations(found), _told_apart(found)],
@@ -201,7 +204,7 @@ Found = Mapping[str, list[Mapping[str, Any]]]
 def _over(found: Found, kind: str, *keys: str) -> Estimate | None:
     values: list[Any] = list(found[kind])
     for key in keys:
-        values = [value[key] for value in values]
+        values = [None if value is None else value.get(key) for value in values]
     return None if any(value is None for value in values) else over_seeds(values)
 
 
@@ -213,7 +216,7 @@ def _detection(found: Found) -> Table:
     rows = [
         [f"{TITLES[kind]}: {score}", *(_cell(_over(found, kind, "detection", score, name)) for name in ("auroc", "area"))]
         for kind in KINDS
-        for score in found[kind][0]["detection"]
+        for score in dict.fromkeys(score for one in found[kind] for score in one["detection"])
     ]
     wrong = [[f"{TITLES[kind]}: share of wrong predictions", "", _cell(_over(found, kind, "error"))] for kind in KINDS]
     note = "AUROC: higher is better. AURC: lower is better, and lower for a model with fewer errors: chance is their share."

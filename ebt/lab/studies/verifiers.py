@@ -24,13 +24,25 @@ from ebt.models.exploration import Explored, evaluations
 RULES: dict[str, str] = {
     "lowest energy": "lowest",
     "largest drop of energy": "largest_drop",
+    "smallest last move": "settled",
     "majority vote": "majority",
     "highest energy": "highest",
 }
 """Rules of the library by title."""
 FIRST, RANDOM, LIKELY = "the first", "at random", "largest probability"
 MEAN, ORACLE = "mean of the probabilities", "best in hindsight"
-ORDER = ("lowest energy", "largest drop of energy", "majority vote", LIKELY, MEAN, FIRST, RANDOM, "highest energy", ORACLE)
+ORDER = (
+    "lowest energy",
+    "largest drop of energy",
+    "smallest last move",
+    "majority vote",
+    LIKELY,
+    MEAN,
+    FIRST,
+    RANDOM,
+    "highest energy",
+    ORACLE,
+)
 ENTRIES = 2**24
 """Maximum number of probabilities in memory at a time."""
 
@@ -110,7 +122,8 @@ def add_rules(sums: Sums, steps: int, record: Explored, targets: Tensor, many: i
 def report(plan: TextPlan, results: Results) -> Page:
     """Create tables, verdicts and a plot."""
     found = {kind: [results[_run(plan, kind, seed).key].values for seed in range(plan.seeds)] for kind in EBTS}
-    shown = [rule for rule in ORDER if rule not in (FIRST, RANDOM)]
+    measured = [one[steps] for kind in EBTS for one in found[kind] for steps in one]
+    shown = [rule for rule in ORDER if rule not in (FIRST, RANDOM) and all(rule in at for at in measured)]
     own = {kind: str(RECIPES[kind].own_steps) for kind in EBTS}
     bars = {TITLES[kind]: [asdict(_gain(found[kind], own[kind], rule)) for rule in shown] for kind in EBTS}
     label = "improvement of perplexity over one candidate (%)"
@@ -128,8 +141,9 @@ def report(plan: TextPlan, results: Results) -> Page:
             "All rules choose among the same candidates, for each token on its own. Verdicts are on the largest trained number "
             "of steps; what rules do at others, the tables tell.",
             "Majority vote: the most frequent of the candidates' top tokens, among its candidates the one of lowest energy. "
-            "Largest probability: the candidate that is surest of its top token. Best in hindsight: the one of least loss, "
-            "which nobody can know beforehand: it bounds what choosing can give.",
+            "Smallest last move: the candidate whose probabilities the last step changed least. Largest probability: the "
+            "candidate that is surest of its top token. Best in hindsight: the one of least loss, which nobody can know "
+            "beforehand: it bounds what choosing can give.",
         ],
         tables=[_table(found, kind, steps, plan) for kind in EBTS for steps in _steps(plan, kind)],
         verdicts=judged,
@@ -158,6 +172,8 @@ def _gain(found: Measured, steps: str, rule: str, over: str = FIRST) -> Estimate
 def _table(found: Mapping[str, Measured], kind: str, steps: int, plan: TextPlan) -> Table:
     at, rows = str(steps), []
     for rule in ORDER:
+        if not all(rule in one[at] for one in found[kind]):  # runs of before this rule
+            continue
         nats = over_seeds([one[at][rule]["nats"] for one in found[kind]])
         right = over_seeds([100 * one[at][rule]["right"] for one in found[kind]])
         gain = "" if rule == FIRST else _gain(found[kind], at, rule).around(sign=True)

@@ -48,9 +48,12 @@ LIMITS = {"rival": 2.0, "repeat": 30.0, "longer": 1.0, "read": 80.0, "spearman":
 """Limits in per cent: above Transformer++'s loss, below that of repeating, above that of the trained steps, digits read; and a
 rank correlation."""
 ENERGY, WITHIN, MOVES = "energy and loss", "energy and loss, within clips", "last move and loss"
-"""Rank correlations: over all frames, within clips, and of the distance that the last step moved a frame."""
+OVER = "energy less that of repeating and loss"
+"""Rank correlations: over all frames, within clips, of the distance that the last step moved a frame, and of the energy less
+that of repeating the frame before."""
 KNOWS = {
     ENERGY: "energy tells the error",
+    OVER: "energy less that of repeating tells the error",
     WITHIN: "energy tells which frames of a clip are hard",
     MOVES: "how far the last step still moved tells the error",
 }
@@ -151,6 +154,7 @@ def knows(model: Any, frames: Tensor, steps: int) -> dict[str, float]:
     return {
         ENERGY: found.spearman,
         WITHIN: found.spearman_within_clips,
+        OVER: found.spearman_over_repeating,
         MOVES: found.spearman_of_moves,
         "energy of the second frame": scaled[:, 0].mean().item(),
         "energy of the later frames": scaled[:, 1:].mean().item(),
@@ -284,7 +288,7 @@ def _rest(found: Measured) -> Table:
 
 def _known(found: Measured, name: str, what: str) -> tuple[float, str]:
     """Return the mean over the seeds in which a correlation is defined (not for a flat energy), and its text."""
-    values = [one["knows"][name][what] for one in found.ebt if one["knows"][name][what] is not None]
+    values = [known for one in found.ebt if (known := one["knows"][name].get(what)) is not None]
     return (fmean(values), over_seeds(values).around()) if values else (math.nan, "not known")
 
 
@@ -315,7 +319,7 @@ def _verdicts(found: Measured) -> list[Verdict]:
             read.mean >= LIMITS["read"],
             f"{read.text(1)} % of them in frame {AHEAD} of a rollout (limit: {LIMITS['read']:g} %)",
         ),
-        *(_correlated(found, what, title) for what, title in KNOWS.items()),
+        *(_correlated(found, what, title) for what, title in KNOWS.items() if what in found.ebt[0]["knows"][TESTED]),
     ]
 
 

@@ -115,6 +115,8 @@ class SudokuDataModule(ResumableData):
         train_count, train_givens: Number of training puzzles, and the range of their numbers of givens.
         validation_count, validation_givens: The same for validation. The givens are those of training by default.
         test_count, test_givens: Number of puzzles in each test set. There is one set, `givens_N`, per number of givens.
+        test_guesses: If given, there is one more test set, `hard`, of puzzles that need search: at least this many guesses
+            (`ebt.problems.sudoku.generator.count_guesses`), with the fewest of `test_givens`, or of `train_givens` without.
         collection: File of puzzles with few givens, from which all sets are drawn. Further cells are revealed to reach the
             numbers of givens, in training anew in each epoch. No two sets share a grid, up to the permutations of training.
         train_file, validation_file, test_files: Files (`ebt.problems.sudoku.boards.read_csv`) instead of all generated sets.
@@ -141,6 +143,7 @@ class SudokuDataModule(ResumableData):
         validation_givens: tuple[int, int] | None = None,
         test_count: int = 200,
         test_givens: Sequence[int] = (10, 12, 14, 17, 20),
+        test_guesses: int | None = None,
         collection: str | None = None,
         train_file: str | None = None,
         validation_file: str | None = None,
@@ -164,15 +167,21 @@ class SudokuDataModule(ResumableData):
             raise InputError("Files replace all generated puzzles: give both train_file and validation_file, or no file.")
         if collection is not None and train_file is not None:
             raise InputError("collection and train_file are both sources of training puzzles: give one of them.")
+        if test_guesses is not None and (test_guesses < 1 or train_file is not None):
+            raise InputError(
+                f"test_guesses={test_guesses} makes a set of drawn puzzles that need so many: give 1 or more, and no files."
+            )
         if check is not None and collection is None and train_file is None:
             raise InputError("check is for puzzles of files, but puzzles are generated: leave it out.")
         self.collection, self.check = collection, check
         self.permute_digits, self.permute_lines = permute_digits, permute_lines
-        self.counts = {
+        self.counts: dict[str, Any] = {
             "train": (train_count, tuple(train_givens)),
             "validation": (validation_count, tuple(validation_givens or train_givens)),
             **{f"givens_{givens}": (test_count, givens) for givens in test_givens},
         }
+        if test_guesses is not None:
+            self.counts["hard"] = (test_count, min(test_givens or train_givens), test_guesses)
         self.files: dict[str, str] = dict(test_files or {})
         if train_file is not None and validation_file is not None:
             self.files = {"train": train_file, "validation": validation_file, **self.files}
@@ -188,7 +197,7 @@ class SudokuDataModule(ResumableData):
         """Generate or read all puzzles, and warn of grids that are not held out. Later calls return at once."""
         if self.sets:
             return
-        counts: dict[str, Any] = dict(self.counts)
+        counts = dict(self.counts)
         train, validation = counts.pop("train"), counts["validation"]
         if self.files:
             self.sets = {name: read_csv(path, self.size, self.check) for name, path in self.files.items()}

@@ -23,6 +23,8 @@ from ebt.problems.sudoku.configuration import BOXES
 
 Boards = npt.NDArray[np.int8]
 Givens = int | tuple[int, int]
+Wanted = tuple[int, Givens] | tuple[int, Givens, int]
+"""Number of puzzles of a set, of their givens, and of the guesses that they need at least."""
 
 FEWEST_GIVENS = {4: 4, 6: 8, 9: 24}  # 4 and 8 are the minimum for uniqueness; 9x9 below 24 takes too long
 GRID_CLASSES = {4: 12, 6: 39_168, 9: 18_383_222_420_692_992}  # full grids up to relabelling of the digits
@@ -204,6 +206,30 @@ def solutions(board: npt.ArrayLike, size: int, limit: int | None = 2) -> Boards:
     return solver.boards(list(islice(solver.search(*solver.candidates(digits)), limit)))
 
 
+def count_guesses(board: npt.ArrayLike, size: int) -> int:
+    """Rate a puzzle (cells,) by the guesses that a plain solver needs. 0 means that singles solve it.
+
+    The solver fills in all naked singles (cells with one possible digit) and hidden singles (digits with one possible place in
+    a row, column or box) until there are none. If cells are still open, it guesses: in the cell with the fewest possible
+    digits, of several in the first one in reading order, it tries these digits in ascending order, depth first, until the
+    board is full. Each digit tried is a guess, wrong or right. Whether a puzzle needs guesses is the same in any labelling of
+    the digits and any order of lines; how many it needs depends on both, since they break ties.
+
+    Raises ``InputError`` for another shape, digits outside 0..size, or a board without a solution.
+    """
+    solver, digits = _solver(check_size(size)), check_boards(board, size, "board", one=True).tolist()
+    cells, stack, tried = solver.groups[: solver.cells], [solver.candidates(digits)], -1  # the givens are no guess
+    while stack:
+        x, placed = solver.propagate(*stack.pop())
+        tried += 1
+        if x.bit_count() == solver.cells:
+            return tried
+        if x:
+            options = min((x & cell for cell in cells if (x & cell).bit_count() > 1), key=int.bit_count)
+            stack.extend((x & solver.keep[bit], placed | 1 << bit) for bit in reversed([*_bits(options)]))
+    raise InputError("The board has no solution, so it cannot be rated: check its givens against the source.")
+
+
 def canonical(grids: npt.ArrayLike, size: int) -> Boards:
     """Relabel full grids (..., cells) so that the first row is 1..size. Grids that differ only in labels become equal.
 
@@ -308,16 +334,19 @@ def _check_order(size: int, givens: Givens, count: int) -> tuple[int, int]:
     return bounds
 
 
-def generate(size: int, givens: Givens, count: int, seed: int, exclude: npt.ArrayLike | None = None) -> SudokuSet:
+def generate(
+    size: int, givens: Givens, count: int, seed: int, exclude: npt.ArrayLike | None = None, guesses: int = 0
+) -> SudokuSet:
     """Generate `count` puzzles with a unique solution and exactly `givens` givens (drawn per puzzle from an inclusive range).
 
     Solution grids are drawn at random (4x4 and 6x6: uniformly from all grids; 9x9: by a randomised search). They differ
     between puzzles, up to relabelling, as long as there are enough (12 for 4x4, 39,168 for 6x6). No grid of `exclude`
     (solutions (m, cells)) is used in any labelling. The result depends only on the arguments. A larger `count` only
     appends puzzles. Few givens take long: thousands of 6x6 puzzles per second with 10-20 givens, about six with 8.
+    With `guesses`, each puzzle needs at least that many (`count_guesses`), which takes longer the rarer such puzzles are.
 
     Raises ``InputError`` for a size other than 4, 6 or 9, givens below 4, 8 and 24, count < 1, or if `exclude` leaves no
-    usable grid.
+    usable grid, or no puzzle that needs so many guesses is found.
     """
     low, high = _check_order(size, givens, count)
     barred = np.empty(0) if exclude is None else canonical(exclude, size).reshape(-1, size * size)
@@ -325,33 +354,40 @@ def generate(size: int, givens: Givens, count: int, seed: int, exclude: npt.Arra
     grids = _classes(size, rng, {grid.tobytes() for grid in barred})
     made = np.empty((2, count, size * size), dtype=np.int8)
     for i in range(count):
-        made[:, i] = _puzzle(grids, rng.randint(low, high), size, rng)
+        made[:, i] = _puzzle(grids, rng.randint(low, high), size, rng, guesses)
     return SudokuSet(*made)
 
 
-def _puzzle(grids: Iterator[list[int]], givens: int, size: int, rng: random.Random) -> tuple[list[int], list[int]]:
-    """Make a puzzle with `givens` givens from the next usable grid of `grids`, with its digits relabelled at random."""
+def _puzzle(
+    grids: Iterator[list[int]], givens: int, size: int, rng: random.Random, guesses: int
+) -> tuple[list[int], list[int]]:
+    """Make a puzzle with `givens` givens that needs `guesses` from the next usable grid of `grids`, its digits relabelled at
+    random."""
     for grid in islice(grids, BARREN_GRIDS):
         labels = [0, *rng.sample(range(1, size + 1), size)]
         for _ in range(ORDERS_PER_GRID):
-            if puzzle := _dig(grid, givens, size, rng):
-                return [labels[digit] for digit in puzzle], [labels[digit] for digit in grid]
+            if dug := _dig(grid, givens, size, rng):
+                puzzle = [labels[digit] for digit in dug]
+                if not guesses or count_guesses(puzzle, size) >= guesses:
+                    return puzzle, [labels[digit] for digit in grid]
+    hard = f" that needs {guesses} guesses or more" if guesses else ""
     raise InputError(
-        f"No {size}x{size} puzzle with {givens} givens found in the grids that are not excluded:"
-        " exclude fewer grids or ask for more givens."
+        f"No {size}x{size} puzzle with {givens} givens{hard} found in the grids that are not excluded:"
+        f" exclude fewer grids or ask for {'fewer guesses' if guesses else 'more givens'}."
     )
 
 
 def make_splits(
     size: int,
     train: tuple[int, Givens],
-    tests: Mapping[str, tuple[int, Givens]],
+    tests: Mapping[str, Wanted],
     seed: int,
     validation: tuple[int, Givens] | None = None,
 ) -> dict[str, SudokuSet]:
     """Generate sets of puzzles that share no solution grid, in any labelling of the digits.
 
-    Each set is (count, givens), see `generate`. The result has the keys of `tests`, "validation" if requested, and "train".
+    Each set is (count, givens), a test also (count, givens, guesses), see `generate`.
+    The result has the keys of `tests`, "validation" if requested, and "train".
     Neither the order of `tests` nor the size of the training set changes the other sets, unless all sets together need more
     puzzles than there are grids (12 for 4x4, 39,168 for 6x6). Then the grids are shared out in proportion to the counts, at
     least one each, and reused within their set. A rotated or mirrored grid counts as another grid.
@@ -360,17 +396,17 @@ def make_splits(
     """
     if reserved := {"train", "validation"} & set(tests):
         raise InputError(f"A test set cannot be named {min(reserved)!r}: choose another name.")
-    wanted = {name: tests[name] for name in sorted(tests)}
+    wanted: dict[str, Wanted] = {name: tests[name] for name in sorted(tests)}
     wanted |= {"validation": validation} if validation else {}
     wanted["train"] = train
-    for count, givens in wanted.values():
+    for count, givens, *_ in wanted.values():
         _check_order(size, givens, count)
-    barred = _share_out(size, {name: count for name, (count, _) in wanted.items()}, seed)
+    barred = _share_out(size, {name: count for name, (count, *_) in wanted.items()}, seed)
     sets: dict[str, SudokuSet] = {}
     used = np.empty((0, size * size), dtype=np.int8)
-    for name, (count, givens) in wanted.items():
+    for name, (count, givens, *guesses) in wanted.items():
         own_seed = random.Random(f"{seed}/{name}").getrandbits(62)
-        sets[name] = generate(size, givens, count, own_seed, barred.get(name, used))
+        sets[name] = generate(size, givens, count, own_seed, barred.get(name, used), *guesses)
         used = np.concatenate([used, sets[name].solutions])
     return sets
 
@@ -396,7 +432,7 @@ def _share_out(size: int, counts: dict[str, int], seed: int) -> dict[str, Boards
 
 
 def split_collection(
-    collection: SudokuSet, size: int, train: int, others: Mapping[str, tuple[int, Givens]], seed: int, lines: bool = False
+    collection: SudokuSet, size: int, train: int, others: Mapping[str, Wanted], seed: int, lines: bool = False
 ) -> dict[str, SudokuSet]:
     """Draw sets from a collection of puzzles that share no solution grid, in any labelling (Palm et al. 2018).
 
@@ -404,30 +440,46 @@ def split_collection(
         collection: Puzzles with few givens.
         size: Board size.
         train: Number of training puzzles, which are unchanged. Fewer if the collection has no more.
-        others: Number of puzzles and of givens, revealed at random, of each other set.
+        others: Number of puzzles and of givens, revealed at random, of each other set, drawn in this order; and of the guesses
+            that each of its puzzles needs at least.
         seed: Seed of the order and of the revealed cells.
         lines: Whether sets also share no grid in any order of lines, for training with permuted lines.
 
     Raises:
-        InputError: If the collection is too small.
+        InputError: If the collection is too small, or has too few puzzles that need so many guesses.
     """
     _, firsts, kinds = np.unique(grid_keys(collection.solutions, size, lines), return_index=True, return_inverse=True)
     generator = torch.Generator().manual_seed(seed)
     order = np.sort(firsts)[torch.randperm(len(firsts), generator=generator).numpy()]  # the first puzzle of each grid
-    asked = sum(count for count, _ in others.values())
+    asked = sum(count for count, *_ in others.values())
     if asked >= len(order):
         raise InputError(f"{asked} evaluation puzzles are too many for a collection of {len(order)} grids: ask for fewer.")
-    sets, start = {}, 0
-    for name, (count, givens) in others.items():
-        few = collection.take(order[start : start + count])
-        boards = zip(torch.from_numpy(few.puzzles), torch.from_numpy(few.solutions), strict=True)
-        more = [reveal(puzzle, solution, draw(givens, generator), generator).numpy() for puzzle, solution in boards]
-        sets[name], start = SudokuSet(np.stack(more), few.solutions), start + count
-    rank = np.empty(len(firsts), dtype=np.int64)
+    sets = dict[str, SudokuSet]()
+    for name, wanted in others.items():
+        taken, puzzles = _drawn(collection.take(order), size, wanted, generator)
+        sets[name] = SudokuSet(puzzles, collection.solutions[order[taken]])
+        order = np.delete(order, taken)
+    rank = np.full(len(firsts), -1)
     rank[kinds[order]] = np.arange(len(order))
     rows = np.argsort(rank[kinds], kind="stable")
-    rows = rows[rank[kinds[rows]] >= start][:train]
-    return {**sets, "train": collection.take(rows)}
+    return {**sets, "train": collection.take(rows[rank[kinds[rows]] >= 0][:train])}
+
+
+def _drawn(boards: SudokuSet, size: int, wanted: Wanted, generator: torch.Generator) -> tuple[list[int], Boards]:
+    """Return the rows and the puzzles, with revealed cells, of the first boards that need enough guesses."""
+    count, givens, least = wanted if len(wanted) == 3 else (*wanted, 0)
+    rows, puzzles = list[int](), list[Boards]()
+    for row, (few, solution) in enumerate(zip(*map(torch.from_numpy, boards), strict=True)):
+        puzzle = reveal(few, solution, draw(givens, generator), generator).numpy()
+        if not least or count_guesses(puzzle, size) >= least:
+            rows.append(row)
+            puzzles.append(puzzle)
+        if len(rows) == count:
+            return rows, np.stack(puzzles)
+    raise InputError(
+        f"Only {len(rows)} of {len(boards.puzzles)} puzzles of the collection need {least} guesses or more with {givens}"
+        f" givens, but {count} are asked for: ask for fewer puzzles or fewer guesses."
+    )
 
 
 def reveal(puzzle: Tensor, solution: Tensor, givens: int, generator: torch.Generator) -> Tensor:

@@ -154,6 +154,8 @@ class FrameEnergies:
     """Losses after each step, (T, B, S)."""
     moves: Tensor
     """Root mean square change of the predicted frame in each step, (T, B, S)."""
+    repeats: Tensor
+    """Energies of repeating the previous frame, (B, S), on the landscape of the last step."""
 
     @property
     def spearman(self) -> float:
@@ -165,6 +167,11 @@ class FrameEnergies:
         """The same within each clip, mean over clips. Energies of clips with different content have different offsets."""
         pairs = zip(self.energies[-1].numpy(), self.losses[-1].numpy(), strict=True)
         return float(np.mean([spearman(*pair) for pair in pairs]))
+
+    @property
+    def spearman_over_repeating(self) -> float:
+        """The same over all frames, of the energies less those of repeating: what offsets the energies of a clip cancels."""
+        return spearman((self.energies[-1] - self.repeats).numpy(), self.losses[-1].numpy())
 
     @property
     def spearman_of_moves(self) -> float:
@@ -191,7 +198,12 @@ def frame_energies(model: Any, frames: Tensor, **options: Any) -> FrameEnergies:
     found = torch.cat([torch.stack((thought.start, *thought.states)) for thought in thoughts], 2)
     losses = frame_loss(found[1:], clip[:, 1:].expand_as(found[1:]))
     moves = torch.stack([geometry.change(before, after) for before, after in pairwise(found)])
-    return FrameEnergies(*(part.double().cpu() for part in (energies, losses, moves)))
+    views = geometry.view(clip[:, :-1])
+    repeats = [
+        model.landscape(clip[:, first:end], count)(views[:, end - (count or end) : end], len(moves) - 1)
+        for first, end, count in seen
+    ]
+    return FrameEnergies(*(part.double().cpu() for part in (energies, losses, moves, torch.cat(repeats, 1))))
 
 
 def check_frames(model: Any, frames: Tensor, least: int) -> None:

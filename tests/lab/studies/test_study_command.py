@@ -6,6 +6,7 @@ import io
 import json
 import queue
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -146,6 +147,24 @@ def test_a_second_call_makes_nothing_and_says_the_same(
     assert "20 runs, 20 of them finished before." in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert json.loads((folder / "ablation" / "results.json").read_text()) == before
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "verifiers"])
+def test_runs_of_before_a_score_make_a_page_without_it(name: str, folder: Path, made: dict[str, str], tmp_path: Path) -> None:
+    score = {"uncertainty": "last move", "verifiers": "smallest last move"}[name]
+    older = tmp_path / name
+    shutil.copytree(folder / name, older)
+    for path in (older / "raw").glob("ebt*.json"):
+        result = json.loads(path.read_text())
+        for part in [result["values"]["detection"]] if name == "uncertainty" else result["values"].values():
+            del part[score]
+        path.write_text(json.dumps(result))
+    assert main(["study", name, *options(folder, name), "--out", str(older)]) == 0
+    before, after = (
+        re.findall(r"^\|.*", (out / f"{name}-details.md").read_text(), re.MULTILINE) for out in (older, folder / name)
+    )
+    assert before == [row for row in after if score not in row]
+    assert len(before) < len(after)
 
 
 @pytest.mark.usefixtures("here")

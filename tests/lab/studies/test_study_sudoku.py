@@ -23,6 +23,7 @@ from ebt.training.optimisation import Optimisation
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FEW = ["--givens", "5,8", "--test-givens", "6", "--boards", "3"]
+HARD = ["--size", "6", "--givens", "14,20", "--test-givens", "10", "--boards", "3", "--guesses", "2", "--kinds", "ebt"]
 SMALL = ["--quick", "--jobs", "1", "--seeds", "1", "--size", "4", "--layers", "1", "--dim", "8", "--minutes", "0.002"]
 
 
@@ -52,7 +53,7 @@ def test_every_model_is_measured_at_every_number_of_steps(out: Path) -> None:
     page = (out / "sudoku-details.md").read_text()
     stopping = page.split("## EBT that stops when it has converged")[1].split("\n\n")[1].splitlines()[-1]
     cells = [cell.strip() for cell in stopping.strip("|").split("|")]
-    assert (cells[0], cells[2]) == ("6", "8")
+    assert (cells[0], cells[2]) == ("6 givens", "8")
     assert 2 <= float(cells[4]) <= 8
     assert "of few.csv, further cells revealed at random" in page
     assert "chosen on 2 validation boards with 6 to 6 givens" in page
@@ -75,6 +76,21 @@ def test_a_page_of_some_kinds(out: Path) -> None:
     assert main(["study", "sudoku", *SMALL, *few, "--collection", str(out / "few.csv"), "--out", str(out)]) == 0
     lines = json.loads((out / "results.json").read_text())["lines"]["6"]
     assert [line["name"] for line in lines] == ["EBT", "EBT, best of 2", "feed-forward", "looped, prediction"]
+
+
+@pytest.mark.slow
+def test_hard_boards_are_a_set_of_their_own(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ebt.lab.studies.runs.pool", no_pool)
+        assert main(["study", "sudoku", *SMALL, *HARD, "--out", str(tmp_path)]) == 0
+    lines = json.loads((tmp_path / "results.json").read_text())["lines"]
+    assert {test: [line["name"] for line in found] for test, found in lines.items()} == {
+        "10": ["EBT", "EBT, best of 2"],
+        "hard": ["EBT", "EBT, best of 2"],
+    }
+    page = (tmp_path / "sudoku-details.md").read_text()
+    assert "2 guesses or more: as many boards with 10 givens" in page
+    assert "## 2 guesses or more: boards solved (%)" in page
 
 
 def test_models_that_are_not_told_the_rules_are_others(tmp_path: Path) -> None:

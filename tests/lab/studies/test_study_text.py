@@ -163,7 +163,12 @@ def test_verifiers_agree_with_the_thinking_curve(places: dict[str, Any]) -> None
     given = settings(4, steps=[2, 3], candidates=MANY, candidate_noise=0.0)
     found = verifiers.measure(given, places, lambda *_: None)
     model, batches = open_model(given, places), contexts_of(given, places)
-    for rule, name in (("lowest", "lowest energy"), ("majority", "majority vote"), ("largest_drop", "largest drop of energy")):
+    for rule, name in (
+        ("lowest", "lowest energy"),
+        ("majority", "majority vote"),
+        ("largest_drop", "largest drop of energy"),
+        ("settled", "smallest last move"),
+    ):
         curve = language_curve(model, batches, [2, 3], [1, MANY], rule=rule)  # type: ignore[arg-type]
         for steps in (2, 3):
             point = curve.at(steps, MANY)
@@ -172,7 +177,7 @@ def test_verifiers_agree_with_the_thinking_curve(places: dict[str, Any]) -> None
             assert found[str(steps)]["the first"]["nats"] == pytest.approx(curve.at(steps, 1).nats, rel=1e-5)
     for at in found.values():
         rules = {name: one["nats"] for name, one in at.items() if name != "candidates"}
-        assert len(rules) == 9
+        assert len(rules) == 10
         assert min(rules, key=rules.__getitem__) == "best in hindsight"
         assert rules["mean of the probabilities"] < rules["at random"]  # Jensen's inequality, on the mean over candidates
         assert at["candidates"]["disagree"] > 0
@@ -197,6 +202,10 @@ def test_what_is_seen_of_predictions() -> None:
     torch.testing.assert_close(seen.nats, nats)
     torch.testing.assert_close(seen.scores["energy"], thought.energies[-1])
     torch.testing.assert_close(seen.scores["energy drop"], thought.energies[-1] - thought.energies[0])
+    before, after = (
+        model.geometry().logits(state).float().softmax(-1) for state in model.think(tokens[:, :-1], steps=2).states
+    )
+    torch.testing.assert_close(seen.scores["last move"].float(), (after - before).abs().sum(-1) / 2, rtol=1e-3, atol=1e-6)
     certain = F.one_hot(tokens[:, 1:], 257).double() @ model.words.weight
     torch.testing.assert_close(seen.of_token, model.landscape(tokens[:, :-1])(certain, 0))
     assert seen.energies.shape == (5, 2, CONTEXT - 4)

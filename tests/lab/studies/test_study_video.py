@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from statistics import fmean
 
@@ -10,7 +11,7 @@ import pytest
 from test_study_command import no_pool
 
 from ebt.cli.main import main
-from ebt.lab.studies.video import ENERGY, MOVES, WITHIN
+from ebt.lab.studies.video import KNOWS, MOVES, OVER
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OPTIONS = ["study", "video", "--quick", "--seeds", "2", "--jobs", "1", "--minutes", "0.02", "--clips", "4", "--steps", "1,2"]
@@ -35,7 +36,7 @@ def test_both_are_measured_where_validation_chose(out: Path) -> None:
         assert own["repeat"] == other["repeat"]
         for knows in own["knows"].values():
             assert knows["energy of the second frame"] == pytest.approx(-3 * knows["energy of the later frames"], abs=1e-6)
-            assert all(-1 <= knows[what] <= 1 for what in (ENERGY, WITHIN, MOVES))
+            assert all(-1 <= knows[what] <= 1 for what in KNOWS)
         assert own["reading"]["true frame"] > 0.7
         assert all(0 <= share <= 1 for share in own["reading"].values())
     above = fmean(
@@ -45,7 +46,7 @@ def test_both_are_measured_where_validation_chose(out: Path) -> None:
     assert f"loss {above:+.1f} [" in results["verdicts"][0]["text"]
     told = fmean(own["knows"]["digits"][MOVES] for own in ebt)
     assert f"Spearman {told:.2f}" in results["verdicts"][-1]["text"]
-    assert len(results["verdicts"]) == 8
+    assert len(results["verdicts"]) == 9
 
 
 def test_the_page_shows_all_steps(out: Path) -> None:
@@ -53,6 +54,21 @@ def test_the_page_shows_all_steps(out: Path) -> None:
     assert "| EBT, 12 steps |" in page
     assert "EBT: digits read, rollout, %" in page
     assert (out / "video.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_before_a_number_make_a_page_without_it(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "older")
+    for path in (tmp_path / "older" / "raw").glob("ebt-*.json"):
+        result = json.loads(path.read_text())
+        for knows in result["values"]["knows"].values():
+            del knows[OVER]
+        path.write_text(json.dumps(result))
+    assert main([*OPTIONS, "--out", str(tmp_path / "older")]) == 0
+    page = (tmp_path / "older" / "video-details.md").read_text()
+    assert OVER in (out / "video-details.md").read_text()
+    assert KNOWS[OVER] not in page
+    assert OVER not in page
+    assert KNOWS[MOVES] in page
 
 
 def test_a_second_call_trains_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

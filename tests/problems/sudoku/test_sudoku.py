@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
 from ebt.problems.sudoku.boards import board_errors, format_board, is_solved, parse_board, read_csv, write_csv
-from ebt.problems.sudoku.data import SudokuDataset, permute_digits
-from ebt.problems.sudoku.generator import canonical, generate, make_splits, solutions
+from ebt.problems.sudoku.data import SudokuDataset, line_orders, permute_digits
+from ebt.problems.sudoku.generator import canonical, count_guesses, generate, make_splits, solutions, units
 
 RANGES = {4: (4, 16), 6: (10, 36), 9: (26, 81)}
 SEVENTEEN = Path(__file__).parents[4] / "shared" / "data" / "sudoku" / "sudoku17_solved.csv.gz"
 PUZZLE_17 = "000000010400000000020000000000050407008000300001090000300400200050100000000806000"
 SOLUTION_17 = "693784512487512936125963874932651487568247391741398625319475268856129743274836159"
+HARD = "800000000003600000070090200050007000000045700000100030001000068008500010090000400"  # of A. Inkala
 SOLVED_4 = "1234341221434321"
 
 sizes_and_givens = st.sampled_from([4, 6, 9]).flatmap(lambda n: st.tuples(st.just(n), st.integers(*RANGES[n])))
@@ -98,6 +99,79 @@ def test_solver_is_quick_where_branching_on_cells_alone_takes_a_minute() -> None
 def test_solver_refuses(board: list[int], size: int, limit: int, words: str) -> None:
     with pytest.raises(InputError, match=words):
         solutions(board, size, limit)
+
+
+# The rating
+
+
+def plain_guesses(board: list[int], size: int) -> tuple[int, bool]:
+    """The guesses of the solver in the docstring, written out with sets, and whether it came to a full board."""
+    options = [{digit} if digit else set(range(1, size + 1)) for digit in board]
+    while True:
+        before = [set(each) for each in options]
+        for unit in units(size).tolist():
+            for cell in unit:
+                for other in set(unit) - {cell} if len(options[cell]) == 1 else ():
+                    options[other] -= options[cell]
+            for digit in range(1, size + 1):
+                places = [cell for cell in unit if digit in options[cell]]
+                if len(places) < 2:
+                    if not places:
+                        return 0, False
+                    options[places[0]] = options[places[0]] & {digit}
+        if not all(options):
+            return 0, False
+        if options == before:
+            break
+    cell = min(range(size * size), key=lambda cell: (len(options[cell]) == 1, len(options[cell]), cell))
+    tried = 0
+    for digit in sorted(options[cell]) if len(options[cell]) > 1 else ():
+        found = [min(each) if len(each) == 1 else 0 for each in options]
+        more, solved = plain_guesses([*found[:cell], digit, *found[cell + 1 :]], size)
+        tried += 1 + more
+        if solved:
+            return tried, True
+    return tried, len(options[cell]) == 1
+
+
+def test_guesses_are_counted_as_written_down() -> None:
+    assert count_guesses([int(digit) for digit in "0234341221434320"], 4) == 0
+    assert count_guesses([int(digit) for digit in "0034341200434321"], 4) == 1  # 1 and 2 can be exchanged
+    assert count_guesses([int(digit) for digit in PUZZLE_17], 9) == 0
+    assert count_guesses([int(digit) for digit in HARD], 9) > 50
+    for size, givens in ((4, 4), (6, 10), (9, 25)):
+        for puzzle in generate(size, givens, 12, seed=3).puzzles.tolist():
+            assert (count_guesses(puzzle, size), True) == plain_guesses(puzzle, size)
+    (puzzle,) = generate(9, 25, 1, seed=4, guesses=5).puzzles.tolist()
+    assert (count_guesses(puzzle, 9), True) == plain_guesses(puzzle, 9)
+
+
+@pytest.mark.parametrize("size", [4, 6, 9])
+def test_whether_a_puzzle_needs_guesses_is_the_same_in_any_symmetry(size: int) -> None:
+    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    puzzles = generate(size, {4: 5, 6: 9, 9: 24}[size], 20, seed=1).puzzles
+    if size > 4:
+        puzzles = np.concatenate([puzzles, generate(size, {6: 10, 9: 24}[size], 5, 2, guesses=1).puzzles])
+    needs = [count_guesses(puzzle, size) > 0 for puzzle in puzzles]
+    for puzzle, need in zip(puzzles, needs, strict=True):
+        labels = np.array([0, *rng.permutation(size) + 1])
+        order = line_orders(size, generator).numpy()
+        assert (count_guesses(labels[puzzle][order], size) > 0) == need
+    assert size == 4 or (any(needs) and not all(needs))
+
+
+def test_generated_puzzles_need_as_many_guesses_as_asked() -> None:
+    hard = generate(9, 26, 3, seed=0, guesses=3)
+    assert min(count_guesses(puzzle, 9) for puzzle in hard.puzzles) >= 3
+    assert ((hard.puzzles > 0).sum(1) == 26).all()
+    assert is_solved(hard.solutions, hard.puzzles, 9).all()
+    with pytest.raises(InputError, match=r"4x4 puzzle with 6 givens that needs 9 guesses or more.*ask for fewer guesses"):
+        generate(4, 6, 1, seed=0, guesses=9)
+
+
+def test_a_board_without_a_solution_has_no_rating() -> None:
+    with pytest.raises(InputError, match="no solution"):
+        count_guesses([1, 1, *[0] * 14], 4)
 
 
 # The generator

@@ -6,13 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from ebt.errors import InputError
 from ebt.problems.sudoku.boards import is_solved, write_csv
 from ebt.problems.sudoku.data import SudokuDataModule
-from ebt.problems.sudoku.generator import canonical, generate
+from ebt.problems.sudoku.generator import SudokuSet, canonical, count_guesses, generate
 
 SMALL: dict[str, Any] = {
     "size": 6,
@@ -90,11 +91,48 @@ def test_files_replace_generated_puzzles(tmp_path: Path) -> None:
         {"validation_file": "a.csv"},
         {"test_files": {"hard": "a.csv"}},
         {"check": "rules"},
+        {"test_guesses": 0},
+        {"train_file": "a.csv", "validation_file": "b.csv", "test_guesses": 1},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         SudokuDataModule(**settings)
+
+
+def test_a_hard_set_needs_guesses_and_leaves_the_other_tests_as_they_are() -> None:
+    plain, data = SudokuDataModule(**SMALL), SudokuDataModule(**{**SMALL, "test_guesses": 1})
+    assert data.test_names == [*plain.test_names, "hard"]
+    data.prepare()
+    plain.prepare()
+    hard = data.sets["hard"]
+    assert len(hard.puzzles) == 2
+    assert all(count_guesses(puzzle, 6) for puzzle in hard.puzzles)
+    assert ((hard.puzzles > 0).sum(1) == 14).all()  # the fewest of the test sets
+    assert all((data.sets[name].puzzles == plain.sets[name].puzzles).all() for name in plain.test_names)
+    assert data.shared == 0
+
+
+def test_a_hard_set_of_a_collection(tmp_path: Path) -> None:
+    parts = [generate(6, 10, 30, seed=0), generate(6, 10, 4, seed=1, guesses=2)]
+    boards = SudokuSet(*(np.concatenate(each) for each in zip(*parts, strict=True)))
+    path = str(tmp_path / "few.csv")
+    write_csv(path, *boards)
+    settings = {**SMALL, "collection": path, "train_count": 50, "train_givens": (10, 20), "test_givens": (10,)}
+    plain, data = SudokuDataModule(**settings), SudokuDataModule(**settings, test_guesses=2)
+    plain.prepare()
+    data.prepare()
+    hard = data.sets["hard"]
+    assert min(count_guesses(puzzle, 6) for puzzle in hard.puzzles) >= 2
+    assert {row.tobytes() for row in hard.puzzles} <= {row.tobytes() for row in boards.puzzles}
+    for name in ("validation", "givens_10"):
+        assert (data.sets[name].puzzles == plain.sets[name].puzzles).all()
+    assert len(data.sets["train"].puzzles) == len(plain.sets["train"].puzzles) - 2
+    assert data.shared == 0
+    with pytest.raises(
+        InputError, match=r"Only 0 of 2\d puzzles of the collection need 50 guesses or more with 10 givens, but 2"
+    ):
+        SudokuDataModule(**settings, test_guesses=50).prepare()
 
 
 def test_files_are_checked_as_asked(tmp_path: Path) -> None:

@@ -105,11 +105,16 @@ def test_energies_of_frames_given_the_true_ones() -> None:
         torch.testing.assert_close(found.losses[-1, :, end - 1], losses)
         moved = (thought.states[1] - thought.states[0])[:, -1].square().mean(-1).sqrt()
         torch.testing.assert_close(found.moves[-1, :, end - 1], moved)
+        context = frames[:, max(0, end - CONTEXT) : end]
+        repeated = model.landscape(context)(model.geometry().view(context), 1)
+        torch.testing.assert_close(found.repeats[:, end - 1], repeated[:, -1].double())
     assert found.spearman == pytest.approx(spearmanr(found.energies[-1].flatten(), found.losses[-1].flatten()).statistic)
     each = [
         spearmanr(energies, losses).statistic for energies, losses in zip(found.energies[-1], found.losses[-1], strict=True)
     ]
     assert found.spearman_within_clips == pytest.approx(np.mean(each))
+    over = found.energies[-1] - found.repeats
+    assert found.spearman_over_repeating == pytest.approx(spearmanr(over.flatten(), found.losses[-1].flatten()).statistic)
     assert found.spearman_of_moves == pytest.approx(spearmanr(found.moves[-1].flatten(), found.losses[-1].flatten()).statistic)
 
 
