@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from ebt.errors import InputError
 
-RULES = ("lowest", "highest", "largest_drop", "settled", "majority")
+RULES = ("lowest", "highest", "largest_drop", "settled", "decided", "majority")
 """The values of ``ebt.thinking.Rule``, repeated here so that help and errors do not import torch."""
 WORD_RULES = (*RULES, "mean")
 """The values of ``ebt.thinking.WordRule``."""

@@ -145,15 +145,17 @@ def measure(
             progress(rows, total)
     if not scored:
         raise InputError("nothing to score: give data with at least one prediction that counts")
-    points = [scorer.point(_common(*key, tally, units, inner), tally) for key, tally in tallies.items()]
+    points = [
+        scorer.point(_common(*key, tally, units, inner, how.rule if how else "lowest"), tally) for key, tally in tallies.items()
+    ]
     if how is None:
         return Curve(scorer.task, scorer.measure, kind, points, rows, scored)
     ends = how.rule, how.tolerance, how.seed, start / units, tuple(alarmed)
     return Curve(scorer.task, scorer.measure, "ebt", points, rows, scored, *ends)
 
 
-def _common(steps: int, candidates: int, tally: Tally, units: int, inner: bool) -> dict[str, Any]:
+def _common(steps: int, candidates: int, tally: Tally, units: int, inner: bool, rule: str) -> dict[str, Any]:
     known, taken = "energy" in tally, tally.mean("taken")
-    forward, backward = evaluations(taken, candidates, inner) if known else (tally.mean("passes"), 0.0)
+    forward, backward = evaluations(taken, candidates, inner, rule) if known else (tally.mean("passes"), 0.0)
     told = {name: tally.mean(name, units) if known else None for name in ("energy", "objective")}
     return {"steps": steps, "candidates": candidates, **told, "forward": forward, "backward": backward}

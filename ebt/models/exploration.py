@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.models.thinking import Thinking, think
-from ebt.thinking import Thought, choose, mean
+from ebt.thinking import Thought, choose, judge, mean
 
 
 def check_counts(name: str, counts: Sequence[int]) -> list[int]:
@@ -31,6 +31,8 @@ class Explored:
     """Thinking options, with the largest numbers of steps and candidates."""
     after: dict[int, Tensor]
     """Energies per part (M x B, *P) of the states, by number of steps."""
+    energy: Any
+    """The energy that was descended."""
 
     @property
     def first(self) -> Thought:
@@ -59,7 +61,8 @@ class Explored:
             final_energy=True,
         )
         rows = torch.arange(self.rows * candidates, device=cut.start.device)
-        return choose(cut.rows(rows), candidates, rule)
+        cut = cut.rows(rows)
+        return choose(judge(self.energy, cut) if rule == "decided" else cut, candidates, rule)
 
     def mean(self, steps: int, candidates: int, rows: Tensor) -> Tensor:
         """Average over the first ``candidates`` and the first ``steps`` of some rows, as logits (see ``ebt.mean``)."""
@@ -72,9 +75,10 @@ class Explored:
         return self.thought.steps[: self.rows * candidates].clamp(max=steps).double().mean().item()
 
 
-def evaluations(taken: float, candidates: int, differentiates: bool = True) -> tuple[float, float]:
-    """Forward and inner backward passes per answer. Several candidates need one more forward pass each."""
-    return candidates * (taken + (candidates > 1)), candidates * taken * differentiates
+def evaluations(taken: float, candidates: int, differentiates: bool = True, rule: str = "lowest") -> tuple[float, float]:
+    """Forward and inner backward passes per answer. Several candidates need one more forward pass each, and with rule decided,
+    all need one more."""
+    return candidates * (taken + (candidates > 1) + (rule == "decided")), candidates * taken * differentiates
 
 
 def explore(energy: Any, how: Thinking, steps: Sequence[int], conditioned: bool = False, **descent: Any) -> Explored:
@@ -91,7 +95,8 @@ def explore(energy: Any, how: Thinking, steps: Sequence[int], conditioned: bool 
     shared = not conditioned and how.stops() is None and not moves
     thought = think(energy, how=how.but(rule="lowest"), **descent).candidates
     assert thought is not None
-    return Explored(thought, how, {k: thought.energies[k] for k in steps} if shared else _after(energy, thought, steps))
+    after = {k: thought.energies[k] for k in steps} if shared else _after(energy, thought, steps)
+    return Explored(thought, how, after, energy)
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ from ebt.thinking import (
     Update,
     choose,
     descend,
+    judge,
 )
 
 P = ParamSpec("P")
@@ -215,7 +216,7 @@ def think(
         The record of the winners. Its ``candidates`` is the record of all M x B rows.
 
     Raises:
-        ValueError: If the rule is 'mean' and the geometry is not a vocabulary.
+        ValueError: If the rule is 'mean' or 'decided' and the geometry is not a vocabulary.
     """
     if how.rule == "mean" and not isinstance(geometry, Simplex):
         raise ValueError("rule is 'mean', which needs a vocabulary: choose another rule")
@@ -242,4 +243,6 @@ def think(
         gradients=gradients,
         backend=backend,
     )
+    if how.rule == "decided":
+        thought = judge(energy, thought)
     return choose(thought, count, how.rule) if thought.final_energy else replace(thought, candidates=thought)

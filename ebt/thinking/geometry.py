@@ -64,7 +64,11 @@ class Geometry(ABC):
 
     def decide(self, state: Tensor) -> Tensor:
         """Discrete answers of states. Raises ``ValueError`` if the geometry has none."""
-        raise ValueError(f"{type(self).__name__} has no discrete answers to count: choose another rule than 'majority'")
+        raise ValueError(f"{type(self).__name__} has no discrete answers: choose a rule other than 'majority' and 'decided'")
+
+    def decided(self, state: Tensor) -> Tensor:
+        """The view (N, *P, D) of the discrete answers. Raises ``ValueError`` if the geometry has none."""
+        raise ValueError(f"{type(self).__name__} has no discrete answers: choose a rule other than 'majority' and 'decided'")
 
     def scored(self, target: Tensor) -> Tensor:
         """Mask of the parts that count in a mean loss, broadcastable to the loss."""
@@ -204,6 +208,10 @@ class Simplex(Geometry):
     def decide(self, state: Tensor) -> Tensor:
         """Index of the most probable entry per part (N, *P)."""
         return by_chunks(lambda part: self.logits(part).argmax(-1), len(self.table), state)
+
+    def decided(self, state: Tensor) -> Tensor:
+        """Embedding of the most probable entry per part (N, *P, D), without the others."""
+        return self.seen[self.decide(state)]
 
     def _p(self, state: Tensor) -> Tensor:
         return precise(self.logits(state)).softmax(-1)

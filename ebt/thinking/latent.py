@@ -50,6 +50,9 @@ class LatentSimplex(Simplex):
     def view(self, state: Tensor) -> Tensor:
         return torch.cat((super().view(state), self.latent(state).to(self.table.dtype)), -1)
 
+    def decided(self, state: Tensor) -> Tensor:
+        return torch.cat((super().decided(state), self.latent(state).to(self.table.dtype)), -1)
+
     def pull_back(self, state: Tensor, gradient: Tensor) -> Tensor:
         seen, latent = gradient.chunk(2, -1)
         return torch.cat((super().pull_back(state, seen), self.ratio * latent.shape[-1] * latent), -1)

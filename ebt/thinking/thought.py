@@ -15,10 +15,11 @@ from ebt.thinking.geometry import Geometry, Simplex
 from ebt.thinking.noise import broadcastable, precise
 from ebt.thinking.update import Update
 
-Rule = Literal["lowest", "highest", "largest_drop", "settled", "majority", "mean"]
+Rule = Literal["lowest", "highest", "largest_drop", "settled", "decided", "majority", "mean"]
 """How the winner is chosen. lowest, highest: by final energy. largest_drop: by the decrease in energy. settled: by the smallest
-change in the last update. majority: the most frequent answer, with ties broken by lowest energy. mean: text is predicted from
-the average over all states (``mean``), and the record is that of ``lowest``."""
+change in the last update. decided: by the energy of the discrete answer (``judge``). majority: the most frequent answer, with
+ties broken by lowest energy. mean: text is predicted from the average over all states (``mean``), and the record is that of
+``lowest``."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Thought:
     evaluations: Evaluations
     final_energy: bool = False
     """Whether the last entry of ``energies`` belongs to the final states."""
+    decided: Tensor | None = None
+    """Energies per part (N, *P) of the discrete answers, after ``judge``."""
     winner: Tensor | None = None
     """After self-verification: index of the winner among the M candidates, per prediction."""
     candidates: Thought | None = None
@@ -125,6 +128,7 @@ class Thought:
             start=pick(self.start),
             states=tuple(pick(state) for state in self.states),
             energies=torch.stack([pick(energies) for energies in self.energies]),
+            decided=None if self.decided is None else pick(self.decided),
             steps=pick(self.steps),
             step_size=pick(self.step_size) if own_sizes else self.step_size,
         )
@@ -148,7 +152,7 @@ def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
 
     Raises:
         ValueError: If M does not divide the rows, the rule is unknown, the final energy is missing, the rule is 'settled' and
-            the path was not kept, or the rule is 'majority' and answers are not discrete.
+            the path was not kept, 'decided' without ``judge``, or 'majority' and answers are not discrete.
     """
     rows = thought.start.shape[0]
     if candidates < 1 or rows % candidates:
@@ -177,6 +181,10 @@ def _winner(thought: Thought, candidates: int, rule: str) -> Tensor:
         return (first - last).argmax(0)
     if rule == "settled":
         return thought.moved.unflatten(0, (candidates, -1)).argmin(0)
+    if rule == "decided":
+        if thought.decided is None:
+            raise ValueError("the energies of the discrete answers are missing: call ebt.thinking.judge on the record first")
+        return geometry.per_prediction(thought.decided).unflatten(0, (candidates, -1)).argmin(0)
     if rule != "majority":
         raise ValueError(f"rule is {rule!r}: choose one of {', '.join(get_args(Rule))}")
     answers = geometry.decide(thought.state).unflatten(0, (candidates, -1))

@@ -30,6 +30,7 @@ from ebt.thinking import (
     Supervised,
     Thought,
     choose,
+    judge,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -151,8 +152,10 @@ def test_inference_needs_no_gradients_and_follows_its_generator(pair: Pair) -> N
 
 
 def test_one_of_many_candidates_is_kept(pair: Pair) -> None:
-    rules = ["lowest", "highest", "largest_drop", "settled"] + (["majority"] if pair.name in SIMPLEX else [])
+    rules = ["lowest", "highest", "largest_drop", "settled"] + (["decided", "majority"] if pair.name in SIMPLEX else [])
     thought = pair.infer(CANDIDATES)
+    if pair.name in SIMPLEX:
+        thought = judge(pair.landscape(), thought)
     for rule in rules:
         chosen = choose(thought, CANDIDATES, rule)
         assert chosen.winner is not None

@@ -22,7 +22,7 @@ from toys import (
     seeded,
 )
 
-from ebt.thinking import Euclidean, Evaluations, Thought, choose, mean
+from ebt.thinking import Euclidean, Evaluations, Thought, choose, judge, mean
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -61,13 +61,23 @@ def records(draw: st.DrawFn) -> tuple[Thought, int, Space]:
         step_size=draw(st.sampled_from([torch.tensor(2.0), normal(*(m * b, p)[:dims], *[1] * (3 - dims), seed=seed)])),
         evaluations=Evaluations(t + 1, t),
         final_energy=True,
+        decided=normal(m * b, p, seed=seed + 12),
     )
     return thought, m, space
 
 
-def plain_winner(rule: str, first: list[float], last: list[float], answers: list[tuple[int, ...]], moved: list[float]) -> int:
+def plain_winner(
+    rule: str,
+    first: list[float],
+    last: list[float],
+    answers: list[tuple[int, ...]],
+    moved: list[float],
+    decided: list[float],
+) -> int:
     """Which candidate of one prediction wins."""
     everyone = range(len(last))
+    if rule == "decided":
+        return min(everyone, key=lambda m: decided[m])
     if rule == "lowest":
         return min(everyone, key=lambda m: last[m])
     if rule == "highest":
@@ -90,7 +100,7 @@ def same(found: Tensor, expected: Tensor) -> None:
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("rule", ["lowest", "highest", "largest_drop", "settled", "majority"])
+@pytest.mark.parametrize("rule", ["lowest", "highest", "largest_drop", "settled", "decided", "majority"])
 @given(record=records())
 def test_the_winner_is_that_of_a_plain_loop(rule: str, record: tuple[Thought, int, Space]) -> None:
     thought, candidates, space = record
@@ -105,7 +115,9 @@ def test_the_winner_is_that_of_a_plain_loop(rule: str, record: tuple[Thought, in
             answers = [tuple(thought.state[row, group].argmax(-1).tolist()) for row in mine]
             place = (b, group[0]) if space.prediction_dims == 2 else (b,)
             moved = [last_move(thought, row, group, int(thought.steps[(row, *place[1:])])) for row in mine]
-            winner = plain_winner(rule, first, last, answers, moved)
+            assert thought.decided is not None
+            decided = thought.decided[mine][:, group].sum(1).tolist()
+            winner = plain_winner(rule, first, last, answers, moved, decided)
             assert chosen.winner[place] == winner
             row = mine[winner]
             same(chosen.start[b, group], thought.start[row, group])
@@ -153,12 +165,34 @@ def test_bad_input_is_named() -> None:
         choose(thought, 3)
     with pytest.raises(ValueError, match="4 rows cannot be 0 candidates each"):
         choose(thought, 0)
-    with pytest.raises(ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, settled, majority"):
+    with pytest.raises(
+        ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, settled, decided, majority"
+    ):
         choose(thought, 2, "best")
-    with pytest.raises(ValueError, match="choose another rule than 'majority'"):
+    with pytest.raises(ValueError, match="choose a rule other than 'majority' and 'decided'"):
         choose(replace(thought, geometry=Euclidean(2, (WIDTH,))), 2, "majority")
+    with pytest.raises(ValueError, match="choose a rule other than 'majority' and 'decided'"):
+        judge(Waves(2, 3), replace(thought, geometry=Euclidean(2, (WIDTH,))))
+    with pytest.raises(ValueError, match=r"call ebt\.thinking\.judge on the record first"):
+        choose(thought, 2, "decided")
     with pytest.raises(ValueError, match="think with keep_path=True"):
         choose(replace(thought, states=thought.states[-1:]), 2, "settled")
+
+
+@pytest.mark.parametrize("name", ["mirror", "compact-restart"])
+def test_answers_are_judged_without_their_probabilities(name: str) -> None:
+    table = make_table()
+    space, landscape = make_simplex(name, table), Waves(3, 4)
+    thought = space.descend(landscape, space.start((2 * 3, 4), source=seeded(0)), 1.0, 2, final_energy=True)
+    judged = judge(landscape, thought)
+    assert judged.decided is not None
+    words = space.geometry.decide(thought.state)
+    torch.testing.assert_close(judged.decided, landscape(table[words], 1))
+    assert judged.evaluations == replace(thought.evaluations, forward=thought.evaluations.forward + 1)
+    chosen = choose(judged, 2, "decided")
+    assert chosen.decided is not None
+    lowest = space.geometry.per_prediction(judged.decided).unflatten(0, (2, -1)).amin(0)
+    torch.testing.assert_close(space.geometry.per_prediction(chosen.decided), lowest)
 
 
 def test_more_candidates_find_lower_energies() -> None:

@@ -59,7 +59,7 @@ class Colouring(Problem):
     task, data, measure = GraphTask, GraphData, MEASURE
     columns = ("right %",)
     options = ("candidates", "rule", "tolerance")
-    rules = (*Problem.rules, "majority")
+    rules = (*Problem.rules, "decided", "majority")
 
     def cells(self, point: GraphPoint) -> list[str]:
         return [f"{100 * point.right:.1f}"]
