@@ -25,7 +25,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ebt.cli.terminal import plain_table, print_table
-from ebt.lab.demo.jobs import GIVENS, Settings, train
+from ebt.lab.demo.jobs import GIVENS, Settings, boards_of, text_of, train
 from ebt.problems.folder import load_folder
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.thinking import Recipe, Thought
@@ -76,9 +76,9 @@ def trained(task: str, folder: Path, quick: bool) -> Any:
         if task == "text":
             optimisation = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
             made: Any = LanguageTask(LanguageNetwork("nano", dim=96), TEXT, optimisation, sample_every=0, seed=0)
-            work, updates = settings.text(), settings.text_updates
+            work, updates = text_of(settings), settings.text_updates
         else:
-            made, work, updates = settings.sudoku_task("ebt"), settings.boards(), settings.sudoku_updates
+            made, work, updates = settings.sudoku_task("ebt"), boards_of(settings), settings.sudoku_updates
         train(made, work, updates, folder, lambda done, total, note: _say(task, done, total, note))
     return load_folder(folder)
 
@@ -92,8 +92,7 @@ def batches_of(task: str, split: str, count: int, quick: bool) -> list[Batch]:
     """``count`` contexts, or boards per number of givens: the first of each test set for test, the last for validation."""
     settings = settings_of(quick)
     if task == "text":
-        text = settings.text()
-        found = []
+        text, found = text_of(settings), []
         for batch in text.val_dataloader() if split == "validation" else text.test_dataloader():
             left = count - sum(len(one.given) for one in found)
             if left <= 0:
@@ -101,8 +100,7 @@ def batches_of(task: str, split: str, count: int, quick: bool) -> list[Batch]:
             target = batch["targets"][:left]
             found.append(Batch(batch["input_ids"][:left], target, target >= 0))
         return found
-    data, found = settings.boards(), []
-    data.prepare()
+    data, found = boards_of(settings), []
     for givens in GIVENS:
         boards = data.sets[f"givens_{givens}"]
         rows = slice(0, count) if split == "test" else slice(len(boards.puzzles) - count, None)

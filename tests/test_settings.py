@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cache
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -151,25 +153,26 @@ def context(model: HubModel) -> Tensor:
     return torch.randint(7, (2, 5), generator=generator)
 
 
-def behaviour(model: Any) -> Seen:
-    """What a model starts from, what it thinks, and how it would learn."""
-    seen = [*model.state_dict().values(), torch.tensor([parameter.requires_grad for parameter in model.parameters()])]
-    seen = [tensor.clone() for tensor in seen]
+def behaviour(model: Any) -> Iterator[Tensor]:
+    """What a model starts from, what it thinks, and how it would learn, each found when it is asked for."""
+    begun = [*model.state_dict().values(), torch.tensor([parameter.requires_grad for parameter in model.parameters()])]
+    yield from [tensor.clone() for tensor in begun]
     draw(model)
     given, kind = context(model.eval()), model.config.model_type
     if not isinstance(model, ThinkingModel):
-        return [*seen, *_answers(model, given)]
+        yield from _answers(model, given)
+        return
     thought = model.think(given)
     assert thought.candidates is not None
-    seen += [*thought.candidates.states, thought.energies, thought.steps, thought.answer, *_slopes(model, given)]
+    yield from (*thought.candidates.states, thought.energies, thought.steps, thought.answer)
+    yield from _slopes(model, given)
     if kind == "ebt":
-        seen.append(model(given).logits)
+        yield model(given).logits.detach()
         outcome = model.train()(given, labels=given, generator=torch.Generator().manual_seed(3)).loss
-        seen += [outcome, *_gradients(model, outcome)]
+        yield from (outcome.detach(), *_gradients(model, outcome))
     if kind == "ebt_images":
         free = torch.zeros(1, 1, *given.shape[-2:], dtype=torch.bool).index_fill(3, torch.tensor([0, 1]), True)
-        seen.append(model.infill(given, free, generator=torch.Generator().manual_seed(3)))
-    return [tensor.detach() for tensor in seen]
+        yield model.infill(given, free, generator=torch.Generator().manual_seed(3))
 
 
 def _answers(model: Any, given: Tensor) -> Seen:
@@ -199,8 +202,10 @@ def _gradients(model: nn.Module, outcome: Tensor) -> Seen:
     return [torch.zeros(()) if gradient is None else gradient for gradient in found]
 
 
-def alike(one: Seen, other: Seen) -> bool:
-    return len(one) == len(other) and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def alike(one: Iterable[Tensor], other: Iterable[Tensor]) -> bool:
+    """Whether all is the same. At the first difference, nothing more is found."""
+    pairs = zip_longest(one, other)
+    return all(a is not None and b is not None and a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
 def given(*parts: Settings) -> Settings:
@@ -242,10 +247,10 @@ def another(kind: str, name: str) -> tuple[Any, Settings]:
 
 @cache
 def plain(kind: str, settings: tuple[tuple[str, Any], ...]) -> Seen:
-    return made(kind, dict(settings))
+    return [*made(kind, dict(settings))]
 
 
-def made(kind: str, settings: Settings) -> Seen:
+def made(kind: str, settings: Settings) -> Iterator[Tensor]:
     torch.manual_seed(0)
     return behaviour(models()[kind](models()[kind].config_class(**settings)))
 
@@ -380,26 +385,26 @@ def batch_of(task: ThinkingTask) -> dict[str, Tensor]:
 
 @cache
 def plainly_trained(network_class: type[Network], kind: str, settings: tuple[tuple[str, Any], ...]) -> Seen:
-    return training(task_of(base(network_class, kind=kind), Recipe(**dict(settings))))
+    with torch.random.fork_rng():  # the other training is under way
+        return [*training(task_of(base(network_class, kind=kind), Recipe(**dict(settings))))]
 
 
 @cache
 def plainly_built(network_class: type[Network], settings: tuple[tuple[str, Any], ...], recipe: Recipe) -> Seen:
-    return behaviour(task_of(base(network_class, **dict(settings)), recipe).model)
+    return [*behaviour(task_of(base(network_class, **dict(settings)), recipe).model)]
 
 
-def training(task: Any) -> Seen:
+def training(task: Any) -> Iterator[Tensor]:
     """Losses and gradients of two batches, the second with what is replayed, and how many rows the network sees at once."""
     draw(task.model)
     rows, network = [], getattr(task.model, "network", None)
     if hasattr(network, "energy"):
         energy = network.energy
         network.energy = lambda x, y, *rest, **more: (rows.append(len(x)), energy(x, y, *rest, **more))[1]
-    seen = []
     for _ in range(2):
         outcome = task.learn_and_remember(batch_of(task)).loss
-        seen += [outcome.detach(), *_gradients(task.model, outcome)]
-    return [*seen, torch.tensor(rows)]
+        yield from (outcome.detach(), *_gradients(task.model, outcome))
+    yield torch.tensor(rows)
 
 
 def base(network_class: type[Network], **settings: Any) -> Network:
@@ -422,12 +427,14 @@ def test_every_field_of_a_recipe_counts(network_class: type[Network], kind: str,
     other = {**plain, **beside, name: value}
     try:
         changed = training(task_of(network, Recipe(**other)))
+        first = next(changed)
     except InputError as error:
         assert name in str(error)  # noqa: PT017
         refused = kind != "ebt" and not (kind in network.looping and name in ("min_steps", "max_steps", "loss"))
         assert refused or name in network.unused_recipe or (name == "warm_start" and not TASKS[network_class].warm_starts)
-        return
-    assert not alike(changed, plainly_trained(network_class, kind, tuple({**plain, **beside}.items())))
+    else:
+        before = plainly_trained(network_class, kind, tuple({**plain, **beside}.items()))
+        assert not alike(before, chain([first], changed))
 
 
 NETWORKS = [(network, kind, field.name) for network in TWINS for kind in ("ebt", TWINS[network]) for field in fields(network)]
@@ -460,13 +467,14 @@ def test_every_field_of_a_network_counts(network_class: type[Network], kind: str
     plain = {"kind": kind, **beside}
     recipe = base(network_class, kind=kind).recipe
     recipe = Recipe(2, 3, start_std=recipe.start_std) if kind == "ebt" and name != "kind" else recipe
+    before = plainly_built(network_class, tuple(plain.items()), recipe)
     try:
         changed = task_of(base(network_class, **{**plain, name: value}), recipe)
     except InputError as error:
         assert name in str(error)  # noqa: PT017
         assert kind != "ebt" or name in (*network_class.unused, "inner")
-        return
-    assert not alike(behaviour(changed.model), plainly_built(network_class, tuple(plain.items()), recipe))
+    else:
+        assert not alike(before, behaviour(changed.model))
 
 
 OPTIMISATION = {

@@ -75,7 +75,7 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.delenv("EBT_RUN_FOLDER", raising=False)
     (tmp_path / "text.txt").write_text("\n\n".join(f"{i} quick brown foxes jump over {i * i} lazy dogs." for i in range(400)))
     data = ["--data.source=text.txt", "--data.context_length=16", "--data.batch_size=2", "--data.evaluation_batch_size=4"]
-    return [*NETWORK, *data, "--model.sample_tokens=4", "--trainer.limit_val_batches=2"]
+    return [*NETWORK, *data, "--model.sample_tokens=4", *(f"--trainer.limit_{name}_batches=2" for name in ("val", "test"))]
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_srun_starts_two_processes(text: list[str], tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "results.json").read_text())["updates"] == 4
 
 
-MANY = [*SUDOKU, "--trainer.max_steps=120", "--trainer.val_check_interval=50", "--checkpoint_every=4", "--loggers=[csv]"]
+MANY = [*SUDOKU, "--trainer.max_steps=80", "--trainer.val_check_interval=40", "--checkpoint_every=4", "--loggers=[csv]"]
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     with patch.dict(os.environ):  # a run leaves its folder there
         os.environ.pop("EBT_RUN_FOLDER", None)
-        assert main(["fit", *MANY, f"--out={folder}"]) == 0
+        assert main(["fit", *MANY, "--checkpoint_every=80", f"--out={folder}"]) == 0
     return weights(folder)
 
 
@@ -199,9 +199,9 @@ def test_a_signal_stops_a_run_that_resumes_exactly(
     assert "To continue: ebt fit --resume --out part" in done.stderr
     assert "Traceback" not in done.stderr
     stopped = torch.load(last, weights_only=True)["global_step"]
-    assert 4 <= stopped < 120
+    assert 4 <= stopped < 80
 
-    assert main(["fit", "--resume", "--out=part"]) == 0
+    assert main(["fit", "--resume", "--out=part", "--checkpoint_every=80"]) == 0
     assert f"continues at update {stopped}" in capsys.readouterr().out
     resumed = weights(empty / "part")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

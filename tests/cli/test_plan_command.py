@@ -16,7 +16,8 @@ SMALL = [
     "--model.network.layers=1",
     "--model.network.dim=8",
     "--model.network.heads=2",
-    "--model.recipe.max_steps=2",
+    "--model.recipe.min_steps=1",
+    "--model.recipe.max_steps=1",
     "--data.context_length=16",
 ]
 Captured = pytest.CaptureFixture[str]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from here import no_pool
 
 from ebt.cli.main import main
 from ebt.lab.demo.jobs import Settings
@@ -20,6 +21,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("demo") / "out"
     few = Settings(3, sudoku_updates=2, sudoku_puzzles=8, sudoku_tests=3, sudoku_verified=3, text_updates=2, text_contexts=2)
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.setattr("ebt.lab.demo.run.pool", no_pool)  # a real one: see the studies
         patch.setattr(Settings, "quick", lambda seed: replace(few, seed=seed))
         assert main(["demo", "--quick", "--processes", "2", "--out", str(out), "--seed", "3"]) == 0
     return out, printed.getvalue()

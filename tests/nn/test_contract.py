@@ -35,7 +35,7 @@ from ebt.thinking import (
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-ROWS, PARTS, STEPS, CANDIDATES = 2, 3, 3, 4
+ROWS, PARTS, STEPS, CANDIDATES = 2, 3, 2, 4
 MODES: dict[str, dict[str, Any]] = {
     "detached": {"gradients": "detached"},
     "truncated": {"gradients": "truncated", "noise": 0.1, "step_size_spread": 2.0, "loss": "last"},

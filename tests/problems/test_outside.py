@@ -22,7 +22,8 @@ def ebt(folder: Path, *commands: list[str]) -> str:
     return begin(*arguments, env={"COLUMNS": "160"}, cwd=folder, path=[OUTSIDE]).ended(240, check=True).stdout
 
 
-FIT = ["fit", "--config", "colouring/ebt", "--trainer.enable_progress_bar=false", "--loggers=[csv]"]
+QUICK = ["--model.network.layers=1", "--model.optimisation.lr=0.01", "--trainer.max_steps=80"]
+FIT = ["fit", "--config", "colouring/ebt", *QUICK, "--trainer.enable_progress_bar=false", "--loggers=[csv]"]
 
 
 def right(folder: Path) -> dict[tuple[int, int], float]:

@@ -8,6 +8,7 @@ import socket
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,7 @@ def launch(folder: Path, what: Callable[[Path], None]) -> None:
         finish(process, output)
 
 
+@cache
 def found(folder: Path, rank: int) -> dict[str, Any]:
     """What process ``rank`` left."""
     result: dict[str, Any] = torch.load(folder / f"found-{rank}.pt", weights_only=True)

@@ -50,12 +50,12 @@ def test_converged_predictions_stay_where_they_are(
     thought = space.descend(landscape, start, alpha, CAP, stop=Change(tolerance), final_energy=True)
     assert torch.equal(thought.steps, expected_steps(space, start, plain.states, tolerance))
     assert len(thought.states) == thought.steps.max()
-    for row in range(ROWS):
-        for part in range(PARTS):
-            count = int(thought.steps[(row, part)[:dims]])
-            for i, state in enumerate(thought.states):
-                torch.testing.assert_close(state[row, part], plain.states[min(i + 1, count) - 1][row, part])
-            torch.testing.assert_close(thought.energies[:count, row, part], plain.energies[:count, row, part])
+    counts, known = thought.steps.view(ROWS, -1).expand(ROWS, PARTS), torch.stack(plain.states)
+    for i, state in enumerate(thought.states):
+        last = (counts.clamp(max=i + 1) - 1).view(1, ROWS, PARTS, 1).expand(1, *state.shape)
+        torch.testing.assert_close(state, known.gather(0, last)[0])
+    moved = torch.arange(len(thought.states)).view(-1, 1, 1) < counts
+    torch.testing.assert_close(thought.energies[:-1][moved], plain.energies[: len(moved)][moved])
     torch.testing.assert_close(thought.energies[-1], landscape(space.view(thought.state), 0).detach())
 
 

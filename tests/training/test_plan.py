@@ -12,7 +12,7 @@ from forked import finish, start
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebt.cli.plan import SMALL, Rehearsals, planned_run
+from ebt.cli.plan import SMALL, PlannedRun, Rehearsals, planned_run
 from ebt.errors import InputError
 from ebt.nn import SIZES, network_config
 from ebt.thinking import Recipe
@@ -71,17 +71,24 @@ def test_the_way_of_gradients_is_that_of_the_planned_device(accelerator: str, ch
 @pytest.mark.slow
 def test_many_layers_follow_from_two_and_three() -> None:
     planned = rehearsals("s1", 300, "--data.context_length=16")
-    two, three, five = (planned.rehearsed(layers, 2, 2, 300, 2, count=True) for layers in (2, 3, 5))
-    found = extended(two, three, 2)
-    assert found.peak == pytest.approx(five.peak, rel=0.01)
-    assert replace(found, peak=five.peak) == five
+    two, three, four = (planned.rehearsed(layers, 1, 1, 300, 2, count=True) for layers in (2, 3, 4))
+    found = extended(two, three, 1)
+    assert found.peak == pytest.approx(four.peak, rel=0.01)
+    assert replace(found, peak=four.peak) == four
+
+
+@pytest.fixture(scope="module", params=["ebt", "transformer_pp"])
+def tiny(request: pytest.FixtureRequest) -> tuple[str, PlannedRun]:
+    """A run of a kind, whose network has the size of a test."""
+    settings = ["--data.context_length=4", "--data.batch_size=1"]
+    return request.param, planned_run([f"--config={CONFIGS / KINDS[request.param]}", *settings], 1000)
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", ["ebt", "transformer_pp"])
-def test_parameters_are_counted_at_any_size(kind: str, size: str) -> None:
-    planned = rehearsals(kind, 1000, f"--model.network.size={size}", "--data.context_length=4", "--data.batch_size=1")
-    config = network_config(size)
+def test_parameters_are_counted_at_any_size(tiny: tuple[str, PlannedRun], size: str) -> None:
+    kind, run = tiny
+    run.task.network = replace(run.task.network, size=size)
+    planned, config = Rehearsals(run, devices=1), network_config(size)
     block = 4 * config.dim**2 + 3 * config.dim * config.hidden + 2 * config.dim
     head = 2 * config.dim if kind == "ebt" else config.dim
     assert planned.non_embedding == config.layers * block + head
@@ -97,8 +104,9 @@ def test_operations_against_the_counter(kind: str, way: str | None) -> None:
     """Operations grow with the vocabulary by as much for each word, so two vocabularies tell those of the network."""
     per_token, least = [], []
     few = FEW[:1] if way is None else [*FEW, f"--model.recipe.second_order={way}"]
+    run = rehearsals(kind, 1000, "--data.context_length=32", *few).run
     for vocabulary in (1000, 2000):
-        planned = rehearsals(kind, vocabulary, "--data.context_length=32", *few)
+        planned = Rehearsals(replace(run, vocabulary=vocabulary), devices=1)
         per_token.append(planned.operations_per_token())
         least.append(floor(planned.sizes(), planned.run.recipe, planned.run.mean_steps))
     words = per_token[1] - per_token[0]
@@ -112,7 +120,7 @@ def test_operations_against_the_counter(kind: str, way: str | None) -> None:
 @pytest.mark.parametrize("way", ["exact", "central"])
 def test_weights_of_16_bits_take_half_the_memory(way: str) -> None:
     small = ["--model.network.layers=1", "--model.network.dim=8", "--model.network.heads=2", "--data.context_length=16"]
-    settings = [*small, f"--model.recipe.second_order={way}"]
+    settings = [*small, "--model.recipe.min_steps=1", "--model.recipe.max_steps=1", f"--model.recipe.second_order={way}"]
     half, whole = (
         rehearsals("s1", SMALL, *settings, f"--trainer.precision={bits}").memory(2) for bits in ("bf16-true", "32-true")
     )
@@ -143,7 +151,7 @@ def test_memory_is_what_is_measured(kind: str, vocabulary: int, way: str | None,
         "--model.network.dim=192",
         "--model.network.heads=4",
         "--data.context_length=128",
-        "--model.network.layers=3",
+        "--model.network.layers=2",
         "--data.batch_size=8",
         "--trainer.accelerator=cpu",
         *([] if way is None else [f"--model.recipe.second_order={way}"]),

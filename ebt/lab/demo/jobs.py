@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +109,22 @@ class Settings:
         return LanguageTask(network, recipe, optimisation, sample_every=0, seed=self.seed)
 
 
+@cache
+def boards_of(settings: Settings) -> SudokuDataModule:
+    """Return the puzzles of the demo, which all jobs of a process share."""
+    data = settings.boards()
+    data.prepare()
+    return data
+
+
+@cache
+def text_of(settings: Settings) -> TextDataModule:
+    """Return the text of the demo, which all jobs of a process share."""
+    data = settings.text()
+    data.prepare()
+    return data
+
+
 def train(task: ModelTask, data: Any, updates: int, folder: Path, report: Report, *callbacks: L.Callback) -> dict[str, Any]:
     """Train for a number of updates, save the model, and return its size and processor time."""
     data.prepare()
@@ -139,7 +156,7 @@ def train_sudoku(settings: Settings, folder: Path, kind: str, seconds: float | N
         seconds: Processor time of the training; None for a number of updates.
         report: Called with the progress.
     """
-    task, data, updates = settings.sudoku_task(kind), settings.boards(), settings.sudoku_updates
+    task, data, updates = settings.sudoku_task(kind), boards_of(settings), settings.sudoku_updates
     decay = max(0.0, 1 - 5 / updates)
     if seconds is None:
         average = EMAWeightAveraging(decay=decay, update_starting_at_step=updates // 2)
@@ -156,9 +173,7 @@ def train_sudoku(settings: Settings, folder: Path, kind: str, seconds: float | N
 def solve(settings: Settings, folder: Path, givens: int, candidates: int, report: Report) -> dict[str, Any]:
     """Return the curve of a saved model on test boards. With several candidates, only the first boards are solved."""
     count = settings.sudoku_tests if candidates == 1 else settings.sudoku_verified
-    data = settings.boards()
-    data.prepare()
-    boards = data.sets[f"givens_{givens}"]
+    boards = boards_of(settings).sets[f"givens_{givens}"]
     curve = sudoku_curve(
         load_folder(folder),
         torch.as_tensor(boards.puzzles[:count]),
@@ -175,7 +190,7 @@ def solve(settings: Settings, folder: Path, givens: int, candidates: int, report
 
 def train_text(settings: Settings, folder: Path, kind: str, seconds: float | None, report: Report) -> dict[str, Any]:
     """Train a language model. Returns size, time, and curves on validation and test text; see ``train_sudoku``."""
-    task, data = settings.text_task(kind), settings.text()
+    task, data = settings.text_task(kind), text_of(settings)
     if seconds is None:
         made = train(task, data, settings.text_updates, folder, report)
     else:

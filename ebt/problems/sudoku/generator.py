@@ -276,6 +276,22 @@ def _class(size: int, number: int) -> list[int]:
     return _block(size, block)[number - ends[block]]  # from the end of the block
 
 
+def _number(size: int, grid: bytes) -> int | None:
+    """Return the number of a canonical grid in `_class`, or ``None`` for a grid that breaks the rules."""
+    rows = _second_rows(size)[0]
+    row = tuple(grid[size : size + len(rows[0])])
+    if row not in rows:
+        return None
+    return _numbers(size, rows.index(row)).get(grid)
+
+
+@cache
+def _numbers(size: int, block: int) -> dict[bytes, int]:
+    """Return the numbers of the grids of a block."""
+    grids, end = _block(size, block), _second_rows(size)[1][block]
+    return {bytes(grid): number for number, grid in enumerate(grids, end - len(grids))}
+
+
 def _all_classes(size: int) -> list[list[int]]:
     """Return every canonical full grid of a 4x4 or 6x6 board."""
     return [_class(size, number) for number in range(GRID_CLASSES[size])]
@@ -290,8 +306,8 @@ def _classes(size: int, rng: random.Random, excluded: set[bytes]) -> Iterator[li
             if bytes(grid) not in excluded:
                 excluded.add(bytes(grid))
                 yield grid
-    numbers = range(GRID_CLASSES[size])
-    pool = [number for number in numbers if not excluded or bytes(_class(size, number)) not in excluded]
+    barred = {_number(size, grid) for grid in excluded}
+    pool = [number for number in range(GRID_CLASSES[size]) if number not in barred]
     while pool:
         rng.shuffle(pool)
         yield from (_class(size, number) for number in pool)

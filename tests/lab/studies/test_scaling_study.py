@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-import queue
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +17,9 @@ from typing import Any
 
 import pytest
 import torch
+from here import Here, Messages, no_pool
 from rich.console import Console
 from small_videos import clip_folder, dinov2
-from test_study_command import Here, no_pool
 from test_study_runs import Json, Report
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -275,8 +274,8 @@ class Interrupted(Here):
 
 
 @contextmanager
-def interrupted(*_: Any) -> Iterator[tuple[Here, queue.Queue[Any]]]:
-    yield Interrupted(), queue.Queue()
+def interrupted(*_: Any) -> Iterator[tuple[Here, Messages]]:
+    yield Interrupted(), Messages()
 
 
 def test_an_interrupted_study_goes_on_without_repeating(

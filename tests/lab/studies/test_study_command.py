@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import io
 import json
-import queue
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
+from here import no_pool
 
 from ebt.cli.main import main
 from ebt.lab.studies import STUDIES
@@ -51,23 +48,6 @@ def options(folder: Path, name: str) -> list[str]:
         return [*common, "--seeds", "2"]
     common += ["--seeds", "1", "--models", str(folder / "models"), "--contexts", "4", "--steps", "1,2,3", "--candidates", "3"]
     return [*common, "--set", f"other={folder / 'other.txt'}"] if name == "ood" else common
-
-
-class Here:
-    """Takes the place of a pool: works at once and in this process, which saves the seconds that a process needs to start."""
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-@contextmanager
-def no_pool(*_: Any) -> Iterator[tuple[Here, queue.Queue[Any]]]:
-    yield Here(), queue.Queue()
 
 
 @pytest.fixture

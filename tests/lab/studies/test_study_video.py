@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from test_study_command import no_pool
+from here import no_pool
 
 from ebt.cli.main import main
 from ebt.lab.studies.video import KNOWS, MOVES, OVER
