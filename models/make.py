@@ -82,6 +82,8 @@ class Made:
     """Factors on the step size that validation chooses from."""
     noises: Sequence[float] = ()
     """Candidate noises that validation chooses from."""
+    rules: Sequence[str] = ()
+    """Rules by which one of the candidates wins, that validation chooses from."""
     half: bool = False
     """Whether the weights are stored in half precision, to save space. They are loaded in single precision."""
     validation: Mapping[str, Any] = field(default_factory=lambda: {"split": "validation"})
@@ -107,6 +109,7 @@ MODELS = {
         steps=(16, 32, 64),
         scales=(0.25, 0.35, 0.5),
         noises=(0.1, 0.3),
+        rules=("lowest", "decided"),
         validation={"givens": 11, "seed": 1, "limit": 100},
     ),
     "sudoku-6x6-twin": Made(
@@ -274,11 +277,12 @@ def _curve(folder: Path, model: Any, steps: Sequence[int], candidates: int, ask:
 
 
 def _choose(made: Made, folder: Path, model: Any) -> dict[str, Any]:
-    """Set and return the thinking that is best on validation data: step size, noise of candidates, then steps."""
+    """Set and return the thinking that is best on validation data: step size, noise of candidates, rule, then steps."""
     chosen: dict[str, Any] = {}
     most = max(ask.candidates for ask in made.asks)
     measure = problem_of(model.config.model_type).measure
-    for option, values, candidates in (("step_size_scale", made.scales, 1), ("noise", made.noises, most)):
+    tries = (("step_size_scale", made.scales, 1), ("noise", made.noises, most), ("rule", made.rules, most))
+    for option, values, candidates in tries:
         tried = {value: _tried(made, folder, model, [max(made.steps)], candidates, **{option: value}) for value in values}
         if tried:
             chosen[option] = min(tried, key=lambda value: measure.cost(tried[value]))

@@ -87,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
         raise InputError("--budget is for several attempts, and --steps or --candidates make only one: leave one of them out.")
     model = load_folder(args.checkpoint, ("ebt_sudoku", "ebt_sudoku_transformer"))
     _check_thinking(args, model)
-    args.rule = args.rule or "lowest"
+    args.rule = args.rule or (model.thinking.rule if thinks(model) else "lowest")
     args.budget = args.budget or BUDGET["file" if args.csv is not None else "board"]
     with torch.no_grad():
         (_solve_file if args.csv is not None else _solve_board)(args, Console(), model, out_folder(args.out))

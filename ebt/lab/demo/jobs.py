@@ -20,7 +20,7 @@ from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.metrics import sudoku_curve
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
-from ebt.thinking import Recipe
+from ebt.thinking import Recipe, Rule
 from ebt.training import loop as training
 from ebt.training.loop import Report
 from ebt.training.model_task import ModelTask
@@ -32,6 +32,8 @@ TEXT_STEPS = (1, 2, 3, 4, 8, 12)
 CANDIDATES = 8
 TOLERANCE = {1: 1e-3, CANDIDATES: 5e-2}
 """Tolerance below which a single candidate has converged and leaves the batch. Several candidates also move by noise."""
+RULE: Rule = "decided"
+"""The board of lowest energy wins, without its probabilities: better on validation boards than the lowest final energy."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ def train_sudoku(settings: Settings, folder: Path, kind: str, seconds: float | N
         made = train_for(task, data, seconds, folder, report, decay)
     if kind != "ebt":
         return {**made, "curves": {givens: solve(settings, folder, givens, 1, report) for givens in GIVENS}}
-    task.model.config.steps, task.model.config.candidates = max(SUDOKU_STEPS), CANDIDATES
+    config = task.model.config
+    config.steps, config.candidates, config.rule = max(SUDOKU_STEPS), CANDIDATES, RULE
     save_folder(task.model, folder)
     return made  # its curves take longer, so each is a separate job
 
@@ -181,6 +184,7 @@ def solve(settings: Settings, folder: Path, givens: int, candidates: int, report
         SUDOKU_STEPS,
         (candidates,),
         tolerance=TOLERANCE[candidates],
+        rule=RULE if candidates > 1 else "lowest",
         batch_size=64,
         seed=settings.seed,
         progress=lambda done, total: report(done, total or done, f"{givens} givens"),

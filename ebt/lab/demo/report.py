@@ -123,7 +123,7 @@ def findings(results: dict[str, Any]) -> list[str]:
     updates, seconds = results["updates"], results["train_seconds"]
     return [
         f"With {hard} givens the EBT solves {_percent(boards['2']['exact'])} % of the boards in 2 steps and "
-        f"{_percent(boards[last]['exact'])} % in {last}; choosing the candidate of lowest energy among {results['candidates']} "
+        f"{_percent(boards[last]['exact'])} % in {last}; choosing the board of lowest energy among {results['candidates']} "
         f"makes it {_percent(results['sudoku_verified'][hard][last]['exact'])} %.",
         f"Its rivals, after as many updates and after as much training time: the looped transformer solves {looped[0]} and "
         f"{looped[1]} % at its best number of iterations, the feed-forward twin {twin[0]} and {twin[1]} %.",
