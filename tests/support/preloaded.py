@@ -82,7 +82,6 @@ def serve(folder: Path, arguments: list[str]) -> int:
     command = subprocess.Popen([sys.executable, *arguments], pass_fds=[ends])
     os.close(ends)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command answers it
-    signal.signal(signal.SIGTERM, lambda *_: command.terminate())
     for name in MODULES:
         with suppress(ImportError):
             import_module(name)
@@ -92,7 +91,6 @@ def serve(folder: Path, arguments: list[str]) -> int:
         connection, _ = listener.accept()
         if os.fork() == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             listener.detach()
             command.returncode = 0
             become(connection)
