@@ -27,11 +27,11 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Tests run in three processes, for on two cores some always wait for a program; all are forked from one that has imported what
-# is slow to import. Style and types are checked beside them, and what was found is told in one piece.
+# Tests run in three processes, for on two cores some always wait for a program. Style and types are checked beside them, and
+# what was found is told in one piece.
 define SUITE
 	@(told=$$($(MAKE) --no-print-directory lint 2>&1); code=$$?; printf "\n%s\n" "$$told"; exit $$code) & lint=$$!; \
-	$(BIN)/python tests/support/preloaded.py -m pytest -q -n $(THREADS) --dist loadscope --no-loadscope-reorder $(PYTEST) $(1); tests=$$?; \
+	$(BIN)/python -m pytest -q -n $(THREADS) --dist loadscope --no-loadscope-reorder $(PYTEST) $(1); tests=$$?; \
 	wait $$lint || { echo "make lint has failed: see above" >&2; exit 1; }; exit $$tests
 endef
 

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import hypothesis
 import pytest
 import torch
-from preloaded import PROGRAM
 
 hypothesis.settings.register_profile("ebt", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("ebt")
@@ -23,9 +21,8 @@ torch.set_num_threads(1)  # the tests' tensors are tiny: threads only cost time
 os.environ["OMP_NUM_THREADS"] = "1"  # nor do the programs that they start need more
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False  # every program that a test starts would compile the library again
-if PROGRAM not in os.environ:  # else it is set, for both are read when the hub's package is imported, and never again
-    HOME = TemporaryDirectory(prefix="huggingface-")
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": HOME.name}
+HOME = TemporaryDirectory(prefix="huggingface-")
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HOME": HOME.name}  # read when the hub's package is imported, and never again
 
 
 @pytest.fixture(autouse=True)
@@ -103,13 +100,6 @@ LONGEST = (
     "training",
 )
 """What takes longest comes first, so that all processes end together: a module is never split between them."""
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """Workers are forked from a Python that has imported what is slow to import."""
-    for spec in specs:
-        spec.python = os.environ.get(PROGRAM, sys.executable)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

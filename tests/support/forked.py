@@ -14,7 +14,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,18 +22,12 @@ from tempfile import mkdtemp
 from typing import Any
 
 import race
-from preloaded import PROGRAM
 
 
 def server() -> ForkServerContext:
-    """The context of such processes, the same as that of the benchmarks. The server is forked, too, where pytest is."""
+    """The context of such processes, the same as that of the benchmarks."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(race.PRELOAD)
-    if PROGRAM in os.environ:
-        resource_tracker.ensure_running()
-        multiprocessing.set_executable(os.environ[PROGRAM])
-        forkserver.ensure_running()
-        multiprocessing.set_executable(sys.executable)
     return context
 
 
