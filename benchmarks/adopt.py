@@ -44,6 +44,8 @@ from ebt.thinking import Recipe, Restart, descend, supervise
 from ebt.thinking.fast.compact import CompactSimplex
 
 Json = dict[str, Any]
+RATE = 2e-3
+"""Learning rate of the LoRA; the map of candidates has half of it."""
 LIKELIEST = 8
 """Tokens that the ranking loss orders."""
 
@@ -254,17 +256,17 @@ class Run:
         inside = right.any(-1)
         return cross_entropy(-energies[inside], right[inside].long().argmax(-1))
 
-    def train(self, data: Features, rate: float, limit: float, told: str) -> tuple[int, float]:
+    def train(self, data: Features, limit: float, told: str) -> tuple[int, float]:
         """Train for a number of updates or for seconds of processor time, as the arm says. Returns both."""
         done, spent, shown, order = 0, 0.0, 0, list[int]()
-        optimiser, second = self._optimiser(rate), False
+        optimiser, second = self._optimiser(), False
         with progress_bar(told, round(limit)) as bar:
             while (share := (done if self.arm.until == "updates" else spent) / limit) < 1:
                 began = time.process_time()
                 if self.answers is not None and share >= 0.5 and not second:
                     self.network.load_state_dict(self.answers.state_dict())
                     self.answers.requires_grad_(False)
-                    optimiser, second = self._optimiser(rate), True
+                    optimiser, second = self._optimiser(), True
                 part = share if self.answers is None else share * 2 % 1
                 for group in optimiser.param_groups:
                     group["lr"] = group["top"] * min(1.0, part / 0.05 + 0.05) * (1 - part)
@@ -282,15 +284,15 @@ class Run:
                 shown = now
         return done, spent
 
-    def _optimiser(self, rate: float) -> torch.optim.Optimizer:
+    def _optimiser(self) -> torch.optim.Optimizer:
         networks = [self.network] if self.answers is None else [self.answers, self.network]
         named = [(name, p) for network in networks for name, p in network.named_parameters() if p.requires_grad]
         slow = [p for name, p in named if name.startswith("inject")]
         groups = [
-            {"params": [p for name, p in named if not name.startswith("inject")], "top": rate},
-            {"params": slow, "top": rate / 2},
+            {"params": [p for name, p in named if not name.startswith("inject")], "top": RATE},
+            {"params": slow, "top": RATE / 2},
         ]
-        return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
+        return torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
 
     @torch.no_grad()
     def measure(self, data: Features, steps: int) -> list[dict[str, Tensor]]:
@@ -314,7 +316,9 @@ class Run:
         return [{name: torch.cat([part[i][name] for part in found]) for name in found[0][i]} for i in range(len(found[0]))]
 
     def told(self, state: Tensor, batch: Batch) -> dict[str, Tensor]:
-        logs = self.geometry.logits(state).float().log_softmax(-1)
+        return self._of(self.geometry.logits(state).float().log_softmax(-1), batch)
+
+    def _of(self, logs: Tensor, batch: Batch) -> dict[str, Tensor]:
         best = logs.max(-1)
         return {
             "loss": -logs.gather(-1, batch.target[..., None])[..., 0],
@@ -329,17 +333,9 @@ class Run:
         logs = self.geometry.logits(landscape.start).float().log_softmax(-1)
         tokens, energies = self.ranks(landscape)
         mass = logs.gather(-1, tokens).logsumexp(-1, keepdim=True)
-        logs = logs.scatter(-1, tokens, mass + (-energies).log_softmax(-1))
-        best = logs.max(-1)
-        return {
-            "loss": -logs.gather(-1, batch.target[..., None])[..., 0],
-            "token": best.indices,
-            "wrong": best.indices != batch.target,
-            "entropy": -(logs.exp() * logs).sum(-1),
-            "highest probability": -best.values,
-            "energy": energies.amin(-1),
-            "energy of the token": energies.gather(-1, (-energies).argmax(-1, keepdim=True))[..., 0],
-        }
+        lowest = energies.amin(-1)
+        found = self._of(logs.scatter(-1, tokens, mass + (-energies).log_softmax(-1)), batch)
+        return found | {"energy": lowest, "energy of the token": lowest}
 
 
 def weights(run: Run) -> dict[str, dict[str, Tensor]]:
@@ -373,7 +369,7 @@ def work(run: Run, data: dict[str, Features], args: argparse.Namespace, seconds:
     """Train and measure one run."""
     arm, seed = run.arm, run.seed
     limit = args.updates if arm.until == "updates" else seconds
-    updates, spent = run.train(data["train"], args.rate, limit, f"{arm.way}, {arm.layers} layers, seed {seed}")
+    updates, spent = run.train(data["train"], limit, f"{arm.way}, {arm.layers} layers, seed {seed}")
     held, test = run.measure(data["held-out"], args.steps), run.measure(data["test"], args.longest if seed == 0 else args.steps)
     losses = [one["loss"].mean().item() for one in held]
     best = min(range(1, len(losses)), key=losses.__getitem__) if len(losses) > 1 else 0
@@ -389,7 +385,7 @@ def work(run: Run, data: dict[str, Features], args: argparse.Namespace, seconds:
         "windows": test[best]["loss"].mean(1).tolist(),
         "wrong": test[best]["wrong"].double().mean().item(),
         "judged": judged(test[best], base),
-        "language model": {"loss": base["loss"].mean().item(), "judged": auroc(base["entropy"], base["wrong"]) or 0.5},
+        "language model": {"loss": base["loss"].mean().item(), "judged": auroc(base["entropy"], base["wrong"])},
     }
 
 
@@ -407,7 +403,7 @@ def summary(name: str, found: Sequence[Json], rivals: Sequence[Json]) -> Json:
     """The seeds of an arm in one. The interval is over the test windows."""
     paired = np.mean([one["windows"] for one in found], 0) - np.mean([one["windows"] for one in rivals], 0)
     low, high = bootstrap(lambda rows: float(paired[rows].mean()), len(paired))
-    judged = {score: fmean(one["judged"][score] or 0.5 for one in found) for score in found[0]["judged"]}
+    judged = {score: _mean([one["judged"][score] for one in found]) for score in found[0]["judged"]}
     return {
         "arm": name,
         "updates": [one["updates"] for one in found],
@@ -423,6 +419,15 @@ def summary(name: str, found: Sequence[Json], rivals: Sequence[Json]) -> Json:
     }
 
 
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of AUROCs, None where tokens were all right or all wrong."""
+    return None if None in values else fmean(value for value in values if value is not None)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def show(results: Sequence[Json], console: Console) -> None:
     """Print losses and what judges errors."""
     table = plain_table("arm", *numbers("updates", "seconds", "steps", "loss", "against feed-forward"))
@@ -435,7 +440,7 @@ def show(results: Sequence[Json], console: Console) -> None:
         steps = "-" if one["arm"].startswith("feed") else ", ".join(map(str, one["steps"]))
         row = (f"{fmean(one['updates']):.0f}", f"{fmean(one['seconds']):.0f}", steps, f"{mean:.4f}", told)
         table.add_row(one["arm"], *row)
-        cells = [f"{one['judged'][score]:.3f}" if score in one["judged"] else "-" for score in scores]
+        cells = [_number(one["judged"].get(score)) for score in scores]
         judges.add_row(one["arm"], f"{100 * one['wrong']:.1f}", *cells)
     base = results[0]["language model"]
     note = f"Nats a token, means over the seeds; the language model has {base['loss']:.4f}. Intervals are over contexts."
@@ -444,7 +449,7 @@ def show(results: Sequence[Json], console: Console) -> None:
         console,
         "AUROC of scores for wrong tokens",
         judges,
-        f"The language model's entropy judges its own at {base['judged']:.3f}.",
+        f"The language model's entropy judges its own at {_number(base['judged'])}.",
     )
 
 
@@ -488,7 +493,6 @@ def _options() -> Options:
     add("--out", default="runs/adopt", metavar="DIR", help="finished runs (default: runs/adopt)")
     add("--json", metavar="FILE", help="also write the numbers into this file")
     add("--picture", metavar="FILE", help="also draw the differences into this PNG file")
-    options.set_defaults(rate=2e-3)
     return options
 
 

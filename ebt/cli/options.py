@@ -152,7 +152,7 @@ def think(options: Options) -> None:
     add = thinking.add_argument
     add("--steps", type=counts, default=[1, 2, 3, 4, 8], metavar="N,N,..", help="numbers of steps (default: 1,2,3,4,8)")
     add("--candidates", type=counts, default=[1], metavar="M,M,..", help="numbers of candidates (default: 1)")
-    add("--rule", choices=WORD_RULES, default="lowest", help=RULE_HELP)
+    add("--rule", choices=WORD_RULES, help=RULE_HELP)
     tolerance = "stop when probabilities or pixels change by less than T, for boards, mazes, images and videos"
     add("--tolerance", type=POSITIVE, metavar="T", help=tolerance)
     options.scale_and_noise(thinking)

@@ -13,7 +13,7 @@ RULES = ("lowest", "highest", "largest_drop", "settled", "decided", "majority")
 """The values of ``ebt.thinking.Rule``, repeated here so that help and errors do not import torch."""
 WORD_RULES = (*RULES, "mean")
 """The values of ``ebt.thinking.WordRule``."""
-RULE_HELP = "rule that chooses the candidate (default: lowest); for text also mean, over all candidates and steps"
+RULE_HELP = "rule that chooses the candidate (default: the model's); for text also mean, over all candidates and steps"
 MODEL_HELP = "model folder, run folder of `ebt fit`, or name of `ebt models`"
 SPLITS = ("validation", "test", "shifted")
 """Splits of held-out data; ``shifted`` is the harder test set of moving digits."""

@@ -57,13 +57,13 @@ def _refuse(args: argparse.Namespace, problem: Problem) -> None:
     Raises:
         InputError: Such an option is given.
     """
-    used = {"candidates": args.candidates != [1], "rule": args.rule != "lowest"}
+    used = {"candidates": args.candidates != [1], "rule": args.rule is not None}
     used |= {name: getattr(args, name) is not None for name in ("tolerance", "givens", "size", "noise")}
     used["shifted"] = args.split == "shifted"
     if wrong := [name for name, there in used.items() if there and name not in problem.options]:
         named = "--split shifted" if wrong[0] == "shifted" else f"--{wrong[0]}"
         raise InputError(f"{named} is not for {problem.name}: leave it out.")
-    if args.rule not in problem.rules:
+    if args.rule is not None and args.rule not in problem.rules:
         raise InputError(f"--rule {args.rule} is not for {problem.name}: choose one of {', '.join(problem.rules)}.")
 
 
