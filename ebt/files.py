@@ -1,11 +1,15 @@
-"""Atomic file writes and strict JSON."""
+"""Atomic writes of files and folders, and strict JSON."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import math
 import os
+import shutil
+import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +43,39 @@ def write_whole(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
+
+
+def put(fresh: Path, target: Path) -> None:
+    """Rename a file or folder to ``target``, and delete the file or folder that was there.
+
+    On Linux the two are exchanged in one step, so ``target`` exists at any moment. Elsewhere, and on file systems that cannot
+    do this, they are renamed one after the other.
+
+    Raises:
+        OSError: If they cannot be renamed. ``target`` stays as it is.
+    """
+    if not target.exists():
+        fresh.rename(target)
+        return
+    if not _exchange(fresh, target):
+        old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+        target.rename(old)
+        try:
+            fresh.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        fresh = old
+    shutil.rmtree(fresh) if fresh.is_dir() else fresh.unlink()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names of a file system in one step, where the system can."""
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "renameat2"):
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    found: int = libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap)
+    return found == 0
 
 
 def write_text(text: str, path: str | Path) -> None:

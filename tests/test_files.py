@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,7 @@ import pytest
 from small_models import full_disk
 
 from ebt.evaluation.style import picture
-from ebt.files import write_json, write_text, write_whole
+from ebt.files import put, write_json, write_text, write_whole
 
 
 def test_the_former_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
@@ -49,6 +50,47 @@ def test_a_full_disk_leaves_the_former_file(tmp_path: Path) -> None:
         write_text("new" * 10_000, path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def made(path: Path, folder: bool) -> Path:
+    """A file with its own name as content, or a folder with such a file."""
+    if folder:
+        path.mkdir()
+    write_text(path.name, path / "content" if folder else path)
+    return path
+
+
+def content(path: Path) -> str:
+    return (path / "content" if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("former", [True, False, None])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_file_or_folder_takes_the_place_of_another(
+    fresh: bool, former: bool | None, at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With names that are exchanged at once, where the system can, and without."""
+    if not at_once:
+        monkeypatch.setattr(sys, "platform", "other")
+    elif former is not None and sys.platform == "linux":
+        monkeypatch.delattr(Path, "rename")  # so there is no moment without the target
+    target = tmp_path / "target"
+    if former is not None:
+        made(target, former)
+    put(made(tmp_path / "fresh", fresh), target)
+    assert content(target) == "fresh"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("platform", [sys.platform, "other"])
+def test_what_cannot_be_put_leaves_the_former(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    target = made(tmp_path / "target", folder=True)
+    with pytest.raises(OSError):
+        put(tmp_path / "missing", target)
+    assert content(target) == "target"
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import re
-import shutil
 import signal
 import sys
 import zipfile
@@ -18,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ebt.cli.run import Run
 from ebt.errors import InputError
-from ebt.files import write_whole
+from ebt.files import put, write_whole
 from ebt.nn import PAPER
 from ebt.problems.folder import save_folder
 from ebt.training.model_task import ModelTask
@@ -35,14 +34,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         target = Path(path)
+        whole = target.with_name(f".{target.name}.new") if target.is_dir() else target
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            whole = target.with_name(f".{target.name}.new") if target.is_dir() else target
             with write_whole(whole) as file:
                 torch.save(checkpoint, file)
             if whole != target:
-                _replace_folder(target, whole)
+                put(whole, target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            if whole != target:
+                whole.unlink(missing_ok=True)
             kept = " The previous checkpoint is intact." if target.exists() else ""
             raise InputError(f"the checkpoint {target} cannot be written ({error}): free some space.{kept}") from error
 
@@ -55,21 +56,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             foreign = re.search(r"GLOBAL (\S+)", str(error))
             held = f"it contains {foreign[1]}, not only tensors and plain values" if foreign else "copy it again or use another"
             raise InputError(f"the checkpoint {path} cannot be read ({error}): {held}.") from error
-
-
-def _replace_folder(folder: Path, file: Path) -> None:
-    """Replace the folder of a sharded checkpoint by a file. If that fails, the folder stays and the file is deleted."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    try:
-        folder.rename(old)
-        file.rename(folder)
-    except OSError:
-        if not folder.exists():
-            old.rename(folder)
-        file.unlink()
-        raise
-    shutil.rmtree(old)
 
 
 def check_hyperparameters(*parts: Any) -> None:

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ebt.errors import InputError
+from ebt.files import put
 from ebt.models.base import HubModel
 from ebt.problems.registry import model_class, model_types
 from ebt.shelf import located, suggestion
@@ -70,7 +71,7 @@ def save_folder(
             tokenizer.save_pretrained(fresh)
         for name, text in (extra or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
-        _replace(target, fresh)
+        put(fresh, target)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error}): check its permissions and free space") from error
     finally:
@@ -156,20 +157,6 @@ def _no_progress_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _replace(target: Path, fresh: Path) -> None:
-    if not target.exists():
-        fresh.rename(target)
-        return
-    old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
-    target.rename(old)
-    try:
-        fresh.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

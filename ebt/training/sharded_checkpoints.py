@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from ebt.errors import InputError
-from ebt.files import write_whole
+from ebt.files import put, write_whole
 
 REST = "checkpoint.pt"
 """File with all that is not sharded. It names the folder of the shards, so replacing it replaces the checkpoint."""
@@ -45,14 +45,13 @@ def save_shards(checkpoint: dict[str, Any], folder: Path) -> None:
             with write_whole(where / REST) as file:
                 torch.save({"shards": names[0], "rest": rest}, file)
             if where != folder:  # a file of another strategy
-                folder.unlink()
-                where.rename(folder)
+                put(where, folder)
             for old in folder.glob("shards-*"):
                 if old.name != names[0]:
                     shutil.rmtree(old)
     except (OSError, RuntimeError, dcp.CheckpointException) as error:
         if first:
-            shutil.rmtree(where / names[0], ignore_errors=True)
+            shutil.rmtree(where / names[0] if where == folder else where, ignore_errors=True)
         raise InputError(f"the checkpoint {folder} cannot be written ({_reason(error)}): free some space.{kept}") from error
     dist.barrier()
 

@@ -130,6 +130,7 @@ def break_renaming(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError("Input/output error")
         return rename(self, target)
 
+    monkeypatch.setattr("ebt.files._exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", fail)
 
 
