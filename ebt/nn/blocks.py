@@ -264,10 +264,10 @@ class Block(nn.Module):
         """The rest of the block, given the outputs of the heads (B, H, S, d)."""
         if adapted is None:
             x = x + self.attention.merge(attended)
-            return x + self._feed_forward(self.ffn_norm(x))
+            return x + saving.input_alone(lambda x: self._feed_forward(self.ffn_norm(x)), x)
         _, _, gate, shift, scale, ffn_gate = adapted
         x = x + gate * self.attention.merge(attended)
-        return x + ffn_gate * self._feed_forward(adapt(self.ffn_norm(x), shift, scale))
+        return x + ffn_gate * saving.input_alone(lambda x: self._feed_forward(adapt(self.ffn_norm(x), shift, scale)), x)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         if self.gate is None:

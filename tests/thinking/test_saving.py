@@ -26,8 +26,8 @@ def written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ebt.nn.second_order, "SMALL", 0)
 
 
-def run(block: Block, x: Tensor, less: bool) -> Tensor:
-    with saving.saving_less(less):
+def run(block: Block, x: Tensor, less: bool, waits: bool = False) -> Tensor:
+    with saving.saving_less(less, waits):
         output, *_ = block(x, lambda q, k, v: (ebt.nn.second_order.attend(q, k, v),))
     found: Tensor = output
     return found
@@ -47,6 +47,27 @@ def test_products_are_kept_or_not(less: bool) -> None:
     output = run(block, torch.randn(2, 3, 16, requires_grad=True), less)
     assert [found[0]() is None for found in (products, normed, middle)] == [less] * 3
     output.sum().backward()
+
+
+def test_a_graph_that_waits_keeps_the_input_of_its_feed_forward_layer() -> None:
+    block, x = Block(NetworkConfig(1, 16, 2)), torch.randn(2, 3, 16, requires_grad=True)
+    found, middle, opened = [], inputs(block.ffn_norm), list[Any]()
+    block.gate.register_forward_hook(lambda *given: opened.append(weakref.ref(given[2].untyped_storage())))  # type: ignore[union-attr]
+    for waits in (True, False):
+        output = run(block, x, True, waits)
+        assert (middle[-1]() is None, opened[-1]() is None) == (not waits, waits)
+        found.append([output, *torch.autograd.grad(output.sin().sum(), [x, *block.parameters()])])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_what_is_computed_again_draws_the_same() -> None:
+    block, x, found = Block(NetworkConfig(1, 16, 2)), torch.randn(2, 3, 16), list[Tensor]()
+    block.up = nn.Sequential(block.up, nn.Dropout(0.5))  # type: ignore[assignment]
+    for waits in (True, False):
+        torch.manual_seed(0)
+        (slope,) = torch.autograd.grad(run(block, x, True, waits).sum(), block.down.weight)
+        found.append(slope)
+    assert torch.equal(*found)
 
 
 def test_first_and_second_derivatives_are_equal() -> None:

@@ -101,7 +101,10 @@ def test_parameters_are_counted_at_any_size(tiny: tuple[str, PlannedRun], size: 
     [*((kind, way) for kind in ("ebt", "s1", "s2") for way in ("exact", "central")), ("transformer_pp", None)],
 )
 def test_operations_against_the_counter(kind: str, way: str | None) -> None:
-    """Operations grow with the vocabulary by as much for each word, so two vocabularies tell those of the network."""
+    """Operations grow with the vocabulary by as much for each word, so two vocabularies tell those of the network.
+
+    Central differences compute parts of the context again, which a minimum does not count.
+    """
     per_token, least = [], []
     few = FEW[:1] if way is None else [*FEW, f"--model.recipe.second_order={way}"]
     run = rehearsals(kind, 1000, "--data.context_length=32", *few).run
@@ -111,7 +114,7 @@ def test_operations_against_the_counter(kind: str, way: str | None) -> None:
         least.append(floor(planned.sizes(), planned.run.recipe, planned.run.mean_steps))
     words = per_token[1] - per_token[0]
     network = per_token[0] - words
-    assert least[0].network + least[0].attention == pytest.approx(network, rel=0.03)
+    assert least[0].network + least[0].attention == pytest.approx(network, rel=0.05 if way == "central" else 0.03)
     assert words >= least[0].vocabulary * 0.999
     if kind == "transformer_pp":
         assert words == pytest.approx(least[0].vocabulary)

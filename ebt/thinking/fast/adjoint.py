@@ -215,7 +215,7 @@ class _Rows:
     """The descent of a group of rows, with its gradients."""
 
     def __init__(self, batch: _Batch, rows: slice) -> None:
-        with torch.enable_grad():
+        with torch.enable_grad(), saving_less(batch.nudge is not None, waits=True):
             self.part = batch.landscape.separate(rows)
         self.batch, self.rows, self.target = batch, rows, batch.target[rows]
         self.noise = None if batch.noise is None else batch.noise.of(rows)

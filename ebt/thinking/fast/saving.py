@@ -1,7 +1,8 @@
 """What the graphs of blocks keep: within ``saving_less``, tensors that take one elementwise operation are computed again.
 
-Training by central differences keeps two graphs at once, that of the context and that of a pass, so it saves less. Elsewhere
-one graph is kept, and the operations would take more time than the memory is worth.
+Training by central differences keeps two graphs at once, that of the context and that of a pass, so it saves less. The graph
+of the context waits for all passes, so it also computes its feed-forward layers again: once, where a pass is made many times.
+Elsewhere one graph is kept, and the operations would take more time than the memory is worth.
 """
 
 from __future__ import annotations
@@ -13,21 +14,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 Known = dict[tuple[Any, Any], tuple[Tensor, Callable[[], Tensor]]]
 """Tensors and how to compute them again, by their place in memory. It holds the tensors, so that no other one takes a place."""
 _active: ContextVar[bool] = ContextVar("active", default=False)
+_waits: ContextVar[bool] = ContextVar("waits", default=False)
 _known: ContextVar[Known | None] = ContextVar("known", default=None)
 
 
 @contextmanager
-def saving_less(active: bool) -> Iterator[None]:
-    """Whether blocks save less within."""
-    token = _active.set(active)
+def saving_less(active: bool, waits: bool = False) -> Iterator[None]:
+    """Whether blocks save less within, and whether their graphs wait for many passes, so that they save least."""
+    tokens = _active.set(active), _waits.set(waits)
     try:
         yield
     finally:
-        _active.reset(token)
+        _active.reset(tokens[0])
+        _waits.reset(tokens[1])
 
 
 def saves_less() -> bool:
@@ -71,3 +75,11 @@ def again(value: Tensor, compute: Callable[[], Tensor]) -> Tensor:
     if (known := _known.get()) is not None and value.is_contiguous():
         known[_place(value)] = value, compute
     return value
+
+
+def input_alone(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function. The graph of a ``block`` that waits keeps only the input, and applies the function again."""
+    if torch.compiler.is_compiling() or _known.get() is None or not _waits.get():
+        return function(x)
+    found: Tensor = checkpoint(function, x, use_reentrant=False)
+    return found
