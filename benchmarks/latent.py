@@ -2,9 +2,10 @@
 
     python benchmarks/latent.py --out runs/latent --json latent.json
 
-Boards are 6x6, trained with 14 to 20 givens and tested with 9 and 10. Mazes have 9 and 11 squares on a side in training, and 15
-and 21 in the tests. Each model trains for the same processor time on one thread, with weights averaged over the second half. A
-finished run is one JSON file in ``--out``; an interrupted benchmark continues where it stopped.
+Boards are 6x6, trained with 14 to 20 givens and tested with 9 and 10. Large boards, 9x9, are drawn from a ``--collection`` of
+puzzles with 17 givens, trained with 17 to 34 givens and tested with 17, 20, 24 and 28. Mazes have 9 and 11 squares on a side in
+training, and 15 and 21 in the tests. Each model trains for the same processor time on one thread, with weights averaged over
+the second half. A finished run is one JSON file in ``--out``; an interrupted benchmark continues where it stopped.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ebt.lab.studies import sudoku
 from ebt.lab.studies.command import gather
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Run
+from ebt.lab.studies.text import identity
 from ebt.lab.studies.trained import optimisation_of
 from ebt.problems.mazes.data import MazeDataModule, rows_at_once
 from ebt.problems.mazes.metrics import maze_curve
@@ -43,6 +45,7 @@ from ebt.training.optimisation import Optimisation
 Settings = dict[str, Any]
 PARTS: dict[str, tuple[Any, Any, Any]] = {
     "boards": (SudokuTask, SudokuNetwork, SudokuDataModule),
+    "large boards": (SudokuTask, SudokuNetwork, SudokuDataModule),
     "mazes": (MazeTask, MazeNetwork, MazeDataModule),
 }
 KINDS: dict[str, Settings] = {
@@ -52,29 +55,37 @@ KINDS: dict[str, Settings] = {
     "looped_prediction": {"kind": "looped_prediction"},
     "feed_forward": {"kind": "feed_forward"},
 }
-NETWORKS: dict[str, Settings] = {"boards": {"size": "nano", "layers": 4, "rules": True}, "mazes": {"size": "nano", "layers": 2}}
-RECIPES = {"boards": sudoku.LOOPS, "mazes": Recipe(2, 8)}
+BOARDS: Settings = {"size": "nano", "layers": 4, "rules": True}
+NETWORKS: dict[str, Settings] = {"boards": BOARDS, "large boards": BOARDS, "mazes": {"size": "nano", "layers": 2}}
+RECIPES = {"boards": sudoku.LOOPS, "large boards": sudoku.LOOPS, "mazes": Recipe(2, 8)}
 """Of all but the EBT without a latent vector on boards, which has that of the Sudoku study, and the twin, which has none."""
-OPTIMISATION = {"boards": sudoku.OPTIMISATION, "mazes": Optimisation(3e-3)}
-MINUTES = {"boards": 4.0, "mazes": 3.0}
-TESTS: dict[str, tuple[int, ...]] = {"boards": (9, 10), "mazes": (15, 21)}
+OPTIMISATION = {"boards": sudoku.OPTIMISATION, "large boards": sudoku.OPTIMISATION, "mazes": Optimisation(3e-3)}
+MINUTES = {"boards": 4.0, "large boards": 30.0, "mazes": 3.0}
+TESTS: dict[str, tuple[int, ...]] = {"boards": (9, 10), "large boards": (17, 20, 24, 28), "mazes": (15, 21)}
 """Numbers of givens, and squares on a side."""
-STEPS = {"boards": (4, 8, 16, 32, 64), "mazes": (8, 16, 32)}
+STEPS = {"boards": (4, 8, 16, 32, 64), "large boards": (4, 8, 16, 32, 64), "mazes": (8, 16, 32)}
 NOISE = 1.0
 """Langevin noise of all candidates but the first."""
 
 
 def data_of(problem: str, quick: bool) -> Settings:
     """Settings of the data module."""
-    if problem == "boards":
-        few = {"train_count": 8, "validation_count": 1, "test_count": 2} if quick else {"train_count": 4000, "test_count": 150}
+    if problem != "mazes":
+        large = problem == "large boards"
+        train, test, givens = (50_000, 100, (17, 34)) if large else (4000, 150, (14, 20))
+        counts = {"train_count": train, "train_givens": givens, "test_count": test, "test_givens": TESTS[problem]}
+        few = {
+            "train_count": 8,
+            "train_givens": (28, 34) if large else givens,
+            "test_count": 2,
+            "test_givens": TESTS[problem][-1:],
+        }
         return {
-            "size": 6,
-            "train_givens": (14, 20),
-            "validation_count": 32,
-            "test_givens": TESTS[problem],
+            "size": 9 if large else 6,
+            "validation_count": 1 if quick else 32,
             "batch_size": 32,
-            **few,
+            "permute_lines": large,
+            **(few if quick else counts),
         }
     sizes = {"train_sizes": (7,), "test_sizes": (9,)} if quick else {"train_sizes": (9, 11), "test_sizes": TESTS[problem]}
     count, held = (8, 2) if quick else (8000, 50)
@@ -83,26 +94,30 @@ def data_of(problem: str, quick: bool) -> Settings:
 
 def run_of(problem: str, kind: str, seed: int, args: argparse.Namespace, folder: Path) -> Run:
     """A training run with its measurements."""
-    recipe = Recipe() if kind == "feed_forward" else sudoku.RECIPE if (problem, kind) == ("boards", "ebt") else RECIPES[problem]
+    boards = problem != "mazes"
+    recipe = Recipe() if kind == "feed_forward" else sudoku.RECIPE if boards and kind == "ebt" else RECIPES[problem]
+    places, source = {}, {}
+    if problem == "large boards":
+        places, source = {"collection": args.collection}, {"collection": identity(args.collection)}
     minutes = args.minutes or (0.01 if args.quick else MINUTES[problem])
     settings: Settings = {
         "problem": problem,
         "network": {**NETWORKS[problem], **KINDS[kind], **({"layers": 1, "dim": 16, "heads": 2} if args.quick else {})},
         "recipe": asdict(recipe),
         "optimisation": asdict(OPTIMISATION[problem]),
-        "data": data_of(problem, args.quick),
+        "data": data_of(problem, args.quick) | source,
         "steps": (1, 2) if args.quick else STEPS[problem],
         "candidates": 2 if args.quick else 8,
         "minutes": minutes,
         "seed": seed,
     }
-    return Run(f"{problem} {kind} {seed}", work, settings, folder, cost=minutes)
+    return Run(f"{problem} {kind} {seed}", work, settings, folder, places, cost=minutes)
 
 
 def work(settings: Json, places: Json, report: Report) -> Settings:
     """Train a model and measure it on all test sets, and if it thinks about boards, with several candidates."""
     make_task, make_network, make_data = PARTS[settings["problem"]]
-    data = make_data(seed=0, **settings["data"])
+    data = make_data(seed=0, **settings["data"] | places)
     data.prepare()
     data.seed = settings["seed"]  # all seeds share the puzzles and differ in their order
     network, recipe = make_network(**settings["network"]), Recipe(**settings["recipe"])
@@ -140,10 +155,16 @@ def _options() -> Options:
     options = Options("", (__doc__ or "").splitlines()[0], "python benchmarks/latent.py --only mazes --json mazes.json")
     options.prog = "python benchmarks/latent.py"
     add = options.add_argument
-    add("--only", choices=sorted(PARTS), metavar="PROBLEM", help="boards or mazes (default: both)")
+    add("--only", choices=sorted(PARTS), metavar="PROBLEM", help="boards, 'large boards' or mazes (default: all)")
+    add("--collection", metavar="FILE", help="9x9 puzzles with 17 givens, for large boards (default: none, without them)")
     add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND", help=f"some of: {', '.join(KINDS)}")
     add("--seeds", type=count_from(1), default=3, metavar="N", help="training runs per model (default: 3)")
-    add("--minutes", type=number_in(0), metavar="M", help="training time of each (default: 4 for boards, 3 for mazes)")
+    add(
+        "--minutes",
+        type=number_in(0),
+        metavar="M",
+        help="training time of each (default: 4 for boards, 30 for large ones, 3 for mazes)",
+    )
     add("--jobs", type=count_from(1), default=1, metavar="N", help="runs at the same time, with one thread each (default: 1)")
     add("--out", default="runs/latent", metavar="DIR", help="finished runs (default: runs/latent)")
     add("--quick", action="store_true", help="tiny models that learn nothing")
@@ -153,12 +174,16 @@ def _options() -> Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the missing runs, and print the table."""
-    args, console = _options().parse_args(sys.argv[1:] if argv is None else list(argv)), Console()
+    options, console = _options(), Console()
+    args = options.parse_args(sys.argv[1:] if argv is None else list(argv))
+    if args.only == "large boards" and args.collection is None:
+        options.error("large boards need --collection FILE, puzzles with 17 givens")
     folder, summaries = out_folder(args.out), list[Settings]()
     assert folder is not None
     runs = {
         (problem, kind): [run_of(problem, kind, seed, args, folder) for seed in range(args.seeds)]
         for problem in ([args.only] if args.only else PARTS)
+        if problem != "large boards" or args.collection
         for kind in args.kinds
     }
     results = gather([[run for each in runs.values() for run in each]], args.jobs, console)
