@@ -21,14 +21,24 @@ def write_whole(path: str | Path) -> Iterator[BinaryIO]:
     named pipe) is written directly.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written. It has the name of the file.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            yield file
-        return
-    path = path.resolve()
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                yield file
+        else:
+            with _beside(path.resolve()) as file:
+                yield file
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names no file
+        raise
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file in the folder of ``path``, and rename it when the block ends."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with fresh.open("wb") as file:
