@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +70,12 @@ def finite(value: Any) -> Any:
 def write_json(value: Any, path: str | Path) -> None:
     """Write a JSON file atomically. Non-finite numbers become null."""
     write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", path)
+
+
+def separator(header: str) -> str:
+    """The separator of a CSV file with this first line: the comma, semicolon or tab that is most frequent outside quotes."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(",;\t", key=bare.count)
 
 
 def digest(path: str | Path) -> str:

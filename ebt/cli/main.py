@@ -79,6 +79,11 @@ def _reported(arguments: list[str]) -> int:
             raise
         print("ebt: interrupted", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        if debug:
+            raise
+        print(f"ebt: error: not enough memory ({error}): give smaller numbers.", file=sys.stderr)
+        return 2
     except OSError as error:
         if debug or error.errno not in UNWRITABLE:
             raise

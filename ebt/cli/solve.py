@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -247,8 +248,10 @@ def _solve_board(args: argparse.Namespace, console: Console, model: Any, folder:
 def _puzzle(args: argparse.Namespace, size: int) -> npt.NDArray[np.int8]:
     if args.puzzle is None:
         return generate(size, args.givens, 1, args.seed).puzzles[0]
-    if args.puzzle.endswith(BOARD_FILES):
+    if BOARD_FILES.search(args.puzzle):
         return read_csv(args.puzzle, size, owner=OWNER).puzzles[0]
+    if re.search(r"[a-z]", args.puzzle, re.I) and Path(args.puzzle).is_file():
+        raise InputError(f"{args.puzzle} is a file: give --csv {args.puzzle} to solve the puzzles in its lines.")
     return parse_board(args.puzzle, size, check_unique=True, owner=OWNER)
 
 

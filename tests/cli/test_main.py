@@ -152,6 +152,7 @@ def test_a_wrong_command_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None
     [
         (InputError("bad: do this."), 2, "ebt: error: bad: do this.\n"),
         (NonFiniteError("energy at step 1"), 2, "ebt: error: energy at step 1\n"),
+        (MemoryError("9 TB"), 2, "ebt: error: not enough memory (9 TB): give smaller numbers.\n"),
         (KeyboardInterrupt(), 130, "ebt: interrupted\n"),
     ],
 )

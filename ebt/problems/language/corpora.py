@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import lzma
 import re
 import warnings
 import zlib
@@ -13,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import fsspec  # type: ignore[import-untyped]
 
 from ebt.errors import InputError
+from ebt.files import separator
 from ebt.problems.language.python_docs import documentation_texts
 from ebt.problems.skipped import OnError
 
@@ -34,7 +36,7 @@ _SPLIT_NAMES = {"train": "train", **dict.fromkeys(("dev", "val", "valid", "valid
 _COMPRESSED = r"(\.(gz|bz2|xz|zst))?$"
 _LINES, _TABLES = re.compile(r"\.(jsonl|ndjson)" + _COMPRESSED, re.I), re.compile(r"\.(parquet|arrow)$", re.I)
 _CSV, _ROWS = re.compile(r"\.[ct]sv" + _COMPRESSED, re.I), re.compile(r"\.(jsonl|ndjson|json|[ct]sv)" + _COMPRESSED, re.I)
-_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, ImportError, zlib.error, csv.Error)
+_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, ImportError, zlib.error, lzma.LZMAError, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -352,6 +354,8 @@ def _dataset_readers(name: str, fields: Fields, load: Callable[[], Any]) -> dict
 
 
 def _open(path: Path) -> Any:
+    if path.suffix.lower() == ".zip":
+        raise ValueError("it is a zip archive: unpack it")
     return fsspec.open(str(path), "rb", compression="infer").open()
 
 
@@ -420,5 +424,6 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(2**31 - 1)
     with _open(path) as file:  # invalid bytes become surrogates, which `Fields` reports
         lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-        rows = csv.DictReader(lines, delimiter="\t" if ".tsv" in path.name.lower() else ",")
+        header = lines.readline()
+        rows = csv.DictReader(chain([header], lines), delimiter="\t" if ".tsv" in path.name.lower() else separator(header))
         yield from ((f"line {rows.line_num}", row) for row in rows)
