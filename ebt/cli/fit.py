@@ -69,7 +69,9 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # check the data before the run folder is created
     kept = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run
-    if kept:
+    if kept and resume:
+        cli.callback(Checkpoints).config = cli.saved()
+    elif kept:
         run.make(cli.saved())
     try:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.last if resume else None, weights_only=True)
@@ -89,8 +91,10 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
         if resume and (told := mismatch(error, run.last, cli.model)):
             raise told from error
         raise
-    if kept:
+    if kept and cli.callback(Checkpoints).began:
         _finish(cli, run)
+    elif kept:
+        print(f"{run.folder} has {cli.trainer.global_step} updates already: raise trainer.max_steps to train it further.")
     return 0
 
 

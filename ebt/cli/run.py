@@ -56,8 +56,18 @@ class Run:
             raise InputError(f"{self.folder} cannot be written ({error}): choose another --out.") from error
 
     def arguments(self) -> list[str]:
-        """Return the options that load the run's configuration, with tokenizer and inner width of its model folder."""
-        read = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        """Return the options that load the run's configuration, with tokenizer and inner width of its model folder.
+
+        Raises:
+            InputError: The configuration cannot be read.
+        """
+        try:
+            read = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            if not isinstance(read, dict):
+                raise ValueError("it has no settings")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.config} cannot be read ({reason}): restore it, or give a --config.") from error
         known = (read.get("data") or {}).get("init_args") or {}
         own = known.get("tokenizer") not in (None, "bytes") and (self.model / "tokenizer.json").is_file()
         tokenizer = [f"--data.init_args.tokenizer={self.model.absolute()}"] if own else []

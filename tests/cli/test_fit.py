@@ -370,6 +370,38 @@ def test_a_full_disk_leaves_the_checkpoint_and_the_command_to_go_on(text: list[s
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_another_configuration_does_not_end_a_run(empty: Path, capsys: Captured) -> None:
+    assert main(["fit", *SUDOKU, "--out=run", "--trainer.max_steps=2", "--loggers=[]"]) == 0
+    before = (empty / "run" / "config.yaml").read_text()
+    assert main(["fit", "--resume", "--out=run", "--trainer.max_steps=4", "--model.network.dim=16"]) == 2
+    assert "keep the settings of the network" in capsys.readouterr().err
+    assert (empty / "run" / "config.yaml").read_text() == before
+    results = (empty / "run" / "results.json").read_text()
+    assert main(["fit", "--resume", "--out=run"]) == 0
+    assert "run has 2 updates already: raise trainer.max_steps" in capsys.readouterr().out
+    assert (empty / "run" / "results.json").read_text() == results
+    assert main(["fit", "--resume", "--out=run", "--trainer.max_steps=3"]) == 0
+    assert "max_steps: 3" in (empty / "run" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"a: [", b"- a", b"\xff"])
+def test_a_damaged_configuration_of_a_run_is_named(damage: bytes | None, empty: Path, capsys: Captured) -> None:
+    (empty / "run" / "checkpoints").mkdir(parents=True)
+    (empty / "run" / "checkpoints" / "last.ckpt").write_bytes(b"hello")
+    if damage is not None:
+        (empty / "run" / "config.yaml").write_bytes(damage)
+    assert main(["fit", "--resume", "--out=run"]) == 2
+    assert "run/config.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(empty: Path, capsys: Captured) -> None:
+    (empty / "run" / "checkpoints").mkdir(parents=True)
+    for damage in (b"", b"hello", bytes(99)):
+        (empty / "run" / "checkpoints" / "last.ckpt").write_bytes(damage)
+        assert main(["fit", "--resume", *SUDOKU, "--out=run", "--loggers=[]"]) == 2
+        assert "run/checkpoints/last.ckpt cannot be read" in capsys.readouterr().err
+
+
 def test_a_short_run_is_validated_at_its_end(empty: Path, capsys: Captured) -> None:
     assert main(["fit", *SUDOKU, "--out=run", "--trainer.max_steps=3", "--loggers=[csv]"]) == 0
     told, results = capsys.readouterr().out, json.loads((empty / "run" / "results.json").read_text())
