@@ -79,8 +79,10 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
         left = f"Stopped; {run.last} is intact. To continue: ebt fit --resume --out {run.folder}"
         print(left if run.last.exists() else "Stopped before the first checkpoint: start again.", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
-    except InputError as error:  # for example a full disk
-        if not run.last.exists():
+    except ValueError as error:
+        if "val_check_interval" in str(error):  # longer than an epoch, with trainer.check_val_every_n_epoch
+            raise InputError(str(error).strip()) from error
+        if not isinstance(error, InputError) or not run.last.exists():
             raise
         raise InputError(f"{error} Then continue: ebt fit --resume --out {run.folder}") from error
     except (RuntimeError, MemoryError) as error:

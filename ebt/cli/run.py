@@ -130,10 +130,12 @@ class Run:
         """Return the folder given by ``--out`` or ``--name``, or None.
 
         Raises:
-            InputError: Both are given.
+            InputError: Both are given, or an empty name.
         """
         if out is not None and name is not None:
             raise InputError(f"--out {out} and --name {name} both set the run folder: give only one of them.")
+        if "" in (out, name):
+            raise InputError("the run folder has an empty name: give --name or --out with a name, or leave them out.")
         return cls(Path(out)) if out is not None else cls(Path("runs") / name) if name is not None else None
 
     @classmethod

@@ -189,7 +189,7 @@ def _unknown_setting(name: str, said: str) -> str:
     known = [setting for setting in parser.get_defaults().keys() if setting != "seed"]  # noqa: SIM118 (with nested ones)
     others = [*_TOP, *(option.lstrip("-") for option in options_of("fit").known)]
     others += [f"trainer.{name}" for name in signature(L.Trainer).parameters]
-    close = difflib.get_close_matches(key if known else part, known or others, 1)
+    close = difflib.get_close_matches(key if known else part, known or [other for other in others if other != part], 1)
     nearest = f"Did you mean {part + '.' if known else ''}{close[0]}? " if close else ""
     where = f"--{part}.help {kind.__name__}" if kind not in (None, L.Trainer) else "--help-all"
     return f"there is no setting {name}. {nearest}See `ebt fit {where}`."

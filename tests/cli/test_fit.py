@@ -236,6 +236,9 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "unnamed resume": (["--resume"], ["--name"]),
     "unknown logger": (["--loggers=[paper]"], ["loggers", "wandb", "paper"]),
     "folder": (["--out=/proc/run"], ["/proc/run"]),
+    "empty name": (["--name="], ["empty name", "--name"]),
+    "no interval": (["--trainer.val_check_interval=0"], ["val_check_interval is 0", "limit_val_batches"]),
+    "more updates than the most": (["--trainer.min_steps=100", "--trainer.max_steps=4"], ["min_steps is 100", "max_steps 4"]),
     "sharded weights": (["--trainer.strategy=deepspeed"], ["deepspeed", "use fsdp"]),
     "double backward of sharded weights": (
         ["--trainer.strategy=fsdp", "--model.recipe.second_order=exact"],
@@ -281,6 +284,13 @@ def test_wrong_settings_are_told_in_a_line(case: str, empty: Path, capsys: Captu
     assert all(word in error for word in words), error
     assert "usage" not in out + error
     assert not (empty / "runs").exists()
+
+
+def test_an_interval_longer_than_the_epochs_that_it_divides_is_told(empty: Path, capsys: Captured) -> None:
+    assert main(["fit", *SUDOKU, "--out=run", "--loggers=[]", "--trainer.check_val_every_n_epoch=1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ebt: error: `val_check_interval`")
+    assert error.count("\n") == 1
 
 
 def test_memory_that_runs_out_is_told_with_its_part(empty: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
