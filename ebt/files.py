@@ -72,6 +72,11 @@ def write_json(value: Any, path: str | Path) -> None:
     write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", path)
 
 
+def unwritten(error: Exception) -> bool:
+    """Whether an error tells that a file could not be written. Code in Rust has exceptions of its own for that."""
+    return isinstance(error, OSError) or "(os error " in str(error)
+
+
 def separator(header: str) -> str:
     """The separator of a CSV file with this first line: the comma, semicolon or tab that is most frequent outside quotes."""
     bare = re.sub(r'"[^"]*"', "", header)

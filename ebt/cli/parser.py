@@ -48,8 +48,8 @@ class Options(argparse.ArgumentParser):
 
     def nearest(self, option: str) -> str:
         """Return a question that names the option closest to a misspelt one, or nothing."""
-        close = difflib.get_close_matches(option.lower(), self.known, 1)
-        return f" Did you mean {close[0]}?" if close else ""
+        close = difflib.get_close_matches(option.lower()[2:], [name[2:] for name in self.known], 1)
+        return f" Did you mean --{close[0]}?" if close else ""
 
     def read(self, argv: list[str]) -> argparse.Namespace:
         """Parse the options. If the command takes configuration keys, they are in ``keys`` of the result."""

@@ -295,11 +295,12 @@ def _readers(source: str, fields: Fields, streaming: bool) -> dict[str, Reader]:
         return _dataset_readers(source, fields, load)
     if path.is_file() and _ROWS.search(path.name):
         return {"train": partial(_read_rows, [path], fields)}
-    if fields.prompt is not None:
-        raise InputError(
-            f"prompt_field={fields.prompt!r} was given, but {source} is plain text without fields. Remove prompt_field, "
-            "or give JSONL, CSV, Parquet or a dataset."
-        )
+    for option, field in (("prompt_field", fields.prompt), ("text_field", fields.text)):
+        if field is not None and (option, field) != ("text_field", Fields.text):
+            raise InputError(
+                f"{option}={field!r} was given, but {source} is plain text without fields. Remove {option}, "
+                "or give JSONL, CSV, Parquet or a dataset."
+            )
     texts = [path] if path.is_file() else _files(path)
     return {"train": python_docs if source == PYTHON_DOCS else partial(_read_texts, texts, path.is_file())}
 

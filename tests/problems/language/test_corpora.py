@@ -286,6 +286,7 @@ REFUSALS = {
     "NUL bytes": (write("a.docx", b"abc\0"), {}, "byte 3"),
     "not UTF-8": (write("a.txt", b"a\ncaf\xe9"), {}, "line 2"),
     "prompt of plain text": (write("a.txt", b"abc"), {"prompt": "q"}, "prompt_field='q'"),
+    "field of plain text": (write("a.txt", b"abc"), {"text": "q"}, "text_field='q'"),
     "empty folder": (lambda folder: folder, {}, "has no readable files"),
     "empty JSONL": (write("a.jsonl", b""), {}, "is empty"),
     "malformed list": (write("a.json", b'[{"text": "a"},\n {"text": ]'), {}, "line 2"),
