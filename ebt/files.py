@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -25,14 +26,24 @@ def write_whole(path: str | Path) -> Iterator[BinaryIO]:
     named pipe) is written directly.
 
     Raises:
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written. It has the name of the file.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            yield file
-        return
-    path = path.resolve()
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                yield file
+        else:
+            with _beside(path.resolve()) as file:
+                yield file
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names no file
+        raise
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file in the folder of ``path``, and rename it when the block ends."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with fresh.open("wb") as file:
@@ -96,6 +107,17 @@ def finite(value: Any) -> Any:
 def write_json(value: Any, path: str | Path) -> None:
     """Write a JSON file atomically. Non-finite numbers become null."""
     write_text(json.dumps(finite(value), indent=1, allow_nan=False) + "\n", path)
+
+
+def unwritten(error: Exception) -> bool:
+    """Whether an error tells that a file could not be written. Code in Rust has exceptions of its own for that."""
+    return isinstance(error, OSError) or "(os error " in str(error)
+
+
+def separator(header: str) -> str:
+    """The separator of a CSV file with this first line: the comma, semicolon or tab that is most frequent outside quotes."""
+    bare = re.sub(r'"[^"]*"', "", header)
+    return max(",;\t", key=bare.count)
 
 
 def digest(path: str | Path) -> str:

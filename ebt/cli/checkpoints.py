@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import pickle
 import re
 import signal
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return load_shards(Path(path))
         try:
             return super().load_checkpoint(path, map_location or (lambda storage, _: storage), weights_only)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged file may raise anything
             foreign = re.search(r"GLOBAL (\S+)", str(error))
             held = f"it contains {foreign[1]}, not only tensors and plain values" if foreign else "copy it again or use another"
             raise InputError(f"the checkpoint {path} cannot be read ({error}): {held}.") from error
@@ -109,6 +107,10 @@ class Checkpoints(L.Callback):
 
     def __init__(self, run: Run, every: int) -> None:
         self.run, self.every = run, every
+        self.config: str | None = None
+        """The configuration to write when training begins; not before, as the checkpoint of the run may refuse it."""
+        self.began = False
+        """Whether training has begun. A run that has all of its updates does not begin again."""
         self.best: dict[str, Any] = {}
         """The update and the metrics of the best validation so far."""
         self._saved, self._signal = -1, 0
@@ -124,7 +126,9 @@ class Checkpoints(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.on_sanity_check_start(trainer, pl_module)
-        self._saved = trainer.global_step
+        self._saved, self.began = trainer.global_step, True
+        if self.config is not None:
+            self.run.make(self.config)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         stop = self._told_to_stop(trainer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,10 @@ def _one(
 ) -> tuple[dict[str, Tensor], Denoised]:
     """Return the pictures and the metrics of one image."""
     channels, name = model.config.num_channels, images.names[index]
-    given = full_values(images.picture(index), name, channels)
+    picture = images.picture(index)
+    if (frames := getattr(picture, "n_frames", 1)) > 1:
+        warnings.warn(f"{name} has {frames} frames: only the first is read.", stacklevel=2)
+    given = full_values(picture, name, channels)
     if args.mask is not None:
         free = read_mask(args.mask, given.shape[1], given.shape[2])
         shown = {"masked": given.masked_fill(free, 1.0), "filled in": _filled(model, given, free, args)}

@@ -69,7 +69,9 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # check the data before the run folder is created
     kept = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run
-    if kept:
+    if kept and resume:
+        cli.callback(Checkpoints).config = cli.saved()
+    elif kept:
         run.make(cli.saved())
     try:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.last if resume else None, weights_only=True)
@@ -77,8 +79,10 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
         left = f"Stopped; {run.last} is intact. To continue: ebt fit --resume --out {run.folder}"
         print(left if run.last.exists() else "Stopped before the first checkpoint: start again.", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
-    except InputError as error:  # for example a full disk
-        if not run.last.exists():
+    except ValueError as error:
+        if "val_check_interval" in str(error):  # longer than an epoch, with trainer.check_val_every_n_epoch
+            raise InputError(str(error).strip()) from error
+        if not isinstance(error, InputError) or not run.last.exists():
             raise
         raise InputError(f"{error} Then continue: ebt fit --resume --out {run.folder}") from error
     except (RuntimeError, MemoryError) as error:
@@ -89,8 +93,10 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
         if resume and (told := mismatch(error, run.last, cli.model)):
             raise told from error
         raise
-    if kept:
+    if kept and cli.callback(Checkpoints).began:
         _finish(cli, run)
+    elif kept:
+        print(f"{run.folder} has {cli.trainer.global_step} updates already: raise trainer.max_steps to train it further.")
     return 0
 
 

@@ -23,9 +23,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     """Check the trainer's settings before it is created.
 
     Raises:
-        InputError: A device is missing, there are more processes than cores, nothing connects the machines, or the precision
-            is float16 without gradient scaling or on a CPU.
+        InputError: A device is missing, there are more processes than cores, nothing connects the machines, the precision is
+            float16 without gradient scaling or on a CPU, or a number of updates is impossible.
     """
+    _check_updates(settings)
     accelerator, devices, precision = settings["accelerator"], settings["devices"], settings["precision"]
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
     wanted = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
@@ -54,6 +55,16 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             f"trainer.precision is {precision}, which is not supported with sharded weights: choose bf16-mixed, bf16-true or "
             "32-true."
         )
+
+
+def _check_updates(settings: Mapping[str, Any]) -> None:
+    interval, least, most = (settings[name] for name in ("val_check_interval", "min_steps", "max_steps"))
+    if isinstance(interval, int | float) and interval <= 0:
+        raise InputError(
+            f"trainer.val_check_interval is {interval}: give at least 1 update, or set trainer.limit_val_batches to 0 for none."
+        )
+    if least is not None and 0 <= most < least:
+        raise InputError(f"trainer.min_steps is {least} and trainer.max_steps {most}: give no more than max_steps.")
 
 
 def check_trainer(trainer: L.Trainer) -> None:

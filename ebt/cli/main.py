@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
-import io
-import os
 import sys
 import warnings
 from types import ModuleType
 
 import ebt
 from ebt.cli.options import options_of
+from ebt.cli.output import lasting_output
 from ebt.errors import naming_extras, show_warning, unknown
 
 LAB = {"demo": "ebt.lab.demo.command", "scaling": "ebt.lab.scaling.command", "study": "ebt.lab.studies.command"}
@@ -40,6 +40,8 @@ COMMANDS = {
 the parsed options; in ``LAB``, the raw arguments."""
 
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG)
+"""Errors of a full or read-only disk."""
 NEEDS = {
     **dict.fromkeys(("fit", "plan", "validate", "test", "think", "tokenizer", "demo", "study", "scaling"), "train"),
     **dict.fromkeys(("denoise", "probe"), "images"),
@@ -52,12 +54,22 @@ NEEDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command and report its errors.
 
-    Exit codes: 0 for success, 2 for invalid input or non-finite numbers, 130 and 143 after Ctrl-C and SIGTERM.
+    Exit codes: 0 for success, 2 for invalid input, non-finite numbers or output that cannot be written, 130 and 143 after
+    Ctrl-C and SIGTERM, 141 if the reader of stdout closed it.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with lasting_output() as failures:
+        code = _reported(list(sys.argv[1:] if argv is None else argv))
+    if not failures or code:
+        return code
+    if isinstance(failures[0], BrokenPipeError):
+        return 141
+    print(f"ebt: error: the output cannot be printed ({failures[0]}).", file=sys.stderr)
+    return 2
+
+
+def _reported(arguments: list[str]) -> int:
+    """Run a command, and report its errors in one line."""
     debug = "--debug" in arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # replace characters that the terminal cannot show
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
@@ -67,9 +79,18 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print("ebt: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of the pipe has closed it; avoid an error when the interpreter flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except MemoryError as error:
+        if debug:
+            raise
+        print(f"ebt: error: not enough memory ({error}): give smaller numbers.", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if debug or error.errno not in UNWRITABLE:
+            raise
+        print(
+            f"ebt: error: the output cannot be written ({error}): free some space, or choose another folder.", file=sys.stderr
+        )
+        return 2
     except (ValueError, ArithmeticError) as error:
         if debug or not type(error).__module__.startswith("ebt."):  # report the library's own errors, raise ZeroDivisionError
             raise

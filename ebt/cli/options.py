@@ -7,12 +7,14 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 
-from ebt.cli.parser import MODEL_HELP, RULE_HELP, RULES, SPLITS, WORD_RULES, Options, count_from, counts, number_in
+from ebt.cli.parser import MODEL_HELP, RULE_HELP, RULES, SEEDS, SPLITS, WORD_RULES, Options, count_from, counts, number_in
 from ebt.serving import LOCAL_HOSTS
 
 BUDGET = {"board": 10.0, "file": 60.0}
 """Default time budgets of ``ebt solve``, in seconds."""
 NEW_TOKENS = 200
+COLDEST = 1e-6
+"""The lowest temperature. Logits divided by less overflow."""
 STAGES = {"validate": "validation", "test": "test"}
 """The data split that each evaluation command uses."""
 WHOLE, POSITIVE = count_from(1), number_in(0)
@@ -45,7 +47,7 @@ def fit(options: Options) -> None:
     add("--name", help="run name; the run folder is runs/NAME (default: name of the configuration)")
     add("--out", metavar="DIR", help="run folder")
     add("--resume", action="store_true", help="resume a run exactly from its last checkpoint")
-    add("--seed", type=count_from(0), metavar="N", help="seed of weights, data and training (default: 0)")
+    add("--seed", type=count_from(0, SEEDS), metavar="N", help="seed of weights, data and training (default: 0)")
     add("--compile", action="store_true", help="compile the model with torch.compile; takes minutes, pays off in long runs")
     add("--check-gradients", action="store_true", help="compare exact and central gradients on one batch; trains nothing")
     add("--help-all", action="store_true", help="list every configuration key")
@@ -125,7 +127,7 @@ def generate(options: Options) -> None:
 
 def _temperature(text: str) -> float:
     with suppress(ValueError):
-        if float(text) == 0:
+        if 0 <= float(text) < COLDEST:
             raise argparse.ArgumentTypeError(f"{text} is greedy decoding: give --greedy instead")
     return POSITIVE(text)
 

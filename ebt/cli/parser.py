@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
+import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -15,6 +18,8 @@ WORD_RULES = (*RULES, "mean")
 """The values of ``ebt.thinking.WordRule``."""
 RULE_HELP = "rule that chooses the candidate (default: the model's); for text also mean, over all candidates and steps"
 MODEL_HELP = "model folder, run folder of `ebt fit`, or name of `ebt models`"
+SEEDS = 2**32 - 1
+"""The largest seed that all libraries accept."""
 SPLITS = ("validation", "test", "shifted")
 """Splits of held-out data; ``shifted`` is the harder test set of moving digits."""
 
@@ -33,7 +38,18 @@ class Options(argparse.ArgumentParser):
         self.open = False
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}. See `{self.prog} --help`.")
+        wrong = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        raise InputError(f"{message}.{self.nearest(wrong[1]) if wrong else ''} See `{self.prog} --help`.")
+
+    @property
+    def known(self) -> list[str]:
+        """The names of all options."""
+        return [name for action in self._actions for name in action.option_strings]
+
+    def nearest(self, option: str) -> str:
+        """Return a question that names the option closest to a misspelt one, or nothing."""
+        close = difflib.get_close_matches(option.lower()[2:], [name[2:] for name in self.known], 1)
+        return f" Did you mean --{close[0]}?" if close else ""
 
     def read(self, argv: list[str]) -> argparse.Namespace:
         """Parse the options. If the command takes configuration keys, they are in ``keys`` of the result."""
@@ -94,15 +110,17 @@ class Options(argparse.ArgumentParser):
 
     def seed(self, what: str) -> None:
         """Add --seed."""
-        self.add_argument("--seed", type=count_from(0), default=0, metavar="N", help=f"seed of {what} (default: 0)")
+        self.add_argument("--seed", type=count_from(0, SEEDS), default=0, metavar="N", help=f"seed of {what} (default: 0)")
 
 
-def count_from(least: int) -> Callable[[str], int]:
-    """Return an option type for integers of at least ``least``."""
+def count_from(least: int, most: int = sys.maxsize) -> Callable[[str], int]:
+    """Return an option type for integers of at least ``least`` and at most ``most``."""
 
     def whole(text: str) -> int:
         if not text.strip().isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {least}")
+        if int(text) > most:
+            raise argparse.ArgumentTypeError(f"{text} is too large: give at most {most}")
         return int(text)
 
     return whole

@@ -56,8 +56,18 @@ class Run:
             raise InputError(f"{self.folder} cannot be written ({error}): choose another --out.") from error
 
     def arguments(self) -> list[str]:
-        """Return the options that load the run's configuration, with tokenizer and inner width of its model folder."""
-        read = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        """Return the options that load the run's configuration, with tokenizer and inner width of its model folder.
+
+        Raises:
+            InputError: The configuration cannot be read.
+        """
+        try:
+            read = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+            if not isinstance(read, dict):
+                raise ValueError("it has no settings")
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{self.config} cannot be read ({reason}): restore it, or give a --config.") from error
         known = (read.get("data") or {}).get("init_args") or {}
         own = known.get("tokenizer") not in (None, "bytes") and (self.model / "tokenizer.json").is_file()
         tokenizer = [f"--data.init_args.tokenizer={self.model.absolute()}"] if own else []
@@ -120,10 +130,12 @@ class Run:
         """Return the folder given by ``--out`` or ``--name``, or None.
 
         Raises:
-            InputError: Both are given.
+            InputError: Both are given, or an empty name.
         """
         if out is not None and name is not None:
             raise InputError(f"--out {out} and --name {name} both set the run folder: give only one of them.")
+        if "" in (out, name):
+            raise InputError("the run folder has an empty name: give --name or --out with a name, or leave them out.")
         return cls(Path(out)) if out is not None else cls(Path("runs") / name) if name is not None else None
 
     @classmethod

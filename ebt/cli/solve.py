@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from ebt.cli.terminal import given, out_folder, plain_table, print_table, progre
 from ebt.errors import InputError
 from ebt.evaluation.measure import thinks
 from ebt.evaluation.statistics import auroc
-from ebt.files import finite, write_json
+from ebt.files import finite, write_json, write_text
 from ebt.problems.folder import load_folder
 from ebt.problems.sudoku.boards import BOARD_FILES, board_errors, format_board, is_solved, parse_board, read_csv
 from ebt.problems.sudoku.generator import generate, solutions
@@ -211,7 +212,7 @@ def _write_solutions(path: Path, puzzles: Any, found: Any, valid: Any, energies:
     for puzzle, board, right, energy in zip(puzzles.tolist(), found.tolist(), valid.tolist(), energies.tolist(), strict=True):
         number = "" if math.isnan(energy) else f"{energy:.6g}"
         lines.append(f"{''.join(map(str, puzzle))},{''.join(map(str, board))},{str(right).lower()},{number}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text("\n".join(lines) + "\n", path)
 
 
 def _solve_board(args: argparse.Namespace, console: Console, model: Any, folder: Path | None) -> None:
@@ -247,8 +248,10 @@ def _solve_board(args: argparse.Namespace, console: Console, model: Any, folder:
 def _puzzle(args: argparse.Namespace, size: int) -> npt.NDArray[np.int8]:
     if args.puzzle is None:
         return generate(size, args.givens, 1, args.seed).puzzles[0]
-    if args.puzzle.endswith(BOARD_FILES):
+    if BOARD_FILES.search(args.puzzle):
         return read_csv(args.puzzle, size, owner=OWNER).puzzles[0]
+    if re.search(r"[a-z]", args.puzzle, re.I) and Path(args.puzzle).is_file():
+        raise InputError(f"{args.puzzle} is a file: give --csv {args.puzzle} to solve the puzzles in its lines.")
     return parse_board(args.puzzle, size, check_unique=True, owner=OWNER)
 
 

@@ -44,8 +44,18 @@ def scaled_and_noisy(args: argparse.Namespace, models: Sequence[Any], candidates
 
 
 def text_of(args: argparse.Namespace) -> str:
-    """Return the text given by the options of ``Options.text``."""
-    return args.text if args.text is not None else read_text(args.file)
+    """Return the text given by the options of ``Options.text``.
+
+    Raises:
+        InputError: The text is not UTF-8.
+    """
+    if args.text is None:
+        return read_text(args.file)
+    try:
+        args.text.encode()
+    except UnicodeEncodeError as error:  # Python keeps bytes of the command line that are not UTF-8 as surrogates
+        raise InputError(f"the text is not UTF-8 at character {error.start + 1}: convert it.") from error
+    return str(args.text)
 
 
 def read_text(path: str) -> str:

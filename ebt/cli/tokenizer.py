@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ebt.cli.terminal import numbers, plain_table, print_table, say_written
 from ebt.errors import InputError
+from ebt.files import unwritten
 from ebt.problems.language.corpora import Document, Fields, open_source, split_documents
 from ebt.problems.language.tokenizers import encode, train_bpe
 
@@ -22,7 +23,9 @@ def main(args: argparse.Namespace) -> int:
     tokenizer = train_bpe(splits["train"], args.vocab_size)
     try:
         tokenizer.save_pretrained(folder)
-    except OSError as error:
+    except Exception as error:
+        if not unwritten(error):
+            raise
         raise InputError(f"--out {folder} cannot be written ({error}): choose another folder.") from error
     table = plain_table("split", *numbers("documents", "bytes", "tokens", "bytes per token"))
     for name, documents in splits.items():

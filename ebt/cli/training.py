@@ -9,6 +9,7 @@ import pydoc
 import re
 import sys
 from contextlib import suppress
+from inspect import signature
 from types import NoneType
 from typing import Any, Literal, Union, get_args
 
@@ -22,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ebt.cli.checkpoints import AtomicCheckpointIO, Checkpoints
 from ebt.cli.machine import check_settings, check_trainer
+from ebt.cli.options import options_of
 from ebt.cli.progress import Report
 from ebt.cli.run import Run, absolute
 from ebt.cli.terminal import read_text
@@ -185,7 +187,9 @@ def _unknown_setting(name: str, said: str) -> str:
     if kind is not None:
         parser.add_class_arguments(kind, fail_untyped=False)
     known = [setting for setting in parser.get_defaults().keys() if setting != "seed"]  # noqa: SIM118 (with nested ones)
-    close = difflib.get_close_matches(key if known else part, known or _TOP, 1)
+    others = [*_TOP, *(option.lstrip("-") for option in options_of("fit").known)]
+    others += [f"trainer.{name}" for name in signature(L.Trainer).parameters]
+    close = difflib.get_close_matches(key if known else part, known or [other for other in others if other != part], 1)
     nearest = f"Did you mean {part + '.' if known else ''}{close[0]}? " if close else ""
     where = f"--{part}.help {kind.__name__}" if kind not in (None, L.Trainer) else "--help-all"
     return f"there is no setting {name}. {nearest}See `ebt fit {where}`."

@@ -96,9 +96,11 @@ def named(text: str, known: dict[str, Any], what: str, make: bool = True) -> Any
     Raises:
         ValueError: If the class does not exist or does not accept the arguments.
     """
-    name, _, rest = text.partition("(")
+    name, opened, rest = text.strip().partition("(")
     try:
-        arguments = ast.literal_eval(f"({rest.removesuffix(')')},)") if rest.strip(" )") else ()
+        if opened and not rest.endswith(")"):
+            raise ValueError("the closing parenthesis is missing")
+        arguments = ast.literal_eval(f"({rest[:-1]},)") if rest.strip(" )") else ()
         if name in known:
             return known[name](*arguments) if make else known[name]
         module, dot, attribute = name.rpartition(".")

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ebt.errors import InputError
-from ebt.files import put
+from ebt.files import put, unwritten
 from ebt.models.base import HubModel
 from ebt.problems.registry import model_class, model_types
 from ebt.shelf import located, suggestion
@@ -72,7 +72,9 @@ def save_folder(
         for name, text in (extra or {}).items():
             (fresh / name).write_text(text, encoding="utf-8")
         put(fresh, target)
-    except OSError as error:
+    except Exception as error:
+        if not unwritten(error):
+            raise
         raise InputError(f"{target} cannot be written ({error}): check its permissions and free space") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

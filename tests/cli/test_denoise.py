@@ -138,6 +138,15 @@ def test_images_come_back_in_their_mode(model: str, mode: str, back: str, tmp_pa
         assert np.array_equal(np.asarray(found)[4:], np.asarray(image)[4:])
 
 
+def test_of_several_frames_the_first_is_read_and_that_is_told(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (Image.new("L", (16, 16), grey) for grey in (0, 200))
+    first.save(tmp_path / "scan.tif", save_all=True, append_images=[second])
+    assert denoise(str(tmp_path / "scan.tif"), "--checkpoint", model) == 0
+    assert "scan.tif has 2 frames: only the first is read" in capsys.readouterr().err
+
+
 def test_a_tolerance_stops_early(model: str, photos: str, tmp_path: Path) -> None:
     pictures = []
     for name, options in {"one": ["--steps", "1"], "stopped": ["--steps", "9", "--tolerance", "1e9"]}.items():

@@ -236,6 +236,9 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "unnamed resume": (["--resume"], ["--name"]),
     "unknown logger": (["--loggers=[paper]"], ["loggers", "wandb", "paper"]),
     "folder": (["--out=/proc/run"], ["/proc/run"]),
+    "empty name": (["--name="], ["empty name", "--name"]),
+    "no interval": (["--trainer.val_check_interval=0"], ["val_check_interval is 0", "limit_val_batches"]),
+    "more updates than the most": (["--trainer.min_steps=100", "--trainer.max_steps=4"], ["min_steps is 100", "max_steps 4"]),
     "sharded weights": (["--trainer.strategy=deepspeed"], ["deepspeed", "use fsdp"]),
     "double backward of sharded weights": (
         ["--trainer.strategy=fsdp", "--model.recipe.second_order=exact"],
@@ -281,6 +284,13 @@ def test_wrong_settings_are_told_in_a_line(case: str, empty: Path, capsys: Captu
     assert all(word in error for word in words), error
     assert "usage" not in out + error
     assert not (empty / "runs").exists()
+
+
+def test_an_interval_longer_than_the_epochs_that_it_divides_is_told(empty: Path, capsys: Captured) -> None:
+    assert main(["fit", *SUDOKU, "--out=run", "--loggers=[]", "--trainer.check_val_every_n_epoch=1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ebt: error: `val_check_interval`")
+    assert error.count("\n") == 1
 
 
 def test_memory_that_runs_out_is_told_with_its_part(empty: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,6 +378,38 @@ def test_a_full_disk_leaves_the_checkpoint_and_the_command_to_go_on(text: list[s
     assert "Then continue: ebt fit --resume --out run" in capsys.readouterr().err
     after = weights(tmp_path / "run")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_another_configuration_does_not_end_a_run(empty: Path, capsys: Captured) -> None:
+    assert main(["fit", *SUDOKU, "--out=run", "--trainer.max_steps=2", "--loggers=[]"]) == 0
+    before = (empty / "run" / "config.yaml").read_text()
+    assert main(["fit", "--resume", "--out=run", "--trainer.max_steps=4", "--model.network.dim=16"]) == 2
+    assert "keep the settings of the network" in capsys.readouterr().err
+    assert (empty / "run" / "config.yaml").read_text() == before
+    results = (empty / "run" / "results.json").read_text()
+    assert main(["fit", "--resume", "--out=run"]) == 0
+    assert "run has 2 updates already: raise trainer.max_steps" in capsys.readouterr().out
+    assert (empty / "run" / "results.json").read_text() == results
+    assert main(["fit", "--resume", "--out=run", "--trainer.max_steps=3"]) == 0
+    assert "max_steps: 3" in (empty / "run" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"a: [", b"- a", b"\xff"])
+def test_a_damaged_configuration_of_a_run_is_named(damage: bytes | None, empty: Path, capsys: Captured) -> None:
+    (empty / "run" / "checkpoints").mkdir(parents=True)
+    (empty / "run" / "checkpoints" / "last.ckpt").write_bytes(b"hello")
+    if damage is not None:
+        (empty / "run" / "config.yaml").write_bytes(damage)
+    assert main(["fit", "--resume", "--out=run"]) == 2
+    assert "run/config.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(empty: Path, capsys: Captured) -> None:
+    (empty / "run" / "checkpoints").mkdir(parents=True)
+    for damage in (b"", b"hello", bytes(99)):
+        (empty / "run" / "checkpoints" / "last.ckpt").write_bytes(damage)
+        assert main(["fit", "--resume", *SUDOKU, "--out=run", "--loggers=[]"]) == 2
+        assert "run/checkpoints/last.ckpt cannot be read" in capsys.readouterr().err
 
 
 def test_a_short_run_is_validated_at_its_end(empty: Path, capsys: Captured) -> None:

@@ -74,6 +74,60 @@ def test_no_character_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert narrow.buffer.getvalue().decode("cp1252").strip() == "naïve ? ?"  # type: ignore[attr-defined]
 
 
+def _speaking(tmp_path: Path, *, stdout: str, folder: str) -> tuple[int, str, bool]:
+    """Run a command that prints a page and then writes a file. Returns its code, its stderr and whether the file is there."""
+    program = (
+        "import sys; from types import SimpleNamespace; import ebt.cli.main as command; from ebt.files import write_text\n"
+        "def main(given): print('x' * 100_000); write_text('done', sys.argv[1]); return 0\n"
+        "command.importlib.import_module = lambda _: SimpleNamespace(main=main)\n"
+        "sys.exit(command.main(['fit']))"
+    )
+    file = tmp_path / folder / "result.txt"
+    shell = f'"{sys.executable}" -c "$0" "$1" {stdout}'
+    done = subprocess.run(["bash", "-c", shell, program, str(file)], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr, file.exists()
+
+
+def test_a_closed_pipe_loses_no_result(tmp_path: Path) -> None:
+    assert _speaking(tmp_path, stdout="| :; exit ${PIPESTATUS[0]}", folder=".") == (141, "", True)
+
+
+def test_a_full_disk_behind_stdout_loses_no_result(tmp_path: Path) -> None:
+    code, error, written = _speaking(tmp_path, stdout="> /dev/full", folder=".")
+    assert (code, written) == (2, True)
+    assert error.startswith("ebt: error: the output cannot be printed")
+    assert error.count("\n") == 1
+
+
+def test_a_file_that_cannot_be_written_is_named_in_one_line() -> None:
+    program = (
+        "from types import SimpleNamespace; import sys, ebt.cli.main as command; from ebt.files import write_text\n"
+        "def main(given): write_text('x', '/dev/full'); return 0\n"
+        "command.importlib.import_module = lambda _: SimpleNamespace(main=main)\n"
+        "sys.exit(command.main(['fit']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ebt: error: the output cannot be written ([Errno 28] No space left on device: '/dev/full')")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("solve --checkpoint x --Step 3", "Did you mean --steps?"),
+        ("serve --prot 3", "Did you mean --port?"),
+        ("convert a b --tokeniser c", "Did you mean --tokenizer?"),
+        ("solve --checkpoint x --seed 4294967296", "4294967296 is too large: give at most 4294967295"),
+        ("think --checkpoint x --batch-size 99999999999999999999", "is too large"),
+        ("generate --checkpoint x --prompt a --temperature 1e-300", "give --greedy instead"),
+        ("generate --checkpoint x --prompt a\udc80", "the text is not UTF-8 at character 2"),
+    ],
+)
+def test_options_and_values_that_are_wrong_are_explained(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = call(capsys, *line.split(" "))
+    assert (code, told in error) == (2, True), error
+
+
 def test_warnings_are_lines_while_a_command_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     before = warnings.showwarning
 
@@ -98,6 +152,7 @@ def test_a_wrong_command_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None
     [
         (InputError("bad: do this."), 2, "ebt: error: bad: do this.\n"),
         (NonFiniteError("energy at step 1"), 2, "ebt: error: energy at step 1\n"),
+        (MemoryError("9 TB"), 2, "ebt: error: not enough memory (9 TB): give smaller numbers.\n"),
         (KeyboardInterrupt(), 130, "ebt: interrupted\n"),
     ],
 )

@@ -255,6 +255,12 @@ def test_a_file_of_another_size_names_that_of_the_model(
     assert "36 cells, and this model solves 4x4: give 16 cells" in capsys.readouterr().err
 
 
+def test_a_file_of_puzzles_is_no_puzzle(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p.txt").write_text(PUZZLE)
+    assert main(["solve", "--checkpoint", folder, str(tmp_path / "p.txt")]) == 2
+    assert f"is a file: give --csv {tmp_path / 'p.txt'}" in capsys.readouterr().err
+
+
 def test_a_model_of_no_boards_is_refused_and_a_rival_for_options_of_thinking(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from forked import program
+from small_models import full_disk
 
 from ebt.cli.main import main
 from ebt.problems.language.corpora import open_source, split_documents
@@ -44,6 +45,13 @@ def test_a_small_file_and_its_bad_lines(tmp_path: Path, capsys: pytest.CaptureFi
     told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert ["line 43" in line for line in told] == [True, False]
     assert "vocab_size=1024" in told[1]
+
+
+def test_a_full_disk_is_told(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with full_disk(500):
+        code = main(["tokenizer", "--data", str(corpus), "--vocab-size", "270", "--out", str(tmp_path / "bpe")])
+    assert code == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_split_of_the_source_itself_is_left_out(tmp_path: Path) -> None:

@@ -219,6 +219,7 @@ def cut_short(path: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda path: path.unlink(), "not a file"),
     "text": (lambda path: path.write_text("hello"), "not a PyTorch checkpoint"),
+    "words": (lambda path: path.write_text("eta eta alpha epsilon iota\n"), "not a PyTorch checkpoint"),
     "empty": (lambda path: path.write_bytes(b""), "not a PyTorch checkpoint"),
     "cut short": (cut_short, "truncated"),
     "with code": (lambda path: torch.save({"state_dict": {}, "hyper_parameters": {}, "code": Code()}, path), "refused"),

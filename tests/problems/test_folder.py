@@ -12,6 +12,7 @@ import torch
 from hub_toys import CONDITIONINGS, make_all, make_ebt, make_ids, make_twin
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ebt.errors import InputError
@@ -121,6 +122,15 @@ def break_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.modeling_utils.safe_save_file", fail)
 
 
+def break_writing_in_rust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library of weights has no exception for a full disk."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", fail)
+
+
 def break_renaming(monkeypatch: pytest.MonkeyPatch) -> None:
     """The new folder cannot take the old one's place."""
     rename = Path.rename
@@ -134,7 +144,7 @@ def break_renaming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "rename", fail)
 
 
-@pytest.mark.parametrize("sabotage", [break_writing, break_renaming])
+@pytest.mark.parametrize("sabotage", [break_writing, break_writing_in_rust, break_renaming])
 def test_a_failure_leaves_the_old_folder(
     sabotage: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,8 @@ class Images:
             if draft:
                 image.draft(None, (1, 1))
             image.load()
+            if image.mode == "I" and image.format == "PPM":  # 16 bits, which Pillow widens
+                image = image.convert("I;16")
         except Exception as error:  # each decoder raises its own exceptions
             reason = str(error).partition(" <")[0]
             raise InputError(f"{self.names[index]} cannot be read as an image ({reason}): replace or remove it.") from error

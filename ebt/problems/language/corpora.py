@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import lzma
 import re
 import warnings
 import zlib
@@ -13,13 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 import fsspec  # type: ignore[import-untyped]
 
 from ebt.errors import InputError
+from ebt.files import separator
 from ebt.problems.language.python_docs import documentation_texts
 from ebt.problems.skipped import OnError
 
@@ -34,7 +36,7 @@ _SPLIT_NAMES = {"train": "train", **dict.fromkeys(("dev", "val", "valid", "valid
 _COMPRESSED = r"(\.(gz|bz2|xz|zst))?$"
 _LINES, _TABLES = re.compile(r"\.(jsonl|ndjson)" + _COMPRESSED, re.I), re.compile(r"\.(parquet|arrow)$", re.I)
 _CSV, _ROWS = re.compile(r"\.[ct]sv" + _COMPRESSED, re.I), re.compile(r"\.(jsonl|ndjson|json|[ct]sv)" + _COMPRESSED, re.I)
-_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, ImportError, zlib.error, csv.Error)
+_READ_ERRORS = (OSError, EOFError, ValueError, RuntimeError, ImportError, zlib.error, lzma.LZMAError, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -293,11 +295,12 @@ def _readers(source: str, fields: Fields, streaming: bool) -> dict[str, Reader]:
         return _dataset_readers(source, fields, load)
     if path.is_file() and _ROWS.search(path.name):
         return {"train": partial(_read_rows, [path], fields)}
-    if fields.prompt is not None:
-        raise InputError(
-            f"prompt_field={fields.prompt!r} was given, but {source} is plain text without fields. Remove prompt_field, "
-            "or give JSONL, CSV, Parquet or a dataset."
-        )
+    for option, field in (("prompt_field", fields.prompt), ("text_field", fields.text)):
+        if field is not None and (option, field) != ("text_field", Fields.text):
+            raise InputError(
+                f"{option}={field!r} was given, but {source} is plain text without fields. Remove {option}, "
+                "or give JSONL, CSV, Parquet or a dataset."
+            )
     texts = [path] if path.is_file() else _files(path)
     return {"train": python_docs if source == PYTHON_DOCS else partial(_read_texts, texts, path.is_file())}
 
@@ -352,6 +355,8 @@ def _dataset_readers(name: str, fields: Fields, load: Callable[[], Any]) -> dict
 
 
 def _open(path: Path) -> Any:
+    if path.suffix.lower() == ".zip":
+        raise ValueError("it is a zip archive: unpack it")
     return fsspec.open(str(path), "rb", compression="infer").open()
 
 
@@ -420,5 +425,6 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(2**31 - 1)
     with _open(path) as file:  # invalid bytes become surrogates, which `Fields` reports
         lines = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-        rows = csv.DictReader(lines, delimiter="\t" if ".tsv" in path.name.lower() else ",")
+        header = lines.readline()
+        rows = csv.DictReader(chain([header], lines), delimiter="\t" if ".tsv" in path.name.lower() else separator(header))
         yield from ((f"line {rows.line_num}", row) for row in rows)

@@ -6,6 +6,8 @@ own, and surround a maze. Paths are int8 (k, n, n), 1 on the only shortest path 
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -183,9 +185,10 @@ def read_mazes(path: str | Path) -> MazeSet:
         InputError: The file cannot be read, has no maze, or one is invalid (see ``parse_maze``).
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): give a text file of mazes.") from error
+        with (gzip.open if Path(path).suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
+            text = file.read()
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): give a text file of mazes, plain or .gz.") from error
     mazes = [parse_maze(block, f"{path}, line {line}") for line, block in _blocks(text)]
     if not mazes:
         raise InputError(f"{path} has no maze: give one or more, separated by blank lines.")

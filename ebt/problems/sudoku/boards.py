@@ -22,14 +22,14 @@ import rich.progress
 from rich.console import Console
 
 from ebt.errors import InputError
-from ebt.files import write_whole
+from ebt.files import separator, write_whole
 from ebt.problems.sudoku.generator import BOXES, Boards, SudokuSet, check_boards, check_size, size_of, solutions, units
 
 Check = Literal["unique", "rules", "none"]
 
 EMPTY = "0._*"
 LARGE = 10_000  # larger files are checked for uniqueness only on request; also the rows read at a time
-BOARD_FILES = (".sdk", ".ss")  # files with one board as a grid, of SudoCue and Simple Sudoku
+BOARD_FILES = re.compile(r"\.(sdk|ss)(\.gz)?$", re.I)  # files with one board as a grid, of SudoCue and Simple Sudoku
 SKIPPED = re.compile(r"#.*|^\s*\[[a-z]+\]\s*$|^[ \t*|+-]*--[ \t*|+-]*$", re.M | re.I)  # comments, titles, frame lines
 NAMES = ("puzzle", "puzzles", "quiz", "quizzes", "question"), ("solution", "solutions", "answer", "answers")
 OWNER = "boards here are"
@@ -165,8 +165,9 @@ def read_csv(path: str | Path, size: int | None = None, check: Check | None = No
     """Read puzzles and solutions from a file, one puzzle per line. Missing solutions are computed.
 
     The columns are found by a header (`puzzle,solution`, `quizzes,solutions`, `source,question,answer,rating` and others, in
-    any order). Without a header they are the first two. `0 . _ *` are empty cells, and `#` begins a comment (in lines without
-    quotes). A `.gz` file is decompressed. A `.sdk` or `.ss` file has one board, see `parse_board`. Terminals show the progress.
+    any order). Without a header they are the first two. Commas, semicolons or tabs separate columns, `0 . _ *` are empty cells,
+    and `#` begins a comment (in lines without quotes). A `.gz` file is decompressed. A `.sdk` or `.ss` file has one board, see
+    `parse_board`. Terminals show the progress.
 
     Args:
         path: File to read.
@@ -183,7 +184,7 @@ def read_csv(path: str | Path, size: int | None = None, check: Check | None = No
         raise InputError(f"check = {check!r} is unknown: give 'unique', 'rules' or 'none'.")
     path = Path(path)
     with _open(path) as file:
-        if path.suffix in BOARD_FILES:
+        if BOARD_FILES.search(path.name):
             puzzles = parse_board(file.read(), size, where=str(path), owner=owner)[None]
             lines, given = np.ones(1, dtype=np.int32), None
         else:
@@ -207,7 +208,7 @@ def _open(path: Path) -> Iterator[TextIO]:
     """Open a text file, compressed or not. Read errors within the context also become ``InputError``."""
     try:
         with rich.progress.open(path, "rb", description=f"reading {path.name}", **_bar()) as raw:
-            data = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            data = gzip.GzipFile(fileobj=raw) if path.suffix.lower() == ".gz" else raw
             yield TextIOWrapper(cast(Any, data), "utf-8-sig", newline="")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}): give an existing text file with puzzles, plain or .gz.") from error
@@ -217,7 +218,13 @@ def _read_lines(
     path: Path, file: TextIO, size: int | None, check: Check | None, owner: str
 ) -> tuple[npt.NDArray[np.int32], Boards, Boards | None]:
     """Read line numbers, puzzles and, if present, solutions as arrays. The text is never held as a whole."""
-    reader = csv.reader(line if '"' in line else line.partition("#")[0] for line in file)
+    texts = (line if '"' in line else line.partition("#")[0] for line in file)
+    head = []
+    for text in texts:
+        head.append(text)
+        if text.strip():
+            break
+    reader = csv.reader(chain(head, texts), delimiter=separator(head[-1] if head else ""))
     rows: Iterator[tuple[int, list[str]]]
     rows = ((reader.line_num, row) for fields in reader if any(row := [field.strip() for field in fields]))
     first = next(rows, (0, []))

@@ -78,7 +78,7 @@ def _read(path: Path, size: int, channels: int, seconds: float) -> np.ndarray:
     av = import_av()
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
+            if not container.streams.video or container.format.name == "tty":  # a text file would be read as terminal output
                 raise InputError(f"{path} has no video stream: it is not a video, or cut short.")
             aspect = float(container.streams.video[0].sample_aspect_ratio or 1)
             frames = [_square(frame, aspect, str(path), size, channels) for frame in sampled(timed(container, path), seconds)]
@@ -145,7 +145,8 @@ def timed(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
     if before is not None:
         length = max(last, last - first) + max(1 / rate, float((before.duration or 0) * (before.time_base or 0)))
         promised = _promised(container, rate)
-        if before.is_corrupt or length < promised * (1 - MISSING) - 2 / rate:
+        ended = container.format.name != "gif" or path.read_bytes().rstrip(b"\0").endswith(b";")
+        if not ended or before.is_corrupt or length < promised * (1 - MISSING) - 2 / rate:
             raise InputError(f"{path} is cut short: {length:.2f} s of {max(length, promised):.2f} s can be read.")
 
 

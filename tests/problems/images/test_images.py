@@ -39,6 +39,9 @@ def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
     deep = PIXELS[..., 0].astype(np.uint16) * 257
     path = save(tmp_path / "deep.png", Image.fromarray(deep))
     assert np.array_equal(read(path, 1)[0], PIXELS[..., 0])
+    high, wide = deep.shape
+    (tmp_path / "deep.pgm").write_bytes(b"P5 %d %d 65535\n" % (wide, high) + deep.astype(">u2").tobytes())
+    assert np.array_equal(read(tmp_path / "deep.pgm", 1)[0], PIXELS[..., 0])
 
 
 def test_palettes_are_resolved_and_transparent_parts_are_white(tmp_path: Path) -> None:

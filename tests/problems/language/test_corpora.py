@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import lzma
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -208,6 +209,9 @@ def test_json_file_of_one_object(tmp_path: Path) -> None:
 def test_values_of_tables_stay_as_they_are_written(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "r.csv", [{"text": text} for text in ("007", "NA", "1.50", 'a "b",\nc', "x" * 200_000)])
     assert [document.text for document in read(path)] == ["007", "NA", "1.50", 'a "b",\nc', "x" * 200_000]
+    for separator in ";\t":
+        (tmp_path / "s.csv").write_text(f'id{separator}text\n1{separator}"a,b;c\td"\n')
+        assert read(tmp_path / "s.csv") == [Document("a,b;c\td")]
     path = write_rows(tmp_path / "r.jsonl", [{"text": "2020-01-01"}])
     assert read(path) == [Document("2020-01-01")]
 
@@ -282,10 +286,14 @@ REFUSALS = {
     "NUL bytes": (write("a.docx", b"abc\0"), {}, "byte 3"),
     "not UTF-8": (write("a.txt", b"a\ncaf\xe9"), {}, "line 2"),
     "prompt of plain text": (write("a.txt", b"abc"), {"prompt": "q"}, "prompt_field='q'"),
+    "field of plain text": (write("a.txt", b"abc"), {"text": "q"}, "text_field='q'"),
     "empty folder": (lambda folder: folder, {}, "has no readable files"),
     "empty JSONL": (write("a.jsonl", b""), {}, "is empty"),
     "malformed list": (write("a.json", b'[{"text": "a"},\n {"text": ]'), {}, "line 2"),
     "JSONL without prompt": (write("a.jsonl", b'{"text": "a"}'), {"prompt": "q"}, "no field 'q'.*prompt_field"),
+    "cut xz": (write("a.txt.xz", lzma.compress(b"abc" * 999)[:-30]), {}, "cannot be read"),
+    "damaged xz": (write("a.txt.xz", lzma.compress(b"abc" * 999)[:20] + bytes(99)), {}, "cannot be read"),
+    "zip": (write("a.txt.zip", b"PK\x03\x04"), {}, "zip archive: unpack it"),
     "not gzip": (write("a.txt.gz", b"abc"), {}, "gzip"),
     "cut Parquet": (lambda folder: cut_table(folder / "a.parquet"), {}, "cannot be read"),
     "not Parquet": (write("a.parquet", b"abc"), {}, "Parquet"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,16 @@ def test_files_hold_mazes_of_several_sizes(tmp_path: Path) -> None:
     assert np.array_equal(found.paths[:2, :7, :7], small.paths)
     assert all(np.array_equal(unframed(maze), own) for maze, own in zip(found.mazes, small.mazes, strict=False))
     assert not found.paths[:2, 7:].any()
+
+
+def test_files_may_be_compressed_and_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(MAZE, encoding="utf-8-sig")
+    (tmp_path / "a.txt.gz").write_bytes(whole := gzip.compress(MAZE.encode()))
+    (tmp_path / "cut.txt.gz").write_bytes(whole[:-9])
+    for name in ("a.txt", "a.txt.gz"):
+        assert np.array_equal(read_mazes(tmp_path / name).mazes[0], parse_maze(MAZE))
+    with pytest.raises(InputError, match=r"cut\.txt\.gz cannot be read"):
+        read_mazes(tmp_path / "cut.txt.gz")
 
 
 def test_a_file_names_the_line_of_a_fault(tmp_path: Path) -> None:

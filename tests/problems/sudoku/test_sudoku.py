@@ -395,6 +395,9 @@ def test_csv_round_trip(tmp_path: Path, name: str, size: int) -> None:
         f"# two comments\n\nQuestion\n{PUZZLE_17.replace('0', '_')}  # the second, with a comma\n",
         f"{PUZZLE_17.replace('0', '*')},{SOLUTION_17},further,columns\n",
         f"{PUZZLE_17.replace('0', '_')},{SOLUTION_17}",
+        f"# semicolons, as spreadsheets write them\n\nid;puzzle;solution\n1;{PUZZLE_17};{SOLUTION_17}\n",
+        f'"{PUZZLE_17}";"{SOLUTION_17}"\n',
+        f"puzzle\tsolution\n{PUZZLE_17}\t{SOLUTION_17}\n",
     ],
 )
 def test_csv_forms(tmp_path: Path, text: str) -> None:
@@ -509,6 +512,9 @@ def test_files_of_one_board(tmp_path: Path, name: str, text: str) -> None:
     assert parse_board(text, 4, check_unique=True).tolist() == puzzle
     with pytest.raises(InputError, match=rf"{name} has 16 cells.* 9x9: give 81"):
         read_csv(tmp_path / name, size=9)
+    for other in (name.upper(), f"{name}.gz", f"{name}.GZ"):
+        (tmp_path / other).write_bytes(text.encode() if other == name.upper() else gzip.compress(text.encode()))
+        assert read_csv(tmp_path / other).puzzles.tolist() == [puzzle]
 
 
 def test_rules_check_takes_uniqueness_on_trust(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def encode(
     """A video of four frames a second."""
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=4)
-        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = *frames.shape[1:3], "yuv420p", 1_000_000
+        colours = "rgb8" if codec == "gif" else "yuv420p"
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = *frames.shape[1:3], colours, 1_000_000
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
         for frame in frames:
@@ -93,6 +94,9 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"not a video" * 100)
     (tmp_path / "b.mjpeg").write_bytes(jpeg(16) * 3 + jpeg(32) * 3)
     (tmp_path / "c.mp4").touch()
+    (tmp_path / "d.txt").write_text("a line of text\n" * 9999)  # which is not a terminal's output, shown as a video
+    with pytest.raises(InputError, match=r"d\.txt has no video stream"):
+        open_videos(str(tmp_path / "d.txt"), 8).read(0)
     clips = open_videos(str(tmp_path), 8)
     for index, message in enumerate(("a.mp4 cannot be read as a video", "changes its size from 16 x 16 to 32 x 32", "c.mp4")):
         with pytest.raises(InputError, match=message):
@@ -108,6 +112,7 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
         ("webm", "libvpx-vp9", {}),
         ("avi", "mpeg4", {}),
         ("flv", "flv", {}),
+        ("gif", "gif", {}),
     ],
 )
 def test_videos_cut_short_are_told(suffix: str, codec: str, options: dict[str, str], tmp_path: Path) -> None:
