@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
 from ebt.cli.run import Run
 from ebt.errors import InputError
@@ -140,7 +141,9 @@ class Checkpoints(L.Callback):
             raise Stopped(stop)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.sanity_checking:  # even if just saved: from here, a resumed run validates again
+        if (
+            trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        ):  # even if just saved: from here, a resumed run validates again
             self._save_last(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -154,13 +157,13 @@ class Checkpoints(L.Callback):
         if not self.best or metrics["val/loss"] < self.best["metrics"]["val/loss"]:
             self.best = {"update": trainer.global_step, "metrics": metrics}
             trainer.save_checkpoint(self.run.best, weights_only=True)
-            self._export(trainer, pl_module)
+            self.export(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step > self._saved:
             self._save_last(trainer)
         if not self.best:  # never validated
-            self._export(trainer, pl_module)
+            self.export(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._handlers.items():
@@ -177,7 +180,8 @@ class Checkpoints(L.Callback):
         self._saved = trainer.global_step
         trainer.save_checkpoint(self.run.last)
 
-    def _export(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+    def export(self, trainer: L.Trainer, task: L.LightningModule) -> None:
+        """Write the model folder."""
         if isinstance(task, ModelTask):
             weights = collected(task.model.state_dict(), keep=trainer.is_global_zero)
             if trainer.is_global_zero:

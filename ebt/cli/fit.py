@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 
 from rich.console import Console
@@ -69,10 +70,20 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # check the data before the run folder is created
     kept = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run
-    if kept and resume:
-        cli.callback(Checkpoints).config = cli.saved()
-    elif kept:
-        run.make(cli.saved())
+    with run.alone() if kept else nullcontext():
+        if kept and resume:
+            cli.callback(Checkpoints).config = cli.saved()
+        elif kept:
+            run.make(cli.saved())
+        if code := _fit(cli, run, resume):
+            return code
+        if not cli.trainer.fast_dev_run:
+            _finish(cli, run)
+    return 0
+
+
+def _fit(cli: TrainingCLI, run: Run, resume: bool) -> int:
+    """Train, and return the exit code."""
     try:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.last if resume else None, weights_only=True)
     except (Stopped, SystemExit) as stop:  # SystemExit: Lightning's answer to a second Ctrl-C
@@ -93,14 +104,25 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
         if resume and (told := mismatch(error, run.last, cli.model)):
             raise told from error
         raise
-    if kept and cli.callback(Checkpoints).began:
-        _finish(cli, run)
-    elif kept:
-        print(f"{run.folder} has {cli.trainer.global_step} updates already: raise trainer.max_steps to train it further.")
     return 0
 
 
 def _finish(cli: TrainingCLI, run: Run) -> None:
+    """Finish a run that has all of its updates, even if it had them before."""
+    checkpoints, trainer = cli.callback(Checkpoints), cli.trainer
+    if not checkpoints.began and run.read_results().get("updates") == trainer.global_step:
+        if trainer.is_global_zero:
+            print(f"{run.folder} has {trainer.global_step} updates already: raise trainer.max_steps to train it further.")
+        return
+    if not checkpoints.began:  # it was stopped between its last update and its results
+        trainer.validate(cli.model, cli.datamodule, verbose=False)
+        if not checkpoints.best:
+            checkpoints.export(trainer, cli.model)
+    if trainer.is_global_zero:
+        _results(cli, run)
+
+
+def _results(cli: TrainingCLI, run: Run) -> None:
     """Print the results and write them to results.json."""
     best, report, trainer = cli.callback(Checkpoints).best, cli.callback(Report), cli.trainer
     loss, way = trainer.callback_metrics.get("train/loss"), second_order(cli.model)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -17,6 +19,12 @@ from ebt.errors import InputError
 from ebt.files import write_json, write_text
 from ebt.nn import PAPER
 from ebt.training.sharded_checkpoints import is_sharded
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
 
 RECIPE = "recipe.yaml"
 """The configuration in a converted model folder, for ``--config``."""
@@ -83,11 +91,39 @@ class Run:
 
     def add_results(self, results: dict[str, Any]) -> None:
         """Add entries to results.json, and replace those of the same name."""
+        write_json({**self.read_results(), **results}, self.results)
+
+    def read_results(self) -> dict[str, Any]:
+        """Return the entries of results.json."""
         try:
-            old = json.loads(self.results.read_text(encoding="utf-8")) if self.results.is_file() else {}
-        except ValueError:  # truncated by a full disk; its contents can be recomputed
-            old = {}
-        write_json({**old, **results}, self.results)
+            return dict(json.loads(self.results.read_text(encoding="utf-8"))) if self.results.is_file() else {}
+        except (ValueError, TypeError):  # truncated by a full disk; its contents can be recomputed
+            return {}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training in the folder during the block.
+
+        Raises:
+            InputError: Another process trains in it, or it cannot be created.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            folder = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written ({error}): choose another --out.") from error
+        try:
+            if fcntl is not None:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(folder)
+            raise InputError(f"another process trains in {self.folder}: choose another --name or --out.") from error
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(folder)
 
     @classmethod
     def new(cls, out: str | None, name: str | None, configs: list[str]) -> Run:

@@ -20,7 +20,7 @@ import torch
 from forked import begin, program
 from small_models import full_disk
 
-from ebt.cli.checkpoints import check_hyperparameters
+from ebt.cli.checkpoints import Checkpoints, Stopped, check_hyperparameters
 from ebt.cli.main import main
 from ebt.cli.run import Run, absolute
 from ebt.cli.training import configure
@@ -392,6 +392,29 @@ def test_another_configuration_does_not_end_a_run(empty: Path, capsys: Captured)
     assert (empty / "run" / "results.json").read_text() == results
     assert main(["fit", "--resume", "--out=run", "--trainer.max_steps=3"]) == 0
     assert "max_steps: 3" in (empty / "run" / "config.yaml").read_text()
+
+
+def test_a_run_stopped_in_its_last_validation_is_finished_by_resuming(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(_: Checkpoints, trainer: L.Trainer, *__: object) -> None:
+        if not trainer.sanity_checking:
+            raise Stopped(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_validation_batch_end", stop)
+        assert main(["fit", *SUDOKU, "--out=run", "--trainer.max_steps=2", "--loggers=[]"]) == 143
+    last = (empty / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    assert not (empty / "run" / "model").exists()
+    assert main(["fit", "--resume", "--out=run"]) == 0
+    assert load_folder(empty / "run") is not None
+    assert json.loads((empty / "run" / "results.json").read_text())["best"]["update"] == 2
+    assert (empty / "run" / "checkpoints" / "last.ckpt").read_bytes() == last
+
+
+def test_two_processes_do_not_train_in_one_folder(empty: Path, capsys: Captured) -> None:
+    with Run(empty / "run").alone():
+        assert main(["fit", *SUDOKU, "--out=run", "--loggers=[]"]) == 2
+    assert "another process trains in run" in capsys.readouterr().err
+    assert main(["fit", *SUDOKU, "--out=run", "--loggers=[]", "--trainer.max_steps=1"]) == 0
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"a: [", b"- a", b"\xff"])

@@ -116,6 +116,8 @@ def test_a_file_that_cannot_be_written_is_named_in_one_line() -> None:
     [
         ("solve --checkpoint x --Step 3", "Did you mean --steps?"),
         ("serve --prot 3", "Did you mean --port?"),
+        ("demo --nosuch", "--nosuch. See `ebt demo --help`"),
+        ("demo --out /proc/x", "--out /proc/x/models cannot be created"),
         ("convert a b --tokeniser c", "Did you mean --tokenizer?"),
         ("solve --checkpoint x --seed 4294967296", "4294967296 is too large: give at most 4294967295"),
         ("think --checkpoint x --batch-size 99999999999999999999", "is too large"),

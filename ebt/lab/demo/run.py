@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ebt.cli.terminal import say_written
-from ebt.errors import InputError
+from ebt.cli.terminal import out_folder, say_written
 from ebt.lab.demo import jobs, report
 from ebt.lab.studies.pool import Board, bars, pool, teller
 
@@ -24,9 +23,7 @@ from ebt.lab.studies.pool import Board, bars, pool, teller
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     console, out = Console(), Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file: give a folder.")
-    (out / "models").mkdir(parents=True, exist_ok=True)
+    out_folder(str(out / "models"))
     settings = jobs.Settings.quick(args.seed) if args.quick else jobs.Settings(args.seed)
     processes = args.processes or min(len(jobs.MODELS), os.cpu_count() or 1)
     console.print(f"Training {len(jobs.MODELS)} models, {processes} at a time. Results are written to {out}/.\n")
