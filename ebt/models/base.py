@@ -137,7 +137,7 @@ class ThinkingModel(HubModel):
 
     @thinking.setter
     def thinking(self, how: Thinking) -> None:
-        self.config.thinking = asdict(how)
+        self.config.thinking = asdict(self.how(how))
 
     def how(self, thinking: Thinking | None = None, **options: Any) -> Thinking:
         """Thinking options of one call: ``thinking``, or the model's own, updated with the options that are not None.
@@ -145,6 +145,8 @@ class ThinkingModel(HubModel):
         Raises:
             InputError: If an option is unknown, of the wrong type or outside its range.
         """
+        if not isinstance(thinking, Thinking | None):
+            raise InputError(f"thinking is {thinking!r}: give an ebt.Thinking, or its fields by name")
         try:
             how = (self.thinking if thinking is None else thinking).but(**options)
         except ValueError as error:
@@ -258,6 +260,23 @@ class ThinkingModel(HubModel):
     def predict(self, context: Any, thinking: Thinking | None = None, **options: Any) -> Any:
         """The answer of ``think``. Takes the same arguments."""
         return self.think(context, thinking, **options).answer
+
+
+def batch(given: Any, name: str, *sizes: int | None) -> Tensor:
+    """A context as a batch (B, *sizes) of floating point numbers. None: any size.
+
+    Raises:
+        InputError: If it has another shape.
+    """
+    try:
+        found = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be made a tensor: {error}") from error
+    pairs = zip(found.shape[1:], sizes, strict=False)
+    if found.dim() != 1 + len(sizes) or any(size not in (None, own) for own, size in pairs) or not found.numel():
+        wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise InputError(f"{name} has shape {tuple(found.shape)}: give (B, {wanted}) with at least one row")
+    return found if found.is_floating_point() else found.float()
 
 
 @contextmanager

@@ -218,8 +218,10 @@ def think(
         The record of the winners. Its ``candidates`` is the record of all M x B rows.
 
     Raises:
-        ValueError: If the rule is 'mean' or 'decided' and the geometry is not a vocabulary.
+        ValueError: If the rule is 'mean' or 'decided' and the geometry is not a vocabulary, or there are no contexts.
     """
+    if 0 in parts:
+        raise ValueError(f"the context has predictions of shape {parts}: give at least one row and one prediction")
     if how.rule == "mean" and not isinstance(geometry, Simplex):
         raise ValueError("rule is 'mean', which needs a vocabulary: choose another rule")
     draws, count = Places(how.seed, how.candidates, positions), how.candidates

@@ -124,7 +124,7 @@ class Asked(BaseModel):
 class CompletionAsked(Asked):
     """``POST /v1/completions``."""
 
-    prompt: str | Ids | list[str] | list[Ids]
+    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -41,7 +42,7 @@ def descend(
     start: Tensor,
     *,
     steps: int,
-    step_size: Tensor | float,
+    step_size: Tensor | float | Callable[[], Tensor],
     geometry: Geometry | None = None,
     update: Update | None = None,
     stop: Stop | None = None,
@@ -62,7 +63,7 @@ def descend(
         energy: Energy with the context x bound in it, see ``Energy``.
         start: Initial candidates y[0], (N, *P, K).
         steps: Number of updates T. With ``stop``, the maximum.
-        step_size: Step size alpha, a scalar or one value per prediction.
+        step_size: Step size alpha, a scalar, one value per prediction or a ``StepSize``.
         geometry: Where candidates live. Default: ``Euclidean``, in which each vector is one prediction.
         update: How candidates move. Default: ``Gradient``.
         stop: When a prediction stops. For inference only.
@@ -85,14 +86,15 @@ def descend(
         NonFiniteError: If an energy, a gradient or a candidate is not finite.
     """
     check(steps, noise, clamp, gradients, stop, schedule, backend)
-    geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:])) if geometry is None else geometry
+    check_parts(start, geometry, update, stop)
+    geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:]), like=start) if geometry is None else geometry
     watch = gradients == "none" or start.device.type == "cpu"  # training on a device does not wait for it at every step
     update, index = Gradient() if update is None else update, range(first, first + steps) if schedule is None else schedule
     if gradients == "none" or nudge is not None:
         energy = getattr(energy, "once", lambda: energy)()
     with torch.inference_mode(False), torch.set_grad_enabled(gradients != "none"):
         start = start.clone() if start.is_inference() else start
-        alpha = per_prediction(step_size, start)
+        alpha = per_prediction(step_size() if callable(step_size) else step_size, start)
         std = per_prediction(noise, start) if torch.as_tensor(noise).any() else None
         rows = everyone(backend)(with_step(energy), geometry, start, stop)
         state, memory, states, energies = start, update.begin(start), list[Tensor](), list[Tensor]()
@@ -215,6 +217,8 @@ def evaluated(energy: Energy, told: int, view: Tensor) -> Tensor:
             "the energy uses tensors made under torch.inference_mode, which do not support gradients:"
             " create them outside of it, or under torch.no_grad"
         ) from error
+    if not isinstance(energies, Tensor):
+        raise ValueError(f"the energy returned {type(energies).__name__}: return a tensor, one energy per part")
     if energies.shape[:1] != view.shape[:1]:
         raise ValueError(f"energies {tuple(energies.shape)} for candidates {tuple(view.shape)}: return one energy per part")
     return energies
@@ -245,8 +249,8 @@ def check(
         raise ValueError(f"steps is {steps}: give a whole number of at least 1")
     if schedule is not None and len(schedule) != steps:
         raise ValueError(f"schedule has {len(schedule)} entries for {steps} steps: give one step index per step")
-    if torch.as_tensor(noise).lt(0).any():
-        raise ValueError(f"noise is {noise}: a standard deviation cannot be negative; 0 turns it off")
+    if not torch.as_tensor(noise).ge(0).all():
+        raise ValueError(f"noise is {noise}: give a standard deviation of at least 0; 0 turns it off")
     if clamp is not None and not clamp > 0:
         raise ValueError(f"clamp is {clamp}: give a positive bound, or null for none")
     if gradients not in get_args(Gradients):
@@ -255,6 +259,20 @@ def check(
         raise ValueError("stop is for inference only: set gradients to none")
     if backend not in ("auto", "plain"):
         raise ValueError(f"backend is {backend!r}: choose auto or plain")
+
+
+def check_parts(start: Any, geometry: Any, update: Any, stop: Any) -> None:
+    """Raise ``ValueError`` if candidates are no tensor of floats or empty, or a component is a name or a class."""
+    if not isinstance(start, Tensor) or not (start.is_floating_point() or start.is_complex()):
+        found = start.dtype if isinstance(start, Tensor) else type(start).__name__
+        raise ValueError(f"start is {found}: give a tensor of floating point numbers (N, *P, K)")
+    if not start.dim() or not start.shape[:-1].numel():
+        raise ValueError(f"start has shape {tuple(start.shape)}, which has no candidate: give (N, *P, K) with at least one")
+    for name, value, kind in (("geometry", geometry, Geometry), ("update", update, Update)):
+        if isinstance(value, str | type):
+            raise ValueError(f"{name} is {value!r}: give an object of a subclass of ebt.{kind.__name__}")
+    if isinstance(stop, type) or not (stop is None or callable(stop)):
+        raise ValueError(f"stop is {stop!r}: give an object such as ebt.Change(0.01)")
 
 
 def everyone(backend: str) -> type[Everyone]:
@@ -269,7 +287,7 @@ def everyone(backend: str) -> type[Everyone]:
 def with_step(energy: Energy) -> Energy:
     """The energy as a function of a view and a step index."""
     try:
-        needed = inspect.signature(energy.forward if isinstance(energy, nn.Module) else energy).parameters.values()
+        needed = inspect.signature(_declared(energy)).parameters.values()
     except (TypeError, ValueError):
         return energy
     places = [p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
@@ -285,6 +303,17 @@ def with_step(energy: Energy) -> Energy:
     if (own := own_slope(energy)) is not None:
         of_view.slope = own  # type: ignore[attr-defined]
     return of_view
+
+
+def _declared(energy: Any) -> Any:
+    """What an energy calls, behind ``partial``, ``torch.compile``, data parallelism and ``vmap``, which hide its signature."""
+    if isinstance(energy, partial):
+        return partial(_declared(energy.func), *energy.args, **energy.keywords)
+    called = energy.forward if isinstance(energy, nn.Module) else energy
+    if all(p.kind is not p.VAR_POSITIONAL for p in inspect.signature(called).parameters.values()):
+        return called
+    found = (getattr(energy, name, None) for name in ("_orig_mod", "module", "__wrapped__"))
+    return next((_declared(inner) for inner in found if callable(inner)), called)
 
 
 def finite(tensor: Tensor, name: str, step: int) -> Tensor:

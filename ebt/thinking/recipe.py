@@ -236,7 +236,10 @@ def loss(
         parts = target.shape[: -len(geometry.shape) or None] if isinstance(geometry, Euclidean) else target.shape
         start = geometry.start(tuple(parts), recipe.start_std, generator)
     update = Gradient() if update is None else update
-    return supervise(energy, geometry, update, start, target, step_size, recipe, generator, backend=backend).loss
+    if not torch.is_inference_mode_enabled():
+        return supervise(energy, geometry, update, start, target, step_size, recipe, generator, backend=backend).loss
+    with torch.inference_mode(False), torch.no_grad():  # descending takes gradients
+        return supervise(energy, geometry, update, start, target, step_size, recipe, generator, backend=backend).loss
 
 
 def supervise(

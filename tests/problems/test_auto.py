@@ -6,12 +6,13 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from forked import begin
-from hub_toys import make_all, make_ebt, make_ids, make_twin
+from hub_toys import VIDEO, make_all, make_ebt, make_ids, make_twin
 
 from ebt.problems import models
 from ebt.problems.folder import load_tokenizer_of, save_folder
@@ -123,6 +124,36 @@ def test_saved_folders_carry_no_copy_of_the_source(index: int, tmp_path: Path) -
     type(model.config).register_for_auto_class()
     model.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.glob("*.py")] == ["modeling_ebt.py"]
+
+
+@pytest.mark.parametrize(
+    ("index", "given", "named"),
+    [
+        (2, torch.zeros(0, 16), "at least one"),
+        (2, torch.full((1, 16), 5), "digit 5"),
+        (2, torch.tensor(3), r"shape \(\)"),
+        (6, torch.zeros(0, 1, 8, 8), r"pixel_values has shape \(0, 1, 8, 8\)"),
+        (6, torch.zeros(1, 8, 8), r"pixel_values has shape \(1, 8, 8\)"),
+        (6, torch.zeros(1, 2, 8, 8), r"pixel_values has shape \(1, 2, 8, 8\)"),
+        (6, "photo.png", "pixel_values cannot be made a tensor"),
+        (8, torch.zeros(0, 3, VIDEO["frame_dim"]), "frames has shape"),
+        (8, torch.zeros(3, VIDEO["frame_dim"]), "frames has shape"),
+        (8, torch.zeros(1, 3, 1), r"frames has shape \(1, 3, 1\)"),
+    ],
+)
+def test_contexts_of_other_shapes_are_named(index: int, given: Any, named: str) -> None:
+    model: Any = make_all()[index].eval()
+    for call in (model, model.think, model.predict):
+        with pytest.raises(ValueError, match=named):
+            call(given, steps=1)
+
+
+@pytest.mark.parametrize(("index", "shape"), [(6, (2, 1, 8, 8)), (8, (2, 3, VIDEO["frame_dim"]))])
+def test_contexts_may_be_lists_and_arrays(index: int, shape: tuple[int, ...]) -> None:
+    model: Any = make_all()[index].eval()
+    given = torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape)
+    for other in (given.tolist(), given.numpy()):
+        assert torch.equal(model(other).prediction, model(given).prediction)
 
 
 def test_tokenizers_know_the_context_of_their_model(tmp_path: Path) -> None:

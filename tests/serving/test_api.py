@@ -180,6 +180,7 @@ BASE: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 1}
         ({"model": "twin", "steps": 2}, 400, "does not think: leave out steps"),
         ({"model": "twin", "energies": True}, 400, "does not think: leave out energies"),
         ({"prompt": ""}, 400, "the prompt is empty"),
+        ({"prompt": []}, 400, "prompt: "),
         ({"prompt": "x" * (CONTEXT + 1)}, 400, "the model's context is 24"),
         ({"prompt": [1, 257]}, 400, "token 257"),
         ({"prompt": ["x"] * 65}, 400, "65 choices"),

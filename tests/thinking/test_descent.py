@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from toys import WIDTH, Bowl, Waves, make_simplex, make_table, normal, seeded
 
-from ebt.thinking import Change, descend, slope
+from ebt.thinking import Change, Mirror, Recipe, StepSize, descend, loss, slope
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -21,18 +21,30 @@ pytestmark = pytest.mark.usefixtures("float64")
     [
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1, "noise": -0.1}, "noise is -0.1"),
-        ({"steps": 1, "noise": torch.tensor([0.1, -0.1])}, "noise is tensor.*cannot be negative"),
+        ({"steps": 1, "noise": torch.tensor([0.1, -0.1])}, "noise is tensor"),
         ({"steps": 1, "clamp": 0}, "clamp is 0"),
         ({"steps": 1, "gradients": "some"}, "gradients is 'some': choose one of none, detached, truncated, full"),
         ({"steps": 1.5}, "steps is 1.5"),
         ({"steps": 1, "stop": Change(0.1), "gradients": "full"}, "stop.*gradients to none"),
         ({"steps": 1, "schedule": (0, 1)}, "schedule has 2 entries for 1 steps"),
         ({"steps": 1, "backend": "fastest"}, "backend is 'fastest'"),
+        ({"steps": 1, "noise": math.nan}, "noise is nan"),
+        ({"steps": 1, "geometry": "euclidean"}, "geometry is 'euclidean'"),
+        ({"steps": 1, "update": Mirror}, "update is .*Mirror"),
+        ({"steps": 1, "stop": "change"}, "stop is 'change'"),
+        ({"steps": 1, "stop": Change}, "stop is .*Change"),
+        ({"steps": 1, "start": torch.empty(0, 3)}, r"start has shape \(0, 3\)"),
+        ({"steps": 1, "start": torch.empty(2, 0, 3)}, r"start has shape \(2, 0, 3\)"),
+        ({"steps": 1, "start": torch.tensor(1.0)}, r"start has shape \(\)"),
+        ({"steps": 1, "start": torch.ones(2, 3, dtype=torch.long)}, "start is torch.int64"),
+        ({"steps": 1, "start": [[1.0, 2.0, 3.0]]}, "start is list"),
+        ({"steps": 1, "energy": lambda y: 3.0}, "the energy returned float"),
+        ({"steps": 1, "energy": lambda y: (y.sum(-1), y)}, "the energy returned tuple"),
     ],
 )
 def test_contradictions_are_refused_by_name(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        descend(Bowl(normal(2, 3)), normal(2, 3), step_size=0.1, **settings)
+        descend(**{"energy": Bowl(normal(2, 3)), "start": normal(2, 3), "step_size": 0.1, **settings})
 
 
 def by_position(y: Tensor) -> Tensor:
@@ -70,6 +82,49 @@ def test_energies_of_every_kind_are_descended(kind: str, outside: Callable[[], A
         expected = expected - 0.1 * (1 + i * told) * 2 * (expected - 1)
         torch.testing.assert_close(thought.states[i], expected)
     assert not thought.state.requires_grad
+
+
+class Bound(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return by_position(x * y)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda: nn.DataParallel(OfOne()),
+        lambda: nn.DataParallel(OfTwo()),
+        lambda: torch.func.vmap(OfOne()),
+        lambda: partial(Bound(), torch.ones(())),
+        lambda: partial(nn.DataParallel(OfOne())),
+        lambda: torch.compile(OfOne(), backend="eager", disable=True),
+    ],
+)
+def test_wrappers_that_hide_what_an_energy_takes(wrap: Callable[[], Any]) -> None:
+    start = normal(3, 2, WIDTH)
+    twice = isinstance(wrap(), nn.DataParallel) and isinstance(wrap().module, OfTwo)
+    expected = descend(OfTwo() if twice else by_position, start, steps=2, step_size=0.1)
+    assert torch.equal(descend(wrap(), start, steps=2, step_size=0.1).path, expected.path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_noise_keeps_the_dtype_that_the_network_takes(dtype: torch.dtype) -> None:
+    network = nn.Linear(3, 1, dtype=dtype)
+    thought = descend(lambda y: network(y).squeeze(-1), normal(2, 3).to(dtype), steps=2, step_size=0.1, noise=0.1)
+    assert thought.best.isfinite().all()
+
+
+def test_a_learnable_step_size_is_its_value() -> None:
+    start = normal(2, 3)
+    one, other = (descend(by_position, start, steps=2, step_size=size) for size in (StepSize(0.1), 0.1))
+    torch.testing.assert_close(one.path, other.path)
+
+
+def test_a_loss_is_the_same_in_inference_mode() -> None:
+    target, start = normal(2, 3), normal(2, 3)
+    expected = loss(OfOne(), target, Recipe.s1(), start=start, step_size=0.1)
+    with torch.inference_mode():
+        assert torch.equal(loss(OfOne(), target.clone(), Recipe.s1(), start=start.clone(), step_size=0.1), expected.detach())
 
 
 def test_slope_works_where_gradients_are_off() -> None:

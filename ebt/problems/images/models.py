@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ebt.errors import InputError
-from ebt.models.base import HubModel, Prediction, ThinkingModel
+from ebt.models.base import HubModel, Prediction, ThinkingModel, batch
 from ebt.models.thinking import Thinking
 from ebt.nn import EBTEncoder, PatchEmbedding, Transformer, unpatchify
 from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
@@ -52,6 +52,10 @@ class EBTForImages(ThinkingModel):
     def landscape(self, pixel_values: Tensor, free: Tensor | None = None) -> ImageLandscape:
         """Return the energy of images (N, C, H, W). Where ``free`` (B, 1, H, W) is False, the network sees the given pixels."""
         return ImageLandscape(self, None if free is None else pixel_values.to(self.patches.positions), free)
+
+    def prepared(self, context: Any) -> Tensor:
+        """Convert images (B, C, H, W) to a tensor."""
+        return batch(context, "pixel_values", self.config.num_channels, None, None)
 
     def geometry(self) -> Geometry:
         """Images, one prediction per row."""

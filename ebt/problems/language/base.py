@@ -90,6 +90,7 @@ class LanguageModel(HubModel, GenerationMixin):
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or (input_ids is not None and inputs_embeds is not None):
             raise InputError("forward() takes either input_ids or inputs_embeds: give exactly one of them")
+        given = tokens(given, "input_ids" if inputs_embeds is None else "inputs_embeds")
         if getattr(cache, "is_compileable", False):
             raise InputError("a static cache is not supported: use a DynamicCache (the default of generate())")
         rows, length = given.shape[0], given.shape[1] + cached(cache)
@@ -109,7 +110,13 @@ class LanguageModel(HubModel, GenerationMixin):
 
     def embed(self, given: Tensor) -> Tensor:
         """Embed tokens (B, S). Embeddings are returned unchanged."""
-        return given if given.is_floating_point() else self.embedding(given)
+        if given.is_floating_point():
+            return given
+        try:
+            return self.embedding(given)
+        except IndexError as error:
+            wrong, most = int(given.min() if given.min() < 0 else given.max()), len(self.embedding.weight) - 1
+            raise InputError(f"token {wrong} is not in the vocabulary (0 to {most}): use the tokenizer of the model") from error
 
     def wants_states(self, asked: bool | None) -> bool:
         """Whether ``forward`` returns hidden states: the embeddings, and the observed stream after each block.
@@ -206,6 +213,28 @@ class LanguageModel(HubModel, GenerationMixin):
 def cached(cache: KeyValueCache | None) -> int:
     """Number of tokens in a cache."""
     return 0 if cache is None else cache.get_seq_length()
+
+
+def tokens(given: Any, name: str = "context") -> Tensor:
+    """Tokens (B, S), or their embeddings (B, S, D).
+
+    Raises:
+        InputError: If they are something else, or none.
+    """
+    if isinstance(given, Tensor) and given.dim() == 2 + given.is_floating_point() and given.numel():
+        return given
+    found = f"a {given.dtype} tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
+    raise InputError(f"{name} is {found}: give whole numbers (B, S) or embeddings (B, S, D), at least one token")
+
+
+def check_kept(kept: Any, labels: Tensor | None, given: Tensor) -> None:
+    """Raise ``InputError`` if ``logits_to_keep`` is no number of positions, or labels do not match the tokens."""
+    if not isinstance(kept, int | None) or not 0 <= (kept or 0) <= given.shape[1]:
+        raise InputError(f"logits_to_keep is {kept}: give the number of last positions, from 0 (all) to {given.shape[1]}")
+    if labels is not None and labels.shape != given.shape[:2]:
+        raise InputError(
+            f"labels have shape {tuple(labels.shape)}, but the tokens have {tuple(given.shape[:2])}: give one label per token"
+        )
 
 
 def positions_of(given: Tensor, mask: Tensor | None, cache: Any) -> Tensor:

@@ -15,7 +15,7 @@ from ebt.models.base import ThinkingModel, leave_inference_mode
 from ebt.models.configuration import THINKING
 from ebt.models.thinking import Thinking, think
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
-from ebt.problems.language.base import LanguageModel, check_whole, next_token_loss, positions_of, rescale
+from ebt.problems.language.base import LanguageModel, check_kept, check_whole, next_token_loss, positions_of, rescale, tokens
 from ebt.problems.language.configuration import EBTConfig
 from ebt.thinking import Geometry, Simplex, StepSize, Thought, mean, supervise
 
@@ -76,6 +76,10 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
     ) -> DecoderLandscape:
         """Return the energy of candidates for the next token after each of the last ``predictions`` tokens of (B, S)."""
         return self.network.encode(self.embed(input_ids), attention_mask, cache, predictions, states)
+
+    def prepared(self, context: Any) -> Tensor:
+        """Check tokens (B, S)."""
+        return tokens(context, "context")
 
     def geometry(self) -> Geometry:
         """One part per token, each a prediction."""
@@ -158,6 +162,7 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         asked, cache = {name: options.pop(name, None) for name in THINKING}, past_key_values
         options.pop("record", None)
         given = self.observed(input_ids, inputs_embeds, attention_mask, cache, options)
+        check_kept(logits_to_keep, labels, given)
         wanted = self.wants_states(output_hidden_states)
         learns = torch.is_grad_enabled() and (self.training if differentiable is None else differentiable)
         if learns:

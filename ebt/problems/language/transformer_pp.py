@@ -9,7 +9,7 @@ from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ebt.nn import CausalTransformer
-from ebt.problems.language.base import LanguageModel, next_token_loss
+from ebt.problems.language.base import LanguageModel, check_kept, next_token_loss
 from ebt.problems.language.configuration import TransformerPPConfig
 
 
@@ -51,13 +51,14 @@ class TransformerPPForCausalLM(LanguageModel):
         """
         cache = past_key_values
         given = self.observed(input_ids, inputs_embeds, attention_mask, cache, others)
+        check_kept(logits_to_keep, labels, given)
         if cache is None and use_cache:
             cache = DynamicCache(config=self.config)
         embedded = self.embed(given)
         stream = self.network.stream(embedded, attention_mask, cache)
         states = (embedded, *stream) if self.wants_states(output_hidden_states) else None
         hidden = self.network.norm(stream[-1])
-        logits = self.head(hidden if labels is not None else hidden[:, -logits_to_keep:])
+        logits = self.head(hidden if labels is not None else hidden[:, -(logits_to_keep or 0) :])
         loss = None if labels is None else next_token_loss(logits, labels, num_items_in_batch)
         output = CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=cache, hidden_states=states)
         return output if return_dict is not False else output.to_tuple()

@@ -76,7 +76,9 @@ class EBTForSudoku(Boards, EBTForCells):
         """Convert puzzles to (B, C). A single one may be (C,), or text with 0 . _ or * at empty cells."""
         size = self.config.board
         digits = torch.as_tensor(parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle).long().to(self.device)
-        if digits.shape[-1] != size**2 or not bool(((digits >= 0) & (digits <= size)).all()):
+        if wrong := digits[(digits < 0) | (digits > size)].tolist():
+            raise InputError(f"puzzle has the digit {wrong[0]}: this model solves {size}x{size}, give 0 (empty) to {size}")
+        if digits.dim() == 0 or digits.shape[-1] != size**2:
             shape = tuple(digits.shape)
             raise InputError(f"puzzle has shape {shape}: this model solves {size}x{size}, give {size**2} cells per puzzle")
         return digits.reshape(-1, size**2)

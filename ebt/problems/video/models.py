@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ebt.models.base import HubModel, Prediction, ThinkingModel
+from ebt.models.base import HubModel, Prediction, ThinkingModel, batch
 from ebt.models.thinking import Thinking
 from ebt.nn import CausalTransformer, DecoderLandscape, EBTDecoder
 from ebt.problems.video.configuration import EBTVideoConfig, VideoTransformerConfig
@@ -32,6 +32,10 @@ class EBTForVideo(ThinkingModel):
         """Return the energy of candidates for the next frame after each of (B, S, E), or the last ``predictions`` of them."""
         frames = frames.to(self.network.head.projection.weight.dtype)
         return self.network.encode(frames if self.projection is None else self.projection(frames), predictions=predictions)
+
+    def prepared(self, context: Any) -> Tensor:
+        """Convert frames (B, S, E) to a tensor."""
+        return batch(context, "frames", None, self.config.frame_dim)
 
     def geometry(self) -> Geometry:
         """Frames (B, S, E), viewed through the projection of candidates. Each frame is a prediction."""

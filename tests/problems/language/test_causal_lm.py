@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import StaticCache
 
 from ebt.errors import InputError
-from ebt.models.thinking import SPACES
+from ebt.models.thinking import SPACES, Thinking
 from ebt.problems.language.ebt import EBTForCausalLM, EBTOutput
 
 VARIANTS = [*CONDITIONINGS.values(), *ANCHORS.values(), *({"space": space} for space in SPACES)]
@@ -186,6 +186,53 @@ def test_bad_input_is_named() -> None:
             any_model(ids, past_key_values=StaticCache(config=any_model.config, max_cache_len=16))
         with pytest.raises(InputError, match="vocabulary of this model is fixed"):
             any_model.resize_token_embeddings(30)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ([[1, 2]], "input_ids is list"),
+        (torch.ones(2, 3), r"input_ids is a torch.float32 tensor of shape \(2, 3\)"),
+        (torch.ones(3, dtype=torch.long), r"input_ids is .*\(3,\)"),
+        (torch.ones(0, 3, dtype=torch.long), r"input_ids is .*\(0, 3\)"),
+        (torch.ones(2, 0, dtype=torch.long), r"input_ids is .*\(2, 0\)"),
+        (torch.tensor([[1, 23]]), "token 23 is not in the vocabulary"),
+        (torch.tensor([[1, -100]]), "token -100 is not in the vocabulary"),
+    ],
+)
+def test_what_is_no_text_is_named(given: Any, named: str) -> None:
+    for model in (make_ebt(), make_twin()):
+        with pytest.raises(InputError, match=named):
+            model(given)
+    with pytest.raises(InputError, match=named.replace("input_ids", "context")):
+        make_ebt().think(given)
+
+
+@pytest.mark.parametrize("make", [make_ebt, make_twin])
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"logits_to_keep": 8}, "logits_to_keep is 8"),
+        ({"logits_to_keep": -1}, "logits_to_keep is -1"),
+        ({"logits_to_keep": torch.tensor([0, 2])}, "logits_to_keep is tensor"),
+        ({"labels": torch.ones(2, 4, dtype=torch.long)}, r"labels have shape \(2, 4\)"),
+    ],
+)
+def test_labels_and_kept_positions_match_the_tokens(make: Any, options: dict[str, Any], named: str) -> None:
+    for model in (make(), make().train()):
+        with pytest.raises(InputError, match=named):
+            model(make_ids(), **options)
+
+
+@pytest.mark.parametrize("thinking", [{"steps": 2}, "fast", Thinking])
+def test_thinking_is_a_value_of_its_class(thinking: Any) -> None:
+    model = make_ebt()
+    with pytest.raises(InputError, match="thinking is"):
+        model(make_ids(), thinking=thinking)
+    with pytest.raises(InputError, match="thinking is"):
+        model.think(make_ids(), thinking)
+    with pytest.raises(InputError, match="thinking is"):
+        model.thinking = thinking
 
 
 def test_embeddings_are_found_and_not_tied() -> None:
