@@ -102,4 +102,4 @@ def test_terminal_shows_tables_and_what_comes_next(demo: tuple[Path, str]) -> No
 def test_out_must_not_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").write_text("")
     assert main(["demo", "--quick", "--out", str(tmp_path / "taken")]) == 2
-    assert "give a folder" in capsys.readouterr().err
+    assert "choose another folder" in capsys.readouterr().err
