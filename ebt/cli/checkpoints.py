@@ -141,10 +141,8 @@ class Checkpoints(L.Callback):
             raise Stopped(stop)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if (
-            trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        ):  # even if just saved: from here, a resumed run validates again
-            self._save_last(trainer)
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save_last(trainer)  # even if just saved: from here, a resumed run validates again
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if stop := self._told_to_stop(trainer):
