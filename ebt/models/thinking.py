@@ -218,8 +218,11 @@ def think(
         The record of the winners. Its ``candidates`` is the record of all M x B rows.
 
     Raises:
-        ValueError: If the rule is 'mean' or 'decided' and the geometry is not a vocabulary, or there are no contexts.
+        ValueError: If the rule is 'mean' or 'decided' and the geometry is not a vocabulary, there are no contexts, or the
+            generator is something else.
     """
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator is {generator!r}: give a torch.Generator, or a number as seed")
     if 0 in parts:
         raise ValueError(f"the context has predictions of shape {parts}: give at least one row and one prediction")
     if how.rule == "mean" and not isinstance(geometry, Simplex):

@@ -235,6 +235,11 @@ def test_thinking_is_a_value_of_its_class(thinking: Any) -> None:
         model.thinking = thinking
 
 
+def test_a_generator_is_no_seed() -> None:
+    with pytest.raises(ValueError, match="generator is 0"):
+        make_ebt().think(make_ids(), generator=0)
+
+
 def test_embeddings_are_found_and_not_tied() -> None:
     for model in (make_ebt(), make_twin()):
         assert model.get_input_embeddings() is model.embedding
