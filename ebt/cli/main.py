@@ -41,7 +41,7 @@ the parsed options; in ``LAB``, the raw arguments."""
 
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG)
-"""Errors of a full or read-only disk."""
+"""Errors of files that the system refuses: a full or read-only disk, or missing permissions."""
 NEEDS = {
     **dict.fromkeys(("fit", "plan", "validate", "test", "think", "tokenizer", "demo", "study", "scaling"), "train"),
     **dict.fromkeys(("denoise", "probe"), "images"),
@@ -54,7 +54,7 @@ NEEDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a command and report its errors.
 
-    Exit codes: 0 for success, 2 for invalid input, non-finite numbers or output that cannot be written, 130 and 143 after
+    Exit codes: 0 for success, 2 for invalid input, non-finite numbers or files that the system refuses, 130 and 143 after
     Ctrl-C and SIGTERM, 141 if the reader of stdout closed it.
     """
     with lasting_output() as failures:
@@ -87,9 +87,8 @@ def _reported(arguments: list[str]) -> int:
     except OSError as error:
         if debug or error.errno not in UNWRITABLE:
             raise
-        print(
-            f"ebt: error: the output cannot be written ({error}): free some space, or choose another folder.", file=sys.stderr
-        )
+        remedy = "check its permissions, free some space, or choose another folder"
+        print(f"ebt: error: a file cannot be read or written ({error}): {remedy}.", file=sys.stderr)
         return 2
     except (ValueError, ArithmeticError) as error:
         if debug or not type(error).__module__.startswith("ebt."):  # report the library's own errors, raise ZeroDivisionError

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -20,6 +19,7 @@ from ebt.files import digest, write_json
 from ebt.models.exploration import Explored, explore
 from ebt.models.thinking import Thinking, think
 from ebt.thinking import Geometry, StepSize, Thought, Update
+from ebt.thinking.descent import leave_inference_mode
 
 MODULE = "modeling_ebt"
 """Module in a saved folder. It imports this library, so the folder holds no copy of the code."""
@@ -277,16 +277,6 @@ def batch(given: Any, name: str, *sizes: int | None) -> Tensor:
         wanted = ", ".join("any" if size is None else str(size) for size in sizes)
         raise InputError(f"{name} has shape {tuple(found.shape)}: give (B, {wanted}) with at least one row")
     return found if found.is_floating_point() else found.float()
-
-
-@contextmanager
-def leave_inference_mode() -> Iterator[None]:
-    """Leave ``torch.inference_mode``, in which thinking cannot compute gradients, for ``no_grad``."""
-    if not torch.is_inference_mode_enabled():
-        yield
-        return
-    with torch.inference_mode(False), torch.no_grad():
-        yield
 
 
 @dataclass

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -183,6 +184,16 @@ def judge(energy: Energy, thought: Thought) -> Thought:
     energies = finite(with_step(energy)(thought.geometry.decided(thought.state), step), "energy of an answer", step)
     passes = replace(thought.evaluations, forward=thought.evaluations.forward + 1)
     return replace(thought, decided=energies, evaluations=passes)
+
+
+@contextmanager
+def leave_inference_mode() -> Iterator[None]:
+    """Leave ``torch.inference_mode``, in which thinking cannot compute gradients, for ``no_grad``."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def own_slope(energy: Any) -> Callable[[Tensor, int], tuple[Tensor, Tensor]] | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ebt.thinking.descent import Energy, Gradients, check, descend, own_slope
+from ebt.thinking.descent import Energy, Gradients, check, descend, leave_inference_mode, own_slope
 from ebt.thinking.fast.central import Nudge, Way, way_on
 from ebt.thinking.fast.draws import Rows, draw_integer
 from ebt.thinking.geometry import Euclidean, Geometry
@@ -236,9 +236,7 @@ def loss(
         parts = target.shape[: -len(geometry.shape) or None] if isinstance(geometry, Euclidean) else target.shape
         start = geometry.start(tuple(parts), recipe.start_std, generator)
     update = Gradient() if update is None else update
-    if not torch.is_inference_mode_enabled():
-        return supervise(energy, geometry, update, start, target, step_size, recipe, generator, backend=backend).loss
-    with torch.inference_mode(False), torch.no_grad():  # descending takes gradients
+    with leave_inference_mode():
         return supervise(energy, geometry, update, start, target, step_size, recipe, generator, backend=backend).loss
 
 

@@ -11,13 +11,14 @@ from transformers import Cache, DynamicCache, GenerationConfig
 from transformers.modeling_outputs import ModelOutput
 
 from ebt.errors import InputError
-from ebt.models.base import ThinkingModel, leave_inference_mode
+from ebt.models.base import ThinkingModel
 from ebt.models.configuration import THINKING
 from ebt.models.thinking import Thinking, think
 from ebt.nn import DecoderLandscape, EBTDecoder, KeyValueCache
 from ebt.problems.language.base import LanguageModel, check_kept, check_whole, next_token_loss, positions_of, rescale, tokens
 from ebt.problems.language.configuration import EBTConfig
 from ebt.thinking import Geometry, Simplex, StepSize, Thought, mean, supervise
+from ebt.thinking.descent import leave_inference_mode
 
 THINKING_OPTIONS = (*THINKING, "thinking", "generator")
 """Arguments of ``forward`` that ``generate()`` and ``generation_config`` also accept."""
