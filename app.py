@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+from ebt.cli.main import SPIN
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # before torch is imported
+
 from ebt.serving.engine import Engine, Served
 from ebt.serving.page import SHIPPED, Shown, appearance, build, come_along
 from ebt.serving.protocol import Limits

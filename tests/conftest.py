@@ -12,13 +12,14 @@ from tempfile import TemporaryDirectory
 
 import hypothesis
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, for all threads and programs: the tests' tensors are tiny
+
 import torch
 
 hypothesis.settings.register_profile("ebt", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("ebt")
 gc.disable()  # until all tests are collected: what is imported stays
-torch.set_num_threads(1)  # the tests' tensors are tiny: threads only cost time
-os.environ["OMP_NUM_THREADS"] = "1"  # nor do the programs that they start need more
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False  # every program that a test starts would compile the library again
 HOME = TemporaryDirectory(prefix="huggingface-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import warnings
@@ -62,6 +63,21 @@ def test_a_command_is_imported_without_collections(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(command.LAB, "demo", "a_command")
     assert command.main(["demo"]) == 10
     monkeypatch.delitem(sys.modules, "a_command")
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, command.SPIN), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_the_threads_of_a_server_wait_asleep(given: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is set before torch is imported, unless it was set before."""
+    program = (
+        "import os, sys; import ebt.cli.main as command\n"
+        'command._module = lambda name: sys.exit(f\'{os.environ["GOMP_SPINCOUNT"]} {"torch" in sys.modules}\')\n'
+        "command.main(['serve'])"
+    )
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env={**os.environ, **given}
+    )
+    assert done.stderr.split() == [found, "False"]
 
 
 def test_no_character_ends_a_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,3 +226,7 @@ def test_a_turn_ends_the_one_before_of_the_same_visitor_only() -> None:
     for i in range(VISITORS):
         turns.next(SimpleNamespace(session_hash=str(i)))
     assert not turns.current(second)
+    turns.next(one, "sudoku-6x6", "12 34", 16)
+    assert turns.about(one, "sudoku-6x6", "12 34")
+    assert not turns.about(one, "sudoku-6x6", "12 43")
+    assert not turns.about(other, "sudoku-6x6", "12 34")

@@ -46,13 +46,13 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._latest: OrderedDict[str, int] = OrderedDict()
+        self._latest: OrderedDict[str, tuple[int, tuple[Any, ...]]] = OrderedDict()
 
-    def next(self, request: gr.Request) -> str:
-        """Begin a turn, which ends the one before, and return its name."""
+    def next(self, request: gr.Request, *given: Any) -> str:
+        """Begin a turn with what was given, which ends the one before, and return its name."""
         visitor = str(request.session_hash)
-        turn = self._latest.pop(visitor, 0) + 1
-        self._latest[visitor] = turn
+        turn = self._latest.pop(visitor, (0, ()))[0] + 1
+        self._latest[visitor] = turn, given
         while len(self._latest) > VISITORS:
             self._latest.popitem(last=False)
         return f"{visitor} {turn}"
@@ -60,7 +60,11 @@ class Turns:
     def current(self, name: str) -> bool:
         """Whether no other turn has begun since."""
         visitor, _, turn = name.rpartition(" ")
-        return self._latest.get(visitor) == int(turn)
+        return self._latest.get(visitor, (0, ()))[0] == int(turn)
+
+    def about(self, request: gr.Request, *given: Any) -> bool:
+        """Whether the latest turn was given this first."""
+        return self._latest.get(str(request.session_hash), (0, ()))[1][: len(given)] == given
 
 
 def runs(
@@ -74,7 +78,7 @@ def runs(
 ) -> Turns:
     """Run a generator when ``go`` is pressed and show what it yields, until ``halt`` is pressed.
 
-    An ``InputError`` is shown in the status, which is one of the outputs.
+    An ``InputError`` is shown in the status, which is one of the outputs. A press while the last run still ends is not lost.
     """
     turns, turn = Turns(), gr.State("")
 
@@ -94,7 +98,11 @@ def runs(
         turns.next(request)
         return status.says("Stopped.")
 
-    go.click(turns.next, None, turn, queue=False, **PLAIN).then(call, [*inputs, turn], outputs, **{**QUEUE, **limits})
+    def begin(request: gr.Request, *given: Any) -> tuple[str, str]:
+        return turns.next(request, *given), status.says("Waiting in line ...")
+
+    pressed = go.click(begin, inputs, [turn, status.html], queue=False, trigger_mode="multiple", **PLAIN)
+    pressed.then(call, [*inputs, turn], outputs, **{**QUEUE, "trigger_mode": "multiple", **limits})
     halt.click(stop, None, status.html, queue=False, **PLAIN)
     return turns
 

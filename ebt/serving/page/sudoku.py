@@ -169,6 +169,8 @@ def tab(shown: Shown) -> None:
     clear = [record, status.html, large, curve, small, twin]
 
     def fresh(name: str, text: str, request: gr.Request) -> Any:
+        if turns.about(request, name, text):  # Think was pressed before the change of the puzzle was told
+            return [gr.skip()] * len(clear)
         turns.next(request)
         size = shown.boards[name].config.board
         try:
