@@ -33,7 +33,7 @@ READ = {
     "torch._dynamo": "--compile: settings and counters, which have no public names",
     "torch._dynamo.utils": "--compile: the number of graphs",
     "_dynamo": "--compile",
-    "_average_model": "sharding: Lightning's WeightAveraging has no public name for its model",
+    "_average_model": "sharding, averaging: Lightning's WeightAveraging has no public name for its model",
     "_tensor_parallel_size": "sharding: of Lightning's ModelParallelStrategy, as is the next",
     "_timeout": "sharding",
     "_save_distributed_checkpoint": "sharding",

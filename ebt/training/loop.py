@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EMAWeightAveraging, LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback
 
+from ebt.training.averaging import WeightAverage
 from ebt.training.task import ThinkingTask
 
 Report = Callable[[int, int, str], None]
@@ -114,7 +115,7 @@ class _Budget(L.Callback):
         self.report(round(1000 * min(1.0, self.share)), 1000, _note(trainer))
 
 
-class _SecondHalf(EMAWeightAveraging):
+class _SecondHalf(WeightAverage):
     """Averages weights in the second half of a budget, without its warm start."""
 
     def __init__(self, budget: _Budget, decay: float) -> None:

@@ -16,7 +16,6 @@ import lightning as L
 import pytest
 import torch
 from forked import finish, start
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.plugins import DoublePrecision
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -29,6 +28,7 @@ from ebt.problems.language.task import LanguageNetwork, LanguageTask
 from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe
+from ebt.training.averaging import WeightAverage
 from ebt.training.sharding import Sharded, full
 from ebt.training.task import ThinkingTask
 
@@ -243,7 +243,7 @@ def ddp(folder: Path) -> None:
     torch.save(found, folder / f"found-{rank}.pt")
 
 
-class Average(EMAWeightAveraging):
+class Average(WeightAverage):
     """What it averages, whole, and its losses in validations."""
 
     def __init__(self, **settings: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from ebt.evaluation.results import to_json
 from ebt.problems.folder import load_folder, save_folder
@@ -22,6 +21,7 @@ from ebt.problems.sudoku.metrics import sudoku_curve
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.thinking import Recipe, Rule
 from ebt.training import loop as training
+from ebt.training.averaging import WeightAverage
 from ebt.training.loop import Report
 from ebt.training.model_task import ModelTask
 from ebt.training.optimisation import Optimisation
@@ -161,7 +161,7 @@ def train_sudoku(settings: Settings, folder: Path, kind: str, seconds: float | N
     task, data, updates = settings.sudoku_task(kind), boards_of(settings), settings.sudoku_updates
     decay = max(0.0, 1 - 5 / updates)
     if seconds is None:
-        average = EMAWeightAveraging(decay=decay, update_starting_at_step=updates // 2)
+        average = WeightAverage(decay=decay, update_starting_at_step=updates // 2)
         made = train(task, data, updates, folder, report, average)
     else:
         made = train_for(task, data, seconds, folder, report, decay)

@@ -1,0 +1,47 @@
+"""Averaged weights."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+
+class WeightAverage(EMAWeightAveraging):
+    """Average the weights exponentially, and validate and keep the average.
+
+    Before averaging starts, the weights themselves are validated and kept. With Lightning's callback, these are the random
+    ones of the start, so a short run, or one that ends early, leaves an untrained model.
+
+    Args:
+        decay: Share of the average that stays at each update.
+        update_starting_at_step: Update, counted from 0, with which averaging starts. None: the first.
+        **settings: See Lightning's ``EMAWeightAveraging``.
+    """
+
+    def __init__(self, decay: float = 0.999, update_starting_at_step: int | None = None, **settings: Any) -> None:
+        super().__init__(decay=decay, update_starting_at_step=update_starting_at_step, **settings)
+
+    @torch.no_grad()
+    def _follow(self, task: L.LightningModule) -> None:
+        """Before the first update of the average, make it equal to the weights. That update replaces it."""
+        if self._average_model is None or self._average_model.n_averaged:
+            return
+        averages = itertools.chain(self._average_model.module.parameters(), self._average_model.module.buffers())
+        for average, current in zip(averages, itertools.chain(task.parameters(), task.buffers()), strict=True):
+            average.copy_(current)
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._follow(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._follow(pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._follow(pl_module)
+        super().on_train_end(trainer, pl_module)
