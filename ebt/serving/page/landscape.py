@@ -23,7 +23,8 @@ ABOUT = """
 A candidate is a point in a space of many dimensions. The map shows the plane through the winner's last point that holds most of
 the candidates' movement. Circles are random starts, lines are steps, and the large dot is the winner. Paths leave the plane,
 so a step may seem to go uphill. *What the descent minimises* is the energy plus what the update adds to it. For the bundled
-models, that is minus the entropy of the prediction divided by the step size, which keeps probabilities honest.
+models, that is minus the entropy of the prediction divided by the step size, which keeps probabilities honest. For
+*sudoku-9x9*, half the mean square of its latent vectors, divided by their step size, is added.
 """
 
 
