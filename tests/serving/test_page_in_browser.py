@@ -134,9 +134,8 @@ def test_a_random_board_of_another_size(page: Any) -> None:
     page.get_by_role("radio", name="sudoku-9x9").locator("visible=true").check()
     page.locator(".ebt-board.of-9").first.wait_for()
     puzzle = page.get_by_label("Puzzle").locator("visible=true").first
-    for _ in range(
-        3
-    ):  # a press at once is heard: when the page has not told of the new puzzle, and when the last run still ends
+    # A press at once is heard: when the page has not told of the new puzzle, and when the last run still ends.
+    for _ in range(3):
         before = puzzle.input_value()
         button(page, "Random puzzle").click()
         sync_api.expect(puzzle).not_to_have_value(before)
