@@ -1,4 +1,4 @@
-"""The page in a real browser: all tabs, at the widths of a desktop and a phone, light and dark."""
+"""The page in a real browser: what it does, and its look at the widths of a desktop and a phone, light and dark."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -52,10 +53,10 @@ def browser() -> Iterator[Any]:
         yield playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
 
 
-@pytest.fixture(scope="module", params=SCREENS)
-def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
-    """The page on one screen. Its errors, and requests to other hosts, fail the tests at the end."""
-    width, height, scheme = SCREENS[request.param]
+@contextmanager
+def visit(browser: Any, address: str, screen: str) -> Iterator[Any]:
+    """The page on a screen. Its errors, and requests to other hosts, fail the test at the end."""
+    width, height, scheme = SCREENS[screen]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce")
     opened, faults = context.new_page(), list[str]()
     opened.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
@@ -70,6 +71,12 @@ def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator
     assert faults == []
 
 
+@pytest.fixture(scope="module")
+def page(browser: Any, address: str) -> Iterator[Any]:
+    with visit(browser, address, "desktop") as opened:
+        yield opened
+
+
 def button(page: Any, name: str) -> Any:
     return page.get_by_role("button", name=name, exact=True).locator("visible=true")
 
@@ -82,17 +89,23 @@ def opened(page: Any, tab: str) -> None:
     page.get_by_role("tab", name=tab).click()
 
 
-def looks_right(page: Any) -> None:
-    """There is no horizontal scroll bar, and axe finds no serious fault."""
-    scroll, inner = page.evaluate(NARROW)
-    assert scroll <= inner
-    page.wait_for_timeout(300)  # colours of buttons fade
-    faults = [
-        (fault["id"], fault["nodes"][0]["html"])
-        for fault in Axe().run(page).response["violations"]
-        if fault["impact"] in ("serious", "critical")
-    ]
-    assert faults == []
+def looks_right(page: Any, *screens: str) -> None:
+    """On all screens there is no horizontal scroll bar, axe finds no serious fault, and nothing covers a button."""
+    for screen in screens or (*reversed(SCREENS),):
+        width, height, scheme = SCREENS[screen]
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.wait_for_timeout(300)  # colours of buttons fade
+        scroll, inner = page.evaluate(NARROW)
+        assert scroll <= inner, screen
+        faults = [
+            (screen, fault["id"], fault["nodes"][0]["html"])
+            for fault in Axe().run(page).response["violations"]
+            if fault["impact"] in ("serious", "critical")
+        ]
+        assert faults == []
+        for each in page.locator("button:visible:enabled:not([tabindex='-1'])").all():
+            each.click(trial=True, timeout=5000)
 
 
 def slid(page: Any, label: str, value: int) -> None:
@@ -100,6 +113,34 @@ def slid(page: Any, label: str, value: int) -> None:
     page.wait_for_timeout(500)  # the last update of the page may set it once more
     number.fill(str(value))
     number.press("Enter")
+
+
+def paints(page: Any) -> None:
+    opened(page, "Image")
+    page.get_by_role("radio", name="Fill in what I paint over").check()
+    canvas = page.locator("canvas").locator("visible=true").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle)
+    page.mouse.down()
+    page.mouse.move(middle[0] + 40, middle[1] + 20, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    button(page, "Think").click()
+    status(page, "^2 steps$")
+    page.locator(".ebt-picture figcaption", has_text="Photo after step 2").wait_for()
+
+
+def test_a_phone_opens_all_tabs_thinks_and_paints(browser: Any, address: str) -> None:
+    with visit(browser, address, "phone") as page:
+        for tab in ("Text", "Image", "Landscape", "Sudoku"):
+            opened(page, tab)
+            button(page, "Continue" if tab == "Text" else "Draw the map" if tab == "Landscape" else "Think").wait_for()
+        button(page, "Think").click()
+        status(page, "Thought 32 steps with 6 candidates.*solved")
+        looks_right(page, "phone")
+        paints(page)
 
 
 def test_a_board_fills_in(page: Any) -> None:
@@ -171,23 +212,6 @@ def test_a_photo_clears_up(page: Any) -> None:
     button(page, "Think").click()
     status(page, "Nothing is painted")
     looks_right(page)
-
-
-def test_painted_parts_are_filled_in(page: Any) -> None:
-    opened(page, "Image")
-    page.get_by_role("radio", name="Fill in what I paint over").check()
-    canvas = page.locator("canvas").locator("visible=true").first
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(*middle)
-    page.mouse.down()
-    page.mouse.move(middle[0] + 40, middle[1] + 20, steps=8)
-    page.mouse.up()
-    page.wait_for_timeout(500)
-    button(page, "Think").click()
-    status(page, "^2 steps$")
-    page.locator(".ebt-picture figcaption", has_text="Photo after step 2").wait_for()
 
 
 def test_a_landscape_is_drawn(page: Any) -> None:
