@@ -1,12 +1,15 @@
-"""Train with exact gradients of gradients and with central differences: do the models learn equally well?
+"""Train with exact gradients and with cheaper ones: do the models learn equally well?
 
     python benchmarks/curves.py --out runs/curves --json curves.json
+    python benchmarks/curves.py --compare table --out runs/table --json table.json
 
-Six cases on embedded data: text with the paper's S1 and S2 and the library's own recipe, 6x6 boards, denoising, moving digits.
-Both ways train from the same weights on the same batches with the same random draws; seeds differ in weights and draws. Models
-are evaluated as by ``ebt validate``. A case is within the spread if the mean paired difference of its losses is at most the
-standard deviation of the exact way over seeds. A finished run is one JSON file in ``--out``; an interrupted benchmark continues
-where it stopped. After a change of the code, start with an empty folder.
+``gradients`` compares exact gradients of gradients with central differences, in six cases on embedded data: text with the
+paper's S1 and S2 and the library's own recipe, 6x6 boards, denoising, moving digits. ``table`` compares gradients of the
+candidate table with and without its input side (``network.input_gradient``), on text of a large vocabulary. Both ways train
+from the same weights on the same batches with the same random draws; seeds differ in weights and draws. Models are evaluated as
+by ``ebt validate``. A case is within the spread if the mean paired difference of its losses is at most the standard deviation
+of the exact way over seeds. A finished run is one JSON file in ``--out``; an interrupted benchmark continues where it stopped.
+After a change of the code, start with an empty folder.
 """
 
 from __future__ import annotations
@@ -35,8 +38,11 @@ from ebt.lab.studies.runs import Json, Result, Run
 from ebt.lab.studies.trained import optimisation_of
 from ebt.problems.images.data import ImageDataModule
 from ebt.problems.images.task import DenoisingNetwork, DenoisingTask
+from ebt.problems.language.corpora import Document
 from ebt.problems.language.data import TextDataModule
+from ebt.problems.language.python_docs import documentation_texts
 from ebt.problems.language.task import LanguageNetwork, LanguageTask
+from ebt.problems.language.tokenizers import train_bpe
 from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.problems.video.data import VideoDataModule
@@ -46,7 +52,10 @@ from ebt.training.loop import quiet, train
 from ebt.training.optimisation import Optimisation
 
 Settings = dict[str, Any]
-WAYS = ("exact", "central")
+WAYS = {"gradients": ("exact", "central"), "table": ("exact", "detached")}
+"""By comparison: the exact way, and the cheaper one."""
+WORDS = 8192
+"""Tokens of the large vocabulary, byte pairs of the training text."""
 PARTS: dict[str, tuple[Any, Any, Any, Settings]] = {
     "text": (LanguageTask, LanguageNetwork, TextDataModule, {"sample_every": 0}),
     "boards": (SudokuTask, SudokuNetwork, SudokuDataModule, {}),
@@ -125,27 +134,42 @@ class Losses(L.Callback):
         return [fmean(self.found[first : first + size]) for first in range(0, len(self.found), size)]
 
 
+def tokenizer_of(folder: Path, quick: bool) -> str:
+    """The folder of a tokenizer with a large vocabulary, trained if it is not there."""
+    words = 300 if quick else WORDS
+    found = folder / f"tokenizer-{words}"
+    if not found.exists():
+        texts = documentation_texts()[: 20 if quick else None]
+        train_bpe((Document(text) for text in texts), words).save_pretrained(found)
+    return str(found)
+
+
 def run_of(name: str, way: str, seed: int, args: argparse.Namespace, folder: Path) -> Run:
     """A training run with its evaluation."""
-    case, quick = CASES[name], args.quick
-    recipe = {**asdict(case.recipe), "second_order": way}
+    case, quick, places = CASES[name], args.quick, {}
+    recipe, own = {**asdict(case.recipe), "second_order": "exact"}, Settings()
+    if args.compare == "gradients":
+        recipe["second_order"] = way
+    else:
+        own, places = {"input_gradient": way == "exact"}, {"tokenizer": tokenizer_of(folder, quick)}
     settings: Settings = {
         "problem": case.problem,
         "recipe": recipe | ({"replay_size": 4} if quick and case.recipe.replay_size else {}),
-        "network": {**NETWORKS[case.problem], **(TINY if quick else {})},
+        "network": {**NETWORKS[case.problem], **(TINY if quick else {}), **own},
         "data": QUICK[case.problem] if quick else DATA[case.problem],
         "optimisation": asdict(Optimisation(case.lr, warmup_steps=2 if quick else 30, min_lr_ratio=0.05)),
         "updates": 3 if quick else round(case.updates * args.times),
         "batches": 1 if quick else BATCHES,
         "seed": seed,
     }
-    return Run(f"{name} {way} {seed}", work, settings, folder, cost=float(settings["updates"]))
+    label = name if args.compare == "gradients" else f"{name} table"
+    return Run(f"{label} {way} {seed}", work, settings, folder, places, cost=float(settings["updates"]))
 
 
 def work(settings: Json, places: Json, report: Report) -> Settings:
     """Train and evaluate a model. Time is that of the processor, which other programs do not change."""
     make_task, make_network, make_data, own = PARTS[settings["problem"]]
-    data, losses = make_data(seed=0, **settings["data"]), Losses()
+    data, losses = make_data(seed=0, **settings["data"] | places), Losses()
     data.prepare()
     thinking = {"recipe": Recipe(**settings["recipe"]), "optimisation": optimisation_of(settings), "validation_steps": [1]}
     task = make_task(make_network(**settings["network"]), seed=settings["seed"], **thinking, **own)
@@ -161,22 +185,23 @@ def work(settings: Json, places: Json, report: Report) -> Settings:
 
 
 def summarise(name: str, found: Mapping[str, Sequence[Result]]) -> list[Settings]:
-    """Compare both ways of a case: one summary for each score."""
-    time_ratio = sum(run.values["seconds"] for run in found["central"]) / sum(run.values["seconds"] for run in found["exact"])
+    """Compare both ways of a case, the exact one first: one summary for each score."""
+    exact_way, cheap_way = found
+    time_ratio = sum(run.values["seconds"] for run in found[cheap_way]) / sum(run.values["seconds"] for run in found[exact_way])
     gaps = [
-        max(abs(b - a) for a, b in zip(exact.values["curve"], central.values["curve"], strict=True))
-        for exact, central in zip(found["exact"], found["central"], strict=True)
+        max(abs(b - a) for a, b in zip(exact.values["curve"], cheap.values["curve"], strict=True))
+        for exact, cheap in zip(found[exact_way], found[cheap_way], strict=True)
     ]
     summaries = []
     for score in CASES[name].scores:
-        exact, central = ([run.values["metrics"][score] for run in found[way]] for way in WAYS)
-        differences = [b - a for a, b in zip(exact, central, strict=True)]
+        exact, cheap = ([run.values["metrics"][score] for run in runs] for runs in found.values())
+        differences = [b - a for a, b in zip(exact, cheap, strict=True)]
         spread, mean = (stdev(exact) if len(exact) > 1 else None), fmean(differences)
         summaries.append(
             {
                 "case": name,
                 "score": score,
-                **{way: {"mean": fmean(values), "values": values} for way, values in (("exact", exact), ("central", central))},
+                **{way: {"mean": fmean(values), "values": values} for way, values in ((exact_way, exact), (cheap_way, cheap))},
                 "spread": spread,
                 "differences": differences,
                 "mean difference": mean,
@@ -190,7 +215,8 @@ def summarise(name: str, found: Mapping[str, Sequence[Result]]) -> list[Settings
 
 def show(summaries: Sequence[Settings], console: Console) -> None:
     """Print a row for each score."""
-    columns = ("exact", "spread", "central", "difference", "/ spread", "time")
+    way = next(way for _, way in WAYS.values() if way in summaries[0])
+    columns = ("exact", "spread", way, "difference", "/ spread", "time")
     table = plain_table("case", *numbers(*columns), "verdict")
     for one in summaries:
         percent = 100 if one["score"] in SHARES else 1
@@ -201,14 +227,14 @@ def show(summaries: Sequence[Settings], console: Console) -> None:
             f"{one['case']}, {SHARES.get(one['score'], one['score'])}",
             f"{percent * one['exact']['mean']:.{digits}f}",
             f"{percent * spread:.{digits}f}" if known else "-",
-            f"{percent * one['central']['mean']:.{digits}f}",
+            f"{percent * one[way]['mean']:.{digits}f}",
             f"{percent * difference:+.2g}",
             f"{abs(difference) / spread:.2g}" if known and spread else "-",
             f"{one['time ratio']:.2f}",
             {None: "one seed", True: "within", False: "outside"}[one["within the spread"]],
         )
-    note = "Spread: standard deviation of exact over seeds. Time: processor time of training, central over exact."
-    print_table(console, "validation after training, exact against central", table, note)
+    note = f"Spread: standard deviation of exact over seeds. Time: processor time of training, {way} over exact."
+    print_table(console, f"validation after training, exact against {way}", table, note)
 
 
 def _options() -> Options:
@@ -217,6 +243,7 @@ def _options() -> Options:
     )
     options.prog = "python benchmarks/curves.py"
     add = options.add_argument
+    add("--compare", choices=list(WAYS), default="gradients", help="what is cheaper (default: gradients)")
     add("--only", nargs="+", metavar="CASE", help=f"some of the cases: {', '.join(CASES)} (default: all)")
     add("--seeds", type=count_from(1), default=3, metavar="N", help="training runs per case and way (default: 3)")
     add("--times", type=number_in(0), default=1.0, metavar="X", help="factor on the numbers of updates (default: 1, an hour)")
@@ -230,18 +257,19 @@ def _options() -> Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the missing runs, and print the table."""
     args, console = _options().parse_args(sys.argv[1:] if argv is None else list(argv)), Console()
-    names = args.only or list(CASES)
-    if unknown := [name for name in names if name not in CASES]:
-        raise InputError(f"--only: there is no case {unknown[0]!r}: choose from {', '.join(CASES)}.")
+    cases = [name for name, case in CASES.items() if args.compare == "gradients" or case.problem == "text"]
+    names, ways = args.only or cases, WAYS[args.compare]
+    if unknown := [name for name in names if name not in cases]:
+        raise InputError(f"--only: there is no case {unknown[0]!r} of {args.compare}: choose from {', '.join(cases)}.")
     folder = out_folder(args.out)
     assert folder is not None
     runs = {
-        (name, way, seed): run_of(name, way, seed, args, folder) for seed in range(args.seeds) for name in names for way in WAYS
+        (name, way, seed): run_of(name, way, seed, args, folder) for seed in range(args.seeds) for name in names for way in ways
     }
     results = gather([list(runs.values())], args.jobs, console)
     summaries = []
     for name in names:
-        found = {way: [results[runs[name, way, seed].key] for seed in range(args.seeds)] for way in WAYS}
+        found = {way: [results[runs[name, way, seed].key] for seed in range(args.seeds)] for way in ways}
         summaries += summarise(name, found)
     show(summaries, console)
     write(args.json, args, summaries, console)

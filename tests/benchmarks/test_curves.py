@@ -59,5 +59,18 @@ def test_it_trains_compares_and_goes_on_where_it_stopped(
 
 
 def test_a_case_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no case 'poems': choose from text S1"):
+    with pytest.raises(InputError, match="no case .poems. of gradients: choose from text S1"):
         curves.main([f"--out={tmp_path}", "--only", "poems"])
+
+
+def test_the_input_side_of_the_table_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "pool", here)
+    options = ["--compare=table", "--quick", "--seeds=1", f"--out={tmp_path}", f"--json={tmp_path / 'all.json'}"]
+    assert curves.main([*options, "--only", "text own"]) == 0
+    assert "detached over exact" in " ".join(capsys.readouterr().out.split())
+    (one,) = json.loads((tmp_path / "all.json").read_text())["results"]
+    assert one["exact"]["values"] != one["detached"]["values"]
+    with pytest.raises(InputError, match="no case 'boards' of table"):
+        curves.main([*options, "--only", "boards"])
