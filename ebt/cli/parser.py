@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ebt.errors import InputError
 
-RULES = ("lowest", "highest", "largest_drop", "settled", "decided", "majority")
+RULES = ("lowest", "highest", "largest_drop", "settled", "decided", "visited", "majority")
 """The values of ``ebt.thinking.Rule``, repeated here so that help and errors do not import torch."""
 WORD_RULES = (*RULES, "mean")
 """The values of ``ebt.thinking.WordRule``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.models.thinking import Thinking, think
-from ebt.thinking import Thought, choose, judge, mean
+from ebt.thinking import Thought, choose, judge, judge_path, mean
 
 
 def check_counts(name: str, counts: Sequence[int]) -> list[int]:
@@ -49,19 +50,28 @@ class Explored:
         """Number of contexts B."""
         return len(self.thought.start) // self.how.candidates
 
+    @cached_property
+    def judged(self) -> Tensor:
+        """Energies of the discrete answers after each step (``judge_path``)."""
+        return judge_path(self.energy, self.thought)
+
     def at(self, steps: int, candidates: int = 1, rule: str | None = None) -> Thought:
-        """The record of the winners after ``steps`` steps among the first ``candidates``. It holds the last state, or with rule
-        settled, all."""
+        """The record of the winners after ``steps`` steps among the first ``candidates``. It holds the last state, or with
+        rules settled and visited, all."""
         states, rule = self.thought.states[:steps], rule or self.how.rule
         cut = replace(
             self.thought,
-            states=states if rule == "settled" else states[-1:],
+            states=states if rule in ("settled", "visited") else states[-1:],
             energies=torch.stack((self.thought.energies[0], self.after[steps])),
             steps=self.thought.steps.clamp(max=steps),
             final_energy=True,
         )
         rows = torch.arange(self.rows * candidates, device=cut.start.device)
         cut = cut.rows(rows)
+        if rule == "visited":
+            cut = replace(cut, energies=self.thought.energies[: len(states) + 1, rows]).returned(
+                self.judged[: len(states), rows]
+            )
         return choose(judge(self.energy, cut) if rule == "decided" else cut, candidates, rule)
 
     def mean(self, steps: int, candidates: int, rows: Tensor) -> Tensor:
@@ -76,9 +86,10 @@ class Explored:
 
 
 def evaluations(taken: float, candidates: int, differentiates: bool = True, rule: str = "lowest") -> tuple[float, float]:
-    """Forward and inner backward passes per answer. Several candidates need one more forward pass each, and with rule decided,
-    all need one more."""
-    return candidates * (taken + (candidates > 1) + (rule == "decided")), candidates * taken * differentiates
+    """Forward and inner backward passes per answer. Several candidates need one more forward pass each, and all need one
+    more with rule decided, or with rule visited, one for each step."""
+    judged = {"decided": 1.0, "visited": taken}.get(rule, 0.0)
+    return candidates * (taken + (candidates > 1) + judged), candidates * taken * differentiates
 
 
 def explore(energy: Any, how: Thinking, steps: Sequence[int], conditioned: bool = False, **descent: Any) -> Explored:

@@ -38,6 +38,7 @@ from ebt.thinking import (
     choose,
     descend,
     judge,
+    judge_path,
 )
 
 P = ParamSpec("P")
@@ -218,8 +219,8 @@ def think(
         The record of the winners. Its ``candidates`` is the record of all M x B rows.
 
     Raises:
-        ValueError: If the rule is 'mean' or 'decided' and the geometry is not a vocabulary, there are no contexts, or the
-            generator is something else.
+        ValueError: If the rule is 'mean', 'decided' or 'visited' and the geometry is not a vocabulary, there are no contexts,
+            or the generator is something else.
     """
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator is {generator!r}: give a torch.Generator, or a number as seed")
@@ -246,10 +247,15 @@ def think(
         clamp=how.clamp,
         generator=draws if generator is None else generator,
         final_energy=final_energy or count > 1,
-        keep_path=keep_path or how.rule in ("mean", "settled"),
+        keep_path=keep_path or how.rule in ("mean", "settled", "visited"),
         gradients=gradients,
         backend=backend,
     )
     if how.rule == "decided":
         thought = judge(energy, thought)
+    elif how.rule == "visited":
+        thought = thought.returned(judge_path(energy, thought))
+        thought = replace(
+            thought, evaluations=replace(thought.evaluations, forward=thought.evaluations.forward + len(thought.states))
+        )
     return choose(thought, count, how.rule) if thought.final_energy else replace(thought, candidates=thought)

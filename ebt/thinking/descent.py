@@ -186,6 +186,27 @@ def judge(energy: Energy, thought: Thought) -> Thought:
     return replace(thought, decided=energies, evaluations=passes)
 
 
+@torch.no_grad()
+def judge_path(energy: Energy, thought: Thought) -> Tensor:
+    """Evaluate the discrete answers of all states on the way, as ``judge`` does those of the last.
+
+    A descent may find the right answer and leave it again: ``thought.returned(judged)`` goes back to it. One more forward pass
+    for each step.
+
+    Args:
+        energy: The energy that was descended.
+        thought: Record of N rows on a vocabulary, with all states.
+
+    Returns:
+        Energies per part (T, N, *P) of the answers after each update.
+
+    Raises:
+        ValueError: If the geometry has no discrete answers.
+    """
+    told, answers = with_step(energy), map(thought.geometry.decided, thought.states)
+    return torch.stack([finite(told(answer, i), "energy of an answer", i) for i, answer in enumerate(answers)])
+
+
 @contextmanager
 def leave_inference_mode() -> Iterator[None]:
     """Leave ``torch.inference_mode``, in which thinking cannot compute gradients, for ``no_grad``."""

@@ -15,11 +15,11 @@ from ebt.thinking.geometry import Geometry, Simplex
 from ebt.thinking.noise import broadcastable, precise
 from ebt.thinking.update import Update
 
-Rule = Literal["lowest", "highest", "largest_drop", "settled", "decided", "majority", "mean"]
+Rule = Literal["lowest", "highest", "largest_drop", "settled", "decided", "visited", "majority", "mean"]
 """How the winner is chosen. lowest, highest: by final energy. largest_drop: by the decrease in energy. settled: by the smallest
-change in the last update. decided: by the energy of the discrete answer (``judge``). majority: the most frequent answer, with
-ties broken by lowest energy. mean: text is predicted from the average over all states (``mean``), and the record is that of
-``lowest``."""
+change in the last update. decided: by the energy of the discrete answer (``judge``). visited: the same, among all states on
+the way and not the last ones alone (``judge_path``). majority: the most frequent answer, with ties broken by lowest energy.
+mean: text is predicted from the average over all states (``mean``), and the record is that of ``lowest``."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,32 @@ class Thought:
     def _verified(self) -> Thought:
         return choose(self, len(self.start))
 
+    def returned(self, judged: Tensor) -> Thought:
+        """Return each prediction to the state of the lowest ``judged`` energy, as if it had stopped there.
+
+        Args:
+            judged: Energies per part (T, N, *P) of the states after each update (``judge_path``).
+
+        Returns:
+            The record with ``decided``. Energies of states are those met on the way.
+
+        Raises:
+            ValueError: If the path was not kept.
+        """
+        if len(self.states) != len(judged):
+            raise ValueError("states on the way are missing: think with keep_path=True")
+        found = torch.stack([self.geometry.per_prediction(each) for each in judged]).argmin(0)
+        states, energies = list(self.states), list(self.energies)
+        for i in range(1, len(states)):
+            there = found < i
+            states[i] = torch.where(broadcastable(there, states[i].dim()), states[i - 1], states[i])
+            if i + 1 < len(energies):
+                energies[i + 1] = torch.where(broadcastable(there, energies[i].dim()), energies[i], energies[i + 1])
+        index = broadcastable(found.unsqueeze(0), judged.dim())
+        decided = judged.take_along_dim(index, 0).squeeze(0)
+        steps = self.steps.minimum(found.to(self.steps) + 1)
+        return replace(self, states=tuple(states), energies=torch.stack(energies), steps=steps, decided=decided)
+
     @property
     def moved(self) -> Tensor:
         """Change of each prediction in its last update (``Geometry.change``), (N, *predictions).
@@ -152,7 +178,7 @@ def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
 
     Raises:
         ValueError: If M does not divide the rows, the rule is unknown, the final energy is missing, the rule is 'settled' and
-            the path was not kept, 'decided' without ``judge``, or 'majority' and answers are not discrete.
+            the path was not kept, 'decided' or 'visited' without their energies, or 'majority' and answers are not discrete.
     """
     rows = thought.start.shape[0]
     if candidates < 1 or rows % candidates:
@@ -181,9 +207,10 @@ def _winner(thought: Thought, candidates: int, rule: str) -> Tensor:
         return (first - last).argmax(0)
     if rule == "settled":
         return thought.moved.unflatten(0, (candidates, -1)).argmin(0)
-    if rule == "decided":
+    if rule in ("decided", "visited"):
         if thought.decided is None:
-            raise ValueError("the energies of the discrete answers are missing: call ebt.thinking.judge on the record first")
+            way = "thought.returned(judge_path(energy, thought))" if rule == "visited" else "judge(energy, thought)"
+            raise ValueError(f"the energies of the discrete answers are missing: choose from {way}")
         return geometry.per_prediction(thought.decided).unflatten(0, (candidates, -1)).argmin(0)
     if rule != "majority":
         raise ValueError(f"rule is {rule!r}: choose one of {', '.join(get_args(Rule))}")

@@ -59,7 +59,7 @@ def test_it_trains_compares_and_goes_on_where_it_stopped(
 
 
 def test_a_case_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no case .poems. of gradients: choose from text S1"):
+    with pytest.raises(InputError, match=r"no case .poems. of gradients: choose from text S1"):
         curves.main([f"--out={tmp_path}", "--only", "poems"])
 
 

@@ -141,11 +141,11 @@ def test_the_rule_is_that_of_the_model(tmp_path: Path) -> None:
     folder = str(save_folder(model, tmp_path / "ebt"))
     sizes = ["--steps", "2", "--candidates", "4", "--data", str(tmp_path / "boards.csv")]
     boards = [torch.from_numpy(array) for array in read_csv(tmp_path / "boards.csv", 4)]
-    for rule, options in (("decided", []), ("lowest", ["--rule", "lowest"])):
+    for rule, options in (("decided", []), ("visited", ["--rule", "visited"]), ("lowest", ["--rule", "lowest"])):
         assert main(["think", "--checkpoint", folder, *sizes, *options, "--out", str(tmp_path / rule)]) == 0
         found = curves(tmp_path / rule)["ebt"]
         assert close(found, to_json(sudoku_curve(model, *boards, [2], [4], rule=rule)))
-        assert found["points"][0]["forward"] == 4 * (2 + 1 + (rule == "decided"))
+        assert found["points"][0]["forward"] == 4 * (2 + 1 + {"decided": 1, "visited": 2, "lowest": 0}[rule])
 
 
 def test_a_run_knows_its_test_boards_and_makes_new_ones_that_were_not_trained_on(

@@ -31,6 +31,7 @@ from ebt.thinking import (
     Thought,
     choose,
     judge,
+    judge_path,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -156,6 +157,8 @@ def test_one_of_many_candidates_is_kept(pair: Pair) -> None:
     thought = pair.infer(CANDIDATES)
     if pair.name in SIMPLEX:
         thought = judge(pair.landscape(), thought)
+        returned = thought.returned(judge_path(pair.landscape(), thought))
+        assert (choose(returned, CANDIDATES, "visited").steps <= choose(thought, CANDIDATES, "decided").steps.max()).all()
     for rule in rules:
         chosen = choose(thought, CANDIDATES, rule)
         assert chosen.winner is not None

@@ -155,7 +155,7 @@ def test_a_long_descent_is_two_short_ones() -> None:
     torch.testing.assert_close(descend(landscape, half.state, steps=3, **how).state, whole.state)
 
 
-@pytest.mark.parametrize("rule", ["lowest", "settled"])
+@pytest.mark.parametrize("rule", ["lowest", "settled", "visited"])
 def test_exploring_chooses_as_thinking_does(rule: str) -> None:
     model = contracting()
     found = model.explore(PUZZLES, [2, 5], (1, 4), rule=rule, noise=0.5)

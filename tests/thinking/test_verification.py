@@ -22,7 +22,7 @@ from toys import (
     seeded,
 )
 
-from ebt.thinking import Euclidean, Evaluations, Thought, choose, judge, mean
+from ebt.thinking import Euclidean, Evaluations, Thought, choose, judge, judge_path, mean
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -166,15 +166,18 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="4 rows cannot be 0 candidates each"):
         choose(thought, 0)
     with pytest.raises(
-        ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, settled, decided, majority"
+        ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, settled, decided, visited, majority"
     ):
         choose(thought, 2, "best")
-    with pytest.raises(ValueError, match="choose a rule other than 'majority' and 'decided'"):
+    with pytest.raises(ValueError, match="'majority', 'decided' and 'visited' need them"):
         choose(replace(thought, geometry=Euclidean(2, (WIDTH,))), 2, "majority")
-    with pytest.raises(ValueError, match="choose a rule other than 'majority' and 'decided'"):
+    with pytest.raises(ValueError, match="'majority', 'decided' and 'visited' need them"):
         judge(Waves(2, 3), replace(thought, geometry=Euclidean(2, (WIDTH,))))
-    with pytest.raises(ValueError, match=r"call ebt\.thinking\.judge on the record first"):
-        choose(thought, 2, "decided")
+    for rule, way in (("decided", "judge"), ("visited", "judge_path")):
+        with pytest.raises(ValueError, match=rf"discrete answers are missing: choose from .*{way}\("):
+            choose(thought, 2, rule)
+    with pytest.raises(ValueError, match="think with keep_path=True"):
+        replace(thought, states=thought.states[-1:]).returned(thought.energies[1:])
     with pytest.raises(ValueError, match="think with keep_path=True"):
         choose(replace(thought, states=thought.states[-1:]), 2, "settled")
 
@@ -193,6 +196,42 @@ def test_answers_are_judged_without_their_probabilities(name: str) -> None:
     assert chosen.decided is not None
     lowest = space.geometry.per_prediction(judged.decided).unflatten(0, (2, -1)).amin(0)
     torch.testing.assert_close(space.geometry.per_prediction(chosen.decided), lowest)
+
+
+@given(record=records())
+def test_predictions_return_to_their_best_states(record: tuple[Thought, int, Space]) -> None:
+    thought, _, space = record
+    dims, (steps, rows, parts) = space.geometry.prediction_dims, thought.energies[1:].shape
+    judged = normal(steps, rows, parts, seed=9)
+    found = thought.returned(judged)
+    assert found.decided is not None
+    for row in range(rows):
+        for group in [list(range(parts))] if dims == 1 else [[part] for part in range(parts)]:
+            best = min(range(steps), key=lambda t: sum(judged[t, row, part].item() for part in group))
+            where = row if dims == 1 else (row, group[0])
+            assert found.steps[where] == min(best + 1, thought.steps[where])
+            for part in group:
+                same(found.decided[row, part], judged[best, row, part])
+                for t in range(steps):
+                    same(found.states[t][row, part], thought.states[min(t, best)][row, part])
+                    same(found.energies[t + 1, row, part], thought.energies[min(t, best) + 1, row, part])
+
+
+@pytest.mark.parametrize("name", ["mirror", "compact-restart"])
+def test_all_states_on_the_way_are_judged(name: str) -> None:
+    table = make_table()
+    space, landscape = make_simplex(name, table), Waves(3, 4)
+    thought = space.descend(landscape, space.start((2 * 3, 4), source=seeded(0)), 1.0, 3, final_energy=True)
+    judged = judge_path(landscape, thought)
+    for i, state in enumerate(thought.states):
+        torch.testing.assert_close(judged[i], landscape(table[space.geometry.decide(state)], i))
+    torch.testing.assert_close(judged[-1], judge(landscape, thought).decided)
+    chosen = choose(thought.returned(judged), 2, "visited")
+    assert chosen.decided is not None
+    lowest = torch.stack([space.geometry.per_prediction(each) for each in judged]).unflatten(1, (2, -1)).amin((0, 1))
+    torch.testing.assert_close(space.geometry.per_prediction(chosen.decided), lowest)
+    with pytest.raises(ValueError, match="'majority', 'decided' and 'visited' need them"):
+        judge_path(landscape, replace(thought, geometry=Euclidean(2, (WIDTH,))))
 
 
 def test_more_candidates_find_lower_energies() -> None:

@@ -30,7 +30,7 @@ class Language(Problem):
     measure = MEASURE
     columns = ("nats per token", "perplexity", "right %")
     options = ("candidates", "rule")
-    rules = (*Problem.rules, "decided", "majority", "mean")
+    rules = (*Problem.rules, "decided", "visited", "majority", "mean")
 
     def cells(self, point: LanguagePoint) -> list[str]:
         error = "" if point.nats_error is None else f" ±{point.nats_error:.3f}"

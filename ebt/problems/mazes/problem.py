@@ -30,7 +30,7 @@ class MazeProblem(Problem):
     measure = MEASURE
     columns = ("exact %", "squares %", "taken")
     options = ("candidates", "rule", "tolerance", "size")
-    rules = (*Problem.rules, "decided", "majority")
+    rules = (*Problem.rules, "decided", "visited", "majority")
 
     def cells(self, point: CellsPoint) -> list[str]:
         return point.shown()

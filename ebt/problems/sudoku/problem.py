@@ -29,7 +29,7 @@ class Sudoku(Problem):
     measure = MEASURE
     columns = ("solved %", "cells %", "taken")
     options = ("candidates", "rule", "tolerance", "givens")
-    rules = (*Problem.rules, "decided", "majority")
+    rules = (*Problem.rules, "decided", "visited", "majority")
 
     def cells(self, point: CellsPoint) -> list[str]:
         return point.shown()
