@@ -66,6 +66,8 @@ TESTS: dict[str, tuple[int, ...]] = {"boards": (9, 10), "large boards": (17, 20,
 STEPS = {"boards": (4, 8, 16, 32, 64), "large boards": (4, 8, 16, 32, 64), "mazes": (8, 16, 32)}
 NOISE = 1.0
 """Langevin noise of all candidates but the first."""
+VISITED_NOISE = 0.5
+"""The same where all states on the way are judged (rule visited)."""
 
 
 def data_of(problem: str, quick: bool) -> Settings:
@@ -108,6 +110,7 @@ def run_of(problem: str, kind: str, seed: int, args: argparse.Namespace, folder:
         "data": data_of(problem, args.quick) | source,
         "steps": (1, 2) if args.quick else STEPS[problem],
         "candidates": 2 if args.quick else 8,
+        "noises": (NOISE, VISITED_NOISE),
         "minutes": minutes,
         "seed": seed,
     }
@@ -122,7 +125,7 @@ def work(settings: Json, places: Json, report: Report) -> Settings:
     data.seed = settings["seed"]  # all seeds share the puzzles and differ in their order
     network, recipe = make_network(**settings["network"]), Recipe(**settings["recipe"])
     task = make_task(network, recipe, optimisation=optimisation_of(settings), seed=settings["seed"])
-    found: Settings = {"training": train_for(task, data, settings["minutes"], report), "exact": {}, "best": {}}
+    found: Settings = {"training": train_for(task, data, settings["minutes"], report), "exact": {}, "best": {}, "visited": {}}
     model, kind = task.model.eval(), settings["network"]["kind"]
     steps = [1] if kind == "feed_forward" else settings["steps"]
     for name in data.test_names:
@@ -132,9 +135,12 @@ def work(settings: Json, places: Json, report: Report) -> Settings:
         else:
             curve = sudoku_curve(model, contexts, answers, steps)
             if kind == "ebt":
-                many = settings["candidates"]
-                best = sudoku_curve(model, contexts, answers, [min(32, max(steps))], [many], noise=NOISE)
+                many, (noise, visited_noise) = settings["candidates"], settings["noises"]
+                best = sudoku_curve(model, contexts, answers, [min(32, max(steps))], [many], noise=noise)
                 found["best"][name] = best.points[0].exact
+                options: Settings = {"noise": visited_noise, "rule": "visited"}
+                visited = sudoku_curve(model, contexts, answers, [max(steps)], [1, many], **options)
+                found["visited"][name] = [point.exact for point in visited.points]
         found["exact"][name] = {str(point.steps): point.exact for point in curve.points}
     return found
 
@@ -142,12 +148,16 @@ def work(settings: Json, places: Json, report: Report) -> Settings:
 def show(results: Sequence[Settings], console: Console) -> None:
     """Print a row for each model and test set."""
     steps = sorted({int(step) for one in results for step in one["exact"]})
-    table = plain_table("test set", "model", *numbers("updates", *(f"at {step}" for step in steps), "best of 8"))
+    columns = numbers("updates", *(f"at {step}" for step in steps), "best of 8", "visited", "of 8")
+    table = plain_table("test set", "model", *columns)
     for one in results:
         cells = [f"{100 * fmean(one['exact'][str(step)]):.1f}" if str(step) in one["exact"] else "-" for step in steps]
         best = f"{100 * fmean(one['best']):.1f}" if one["best"] else "-"
-        table.add_row(one["set"], one["kind"], f"{fmean(one['updates']):.0f}", *cells, best)
-    note = "Means over the seeds. Steps are iterations for loops; best of 8 after 32 steps."
+        visited = [f"{100 * fmean(each):.1f}" for each in zip(*one["visited"], strict=True)] or ["-", "-"]
+        table.add_row(one["set"], one["kind"], f"{fmean(one['updates']):.0f}", *cells, best, *visited)
+    note = (
+        "Means over the seeds. Steps are iterations for loops; best of 8 after 32 steps; rule visited after all, with 1 and 8."
+    )
     print_table(console, "solved without a mistake, %", table, note)
 
 
@@ -191,9 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = [results[run.key].values for run in each]
         for name in found[0]["exact"]:
             exact = {step: [one["exact"][name][step] for one in found] for step in found[0]["exact"][name]}
-            best = [one["best"][name] for one in found if name in one["best"]]
+            best, visited = ([one[rule][name] for one in found if name in one[rule]] for rule in ("best", "visited"))
             updates = [one["training"]["updates"] for one in found]
-            summaries.append({"set": name, "kind": kind, "updates": updates, "exact": exact, "best": best})
+            measured = {"exact": exact, "best": best, "visited": visited}
+            summaries.append({"set": name, "kind": kind, "updates": updates, **measured})
     show(summaries, console)
     write(args.json, args, summaries, console)
     return 0

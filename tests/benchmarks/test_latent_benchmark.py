@@ -37,6 +37,7 @@ def test_it_trains_measures_and_goes_on_where_it_stopped(
     for one in results:
         assert list(one["exact"]) == (["1"] if one["kind"] == "feed_forward" else ["1", "2"])
         assert bool(one["best"]) == (one["kind"] == "latent" and one["set"] != "size_9")
+        assert [len(each) for each in one["visited"]] == ([2] if one["best"] else [])  # with one candidate and with several
         assert one["updates"][0] > 0
     capsys.readouterr()
     next(tmp_path.glob("mazes-latent-0-*.json")).unlink()
