@@ -148,7 +148,7 @@ def work(settings: Json, places: Json, report: Report) -> Settings:
 def show(results: Sequence[Settings], console: Console) -> None:
     """Print a row for each model and test set."""
     steps = sorted({int(step) for one in results for step in one["exact"]})
-    columns = numbers("updates", *(f"at {step}" for step in steps), "best of 8", "visited", "of 8")
+    columns = numbers("updates", *(f"at {step}" for step in steps), "best of 8", "visited, 1", "visited, 8")
     table = plain_table("test set", "model", *columns)
     for one in results:
         cells = [f"{100 * fmean(one['exact'][str(step)]):.1f}" if str(step) in one["exact"] else "-" for step in steps]
@@ -156,7 +156,7 @@ def show(results: Sequence[Settings], console: Console) -> None:
         visited = [f"{100 * fmean(each):.1f}" for each in zip(*one["visited"], strict=True)] or ["-", "-"]
         table.add_row(one["set"], one["kind"], f"{fmean(one['updates']):.0f}", *cells, best, *visited)
     note = (
-        "Means over the seeds. Steps are iterations for loops; best of 8 after 32 steps; rule visited after all, with 1 and 8."
+        "Means over the seeds. Steps are iterations for loops; best of 8 after 32 steps; rule visited with 1 and 8 after all."
     )
     print_table(console, "solved without a mistake, %", table, note)
 

@@ -20,10 +20,15 @@ from ebt.problems.sudoku.generator import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 THINKING = {"steps": 3, "candidates": 2, "candidate_noise": 0.2, "clamp": 0.05, "step_size_scale": 0.7, "start_seed": 5}
+RULES = ("lowest", "decided", "visited")
 
 
-def test_language(tmp_path: Path) -> None:
-    folder, text = str(save_folder(language_ebt(**THINKING), tmp_path / "model", byte_tokenizer())), tmp_path / "text.txt"
+@pytest.mark.parametrize("rule", RULES)
+def test_language(rule: str, tmp_path: Path) -> None:
+    folder, text = (
+        str(save_folder(language_ebt(**THINKING, rule=rule), tmp_path / "model", byte_tokenizer())),
+        tmp_path / "text.txt",
+    )
     text.write_text("".join(f"The {i}th fox sees {i * i} hens.\n\n" for i in range(40)))
     assert main(["validate", "--checkpoint", folder, "--data", str(text), "--trainer.accelerator=cpu"]) == 0
     validated = json.loads((tmp_path / "model" / "results.json").read_text())["validation"]["metrics"]["val/loss"]
@@ -32,7 +37,7 @@ def test_language(tmp_path: Path) -> None:
     (curve,) = json.loads((tmp_path / "think" / "thinking.json").read_text())["curves"].values()
     (thought,) = (point["nats"] for point in curve["points"] if (point["steps"], point["candidates"]) == (3, 2))
     total = count = 0.0
-    model = language_ebt(**THINKING)
+    model = language_ebt(**THINKING, rule=rule)
     batches = PROBLEM.held_out(Request(folder, {folder: model}, str(text), limit=100_000, batch_size=7)).data
     for batch in batches:
         logits, scored = model(batch["input_ids"]).logits, batch["targets"] >= 0
@@ -43,8 +48,9 @@ def test_language(tmp_path: Path) -> None:
     assert evaluate(model, batches, [3], [2]).points[0].nats == pytest.approx(total / count, rel=1e-5)
 
 
-def test_sudoku(tmp_path: Path) -> None:
-    model = sudoku_ebt(**THINKING)
+@pytest.mark.parametrize("rule", RULES)
+def test_sudoku(rule: str, tmp_path: Path) -> None:
+    model = sudoku_ebt(**THINKING, rule=rule)
     folder, boards = str(save_folder(model, tmp_path / "model")), generate(4, (6, 9), 20, seed=1)
     write_csv(tmp_path / "boards.csv", *boards)
     options = ["--steps", "3", "--candidates", "2", "--seed", "5", "--out", str(tmp_path)]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.models.thinking import Thinking, think
-from ebt.thinking import Thought, choose, judge, judge_path, mean
+from ebt.thinking import Thought, choose, judge, mean, revisit
+from ebt.thinking.descent import energies_after
 
 
 def check_counts(name: str, counts: Sequence[int]) -> list[int]:
@@ -52,27 +53,28 @@ class Explored:
 
     @cached_property
     def judged(self) -> Tensor:
-        """Energies of the discrete answers after each step (``judge_path``)."""
-        return judge_path(self.energy, self.thought)
+        """Energies per part (T, M x B, *P) of the discrete answers after each step."""
+        steps = range(1, len(self.thought.states) + 1)
+        return torch.stack(energies_after(self.energy, self.thought, steps, self.thought.geometry.decided))
 
     def at(self, steps: int, candidates: int = 1, rule: str | None = None) -> Thought:
-        """The record of the winners after ``steps`` steps among the first ``candidates``. It holds the last state, or with
-        rules settled and visited, all."""
+        """The record of the winners after ``steps`` steps among the first ``candidates``, with their last state and with their
+        first and last energies."""
         states, rule = self.thought.states[:steps], rule or self.how.rule
+        rows = torch.arange(self.rows * candidates, device=self.thought.start.device)
         cut = replace(
             self.thought,
             states=states if rule in ("settled", "visited") else states[-1:],
-            energies=torch.stack((self.thought.energies[0], self.after[steps])),
+            energies=torch.stack((*self.thought.energies[: len(states)], self.after[steps])),
             steps=self.thought.steps.clamp(max=steps),
             final_energy=True,
-        )
-        rows = torch.arange(self.rows * candidates, device=cut.start.device)
-        cut = cut.rows(rows)
-        if rule == "visited":
-            cut = replace(cut, energies=self.thought.energies[: len(states) + 1, rows]).returned(
-                self.judged[: len(states), rows]
-            )
-        return choose(judge(self.energy, cut) if rule == "decided" else cut, candidates, rule)
+        ).rows(rows)
+        if rule == "decided":
+            cut = judge(self.energy, cut)
+        elif rule == "visited":
+            cut = revisit(self.energy, cut, self.judged[: len(states), rows])
+        won = choose(cut, candidates, rule)
+        return replace(won, states=won.states[-1:], energies=won.energies[[0, -1]])
 
     def mean(self, steps: int, candidates: int, rows: Tensor) -> Tensor:
         """Average over the first ``candidates`` and the first ``steps`` of some rows, as logits (see ``ebt.mean``)."""
@@ -106,23 +108,6 @@ def explore(energy: Any, how: Thinking, steps: Sequence[int], conditioned: bool 
     shared = not conditioned and how.stops() is None and not moves
     thought = think(energy, how=how.but(rule="lowest"), **descent).candidates
     assert thought is not None
-    after = {k: thought.energies[k] for k in steps} if shared else _after(energy, thought, steps)
-    return Explored(thought, how, after, energy)
-
-
-@torch.no_grad()
-def _after(landscape: Any, thought: Thought, steps: Sequence[int]) -> dict[int, Tensor]:
-    """Energies of the recorded states, on the landscape of their last step. Only rows that moved are evaluated."""
-    after: dict[int, Tensor] = {}
-    energies, previous = thought.energies[0], 0
-    for step in steps:
-        rows = (thought.steps > previous).reshape(len(energies), -1).any(1).nonzero().squeeze(1)
-        if len(rows):
-            last = min(step, len(thought.states)) - 1
-            seen = thought.geometry.view(thought.states[last][rows])
-            if hasattr(landscape, "select"):
-                energies = energies.index_copy(0, rows, landscape.select(rows)(seen, last))
-            else:
-                energies = landscape(thought.geometry.view(thought.states[last]), last)
-        after[step], previous = energies, step
-    return after
+    view = thought.geometry.view
+    after = thought.energies[list(steps)] if shared else energies_after(energy, thought, steps, view)
+    return Explored(thought, how, dict(zip(steps, after, strict=True)), energy)

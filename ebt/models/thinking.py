@@ -38,7 +38,7 @@ from ebt.thinking import (
     choose,
     descend,
     judge,
-    judge_path,
+    revisit,
 )
 
 P = ParamSpec("P")
@@ -74,6 +74,8 @@ VECTOR_SPACES: dict[str, tuple[type[Geometry], Update]] = {
 """Candidate spaces of vectors by name."""
 UPDATES = {"gradient": Gradient, "mirror": Mirror, "restart": Restart, "published": Published, "momentum": Momentum}
 STOPS = {"change": Change, "energy": EnergyChange, "budget": Budget}
+DISCRETE = ("decided", "visited", "majority")
+"""Rules that need discrete answers."""
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("steps", "candidates", "mean_from"), (1, 100_000)),
     **dict.fromkeys(("noise", "start_std"), (0, 1e6)),
@@ -219,8 +221,8 @@ def think(
         The record of the winners. Its ``candidates`` is the record of all M x B rows.
 
     Raises:
-        ValueError: If the rule is 'mean', 'decided' or 'visited' and the geometry is not a vocabulary, there are no contexts,
-            or the generator is something else.
+        ValueError: If the rule is 'mean', 'decided', 'visited' or 'majority' and the geometry is not a vocabulary, there are no
+            contexts, or the generator is something else.
     """
     if not isinstance(generator, torch.Generator | None):
         raise ValueError(f"generator is {generator!r}: give a torch.Generator, or a number as seed")
@@ -228,6 +230,8 @@ def think(
         raise ValueError(f"the context has predictions of shape {parts}: give at least one row and one prediction")
     if how.rule == "mean" and not isinstance(geometry, Simplex):
         raise ValueError("rule is 'mean', which needs a vocabulary: choose another rule")
+    if how.rule in DISCRETE and type(geometry).decide is Geometry.decide:
+        raise ValueError(f"rule is {how.rule!r}, but {type(geometry).__name__} has no discrete answers: choose another rule")
     draws, count = Places(how.seed, how.candidates, positions), how.candidates
     if start is None:
         start = geometry.start((count * parts[0], *parts[1:]), how.start_std, draws.at(-1) if generator is None else generator)
@@ -246,7 +250,7 @@ def think(
         noise=noise.flatten(),
         clamp=how.clamp,
         generator=draws if generator is None else generator,
-        final_energy=final_energy or count > 1,
+        final_energy=(final_energy or count > 1) and how.rule != "visited",
         keep_path=keep_path or how.rule in ("mean", "settled", "visited"),
         gradients=gradients,
         backend=backend,
@@ -254,8 +258,5 @@ def think(
     if how.rule == "decided":
         thought = judge(energy, thought)
     elif how.rule == "visited":
-        thought = thought.returned(judge_path(energy, thought))
-        thought = replace(
-            thought, evaluations=replace(thought.evaluations, forward=thought.evaluations.forward + len(thought.states))
-        )
+        thought = revisit(energy, thought)
     return choose(thought, count, how.rule) if thought.final_energy else replace(thought, candidates=thought)

@@ -1,6 +1,15 @@
 """The method of the paper: descent, geometries, updates, stops, self-verification and training recipes. Imports only torch."""
 
-from ebt.thinking.descent import Energy, Gradients, LandscapeError, NonFiniteError, descend, judge, judge_path, slope
+from ebt.thinking.descent import (
+    Energy,
+    Gradients,
+    LandscapeError,
+    NonFiniteError,
+    descend,
+    judge,
+    revisit,
+    slope,
+)
 from ebt.thinking.fast.compact import CompactSimplex
 from ebt.thinking.fast.draws import Places, Rows
 from ebt.thinking.fast.published import FreeVector, Published
@@ -13,7 +22,7 @@ from ebt.thinking.thought import Evaluations, Rule, Thought, choose, mean
 from ebt.thinking.update import Gradient, Mirror, Momentum, Restart, Update
 
 __all__ = [
-    "Energy", "Gradients", "LandscapeError", "NonFiniteError", "descend", "judge", "judge_path", "slope",
+    "Energy", "Gradients", "LandscapeError", "NonFiniteError", "descend", "judge", "revisit", "slope",
     "CompactSimplex", "Euclidean", "FreeVector", "Geometry", "IGNORED", "LatentSimplex", "Projected", "Simplex",
     "Gradient", "Mirror", "Momentum", "Published", "Restart", "Update",
     "Budget", "Change", "Either", "EnergyChange", "Step", "Stop",

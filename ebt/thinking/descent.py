@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -187,24 +187,61 @@ def judge(energy: Energy, thought: Thought) -> Thought:
 
 
 @torch.no_grad()
-def judge_path(energy: Energy, thought: Thought) -> Tensor:
-    """Evaluate the discrete answers of all states on the way, as ``judge`` does those of the last.
+def energies_after(energy: Energy, thought: Thought, steps: Sequence[int], see: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Evaluate the states after some numbers of steps, each on the landscape of its last step.
 
-    A descent may find the right answer and leave it again: ``thought.returned(judged)`` goes back to it. One more forward pass
-    for each step.
+    Rows that have not moved since the number before are not evaluated again, if the energy has a method ``select``.
+
+    Args:
+        energy: The energy that was descended.
+        thought: Record of N rows, with all states.
+        steps: Numbers of steps, ascending.
+        see: What the network sees of states: ``geometry.view``, or ``geometry.decided`` for discrete answers.
+
+    Returns:
+        Energies per part (N, *P) for each number of steps.
+    """
+    found, previous = list[Tensor](), 0
+    for step in steps:
+        last = min(step, len(thought.states)) - 1
+        rows = (thought.steps > previous).flatten(1).any(1) if thought.steps.dim() > 1 else thought.steps > previous
+        if found and not rows.any():
+            found.append(found[-1])
+        elif found and not rows.all() and hasattr(energy, "select"):
+            moved = rows.nonzero().squeeze(1)
+            part = with_step(energy.select(moved))(see(thought.states[last][moved]), last)
+            found.append(found[-1].index_copy(0, moved, finite(part, "energy", last)))
+        else:
+            found.append(finite(with_step(energy)(see(thought.states[last]), last), "energy", last))
+        previous = step
+    return found
+
+
+@torch.no_grad()
+def revisit(energy: Energy, thought: Thought, judged: Tensor | None = None) -> Thought:
+    """Return each prediction to the best discrete answer that it met: ``judge`` for all states on the way.
+
+    A descent may find the right answer and leave it again. One more forward pass for each step, and one for the energies of the
+    states that are returned to.
 
     Args:
         energy: The energy that was descended.
         thought: Record of N rows on a vocabulary, with all states.
+        judged: Energies per part (T, N, *P) of the discrete answers after each update, if they are known.
 
     Returns:
-        Energies per part (T, N, *P) of the answers after each update.
+        The record with ``decided``, in which each prediction stops at its best answer.
 
     Raises:
-        ValueError: If the geometry has no discrete answers.
+        ValueError: If the geometry has no discrete answers, or the path was not kept.
     """
-    told, answers = with_step(energy), map(thought.geometry.decided, thought.states)
-    return torch.stack([finite(told(answer, i), "energy of an answer", i) for i, answer in enumerate(answers)])
+    if judged is None:
+        judged = torch.stack(energies_after(energy, thought, range(1, len(thought.states) + 1), thought.geometry.decided))
+    step, back = max(int(thought.steps.max()) - 1, 0), thought.returned(judged)
+    final = finite(with_step(energy)(back.geometry.view(back.state), step), "energy", step)
+    passes = replace(thought.evaluations, forward=thought.evaluations.forward + thought.steps.double().mean().item() + 1)
+    energies = torch.cat((back.energies[: len(judged)], final.unsqueeze(0)))
+    return replace(back, energies=energies, evaluations=passes, final_energy=True)
 
 
 @contextmanager

@@ -64,11 +64,11 @@ class Geometry(ABC):
 
     def decide(self, state: Tensor) -> Tensor:
         """Discrete answers of states. Raises ``ValueError`` if the geometry has none."""
-        raise ValueError(f"{type(self).__name__} has no discrete answers: 'majority', 'decided' and 'visited' need them")
+        raise ValueError(f"{type(self).__name__} has no discrete answers: choose a rule that needs none")
 
     def decided(self, state: Tensor) -> Tensor:
         """The view (N, *P, D) of the discrete answers. Raises ``ValueError`` if the geometry has none."""
-        raise ValueError(f"{type(self).__name__} has no discrete answers: 'majority', 'decided' and 'visited' need them")
+        raise ValueError(f"{type(self).__name__} has no discrete answers: choose a rule that needs none")
 
     def scored(self, target: Tensor) -> Tensor:
         """Mask of the parts that count in a mean loss, broadcastable to the loss."""

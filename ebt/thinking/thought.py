@@ -18,7 +18,7 @@ from ebt.thinking.update import Update
 Rule = Literal["lowest", "highest", "largest_drop", "settled", "decided", "visited", "majority", "mean"]
 """How the winner is chosen. lowest, highest: by final energy. largest_drop: by the decrease in energy. settled: by the smallest
 change in the last update. decided: by the energy of the discrete answer (``judge``). visited: the same, among all states on
-the way and not the last ones alone (``judge_path``). majority: the most frequent answer, with ties broken by lowest energy.
+the way and not the last ones alone (``revisit``). majority: the most frequent answer, with ties broken by lowest energy.
 mean: text is predicted from the average over all states (``mean``), and the record is that of ``lowest``."""
 
 
@@ -99,15 +99,15 @@ class Thought:
         """Return each prediction to the state of the lowest ``judged`` energy, as if it had stopped there.
 
         Args:
-            judged: Energies per part (T, N, *P) of the states after each update (``judge_path``).
+            judged: Energies per part (T, N, *P) of the states after each update.
 
         Returns:
-            The record with ``decided``. Energies of states are those met on the way.
+            The record with ``decided``.
 
         Raises:
             ValueError: If the path was not kept.
         """
-        if len(self.states) != len(judged):
+        if len(self.states) != len(judged) or len(judged) < int(self.steps.max()):
             raise ValueError("states on the way are missing: think with keep_path=True")
         found = torch.stack([self.geometry.per_prediction(each) for each in judged]).argmin(0)
         states, energies = list(self.states), list(self.energies)
@@ -209,8 +209,8 @@ def _winner(thought: Thought, candidates: int, rule: str) -> Tensor:
         return thought.moved.unflatten(0, (candidates, -1)).argmin(0)
     if rule in ("decided", "visited"):
         if thought.decided is None:
-            way = "thought.returned(judge_path(energy, thought))" if rule == "visited" else "judge(energy, thought)"
-            raise ValueError(f"the energies of the discrete answers are missing: choose from {way}")
+            way = "revisit" if rule == "visited" else "judge"
+            raise ValueError(f"the energies of the discrete answers are missing: call ebt.thinking.{way} on the record first")
         return geometry.per_prediction(thought.decided).unflatten(0, (candidates, -1)).argmin(0)
     if rule != "majority":
         raise ValueError(f"rule is {rule!r}: choose one of {', '.join(get_args(Rule))}")

@@ -104,7 +104,7 @@ class _Alive(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
-            return args[0].fake_device  # more than half of the calls: answered here, a rehearsal takes less time
+            return args[0].fake_device  # more than half of all calls; answering them here saves a sixth of the time
         try:
             result = func(*args, **(kwargs or {}))
         except DataDependentOutputException:

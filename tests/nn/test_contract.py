@@ -31,7 +31,7 @@ from ebt.thinking import (
     Thought,
     choose,
     judge,
-    judge_path,
+    revisit,
 )
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -157,8 +157,12 @@ def test_one_of_many_candidates_is_kept(pair: Pair) -> None:
     thought = pair.infer(CANDIDATES)
     if pair.name in SIMPLEX:
         thought = judge(pair.landscape(), thought)
-        returned = thought.returned(judge_path(pair.landscape(), thought))
-        assert (choose(returned, CANDIDATES, "visited").steps <= choose(thought, CANDIDATES, "decided").steps.max()).all()
+        last = choose(thought, CANDIDATES, "decided")
+        best = choose(revisit(pair.landscape(), thought), CANDIDATES, "visited")
+        assert last.decided is not None
+        assert best.decided is not None
+        pooled = thought.geometry.per_prediction
+        assert (pooled(best.decided) <= pooled(last.decided)).all()
     for rule in rules:
         chosen = choose(thought, CANDIDATES, rule)
         assert chosen.winner is not None

@@ -64,10 +64,12 @@ def visit(browser: Any, address: str, screen: str) -> Iterator[Any]:
     opened.on("pageerror", lambda error: faults.append(str(error)))
     opened.on("request", lambda asked: None if asked.url.startswith((address, "data:", "blob:")) else faults.append(asked.url))
     opened.set_default_timeout(60_000)
-    opened.goto(address)
-    opened.get_by_role("tab", name="Sudoku").wait_for()
-    yield opened
-    context.close()
+    try:
+        opened.goto(address)
+        opened.get_by_role("tab", name="Sudoku").wait_for()
+        yield opened
+    finally:
+        context.close()
     assert faults == []
 
 
@@ -203,7 +205,7 @@ def test_a_token_shows_how_it_was_thought(page: Any) -> None:
     looks_right(page)
 
 
-def test_a_photo_clears_up(page: Any) -> None:
+def test_a_photo_clears_up_and_painted_parts_are_filled_in(page: Any) -> None:
     opened(page, "Image")
     button(page, "Think").click()
     status(page, r"2 steps: [\d.]+ dB before, [\d.]+ dB after")
@@ -212,6 +214,7 @@ def test_a_photo_clears_up(page: Any) -> None:
     button(page, "Think").click()
     status(page, "Nothing is painted")
     looks_right(page)
+    paints(page)
 
 
 def test_a_landscape_is_drawn(page: Any) -> None:

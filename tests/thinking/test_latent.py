@@ -160,11 +160,14 @@ def test_exploring_chooses_as_thinking_does(rule: str) -> None:
     model = contracting()
     found = model.explore(PUZZLES, [2, 5], (1, 4), rule=rule, noise=0.5)
     for steps in (2, 5):
-        thought = model.think(PUZZLES, steps=steps, candidates=4, rule=rule, noise=0.5, keep_path=False)
+        thought = model.think(PUZZLES, steps=steps, candidates=4, rule=rule, noise=0.5)
         won = found.at(steps, 4)
         assert won.winner is not None
         assert torch.equal(won.winner, thought.winner)
         torch.testing.assert_close(won.state, thought.state)
+        torch.testing.assert_close(won.energies[-1], thought.energies[-1])
+        if rule != "visited":  # its last state may be that of any step before
+            torch.testing.assert_close(won.objective(0), thought.objective(steps - 1))
 
 
 def test_starts_and_noise_of_latent_vectors_are_small() -> None:

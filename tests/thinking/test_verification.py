@@ -22,7 +22,8 @@ from toys import (
     seeded,
 )
 
-from ebt.thinking import Euclidean, Evaluations, Thought, choose, judge, judge_path, mean
+from ebt.models.thinking import Thinking, think
+from ebt.thinking import Euclidean, Evaluations, Gradient, Rule, Thought, choose, judge, mean, revisit
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -169,12 +170,12 @@ def test_bad_input_is_named() -> None:
         ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, settled, decided, visited, majority"
     ):
         choose(thought, 2, "best")
-    with pytest.raises(ValueError, match="'majority', 'decided' and 'visited' need them"):
+    with pytest.raises(ValueError, match="choose a rule that needs none"):
         choose(replace(thought, geometry=Euclidean(2, (WIDTH,))), 2, "majority")
-    with pytest.raises(ValueError, match="'majority', 'decided' and 'visited' need them"):
+    with pytest.raises(ValueError, match="choose a rule that needs none"):
         judge(Waves(2, 3), replace(thought, geometry=Euclidean(2, (WIDTH,))))
-    for rule, way in (("decided", "judge"), ("visited", "judge_path")):
-        with pytest.raises(ValueError, match=rf"discrete answers are missing: choose from .*{way}\("):
+    for rule, way in (("decided", "judge"), ("visited", "revisit")):
+        with pytest.raises(ValueError, match=rf"call ebt\.thinking\.{way} on the record first"):
             choose(thought, 2, rule)
     with pytest.raises(ValueError, match="think with keep_path=True"):
         replace(thought, states=thought.states[-1:]).returned(thought.energies[1:])
@@ -196,6 +197,15 @@ def test_answers_are_judged_without_their_probabilities(name: str) -> None:
     assert chosen.decided is not None
     lowest = space.geometry.per_prediction(judged.decided).unflatten(0, (2, -1)).amin(0)
     torch.testing.assert_close(space.geometry.per_prediction(chosen.decided), lowest)
+
+
+@pytest.mark.parametrize("rule", ["decided", "visited", "majority"])
+def test_vectors_have_no_discrete_answers(rule: Rule) -> None:
+    def energy(view: Tensor) -> Tensor:
+        raise AssertionError("thought before the rule was refused")
+
+    with pytest.raises(ValueError, match=f"rule is '{rule}', but Euclidean has no discrete answers"):
+        think(energy, Euclidean(1, (WIDTH,)), Gradient(), 1.0, Thinking(rule=rule), (2,))
 
 
 @given(record=records())
@@ -222,16 +232,19 @@ def test_all_states_on_the_way_are_judged(name: str) -> None:
     table = make_table()
     space, landscape = make_simplex(name, table), Waves(3, 4)
     thought = space.descend(landscape, space.start((2 * 3, 4), source=seeded(0)), 1.0, 3, final_energy=True)
-    judged = judge_path(landscape, thought)
-    for i, state in enumerate(thought.states):
-        torch.testing.assert_close(judged[i], landscape(table[space.geometry.decide(state)], i))
-    torch.testing.assert_close(judged[-1], judge(landscape, thought).decided)
-    chosen = choose(thought.returned(judged), 2, "visited")
+    judged = torch.stack([landscape(table[space.geometry.decide(state)], i) for i, state in enumerate(thought.states)])
+    found, expected = revisit(landscape, thought), thought.returned(judged)
+    for part, other in ((found.state, expected.state), (found.decided, expected.decided), (found.steps, expected.steps)):
+        torch.testing.assert_close(part, other)
+    torch.testing.assert_close(found.energies[-1], landscape(space.geometry.view(found.state), 2))
+    torch.testing.assert_close(found.energies[:-1], expected.energies[:-1])
+    assert found.evaluations == replace(thought.evaluations, forward=thought.evaluations.forward + 3 + 1)
+    chosen = choose(found, 2, "visited")
     assert chosen.decided is not None
     lowest = torch.stack([space.geometry.per_prediction(each) for each in judged]).unflatten(1, (2, -1)).amin((0, 1))
     torch.testing.assert_close(space.geometry.per_prediction(chosen.decided), lowest)
-    with pytest.raises(ValueError, match="'majority', 'decided' and 'visited' need them"):
-        judge_path(landscape, replace(thought, geometry=Euclidean(2, (WIDTH,))))
+    with pytest.raises(ValueError, match="choose a rule that needs none"):
+        revisit(landscape, replace(thought, geometry=Euclidean(2, (WIDTH,))))
 
 
 def test_more_candidates_find_lower_energies() -> None:
