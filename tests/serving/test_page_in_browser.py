@@ -21,6 +21,9 @@ Axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENS = {"desktop": (1280, 900, "light"), "phone": (390, 844, "dark")}
+SETTLED = """dark => document.body.classList.contains('dark') === dark
+    && document.getAnimations().every(one => one.playState !== 'running' || one.effect.getTiming().iterations === Infinity)"""
+"""The page has taken a colour scheme, and its colours no longer fade."""
 NARROW = "[document.documentElement.scrollWidth, window.innerWidth]"
 
 
@@ -97,7 +100,7 @@ def looks_right(page: Any, *screens: str) -> None:
         width, height, scheme = SCREENS[screen]
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        page.wait_for_timeout(300)  # colours of buttons fade
+        page.wait_for_function(SETTLED, arg=scheme == "dark")
         scroll, inner = page.evaluate(NARROW)
         assert scroll <= inner, screen
         faults = [
