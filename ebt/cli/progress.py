@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,8 @@ SHOWN = ("loss", "perplexity", "exact", "cells", "gain")
 """Metrics printed after a validation."""
 QUIET_SECONDS = 30
 """Minimum seconds between progress lines without a terminal."""
+RECENT = 200
+"""Number of batches whose speed is shown, so that a pause of the machine is soon forgotten."""
 
 
 class Report(ProgressBar):
@@ -34,7 +37,8 @@ class Report(ProgressBar):
         self._bar: Progress | None = None
         self._task: Any = None
         self._began = self._told = time.monotonic()
-        self._first, self._line = 0, -1
+        self._recent = deque[tuple[float, int]](maxlen=RECENT)  # seconds and updates after each batch
+        self._line = -1
 
     @property
     def is_enabled(self) -> bool:
@@ -52,7 +56,9 @@ class Report(ProgressBar):
             self.console.print(beginning(trainer, pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._first, self._began, self._told = trainer.global_step, time.monotonic(), time.monotonic()
+        self._began = self._told = time.monotonic()
+        self._recent.clear()
+        self._recent.append((self._before, trainer.global_step))
         if trainer.global_step and trainer.is_global_zero:
             self.print(f"continues at update {trainer.global_step}")
         total = trainer.estimated_stepping_batches
@@ -60,6 +66,7 @@ class Report(ProgressBar):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self.seconds = self._before + time.monotonic() - self._began
+        self._recent.append((self.seconds, trainer.global_step))
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.global_step, text=self._pace(trainer))
         elif time.monotonic() - self._told > QUIET_SECONDS:
@@ -107,7 +114,8 @@ class Report(ProgressBar):
 
     def _pace(self, trainer: L.Trainer) -> str:
         loss = trainer.callback_metrics.get("train/loss")
-        rate = (trainer.global_step - self._first) / max(self.seconds - self._before, 1e-9)
+        seconds, step = self._recent[0]
+        rate = (trainer.global_step - step) / max(self.seconds - seconds, 1e-9)
         left = trainer.estimated_stepping_batches - trainer.global_step
         known = self._bar is None and rate > 0 and 0 < left < float("inf")
         told = f"  left {timedelta(seconds=round(left / rate))}" if known else ""

@@ -132,7 +132,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         InputError: The text is not a memory size.
     """
-    found = re.fullmatch(r"([\d.]+(?:E[+-]?\d+)?) ?(?:([KMGT])(I?)B|B?)", text.strip().upper())
+    found = re.fullmatch(r"([\d.]+(?:E[+-]?\d+)?) ?(?:([KMGT])(I?))?B", text.strip().upper())
     with suppress(ValueError, OverflowError):
         if found:
             power = " KMGT".index(found[2] or " ")

@@ -192,12 +192,12 @@ def test_days_follow_from_operations() -> None:
     assert Operations(1, 2, 3).total == 6
 
 
-@pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("40 GiB", 40 * 2**30), ("1.5tb", 1.5e12), ("4096", 4096)])
+@pytest.mark.parametrize(("text", "size"), [("80GB", 80e9), ("40 GiB", 40 * 2**30), ("1.5tb", 1.5e12), ("4096 B", 4096)])
 def test_sizes_are_read(text: str, size: float) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "GB", "0", "-3GB", "80XB", "eighty", "nan", "1e400GB"])
+@pytest.mark.parametrize("text", ["", "GB", "0", "0GB", "80", "4096", "-3GB", "80XB", "eighty", "nan", "1e400GB"])
 def test_sizes_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="80GB"):
         parse_bytes(text)
