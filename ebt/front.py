@@ -102,8 +102,9 @@ def evaluate(
 
     Args:
         model: A model, or its name (see ``load``).
-        data: Batches of ``input_ids`` and ``targets`` (language), puzzles and solutions (Sudoku), clean and noisy images, or
-            frames (B, S + 1, E). Default: the held-out data of the run that ``model`` names.
+        data: Batches of ``input_ids`` and ``targets`` (language), puzzles and solutions (Sudoku), mazes and paths, clean and
+            noisy images, frames (B, S + 1, E), or the name of a file or folder as for ``ebt think --data``. Default: the
+            held-out data of the run that ``model`` names.
         steps: Numbers of steps to measure.
         candidates: Numbers of candidates to measure.
         progress: Called with the number of rows done and the total number of rows (None if unknown).
@@ -115,13 +116,13 @@ def evaluate(
     Raises:
         InputError: If ``data`` is missing or not supported, or a number of steps or candidates is below 1.
     """
-    folder = str(model) if isinstance(model, (str, PathLike)) else None
-    model = model if folder is None else load(folder)
+    named = isinstance(model, (str, PathLike))
+    if data is None and not named:
+        raise InputError("data is missing: give data, or name a run folder to use the data that it held out")
+    folder, model = (str(model), load(model)) if named else (model.name_or_path, model)
     problem = problem_of(model.config.model_type)
-    if data is None:
-        if folder is None:
-            raise InputError("data is missing: give data, or name a run folder to use the data that it held out")
-        held_out = problem.held_out(Request(folder, {folder: model}))
+    if data is None or isinstance(data, (str, PathLike)):
+        held_out = problem.held_out(Request(folder, {folder: model}, None if data is None else str(data)))
     else:
-        held_out = HeldOut("data", 0, data if problem.name != "images" or len(data) > 2 else (*data, None))
+        held_out = HeldOut("data", 0, problem.given(model, data))
     return problem.curve(model, held_out, steps, candidates, progress or (lambda *_: None), **options)

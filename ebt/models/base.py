@@ -262,16 +262,25 @@ class ThinkingModel(HubModel):
         return self.think(context, thinking, **options).answer
 
 
+def as_tensor(given: Any, name: str) -> Tensor:
+    """A tensor, an array or nested lists as a tensor.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be made a tensor: {error}") from error
+
+
 def batch(given: Any, name: str, *sizes: int | None) -> Tensor:
     """A context as a batch (B, *sizes) of floating point numbers. None: any size.
 
     Raises:
         InputError: If it has another shape.
     """
-    try:
-        found = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} cannot be made a tensor: {error}") from error
+    found = as_tensor(given, name)
     pairs = zip(found.shape[1:], sizes, strict=False)
     if found.dim() != 1 + len(sizes) or any(size not in (None, own) for own, size in pairs) or not found.numel():
         wanted = ", ".join("any" if size is None else str(size) for size in sizes)

@@ -16,10 +16,11 @@ import transformers
 
 from ebt.errors import InputError, unknown
 from ebt.evaluation.results import Curve, Measure, Progress
-from ebt.models.base import HubModel
+from ebt.models.base import HubModel, as_tensor
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
+    from torch import Tensor
 
     from ebt.training.task import ThinkingTask
 
@@ -131,6 +132,14 @@ class Problem(ABC):
             InputError: If no data are known, or the models cannot be compared.
         """
 
+    def given(self, model: Any, data: Any) -> Any:
+        """Check the data of a call of ``ebt.evaluate``, and return them as ``curve`` takes them.
+
+        Raises:
+            InputError: If they are something else.
+        """
+        return data
+
     @abstractmethod
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
@@ -140,6 +149,19 @@ class Problem(ABC):
     def pictures(self, folder: Path, request: Request, held_out: HeldOut, steps: int) -> list[Path]:
         """Draw further pictures and return their paths."""
         return []
+
+
+def tensors(data: Any, *names: str) -> tuple[Tensor, ...]:
+    """Return data of several parts, one for each name, as tensors.
+
+    Raises:
+        InputError: If there are other than the named parts, or one cannot be made a tensor.
+    """
+    wanted = " and ".join(names)
+    if not isinstance(data, (tuple, list)) or len(data) != len(names):
+        found = f"{len(data)} parts" if isinstance(data, (tuple, list)) else type(data).__name__
+        raise InputError(f"data is {found}: give a tuple of {wanted}")
+    return tuple(as_tensor(part, name) for part, name in zip(data, names, strict=True))
 
 
 @cache

@@ -11,10 +11,11 @@ import torch
 
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
+from ebt.models.base import batch
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.metrics import MEASURE, ImagePoint, image_curve
 from ebt.problems.images.models import DiTForImages, EBTForImages
-from ebt.problems.registry import HeldOut, Problem, Request, late, same, unknown_data
+from ebt.problems.registry import HeldOut, Problem, Request, late, same, tensors, unknown_data
 from ebt.problems.runs import run_data
 
 
@@ -60,6 +61,14 @@ class Images(Problem):
         clean = torch.stack([crops[i]["image"] for i in where])
         noisy = NoiseSchedule.linear().noisy(clean, level, seed)
         return HeldOut(f"{name}, noise {level:g}", len(clean), (clean, noisy, level))
+
+    def given(self, model: Any, data: Any) -> tuple[Any, ...]:
+        """Clean and noisy images (B, C, H, W), and for a Diffusion Transformer the noise level."""
+        pair, level = (data[:2], data[2]) if isinstance(data, (tuple, list)) and len(data) == 3 else (data, None)
+        names = "clean images", "noisy images"
+        parts = tensors(pair, *names)
+        clean, noisy = (batch(*part, model.config.num_channels, None, None) for part in zip(parts, names, strict=True))
+        return clean, noisy, level
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ebt.errors import InputError
 from ebt.evaluation.measure import Scorer, Tally, measure
 from ebt.evaluation.results import Curve, Measure, Point
 from ebt.evaluation.statistics import auroc
@@ -58,6 +59,23 @@ def language_curve(
         InputError: If a number is below 1, or the batches have no scored tokens.
     """
     return measure(model, _Tokens(), batches, steps, candidates, **options)
+
+
+def check_batch(batch: Any, vocabulary: int) -> Mapping[str, Tensor]:
+    """Return a batch of ``input_ids`` and ``targets`` (B, S).
+
+    Raises:
+        InputError: If it is something else, or has tokens that are not in a vocabulary of that size.
+    """
+    parts: list[Any] = [batch.get(name) for name in ("input_ids", "targets")] if isinstance(batch, Mapping) else [None]
+    if any(not isinstance(part, Tensor) or part.dim() != 2 or part.shape != parts[0].shape for part in parts):
+        found = {name: tuple(getattr(part, "shape", ())) for name, part in batch.items()} if len(parts) > 1 else type(batch)
+        raise InputError(f"a batch is {found}: give a dict of input_ids and targets, whole numbers of shape (B, S)")
+    words, targets = parts
+    for name, tokens in (("input_ids", words), ("targets", targets[targets != IGNORED])):
+        if tokens.is_floating_point() or (tokens.numel() and not 0 <= tokens.min() <= tokens.max() < vocabulary):
+            raise InputError(f"{name} are not tokens of the vocabulary (0 to {vocabulary - 1}): use the tokenizer of the model")
+    return batch
 
 
 class _Tokens(Scorer[LanguagePoint]):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
 from ebt.problems.folder import find_folder, load_tokenizer_of
 from ebt.problems.language.ebt import EBTForCausalLM
-from ebt.problems.language.metrics import MEASURE, LanguagePoint, language_curve
+from ebt.problems.language.metrics import MEASURE, LanguagePoint, check_batch, language_curve
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.problems.registry import HeldOut, Problem, Request, late, unknown_data
 from ebt.problems.runs import run_data
@@ -65,6 +66,12 @@ class Language(Problem):
             raise InputError("The run has no validation documents: use --split test, or give the data with --data.")
         rows = _spread(loader.dataset, request.limit or 64)
         return HeldOut(name, len(rows), list(DataLoader(rows, batch_size=request.batch_size or 8)), note)
+
+    def given(self, model: Any, data: Any) -> Iterator[Mapping[str, Tensor]]:
+        """Batches of ``input_ids`` and ``targets`` (B, S)."""
+        if isinstance(data, (str, Tensor)) or not isinstance(data, Iterable):
+            raise InputError(f"data is {type(data).__name__}: give batches, dicts of input_ids and targets (B, S)")
+        return (check_batch(found, model.config.vocab_size) for found in ([data] if isinstance(data, Mapping) else data))
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any

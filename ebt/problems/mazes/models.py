@@ -33,6 +33,18 @@ class Mazes(Cells):
         """Return paths: the predicted ``classes`` of open squares, 1 at start and goal, 0 at walls."""
         return torch.where(context == OPEN, classes, (context != WALL).to(classes.dtype))
 
+    def prepared(self: Any, context: Any) -> Tensor:
+        """Convert mazes to (B, C). A single one may be (n, n), or text (``ebt.problems.mazes.grids.parse_maze``)."""
+        squares = torch.as_tensor(parse_maze(context) if isinstance(context, str) else context)
+        if squares.dim() == 2 and len(squares) == squares.shape[1] <= LARGEST:  # rows of several mazes are longer
+            squares = squares.unsqueeze(0)
+        if squares.dim() != 3:
+            size = math.isqrt(squares.shape[-1]) if squares.dim() else 0
+            if squares.dim() not in (1, 2) or size**2 != squares.shape[-1]:
+                raise InputError(f"maze has shape {tuple(squares.shape)}: give mazes of shape (n, n), (B, n, n) or (B, n * n)")
+            squares = squares.reshape(-1, size, size)
+        return torch.from_numpy(check_mazes(squares.cpu().numpy())).long().flatten(1).to(self.device)
+
 
 def _pieces(config: EBTMazesConfig | MazeTransformerConfig) -> tuple[nn.Module, int, Neighbours]:
     """Embedding, number of classes and relations."""
@@ -48,18 +60,6 @@ class EBTForMazes(Mazes, EBTForCells):
 
     def __init__(self, config: EBTMazesConfig) -> None:
         super().__init__(config, *_pieces(config))
-
-    def prepared(self, context: Any) -> Tensor:
-        """Convert mazes to (B, C). A single one may be (n, n), or text (``ebt.problems.mazes.grids.parse_maze``)."""
-        squares = torch.as_tensor(parse_maze(context) if isinstance(context, str) else context)
-        if squares.dim() == 2 and len(squares) == squares.shape[1] <= LARGEST:  # rows of several mazes are longer
-            squares = squares.unsqueeze(0)
-        if squares.dim() != 3:
-            size = math.isqrt(squares.shape[-1]) if squares.dim() else 0
-            if squares.dim() not in (1, 2) or size**2 != squares.shape[-1]:
-                raise InputError(f"maze has shape {tuple(squares.shape)}: give mazes of shape (n, n), (B, n, n) or (B, n * n)")
-            squares = squares.reshape(-1, size, size)
-        return torch.from_numpy(check_mazes(squares.cpu().numpy())).long().flatten(1).to(self.device)
 
 
 class MazeTransformer(Mazes, CellsTransformer):

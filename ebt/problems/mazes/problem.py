@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.evaluation.cells import CellsPoint
@@ -16,7 +17,7 @@ from ebt.problems.mazes.generator import generate
 from ebt.problems.mazes.grids import MazeSet, read_mazes
 from ebt.problems.mazes.metrics import MEASURE, maze_curve, rows_at_once, watch_maze
 from ebt.problems.mazes.models import EBTForMazes, MazeTransformer
-from ebt.problems.registry import HeldOut, Problem, Request, late
+from ebt.problems.registry import HeldOut, Problem, Request, late, tensors
 from ebt.problems.runs import run_data
 
 
@@ -60,6 +61,13 @@ class MazeProblem(Problem):
             )
         pair = tuple(torch.from_numpy(part[:limit]).flatten(1) for part in mazes)
         return HeldOut(name, len(pair[0]), pair, note)
+
+    def given(self, model: Any, data: Any) -> tuple[Tensor, Tensor]:
+        """Mazes and paths (k, n, n) or (k, C)."""
+        mazes, paths = tensors(data, "mazes", "paths")
+        if not torch.isin(paths, torch.tensor([0, 1])).all():
+            raise InputError("paths have numbers other than 0 and 1: give 1 on the path")
+        return model.prepared(mazes).cpu(), paths.reshape(len(paths), -1)
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any

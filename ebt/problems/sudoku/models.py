@@ -54,6 +54,17 @@ class Boards(Cells):
         """Fill the empty cells of puzzles (B, C) with the digits of the predicted ``classes`` (digit - 1)."""
         return torch.where(context == 0, classes + 1, context)
 
+    def prepared(self: Any, puzzle: Any) -> Tensor:
+        """Convert puzzles to (B, C). A single one may be (C,), or text with 0 . _ or * at empty cells."""
+        size = self.config.board
+        digits = torch.as_tensor(parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle).long().to(self.device)
+        if wrong := digits[(digits < 0) | (digits > size)].tolist():
+            raise InputError(f"puzzle has the digit {wrong[0]}: this model solves {size}x{size}, give 0 (empty) to {size}")
+        if digits.dim() == 0 or digits.shape[-1] != size**2:
+            shape = tuple(digits.shape)
+            raise InputError(f"puzzle has shape {shape}: this model solves {size}x{size}, give {size**2} cells per puzzle")
+        return digits.reshape(-1, size**2)
+
 
 fill = Boards.fill
 
@@ -71,17 +82,6 @@ class EBTForSudoku(Boards, EBTForCells):
 
     def __init__(self, config: EBTSudokuConfig) -> None:
         super().__init__(config, *_pieces(config))
-
-    def prepared(self, puzzle: Any) -> Tensor:
-        """Convert puzzles to (B, C). A single one may be (C,), or text with 0 . _ or * at empty cells."""
-        size = self.config.board
-        digits = torch.as_tensor(parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle).long().to(self.device)
-        if wrong := digits[(digits < 0) | (digits > size)].tolist():
-            raise InputError(f"puzzle has the digit {wrong[0]}: this model solves {size}x{size}, give 0 (empty) to {size}")
-        if digits.dim() == 0 or digits.shape[-1] != size**2:
-            shape = tuple(digits.shape)
-            raise InputError(f"puzzle has shape {shape}: this model solves {size}x{size}, give {size**2} cells per puzzle")
-        return digits.reshape(-1, size**2)
 
 
 class SudokuTransformer(Boards, CellsTransformer):

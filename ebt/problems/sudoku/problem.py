@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.evaluation.cells import CellsPoint
 from ebt.evaluation.results import Curve, Progress
-from ebt.problems.registry import HeldOut, Problem, Request, late, same
+from ebt.problems.registry import HeldOut, Problem, Request, late, same, tensors
 from ebt.problems.runs import run_data
 from ebt.problems.sudoku.boards import read_csv
-from ebt.problems.sudoku.generator import SudokuSet, generate
+from ebt.problems.sudoku.generator import SudokuSet, check_boards, generate
 from ebt.problems.sudoku.metrics import MEASURE, sudoku_curve
 from ebt.problems.sudoku.models import EBTForSudoku, SudokuTransformer
 
@@ -60,6 +61,14 @@ class Sudoku(Problem):
             )
         pair = torch.from_numpy(boards.puzzles[:limit]), torch.from_numpy(boards.solutions[:limit])
         return HeldOut(name, len(pair[0]), pair, note)
+
+    def given(self, model: Any, data: Any) -> tuple[Tensor, Tensor]:
+        """Puzzles and solutions (n, C)."""
+        puzzles, solutions = tensors(data, "puzzles", "solutions")
+        found = check_boards(solutions.cpu(), model.config.board, "solutions")
+        if not found.all():
+            raise InputError("solutions have empty cells: give complete boards")
+        return model.prepared(puzzles).cpu(), torch.from_numpy(found).reshape(-1, model.config.board**2)
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
+from ebt.models.base import batch
 from ebt.problems.registry import HeldOut, Problem, Request, late, same
 from ebt.problems.runs import run_data
 from ebt.problems.video.data import VideoDataModule, held_out_frames
@@ -46,6 +47,10 @@ class Video(Problem):
         frames = found.frames(length, request.limit or 64)
         note = f"repeating the last frame: {repeat_loss(frames).mean().item():.4f}. {found.note}".strip()
         return HeldOut(found.name, len(frames), frames, note)
+
+    def given(self, model: Any, data: Any) -> Tensor:
+        """Frames (B, S + 1, E)."""
+        return batch(data, "frames", None, model.config.frame_dim)
 
     def curve(
         self, model: Any, held_out: HeldOut, steps: Sequence[int], candidates: Sequence[int], bar: Progress, **options: Any
