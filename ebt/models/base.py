@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ebt.checks import as_tensor
 from ebt.errors import INSTALL, InputError
 from ebt.files import digest, write_json
 from ebt.models.exploration import Explored, explore
@@ -262,29 +263,19 @@ class ThinkingModel(HubModel):
         return self.think(context, thinking, **options).answer
 
 
-def as_tensor(given: Any, name: str) -> Tensor:
-    """A tensor, an array or nested lists as a tensor.
-
-    Raises:
-        InputError: If it is something else.
-    """
-    try:
-        return torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} cannot be made a tensor: {error}") from error
-
-
 def batch(given: Any, name: str, *sizes: int | None) -> Tensor:
     """A context as a batch (B, *sizes) of floating point numbers. None: any size.
 
     Raises:
-        InputError: If it has another shape.
+        InputError: If it has another shape, or numbers that are not finite.
     """
-    found = as_tensor(given, name)
+    found = as_tensor(name, given)
     pairs = zip(found.shape[1:], sizes, strict=False)
     if found.dim() != 1 + len(sizes) or any(size not in (None, own) for own, size in pairs) or not found.numel():
         wanted = ", ".join("any" if size is None else str(size) for size in sizes)
         raise InputError(f"{name} has shape {tuple(found.shape)}: give (B, {wanted}) with at least one row")
+    if not found.isfinite().all():
+        raise InputError(f"{name} has numbers that are not finite: replace them")
     return found if found.is_floating_point() else found.float()
 
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, get_type_hints
 import torch
 from transformers import PretrainedConfig
 
+from ebt.checks import check_range, check_type
 from ebt.errors import InputError
 from ebt.models.thinking import SPACES, UPDATES, Thinking, named
 from ebt.nn import PAPER, NetworkConfig, network_config
-from ebt.nn.checks import check_range, check_type
 from ebt.thinking import Geometry, Gradient, Recipe, Update
 
 THINKING = tuple(field.name for field in fields(Thinking))

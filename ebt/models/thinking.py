@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from ebt.nn.checks import check_fields
+from ebt.checks import check_fields
 from ebt.thinking import (
     Budget,
     Change,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ebt.nn.checks import check_fields
+from ebt.checks import check_fields
 
 Conditioning = Literal["none", "candidate", "prefix", "modulation"]
 """How the step index enters the network. none: not at all (one landscape). candidate: added to the candidate stream, so all

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
 
+from ebt.checks import as_tensor
 from ebt.errors import InputError, unknown
 from ebt.evaluation.results import Curve, Measure, Progress
-from ebt.models.base import HubModel, as_tensor
+from ebt.models.base import HubModel
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -161,7 +162,7 @@ def tensors(data: Any, *names: str) -> tuple[Tensor, ...]:
     if not isinstance(data, (tuple, list)) or len(data) != len(names):
         found = f"{len(data)} parts" if isinstance(data, (tuple, list)) else type(data).__name__
         raise InputError(f"data is {found}: give a tuple of {wanted}")
-    return tuple(as_tensor(part, name) for part, name in zip(data, names, strict=True))
+    return tuple(as_tensor(name, part) for name, part in zip(names, data, strict=True))
 
 
 @cache

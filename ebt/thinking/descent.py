@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ebt.checks import as_tensor, check_kind
 from ebt.thinking.fast.central import Nudge, passes_of, repeatable
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, broadcastable
@@ -87,7 +88,8 @@ def descend(
         NonFiniteError: If an energy, a gradient or a candidate is not finite.
     """
     check(steps, noise, clamp, gradients, stop, schedule, backend)
-    check_parts(start, geometry, update, stop)
+    check_start(start)
+    check_parts(energy, geometry, update, stop, generator)
     geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:]), like=start) if geometry is None else geometry
     watch = gradients == "none" or start.device.type == "cpu"  # training on a device does not wait for it at every step
     update, index = Gradient() if update is None else update, range(first, first + steps) if schedule is None else schedule
@@ -95,8 +97,8 @@ def descend(
         energy = getattr(energy, "once", lambda: energy)()
     with torch.inference_mode(False), torch.set_grad_enabled(gradients != "none"):
         start = start.clone() if start.is_inference() else start
-        alpha = per_prediction(step_size() if callable(step_size) else step_size, start)
-        std = per_prediction(noise, start) if torch.as_tensor(noise).any() else None
+        alpha = per_prediction("step_size", step_size() if callable(step_size) else step_size, start)
+        std = per_prediction("noise", noise, start) if torch.as_tensor(noise).any() else None
         rows = everyone(backend)(with_step(energy), geometry, start, stop)
         state, memory, states, energies = start, update.begin(start), list[Tensor](), list[Tensor]()
         for i in range(steps):
@@ -318,8 +320,9 @@ def check(
         raise ValueError(f"steps is {steps}: give a whole number of at least 1")
     if schedule is not None and len(schedule) != steps:
         raise ValueError(f"schedule has {len(schedule)} entries for {steps} steps: give one step index per step")
-    if not torch.as_tensor(noise).ge(0).all():
+    if not (std := as_tensor("noise", noise)).numel() or not std.ge(0).all():
         raise ValueError(f"noise is {noise}: give a standard deviation of at least 0; 0 turns it off")
+    check_kind("clamp", clamp, int | float, "give a positive bound, or null for none")  # type: ignore[arg-type]
     if clamp is not None and not clamp > 0:
         raise ValueError(f"clamp is {clamp}: give a positive bound, or null for none")
     if gradients not in get_args(Gradients):
@@ -330,16 +333,24 @@ def check(
         raise ValueError(f"backend is {backend!r}: choose auto or plain")
 
 
-def check_parts(start: Any, geometry: Any, update: Any, stop: Any) -> None:
-    """Raise ``ValueError`` if candidates are no tensor of floats or empty, or a component is a name or a class."""
+def check_start(start: Any) -> None:
+    """Raise ``ValueError`` if candidates are no tensor of floats, or there are none."""
     if not isinstance(start, Tensor) or not (start.is_floating_point() or start.is_complex()):
         found = start.dtype if isinstance(start, Tensor) else type(start).__name__
         raise ValueError(f"start is {found}: give a tensor of floating point numbers (N, *P, K)")
     if not start.dim() or not start.shape[:-1].numel():
         raise ValueError(f"start has shape {tuple(start.shape)}, which has no candidate: give (N, *P, K) with at least one")
-    for name, value, kind in (("geometry", geometry, Geometry), ("update", update, Update)):
-        if isinstance(value, str | type):
+
+
+def check_parts(energy: Any, geometry: Any, update: Any, stop: Any = None, generator: Any = None) -> None:
+    """Raise ``ValueError`` if a component of a descent is something else."""
+    if not callable(energy):
+        raise ValueError(f"energy is {energy!r}: give a function of the candidates that returns their energies")
+    for name, value, kind, method in (("geometry", geometry, Geometry, "look"), ("update", update, Update, "begin")):
+        if value is not None and (isinstance(value, type) or not hasattr(value, method)):
             raise ValueError(f"{name} is {value!r}: give an object of a subclass of ebt.{kind.__name__}")
+    if not (generator is None or isinstance(generator, torch.Generator) or hasattr(generator, "at")):
+        raise ValueError(f"generator is {generator!r}: give a torch.Generator")
     if isinstance(stop, type) or not (stop is None or callable(stop)):
         raise ValueError(f"stop is {stop!r}: give an object such as ebt.Change(0.01)")
 
@@ -393,7 +404,9 @@ def finite(tensor: Tensor, name: str, step: int) -> Tensor:
     return tensor
 
 
-def per_prediction(value: Tensor | float, state: Tensor) -> Tensor:
-    """Reshape a scalar, or one value per prediction, to broadcast against states."""
-    value = torch.as_tensor(value, dtype=state.dtype, device=state.device)
+def per_prediction(name: str, value: Any, state: Tensor) -> Tensor:
+    """Reshape a scalar, or one value per prediction, to broadcast against states. Raises ``ValueError`` if it is neither."""
+    value = as_tensor(name, value, state)
+    if value.dim() > state.dim() or any(own not in (1, size) for own, size in zip(value.shape, state.shape, strict=False)):
+        raise ValueError(f"{name} has shape {tuple(value.shape)} for candidates {tuple(state.shape)}: give one per prediction")
     return broadcastable(value, state.dim()) if value.dim() else value

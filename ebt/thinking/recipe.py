@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from ebt.thinking.descent import Energy, Gradients, check, descend, leave_inference_mode, own_slope
+from ebt.checks import as_tensor, check_fields, check_kind
+from ebt.thinking.descent import Energy, Gradients, check_parts, check_start, descend, leave_inference_mode, own_slope
 from ebt.thinking.fast.central import Nudge, Way, way_on
 from ebt.thinking.fast.draws import Rows, draw_integer
 from ebt.thinking.geometry import Euclidean, Geometry
@@ -31,6 +33,7 @@ class StepSize(nn.Module):
 
     def __init__(self, initial: float, learnable: bool = True) -> None:
         super().__init__()
+        check_kind("step size", initial, int | float, "give a positive number")  # type: ignore[arg-type]
         if not initial > 0:
             raise ValueError(f"step size is {initial}: give a positive number")
         self.initial = initial
@@ -48,6 +51,14 @@ class StepSize(nn.Module):
             return tensor.to(changed.device, torch.float32) if rounded else changed
 
         return super()._apply(convert, recurse)
+
+
+LIMITS = {
+    **dict.fromkeys(("min_steps", "max_steps", "landscapes", "step_size_spread", "rows_at_once"), (1, math.inf)),
+    **dict.fromkeys(("noise", "start_std", "replay_size"), (0, math.inf)),
+    "replay_fraction": (0, 1),
+}
+"""Smallest and largest allowed value of fields of ``Recipe``."""
 
 
 @dataclass(frozen=True)
@@ -94,27 +105,22 @@ class Recipe:
     """Number of rows whose gradients are computed at once. Fewer rows need less memory. None: a few on CPUs, else all."""
 
     def __post_init__(self) -> None:
+        check_fields(self, LIMITS)
         steps, replay = (self.min_steps, self.max_steps), (self.replay_size, self.replay_fraction)
         rules = {
-            "landscapes": (self.landscapes is None or self.landscapes >= 1, "give at least 1, or null for one index per step"),
-            "repeated": (self.repeated in ("all", "last"), "choose all or last"),
             "gradients": (self.gradients != "none", "choose detached, truncated or full for training"),
-            "loss": (self.loss in ("every", "last"), "choose every or last"),
-            "step_size_spread": (self.step_size_spread >= 1, "give a factor of at least 1 (1: no randomness)"),
-            "start_std": (self.start_std >= 0, "give a standard deviation of at least 0"),
             "warm_start": (0 <= self.warm_start < 1, "give a fraction of training, at least 0 and below 1"),
-            "second_order": (self.second_order in get_args(Way), "choose auto, exact or central"),
             "nudge": (self.nudge is None or 0 < self.nudge < 1, "give a number above 0 and below 1, or null for the default"),
-            "rows_at_once": (self.rows_at_once is None or self.rows_at_once >= 1, "give at least 1, or null for the default"),
+            "clamp": (self.clamp is None or self.clamp > 0, "give a positive bound, or null for none"),
         }
         for name, (right, remedy) in rules.items():
             if not right:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: {remedy}")
         if self.nudge is not None and self.second_order != "central":
             raise ValueError("nudge is for central differences: leave it out, or set second_order to central")
-        if not 1 <= steps[0] <= steps[1]:
-            raise ValueError("min_steps {} and max_steps {}: choose 1 <= min_steps <= max_steps".format(*steps))
-        if (replay[0] > 0) != (replay[1] > 0) or replay[0] < 0 or not 0 <= replay[1] <= 1:
+        if steps[0] > steps[1]:
+            raise ValueError("min_steps {} and max_steps {}: choose min_steps <= max_steps".format(*steps))
+        if (replay[0] > 0) != (replay[1] > 0):
             remedy = "set both (fraction in (0, 1]) or neither"
             raise ValueError("replay_size {} with replay_fraction {}: {}".format(*replay, remedy))
         if self.gradients == "detached" and (self.noise > 0 or self.replay_size > 0 or self.step_size_spread > 1):
@@ -122,7 +128,6 @@ class Recipe:
                 "gradients: detached is the S1 recipe, which has no noise, replay buffer or random step size: "
                 "drop them, or set gradients to truncated (S2) or full"
             )
-        check(1, self.noise, self.clamp, self.gradients)
 
     @classmethod
     def s1(cls, steps: int = 2, **overrides: Any) -> Recipe:
@@ -221,6 +226,10 @@ def loss(
     Raises:
         ValueError: If ``target`` holds indices and ``geometry`` is missing.
     """
+    check_kind("recipe", recipe, Recipe, "give an ebt.Recipe, for example ebt.Recipe.s1()")
+    if not isinstance(target, Tensor):
+        raise ValueError(f"target is {target!r}: give a tensor of vectors (N, *P, K) or indices (N, *P)")
+    check_parts(energy, geometry, update, generator=generator)
     recipe = Recipe() if recipe is None else recipe
     if geometry is None:
         if not target.is_floating_point():
@@ -235,6 +244,7 @@ def loss(
     if start is None:
         parts = target.shape[: -len(geometry.shape) or None] if isinstance(geometry, Euclidean) else target.shape
         start = geometry.start(tuple(parts), recipe.start_std, generator)
+    check_start(start)
     update = Gradient() if update is None else update
     with leave_inference_mode():
         return supervise(energy, geometry, update, start, target, step_size, recipe, generator, backend=backend).loss
@@ -337,7 +347,7 @@ def draw_step_size(
     step_size: StepSize | Tensor | float, predictions: tuple[int, ...], spread: float, generator: Any, like: Tensor
 ) -> Tensor:
     """Draw one alpha per prediction, uniform in [alpha / spread, alpha * spread] (paper, table 2). Spread 1 returns alpha."""
-    alpha = step_size() if isinstance(step_size, StepSize) else torch.as_tensor(step_size, dtype=like.dtype, device=like.device)
+    alpha = step_size() if isinstance(step_size, StepSize) else as_tensor("step_size", step_size, like)
     if spread == 1:
         return alpha
     uniform = torch.rand(predictions, generator=generator, device=alpha.device, dtype=alpha.dtype)

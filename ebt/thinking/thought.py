@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ebt.checks import check_kind
 from ebt.thinking.geometry import Geometry, Simplex
 from ebt.thinking.noise import broadcastable, precise
 from ebt.thinking.update import Update
@@ -180,8 +181,9 @@ def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
         ValueError: If M does not divide the rows, the rule is unknown, the final energy is missing, the rule is 'settled' and
             the path was not kept, 'decided' or 'visited' without their energies, or 'majority' and answers are not discrete.
     """
+    check_kind("thought", thought, Thought, "give the record of a descent")
     rows = thought.start.shape[0]
-    if candidates < 1 or rows % candidates:
+    if not isinstance(candidates, int) or candidates < 1 or rows % candidates:
         raise ValueError(f"{rows} rows cannot be {candidates} candidates each: give M x B rows, candidate-major")
     if not thought.final_energy:
         raise ValueError("the energy of the final state is missing: think with final_energy=True")
@@ -236,8 +238,10 @@ def mean(thought: Thought, candidates: int = 1, first: int = 1) -> Tensor:
     Returns:
         Log-probabilities (B, *P, V), usable as logits.
     """
+    check_kind("thought", thought, Thought, "give the record of a descent")
+    if not isinstance(thought.geometry, Simplex):
+        raise ValueError(f"{type(thought.geometry).__name__} has no probabilities to average: think on a vocabulary")
     geometry, states = thought.geometry, thought.states[min(first, len(thought.states)) - 1 :]
-    assert isinstance(geometry, Simplex)
     total: Tensor | None = None
     for state in states:
         seen = precise(geometry.logits(state)).log_softmax(-1).unflatten(0, (candidates, -1)).logsumexp(0)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"min_steps": 0}, "min_steps 0"),
+        ({"min_steps": 0}, "min_steps is 0"),
         ({"min_steps": 4, "max_steps": 3}, "min_steps 4 and max_steps 3"),
         ({"gradients": "none"}, "gradients is 'none'"),
         ({"gradients": "half"}, "gradients is 'half'"),
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("float64")
         ({"clamp": -1.0}, "clamp is -1.0"),
         ({"replay_size": 10}, "replay_size 10 with replay_fraction 0.0"),
         ({"replay_fraction": 0.5}, "replay_size 0 with replay_fraction 0.5"),
-        ({"replay_size": 10, "replay_fraction": 1.5}, "replay_fraction 1.5"),
-        ({"replay_size": -1, "replay_fraction": 0.0}, "replay_size -1"),
+        ({"replay_size": 10, "replay_fraction": 1.5}, "replay_fraction is 1.5"),
+        ({"replay_size": -1, "replay_fraction": 0.0}, "replay_size is -1"),
         ({"gradients": "detached", "noise": 0.1}, "detached is the S1 recipe"),
         ({"gradients": "detached", "step_size_spread": 2.0}, "detached is the S1 recipe"),
         ({"gradients": "detached", "replay_size": 5, "replay_fraction": 0.5}, "detached is the S1 recipe"),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebt.checks import as_tensor
 from ebt.errors import InputError
 from ebt.models.cells import Cells, CellsTransformer, EBTForCells
 from ebt.nn.blocks import Neighbours
@@ -35,7 +36,7 @@ class Mazes(Cells):
 
     def prepared(self: Any, context: Any) -> Tensor:
         """Convert mazes to (B, C). A single one may be (n, n), or text (``ebt.problems.mazes.grids.parse_maze``)."""
-        squares = torch.as_tensor(parse_maze(context) if isinstance(context, str) else context)
+        squares = as_tensor("maze", parse_maze(context) if isinstance(context, str) else context)
         if squares.dim() == 2 and len(squares) == squares.shape[1] <= LARGEST:  # rows of several mazes are longer
             squares = squares.unsqueeze(0)
         if squares.dim() != 3:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebt.checks import as_tensor
 from ebt.errors import InputError
 from ebt.models.cells import Cells, CellsTransformer, EBTForCells
 from ebt.nn.blocks import Groups
@@ -57,7 +58,7 @@ class Boards(Cells):
     def prepared(self: Any, puzzle: Any) -> Tensor:
         """Convert puzzles to (B, C). A single one may be (C,), or text with 0 . _ or * at empty cells."""
         size = self.config.board
-        digits = torch.as_tensor(parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle).long().to(self.device)
+        digits = as_tensor("puzzle", parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle).long().to(self.device)
         if wrong := digits[(digits < 0) | (digits > size)].tolist():
             raise InputError(f"puzzle has the digit {wrong[0]}: this model solves {size}x{size}, give 0 (empty) to {size}")
         if digits.dim() == 0 or digits.shape[-1] != size**2:

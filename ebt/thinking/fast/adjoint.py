@@ -161,7 +161,7 @@ def train(
         states=tuple(torch.cat(states) for states in zip(*(group.states for group in groups), strict=True)),
         energies=torch.cat([torch.cat(group.energies) for group in groups], 1),
         steps=torch.full(start.shape[: geometry.prediction_dims], len(schedule), device=start.device),
-        step_size=per_prediction(alpha.detach(), start),
+        step_size=per_prediction("step_size", alpha.detach(), start),
         evaluations=Evaluations(forward=len(schedule), backward=len(schedule)),
     )
     return Supervised(loss, losses, thought)

@@ -1,4 +1,4 @@
-"""Type and range checks for settings that come from files and command lines."""
+"""Type and range checks of settings and arguments."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from dataclasses import fields
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from ebt.errors import InputError
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
@@ -22,7 +27,26 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 def check_range(name: str, value: Any, least: float, most: float) -> None:
     """Raise ``ValueError`` if a number is outside [least, most]. None always passes."""
     if value is not None and not least <= value <= most:
-        raise ValueError(f"{name} is {value}: give a number of at least {least} and at most {most}")
+        bound = "" if most == math.inf else f" and at most {most}"
+        raise ValueError(f"{name} is {value}: give a number of at least {least}{bound}")
+
+
+def check_kind(name: str, value: Any, kind: type, remedy: str) -> None:
+    """Raise ``ValueError`` if a value is no object of a class. None always passes."""
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{name} is {value!r}: {remedy}")
+
+
+def as_tensor(name: str, value: Any, like: Tensor | None = None) -> Tensor:
+    """A tensor, a number, an array or nested lists as a tensor, with dtype and device of ``like``.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    try:
+        return torch.as_tensor(value) if like is None else torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is {value!r}, which cannot be made a tensor: {error}") from error
 
 
 @cache  # evaluating hints takes longer than checking them, and every call of a model checks its options
