@@ -135,7 +135,7 @@ def test_saved_folders_carry_no_copy_of_the_source(index: int, tmp_path: Path) -
         (6, torch.zeros(0, 1, 8, 8), r"pixel_values has shape \(0, 1, 8, 8\)"),
         (6, torch.zeros(1, 8, 8), r"pixel_values has shape \(1, 8, 8\)"),
         (6, torch.zeros(1, 2, 8, 8), r"pixel_values has shape \(1, 2, 8, 8\)"),
-        (6, "photo.png", "pixel_values cannot be made a tensor"),
+        (6, "photo.png", "pixel_values is 'photo.png'"),
         (8, torch.zeros(0, 3, VIDEO["frame_dim"]), "frames has shape"),
         (8, torch.zeros(3, VIDEO["frame_dim"]), "frames has shape"),
         (8, torch.zeros(1, 3, 1), r"frames has shape \(1, 3, 1\)"),
