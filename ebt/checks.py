@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
@@ -46,7 +47,7 @@ def as_tensor(name: str, value: Any, like: Tensor | None = None) -> Tensor:
     try:
         return torch.as_tensor(value) if like is None else torch.as_tensor(value, dtype=like.dtype, device=like.device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} is {value!r}, which cannot be made a tensor: {error}") from error
+        raise InputError(f"{name} is {reprlib.repr(value)}, which cannot be made a tensor: {error}") from error
 
 
 @cache  # evaluating hints takes longer than checking them, and every call of a model checks its options
