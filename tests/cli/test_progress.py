@@ -12,10 +12,10 @@ from ebt.cli.progress import RECENT, Report
 
 def test_a_pause_is_soon_forgotten(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One update a second, but for an hour in which the machine stood still."""
-    clock, total = 0.0, 1000
+    clock = 0.0
     monkeypatch.setattr("ebt.cli.progress.time", SimpleNamespace(monotonic=lambda: clock))
     trainer: Any = SimpleNamespace(
-        global_step=0, estimated_stepping_batches=total, is_global_zero=True, sanity_checking=False, callback_metrics={}
+        global_step=0, estimated_stepping_batches=1000, is_global_zero=True, sanity_checking=False, callback_metrics={}
     )
     trainer.state = SimpleNamespace(fn="fit")
     report = Report()
@@ -27,4 +27,4 @@ def test_a_pause_is_soon_forgotten(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert report.seconds == clock
     capsys.readouterr()
     report.on_validation_end(trainer, None)
-    assert f"1 updates/s  left 0:10:0{total - step - 600}" in capsys.readouterr().out
+    assert "1 updates/s  left 0:10:01" in capsys.readouterr().out

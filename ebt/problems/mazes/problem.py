@@ -64,7 +64,7 @@ class MazeProblem(Problem):
 
     def given(self, model: Any, data: Any) -> tuple[Tensor, Tensor]:
         """Mazes and paths (k, n, n) or (k, C)."""
-        mazes, paths = tensors(data, "mazes", "paths")
+        mazes, paths = (part.cpu() for part in tensors(data, "mazes", "paths"))
         if not torch.isin(paths, torch.tensor([0, 1])).all():
             raise InputError("paths have numbers other than 0 and 1: give 1 on the path")
         return model.prepared(mazes).cpu(), paths.reshape(len(paths), -1)
