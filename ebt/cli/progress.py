@@ -148,6 +148,8 @@ def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
     table.add_row("device", f"{trainer.world_size} x {trainer.strategy.root_device}, precision {trainer.precision}")
     if (way := second_order(task)) is not None:
         table.add_row("gradients of gradients", str(way))
+    if not getattr(getattr(getattr(task, "model", None), "config", None), "input_gradient", True):
+        table.add_row("candidate embedding", "no gradients through the network's input (network.input_gradient)")
     return table
 
 

@@ -52,7 +52,8 @@ class Network:
     candidate_noise: float | None = None
     """Standard deviation of Langevin noise after training, for all candidates except the first."""
     input_gradient: bool | None = None
-    """Whether the candidate embedding also gets gradients through the network's input."""
+    """Whether the candidate embedding also gets gradients through the network's input. Default: yes, but for text with more
+    than 16,384 tokens."""
     conditioning: Conditioning | None = None
     """How the network is conditioned on the step index."""
     conditioned_steps: int | None = None

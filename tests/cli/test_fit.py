@@ -92,13 +92,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_from_configuration_to_results(text: list[str], tmp_path: Path, capsys: Captured) -> None:
     config = "language/ebt"
-    trained = ["--trainer.max_steps=6", "--trainer.val_check_interval=3", "--seed=5"]
+    trained = ["--trainer.max_steps=6", "--trainer.val_check_interval=3", "--seed=5", "--model.network.input_gradient=false"]
     assert main(["fit", f"--config={config}", *text, *trained]) == 0
     told, warned = capsys.readouterr()
     assert "arning" not in warned
     assert "parameters" in told
     assert "text.txt" in told
     assert "gradients of gradients  exact (auto: CPU)" in told
+    assert "candidate embedding" in told
     assert told.count("val/loss") == 2
     assert told.count("sample: ") == 2
     run = tmp_path / "runs" / "language-ebt"

@@ -50,6 +50,15 @@ def test_saved_configurations_keep_their_inner_width(tmp_path: Path) -> None:
     assert TransformerPPConfig.from_dict({"size": "micro"}).ffn_dim == TransformerPPConfig().ffn_dim == 352
 
 
+@pytest.mark.parametrize(("words", "given", "learns"), [(16_384, None, True), (16_385, None, False), (50_257, True, True)])
+def test_large_vocabularies_omit_a_gradient_by_default(words: int, given: bool | None, learns: bool, tmp_path: Path) -> None:
+    """What was chosen is saved, so that a model trains on as it did."""
+    config = EBTConfig(words, **({} if given is None else {"input_gradient": given}))
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["input_gradient"] is learns
+    assert EBTConfig.from_pretrained(tmp_path).input_gradient is config.input_gradient is learns
+
+
 def test_names_that_other_libraries_read() -> None:
     config = EBTConfig(size="nano", context_length=77)
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 64, 4)

@@ -78,6 +78,7 @@ def _text(hparams: Settings, state: State) -> Fields:
     if hparams["model_name"] == "ebt":
         fields["space"] = "reference" if hparams["normalize_initial_condition"] else "free"
         fields["tied_candidates"] = bool(hparams["vocab_to_embed_uses_prob_dist"])
+        fields["input_gradient"] = True
     return fields
 
 

@@ -8,13 +8,18 @@ from ebt.errors import InputError
 from ebt.models.configuration import TWINS, NetworkFields, ThinkingFields, check_value
 from ebt.thinking import Recipe
 
+LARGE_VOCABULARY = 16_384
+"""Vocabularies above this size train without ``input_gradient`` by default. It is worth 0.02 nats after equal updates, which
+take up to 1.6 times as long with it."""
+
 
 class EBTConfig(ThinkingFields):
     """Autoregressive EBT for text with ``vocab_size`` tokens, trained on contexts of ``context_length`` tokens.
 
-    ``tied_candidates``: embed candidates with the table of the observed tokens instead of a separate one. ``recipe``: fields of
-    ``ebt.thinking.Recipe`` for training through ``forward(labels=...)``, as ``transformers.Trainer`` does. Missing fields are
-    those of ``Recipe()``, with starts as in inference.
+    ``input_gradient``: by default, true with at most ``LARGE_VOCABULARY`` tokens. ``tied_candidates``: embed candidates with
+    the table of the observed tokens instead of a separate one. ``recipe``: fields of ``ebt.thinking.Recipe`` for training
+    through ``forward(labels=...)``, as ``transformers.Trainer`` does. Missing fields are those of ``Recipe()``, with starts as
+    in inference.
     """
 
     model_type = "ebt"
@@ -30,11 +35,13 @@ class EBTConfig(ThinkingFields):
         anchor: str = "hidden",
         head: str = "bilinear",
         scale_inputs: bool = True,
+        input_gradient: bool | None = None,
         **kwargs: Any,
     ) -> None:
         self.vocab_size, self.context_length, self.recipe = vocab_size, context_length, recipe
         self.tied_candidates = tied_candidates
-        super().__init__(anchor=anchor, head=head, scale_inputs=scale_inputs, **kwargs)
+        learns = vocab_size <= LARGE_VOCABULARY if input_gradient is None else input_gradient
+        super().__init__(anchor=anchor, head=head, scale_inputs=scale_inputs, input_gradient=learns, **kwargs)
         self.training_recipe()
 
     def training_recipe(self) -> Recipe:
