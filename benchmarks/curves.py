@@ -1,14 +1,17 @@
-"""Train with exact gradients and with cheaper ones: do the models learn equally well?
+"""Train in two ways that should learn equally well: exact gradients and cheaper ones, without and with a ranking loss.
 
     python benchmarks/curves.py --out runs/curves --json curves.json
     python benchmarks/curves.py --compare table --out runs/table --json table.json
+    python benchmarks/curves.py --compare ranking --only 'text own' boards --out runs/ranking --json ranking.json
 
 ``gradients`` compares exact gradients of gradients with central differences, in six cases on embedded data: text with the
 paper's S1 and S2 and the library's own recipe, 6x6 boards, denoising, moving digits. ``table`` compares gradients of the
-candidate table with and without its input side (``network.input_gradient``), on text of a large vocabulary. Both ways train
-from the same weights on the same batches with the same random draws; seeds differ in weights and draws. Models are evaluated as
-by ``ebt validate``. A case is within the spread if the mean paired difference of its losses is at most the standard deviation
-of the exact way over seeds. A finished run is one JSON file in ``--out``; an interrupted benchmark continues where it stopped.
+candidate table with and without its input side (``network.input_gradient``), on text of a large vocabulary. ``ranking``
+compares energies that are not supervised with ``recipe.ranking``: also by how well energies judge, that is by the AUROC for
+wrong tokens and cells, less that of the same model's entropy, or by the rank correlation with errors. Both ways train from the
+same weights on the same batches with the same random draws; seeds differ in weights and draws. Models are evaluated as by
+``ebt validate``. A case is within the spread if the mean paired difference of its losses is at most the standard deviation of
+the usual way over seeds. A finished run is one JSON file in ``--out``; an interrupted benchmark continues where it stopped.
 After a change of the code, start with an empty folder.
 """
 
@@ -19,12 +22,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import lightning as L
+import torch
 from rich.console import Console
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))  # benchmarks import each other
 from race import write
@@ -32,6 +38,7 @@ from race import write
 from ebt.cli.parser import Options, count_from, number_in
 from ebt.cli.terminal import numbers, out_folder, plain_table, print_table
 from ebt.errors import InputError
+from ebt.evaluation.statistics import auroc, spearman
 from ebt.lab.studies.command import gather
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json, Result, Run
@@ -46,13 +53,15 @@ from ebt.problems.sudoku.data import SudokuDataModule
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.problems.video.data import VideoDataModule
 from ebt.problems.video.task import VideoNetwork, VideoTask
-from ebt.thinking import Recipe
+from ebt.thinking import Recipe, Simplex
+from ebt.thinking.ranking import like
 from ebt.training.loop import quiet, train
 from ebt.training.optimisation import Optimisation
 
 Settings = dict[str, Any]
-CHEAPER = {"gradients": "central", "table": "detached"}
-"""The way that each comparison sets against the exact one."""
+WAYS = {"gradients": ("exact", "central"), "table": ("exact", "detached"), "ranking": ("free", "ranked")}
+"""The two ways of each comparison."""
+RANKING = 0.5
 WORDS = 8192
 """Tokens of the large vocabulary, byte pairs of the training text."""
 PARTS: dict[str, tuple[Any, Any, Any, Settings]] = {
@@ -94,6 +103,8 @@ POINTS = 20
 """Number of means that keep the training losses of a run."""
 SHARES = {"exact": "solved %", "cells": "cells %"}
 """Metrics that are shares, and how they are shown."""
+JUDGED = {"text": ("auroc", "auroc less entropy"), "boards": ("auroc", "auroc less entropy")}
+"""By problem, how well energies judge. Default: ``correlation``."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,8 @@ def run_of(name: str, way: str, seed: int, args: argparse.Namespace, folder: Pat
     recipe, own = {**asdict(case.recipe), "second_order": "exact"}, Settings()
     if args.compare == "gradients":
         recipe["second_order"] = way
+    elif args.compare == "ranking":
+        recipe["ranking"] = RANKING if way == "ranked" else 0.0
     else:
         own, places = {"input_gradient": way == "exact"}, {"tokenizer": tokenizer_of(folder, quick)}
     settings: Settings = {
@@ -160,7 +173,7 @@ def run_of(name: str, way: str, seed: int, args: argparse.Namespace, folder: Pat
         "batches": 1 if quick else BATCHES,
         "seed": seed,
     }
-    label = name if args.compare == "gradients" else f"{name} table"
+    label = name if args.compare == "gradients" else f"{name} {args.compare}"
     return Run(f"{label} {way} {seed}", work, settings, folder, places, cost=float(settings["updates"]))
 
 
@@ -179,27 +192,49 @@ def work(settings: Json, places: Json, report: Report) -> Settings:
         trainer = L.Trainer(accelerator="cpu", devices=1, limit_val_batches=settings["batches"], inference_mode=False, **still)
         trainer.validate(task, data, verbose=False)
     metrics = {name.removeprefix("val/"): value.item() for name, value in trainer.callback_metrics.items()}
+    metrics |= judged(task, list(islice(data.val_dataloader(), settings["batches"])))
     return {"metrics": metrics, "curve": losses.curve(), "seconds": seconds}
 
 
+@torch.no_grad()
+def judged(task: Any, batches: Sequence[Any]) -> dict[str, float]:
+    """How well energies and entropies tell where the answers are wrong, over all scored parts of batches."""
+    geometry, energies, mistakes, entropies = task.geometry(), list[Tensor](), list[Tensor](), list[Tensor]()
+    for batch in batches:
+        thought, target = task.explore(batch, [task.steps]).at(task.steps, 1), task.target(batch)
+        found = geometry.mistakes(thought.state, target)
+        scored = geometry.scored(target).expand_as(found)
+        energies.append(like(thought.energies[-1], found)[scored])
+        mistakes.append(found[scored])
+        if isinstance(geometry, Simplex):
+            entropies.append(geometry.entropy(thought.state)[scored])
+    energy, mistake = torch.cat(energies), torch.cat(mistakes)
+    if not entropies:
+        return {"correlation": spearman(energy.double().numpy(), mistake.double().numpy())}
+    by_energy, by_entropy = auroc(energy, mistake > 0), auroc(torch.cat(entropies), mistake > 0)
+    return {} if by_energy is None or by_entropy is None else {"auroc": by_energy, "auroc less entropy": by_energy - by_entropy}
+
+
 def summarise(name: str, found: Mapping[str, Sequence[Result]]) -> list[Settings]:
-    """Compare the exact way of a case with the cheaper one: one summary for each score."""
-    (way,) = found.keys() - {"exact"}
-    time_ratio = sum(run.values["seconds"] for run in found[way]) / sum(run.values["seconds"] for run in found["exact"])
+    """Compare the two ways of a case, the first in ``found`` being the usual one: one summary for each score."""
+    usual, way = found
+    time_ratio = sum(run.values["seconds"] for run in found[way]) / sum(run.values["seconds"] for run in found[usual])
     gaps = [
-        max(abs(b - a) for a, b in zip(exact.values["curve"], cheap.values["curve"], strict=True))
-        for exact, cheap in zip(found["exact"], found[way], strict=True)
+        max(abs(b - a) for a, b in zip(one.values["curve"], other.values["curve"], strict=True))
+        for one, other in zip(found[usual], found[way], strict=True)
     ]
     summaries = []
-    for score in CASES[name].scores:
-        exact, cheap = ([run.values["metrics"][score] for run in found[name]] for name in ("exact", way))
+    judged = JUDGED.get(CASES[name].problem, ("correlation",)) if usual == "free" else ()
+    known = [run.values["metrics"] for way in found for run in found[way]]
+    for score in (*CASES[name].scores, *(one for one in judged if all(one in metrics for metrics in known))):
+        exact, cheap = ([run.values["metrics"][score] for run in found[name]] for name in (usual, way))
         differences = [b - a for a, b in zip(exact, cheap, strict=True)]
         spread, mean = (stdev(exact) if len(exact) > 1 else None), fmean(differences)
         summaries.append(
             {
                 "case": name,
                 "score": score,
-                **{name: {"mean": fmean(values), "values": values} for name, values in (("exact", exact), (way, cheap))},
+                **{name: {"mean": fmean(values), "values": values} for name, values in ((usual, exact), (way, cheap))},
                 "spread": spread,
                 "differences": differences,
                 "mean difference": mean,
@@ -211,9 +246,9 @@ def summarise(name: str, found: Mapping[str, Sequence[Result]]) -> list[Settings
     return summaries
 
 
-def show(summaries: Sequence[Settings], way: str, console: Console) -> None:
-    """Print a row for each score, of the exact way and a cheaper one."""
-    columns = ("exact", "spread", way, "difference", "/ spread", "time")
+def show(summaries: Sequence[Settings], usual: str, way: str, console: Console) -> None:
+    """Print a row for each score, of the usual way and another one."""
+    columns = (usual, "spread", way, "difference", "/ spread", "time")
     table = plain_table("case", *numbers(*columns), "verdict")
     for one in summaries:
         percent = 100 if one["score"] in SHARES else 1
@@ -222,7 +257,7 @@ def show(summaries: Sequence[Settings], way: str, console: Console) -> None:
         known = spread is not None
         table.add_row(
             f"{one['case']}, {SHARES.get(one['score'], one['score'])}",
-            f"{percent * one['exact']['mean']:.{digits}f}",
+            f"{percent * one[usual]['mean']:.{digits}f}",
             f"{percent * spread:.{digits}f}" if known else "-",
             f"{percent * one[way]['mean']:.{digits}f}",
             f"{percent * difference:+.2g}",
@@ -230,8 +265,8 @@ def show(summaries: Sequence[Settings], way: str, console: Console) -> None:
             f"{one['time ratio']:.2f}",
             {None: "one seed", True: "within", False: "outside"}[one["within the spread"]],
         )
-    note = f"Spread: standard deviation of exact over seeds. Time: processor time of training, {way} over exact."
-    print_table(console, f"validation after training, exact against {way}", table, note)
+    note = f"Spread: standard deviation of {usual} over seeds. Time: processor time of training, {way} over {usual}."
+    print_table(console, f"validation after training, {usual} against {way}", table, note)
 
 
 def _options() -> Options:
@@ -240,8 +275,8 @@ def _options() -> Options:
     )
     options.prog = "python benchmarks/curves.py"
     add = options.add_argument
-    told = "gradients of gradients, or gradients of the candidate table (default: gradients)"
-    add("--compare", choices=list(CHEAPER), default="gradients", help=told)
+    told = "gradients of gradients, gradients of the candidate table, or the ranking loss (default: gradients)"
+    add("--compare", choices=list(WAYS), default="gradients", help=told)
     add("--only", nargs="+", metavar="CASE", help=f"some of the cases: {', '.join(CASES)} (default: all)")
     add("--seeds", type=count_from(1), default=3, metavar="N", help="training runs per case and way (default: 3)")
     add("--times", type=number_in(0), default=1.0, metavar="X", help="factor on the numbers of updates (default: 1, an hour)")
@@ -255,8 +290,8 @@ def _options() -> Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the missing runs, and print the table."""
     args, console = _options().parse_args(sys.argv[1:] if argv is None else list(argv)), Console()
-    cases = [name for name, case in CASES.items() if args.compare == "gradients" or case.problem == "text"]
-    names, ways = args.only or cases, ("exact", CHEAPER[args.compare])
+    cases = [name for name, case in CASES.items() if args.compare != "table" or case.problem == "text"]
+    names, ways = args.only or cases, WAYS[args.compare]
     if unknown := [name for name in names if name not in cases]:
         raise InputError(f"--only: there is no case {unknown[0]!r} of {args.compare}: choose from {', '.join(cases)}.")
     folder = out_folder(args.out)
@@ -269,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in names:
         found = {way: [results[runs[name, way, seed].key] for seed in range(args.seeds)] for way in ways}
         summaries += summarise(name, found)
-    show(summaries, CHEAPER[args.compare], console)
+    show(summaries, *ways, console)
     write(args.json, args, summaries, console)
     return 0
 

@@ -342,6 +342,7 @@ RECIPE: dict[str, tuple[Any, Settings]] = {
     "replay_size": (1, REPLAY),
     "replay_fraction": (1.0, REPLAY),
     "warm_start": (0.5, {}),
+    "ranking": (0.5, {}),
     "second_order": ("central", {}),
     "nudge": (0.3, {"second_order": "central"}),
     "rows_at_once": (1, {}),

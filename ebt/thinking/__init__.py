@@ -16,6 +16,7 @@ from ebt.thinking.fast.published import FreeVector, Published
 from ebt.thinking.geometry import IGNORED, Euclidean, Geometry, Projected, Simplex
 from ebt.thinking.latent import LatentSimplex
 from ebt.thinking.noise import draw_normal
+from ebt.thinking.ranking import ranking_loss
 from ebt.thinking.recipe import Recipe, StepSize, Supervised, loss, mean_loss, supervise
 from ebt.thinking.stop import Budget, Change, Either, EnergyChange, Step, Stop
 from ebt.thinking.thought import Evaluations, Rule, Thought, choose, mean
@@ -27,6 +28,6 @@ __all__ = [
     "Gradient", "Mirror", "Momentum", "Published", "Restart", "Update",
     "Budget", "Change", "Either", "EnergyChange", "Step", "Stop",
     "Evaluations", "Rule", "Thought", "choose", "mean",
-    "Recipe", "StepSize", "Supervised", "loss", "mean_loss", "supervise",
+    "Recipe", "StepSize", "Supervised", "loss", "mean_loss", "ranking_loss", "supervise",
     "Places", "Rows", "draw_normal",
 ]  # fmt: skip

@@ -50,6 +50,10 @@ class Geometry(ABC):
     def change(self, before: Tensor, after: Tensor) -> Tensor:
         """Distance between the predictions of two states, one value per prediction."""
 
+    def mistakes(self, state: Tensor, target: Tensor) -> Tensor:
+        """Size of the mistake of each part (N, *P), to compare energies by (``Recipe.ranking``). Default: the loss."""
+        return self.loss(state, target)
+
     def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
         """Map the output of ``pull_back`` to the derivative with respect to the state. Default: the identity."""
         return dual
@@ -188,6 +192,10 @@ class Simplex(Geometry):
         """Cross entropy in nats."""
         logits = precise(self.logits(state)).flatten(0, -2)
         return F.cross_entropy(logits, target.flatten(), ignore_index=IGNORED, reduction="none").view_as(target)
+
+    def mistakes(self, state: Tensor, target: Tensor) -> Tensor:
+        """1 where the most probable entry is wrong, else 0."""
+        return (self.decide(state) != target).to(state.dtype)
 
     def scored(self, target: Tensor) -> Tensor:
         return target != IGNORED

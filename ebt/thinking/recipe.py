@@ -17,6 +17,7 @@ from ebt.thinking.fast.central import Nudge, Way, way_on
 from ebt.thinking.fast.draws import Rows, draw_integer
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, precise
+from ebt.thinking.ranking import rank
 from ebt.thinking.thought import Thought
 from ebt.thinking.update import Gradient, Update
 
@@ -55,7 +56,7 @@ class StepSize(nn.Module):
 
 LIMITS = {
     **dict.fromkeys(("min_steps", "max_steps", "landscapes", "step_size_spread", "rows_at_once"), (1, math.inf)),
-    **dict.fromkeys(("noise", "start_std", "replay_size"), (0, math.inf)),
+    **dict.fromkeys(("noise", "start_std", "replay_size", "ranking"), (0, math.inf)),
     "replay_fraction": (0, 1),
 }
 """Smallest and largest allowed value of fields of ``Recipe``."""
@@ -96,6 +97,10 @@ class Recipe:
     warm_start: float = 0.0
     """Initial fraction of training during which the blocks do not see the candidates. Its one step is a pass of the
     feed-forward twin (autoregressive: two passes, one of them for the context). Not for linear energy heads."""
+    ranking: float = 0.0
+    """Weight of a loss of the final states' energies, by which wrong predictions get higher ones than right ones
+    (``ebt.thinking.ranking``). It takes one more pass and, for separable landscapes, one more encoding of the context. 0, as in
+    the paper: energies are not supervised. The warm start has none."""
     second_order: Way = "auto"
     """How gradients of gradients are computed. exact: double backward. central: central differences of first derivatives
     (``ebt.thinking.fast.central``). auto: exact on CPUs, central elsewhere."""
@@ -192,6 +197,8 @@ class Supervised:
     losses: Tensor
     """Mean loss after each step, (T,), without gradients."""
     thought: Thought
+    ranking: Tensor | None = None
+    """Ranking loss of the final states, without gradients and weight; None if it is not used."""
 
 
 def loss(
@@ -206,7 +213,7 @@ def loss(
     generator: torch.Generator | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """Loss of one batch under a recipe (paper, section 3.2). The energy itself is never supervised.
+    """Loss of one batch under a recipe (paper, section 3.2). Without ``recipe.ranking``, energies are not supervised.
 
     Args:
         energy: See ``descend``.
@@ -284,8 +291,8 @@ def supervise(
         The loss, and the record of the descent.
 
     Raises:
-        ValueError: If ``backend`` is ``accumulate`` and gradients of gradients are exact, or if they are central and the energy
-            gives its own slope.
+        ValueError: If ``backend`` is ``accumulate`` and gradients of gradients are exact or ``recipe.ranking`` is set, or if
+            gradients of gradients are central and the energy gives its own slope.
     """
     schedule = recipe.draw_schedule(generator) if steps is None else tuple(range(steps)) if isinstance(steps, int) else steps
     alpha = draw_step_size(step_size, start.shape[: geometry.prediction_dims], recipe.step_size_spread, generator, start)
@@ -296,8 +303,31 @@ def supervise(
         raise ValueError(
             "second_order is 'central', but the energy gives its own slope, which is differentiated once: leave it out"
         )
+    if backend == "accumulate" and recipe.ranking:
+        raise ValueError(f"ranking is {recipe.ranking}: backend accumulate has no ranking loss, so set it to 0")
     nudge = None if own else Nudge.of(recipe.second_order, recipe.nudge, geometry, start)
-    if backend == "accumulate" and not own:
+    found = _supervise(energy, geometry, update, start, target, alpha, recipe, schedule, noise, nudge, backend)
+    if not recipe.ranking:
+        return found
+    ranking = rank(energy, geometry, found.thought, target, schedule[-1], generator)
+    return replace(found, loss=found.loss + recipe.ranking * ranking, ranking=ranking.detach())
+
+
+def _supervise(
+    energy: Energy,
+    geometry: Geometry,
+    update: Update,
+    start: Tensor,
+    target: Tensor,
+    alpha: Tensor,
+    recipe: Recipe,
+    schedule: tuple[int, ...],
+    noise: Draws | None,
+    nudge: Nudge | None,
+    backend: str,
+) -> Supervised:
+    """The losses of the states of a descent. Arguments as in ``supervise``, with all draws made."""
+    if backend == "accumulate" and own_slope(energy) is None:
         energy, nudge = _accumulating(energy, nudge)
     if backend == "auto" and torch.is_grad_enabled() and not start.requires_grad and update.begin(start) is None:
         from ebt.thinking.fast import adjoint

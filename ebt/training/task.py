@@ -57,6 +57,8 @@ class Outcome:
     """Mean loss after each step or iteration (T,), detached."""
     thought: Thought | None = None
     """The record of the descent; None for a model without an energy."""
+    ranking: Tensor | None = None
+    """See ``Supervised``."""
 
 
 class ThinkingTask(L.LightningModule):
@@ -67,8 +69,8 @@ class ThinkingTask(L.LightningModule):
     does not depend on them. A resumed run equals an uninterrupted one bit for bit.
 
     Logged in training: loss, loss_first and loss_last (after the first and the last step), gain (their difference),
-    energy_first and energy_last (per prediction, before the first and the last step), steps, step_size, gradient_norm, lr, and
-    with ``compiles`` graphs (the number of compiled graphs).
+    energy_first and energy_last (per prediction, before the first and the last step), steps, step_size, gradient_norm, lr;
+    with ``recipe.ranking`` ranking (that loss), and with ``compiles`` graphs (the number of compiled graphs).
     Logged in evaluation, as means over all scored parts: loss (at the default number of steps), loss_at_K (after K steps),
     gain, energy_first and energy_last.
 
@@ -174,12 +176,13 @@ class ThinkingTask(L.LightningModule):
         recipe = self.recipe if self.second_order is None else self.second_order.of(self.recipe)
         if self.starts_warm():
             landscape, schedule = landscape.unseen(), schedule[:1]  # type: ignore[attr-defined]
-            recipe = replace(recipe, second_order="exact", nudge=None)  # the blocks, which see no candidate, are passed once
+            # the blocks, which see no candidate, are passed once, and their energies tell nothing about it
+            recipe = replace(recipe, second_order="exact", nudge=None, ranking=0.0)
             start = torch.zeros_like(start)  # the noise of an unseen start would stay in the prediction
         thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, recipe
         backend = "auto" if not self.sharded else "plain" if self.starts_warm() else "accumulate"
         outcome = supervise(landscape, *thinking, generator, schedule, backend=backend)
-        return Outcome(outcome.loss, outcome.losses, outcome.thought)
+        return Outcome(outcome.loss, outcome.losses, outcome.thought, outcome.ranking)
 
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
         """Run one descent for several numbers of steps. A model without an energy returns its states after each iteration."""
@@ -255,6 +258,11 @@ class ThinkingTask(L.LightningModule):
                 f"recipe.rows_at_once is {self.recipe.rows_at_once}, which sharded weights do not support: leave it out, and "
                 "use smaller batches with trainer.accumulate_grad_batches."
             )
+        if sharded and self.recipe.ranking:
+            raise InputError(
+                f"recipe.ranking is {self.recipe.ranking}, which sharded weights do not support: set it to 0, or "
+                "trainer.strategy to ddp."
+            )
 
     def choose_second_order(self, trainer: L.Trainer) -> None:
         """Choose how training takes gradients of gradients with a trainer (``ebt.training.second_order.choose``)."""
@@ -329,6 +337,8 @@ class ThinkingTask(L.LightningModule):
         values: dict[str, Any] = {"loss": outcome.loss.detach(), "lr": self.optimizers().param_groups[0]["lr"]}
         if len(outcome.losses) > 1:
             values |= {"loss_first": first, "loss_last": last, "gain": first - last}
+        if outcome.ranking is not None:
+            values["ranking"] = outcome.ranking
         if (thought := outcome.thought) is not None:
             energies = self.geometry().per_prediction
             values |= {

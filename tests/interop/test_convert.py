@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from ebt.cli.main import main
 from ebt.problems.folder import load_folder
 from ebt.problems.images.models import DiTForImages, EBTForImages
+from ebt.problems.language import configuration
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.thinking import Places
@@ -136,9 +137,11 @@ def test_a_converted_text_model_works_in_every_command(tokenizer: str, tmp_path:
     assert isinstance(AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True), EBTForCausalLM)
 
 
-def test_the_recipe_is_that_of_the_training(tmp_path: Path) -> None:
+def test_the_recipe_is_that_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "LARGE_VOCABULARY", 3)
     h = hparams(**record.S2RAND, mcmc_replay_buffer=True, clamp_futures_grad=True)
-    convert(checkpoint(tmp_path / "last.ckpt", h, weights(h)), tmp_path / "model")
+    model = convert(checkpoint(tmp_path / "last.ckpt", h, weights(h)), tmp_path / "model")
+    assert model.config.input_gradient
     recipe = yaml.safe_load((tmp_path / "model" / "recipe.yaml").read_text())["model"]["init_args"]["recipe"]
     assert {name: value for name, value in recipe.items() if name not in ("rows_at_once", "second_order", "nudge")} == {
         "min_steps": 2,
@@ -154,6 +157,7 @@ def test_the_recipe_is_that_of_the_training(tmp_path: Path) -> None:
         "replay_size": 192,
         "replay_fraction": 0.5,
         "warm_start": 0.0,
+        "ranking": 0.0,
     }
 
 

@@ -23,6 +23,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "truncated, last": {"gradients": "truncated", "loss": "last", "noise": 0.1, "step_size_spread": 2.0},  # S2
     "full": {"gradients": "full", "step_size_spread": 2.0},
     "full, last": {"gradients": "full", "loss": "last", "noise": 0.1},
+    "ranked": {"gradients": "detached", "ranking": 0.7},
 }
 
 

@@ -196,7 +196,11 @@ def test_a_task_refuses_a_strategy_that_shards(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "reason"),
-    [(Recipe(second_order="exact"), r"second_order is exact.*central or auto"), (Recipe(rows_at_once=1), "rows_at_once is 1")],
+    [
+        (Recipe(second_order="exact"), r"second_order is exact.*central or auto"),
+        (Recipe(rows_at_once=1), "rows_at_once is 1"),
+        (Recipe(ranking=0.5), r"ranking is 0\.5.*ddp"),
+    ],
 )
 def test_recipes_that_sharding_does_not_support_are_refused(recipe: Recipe, reason: str, tmp_path: Path) -> None:
     task, data = trainings.parts("s1", 4, tmp_path)
