@@ -15,6 +15,8 @@ ROUNDS = 4
 """Number of partners that each part is compared with."""
 STEEPNESS = 2.0
 """Difference, in the logistic function, of energies that lie one standard deviation apart."""
+LEAST = 1.0
+"""Smallest deviation that counts as one: fresh landscapes are nearly flat, and would get huge gradients."""
 
 
 def ranking_loss(
@@ -23,10 +25,10 @@ def ranking_loss(
     """Logistic loss of pairs: the part with the larger mistake should have the higher energy (RankNet, Burges et al. 2005).
 
     The mean of ``log(1 + exp(-2 (E_i - E_j) / s))`` over random pairs with ``mistake_i > mistake_j``, where ``s`` is the
-    standard deviation of all energies. Only the order of energies counts, neither their scale nor their mean.
+    standard deviation of all energies, at least 1. So the order of energies counts, and hardly their scale or their mean.
 
     Args:
-        energies: Energies (N, *P).
+        energies: Energies (N, *P), times the step size: on a vocabulary, in nats.
         mistakes: Size of the mistake of each part, (N, *P): 1 if wrong and 0 if right, or a distance.
         scored: Mask of the parts to compare, (N, *P). Default: all.
         generator: Source of the pairs.
@@ -47,15 +49,15 @@ def ranking_loss(
 
 
 def _deviation(energies: Tensor, counted: Tensor) -> Tensor:
-    """Standard deviation of the counted energies."""
+    """Standard deviation of the counted energies, at least ``LEAST``."""
     number = counted.sum().clamp(min=1)
     mean = (energies * counted).sum() / number
     deviation = (((energies - mean) ** 2 * counted).sum() / number).sqrt()
-    return deviation.clamp(min=torch.finfo(energies.dtype).eps)
+    return deviation.clamp(min=LEAST)
 
 
 def rank(
-    energy: Energy, geometry: Geometry, thought: Thought, target: Tensor, step: int, generator: torch.Generator | None
+    energy: Energy, geometry: Geometry, thought: Thought, target: Tensor, step: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """The ranking loss of the final states of a descent. Gradients reach the weights of the energy, not the states.
 
@@ -71,7 +73,8 @@ def rank(
     with torch.no_grad():
         view, mistakes = geometry.view(state), geometry.mistakes(state, target)
     energies = with_step(getattr(energy, "once", lambda: energy)())(view, step)
-    return ranking_loss(like(energies, mistakes), mistakes, geometry.scored(target).expand_as(mistakes), generator)
+    scaled = thought.step_size.detach().mean() * like(energies, mistakes)
+    return ranking_loss(scaled, mistakes, geometry.scored(target).expand_as(mistakes), generator)
 
 
 def like(energies: Tensor, mistakes: Tensor) -> Tensor:
