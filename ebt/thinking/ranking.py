@@ -16,7 +16,7 @@ ROUNDS = 4
 STEEPNESS = 2.0
 """Difference, in the logistic function, of energies that lie one standard deviation apart."""
 LEAST = 1.0
-"""Smallest deviation that counts as one: fresh landscapes are nearly flat, and would get huge gradients."""
+"""Smaller deviations count as this one: fresh landscapes are nearly flat, and would get huge gradients."""
 
 
 def ranking_loss(
