@@ -62,6 +62,7 @@ Settings = dict[str, Any]
 WAYS = {"gradients": ("exact", "central"), "table": ("exact", "detached"), "ranking": ("free", "ranked")}
 """The two ways of each comparison."""
 RANKING = 0.5
+"""Weight of the ranking loss."""
 WORDS = 8192
 """Tokens of the large vocabulary, byte pairs of the training text."""
 PARTS: dict[str, tuple[Any, Any, Any, Settings]] = {
@@ -103,8 +104,8 @@ POINTS = 20
 """Number of means that keep the training losses of a run."""
 SHARES = {"exact": "solved %", "cells": "cells %"}
 """Metrics that are shares, and how they are shown."""
-JUDGED = {"text": ("auroc", "auroc less entropy"), "boards": ("auroc", "auroc less entropy")}
-"""By problem, how well energies judge. Default: ``correlation``."""
+JUDGED = ("auroc", "auroc less entropy", "correlation")
+"""How well energies judge: the first two on a vocabulary, the last one elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -224,9 +225,11 @@ def summarise(name: str, found: Mapping[str, Sequence[Result]]) -> list[Settings
         for one, other in zip(found[usual], found[way], strict=True)
     ]
     summaries = []
-    judged = JUDGED.get(CASES[name].problem, ("correlation",)) if usual == "free" else ()
-    known = [run.values["metrics"] for way in found for run in found[way]]
-    for score in (*CASES[name].scores, *(one for one in judged if all(one in metrics for metrics in known))):
+    known = [run.values["metrics"] for runs in found.values() for run in runs]
+    for score in (
+        *CASES[name].scores,
+        *(one for one in JUDGED if usual == "free" and all(one in metrics for metrics in known)),
+    ):
         exact, cheap = ([run.values["metrics"][score] for run in found[name]] for name in (usual, way))
         differences = [b - a for a, b in zip(exact, cheap, strict=True)]
         spread, mean = (stdev(exact) if len(exact) > 1 else None), fmean(differences)

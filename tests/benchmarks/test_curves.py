@@ -74,3 +74,13 @@ def test_the_input_side_of_the_table_is_compared(
     assert one["exact"]["values"] != one["detached"]["values"]
     with pytest.raises(InputError, match="no case 'boards' of table"):
         curves.main([*options, "--only", "boards"])
+
+
+def test_energies_that_judge_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "pool", here)
+    options = ["--compare=ranking", "--quick", "--seeds=1", f"--out={tmp_path}", f"--json={tmp_path / 'all.json'}"]
+    assert curves.main([*options, "--only", "frames"]) == 0
+    loss, correlation = json.loads((tmp_path / "all.json").read_text())["results"]
+    assert (loss["score"], correlation["score"]) == ("loss", "correlation")
+    assert loss["free"]["values"] != loss["ranked"]["values"]
+    assert -1 <= correlation["ranked"]["mean"] <= 1

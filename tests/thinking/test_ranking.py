@@ -96,7 +96,7 @@ class Guess(nn.Module):
 
 @pytest.mark.parametrize("ranking", [0.0, 1.0])
 def test_energies_learn_where_the_answers_are_wrong(ranking: float) -> None:
-    """Of eight contexts, those with a last feature have random answers. Only the offset can tell, and only with the loss."""
+    """Of six contexts, those with a last feature have random answers. Only the offset can tell, and only with the loss."""
     generator = seeded(6)
     x = torch.cat(
         (torch.eye(3)[torch.randint(3, (600,), generator=generator)], torch.rand(600, 1, generator=generator).round()), 1
