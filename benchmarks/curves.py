@@ -61,8 +61,6 @@ from ebt.training.optimisation import Optimisation
 Settings = dict[str, Any]
 WAYS = {"gradients": ("exact", "central"), "table": ("exact", "detached"), "ranking": ("free", "ranked")}
 """The two ways of each comparison."""
-RANKING = 0.5
-"""Weight of the ranking loss."""
 WORDS = 8192
 """Tokens of the large vocabulary, byte pairs of the training text."""
 PARTS: dict[str, tuple[Any, Any, Any, Settings]] = {
@@ -118,6 +116,8 @@ class Case:
     lr: float
     scores: tuple[str, ...] = ("loss",)
     """The metrics to compare; the first one decides."""
+    ranking: float = 0.5
+    """Weight of the ranking loss, in units of the loss."""
 
 
 CASES = {
@@ -125,8 +125,10 @@ CASES = {
     "text S2": Case("text", Recipe.s2(), 280, 4e-3),
     "text own": Case("text", Recipe.warm(), 400, 4e-3),
     "boards": Case("boards", Recipe(min_steps=2, max_steps=4), 380, 3e-3, ("loss", *SHARES)),
-    "images": Case("images", Recipe(1, 2, replay_size=64, replay_fraction=0.25), 1100, 3e-3, ("loss", "psnr")),
-    "frames": Case("frames", Recipe(1, 3, gradients="truncated", loss="last", start_std=0.3, warm_start=0.6), 1200, 2e-3),
+    "images": Case("images", Recipe(1, 2, replay_size=64, replay_fraction=0.25), 1100, 3e-3, ("loss", "psnr"), 0.01),
+    "frames": Case(
+        "frames", Recipe(1, 3, gradients="truncated", loss="last", start_std=0.3, warm_start=0.6), 1200, 2e-3, ranking=0.01
+    ),
 }
 
 
@@ -161,7 +163,7 @@ def run_of(name: str, way: str, seed: int, args: argparse.Namespace, folder: Pat
     if args.compare == "gradients":
         recipe["second_order"] = way
     elif args.compare == "ranking":
-        recipe["ranking"] = RANKING if way == "ranked" else 0.0
+        recipe["ranking"] = case.ranking if way == "ranked" else 0.0
     else:
         own, places = {"input_gradient": way == "exact"}, {"tokenizer": tokenizer_of(folder, quick)}
     settings: Settings = {

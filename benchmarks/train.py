@@ -140,11 +140,16 @@ def contestants(row: Row, names: Sequence[str]) -> list[Contestant]:
         "s2": partial(ebt, row, "s2"),
         "s1, plain": partial(ebt, row, "s1", plain=True),
         "s2, plain": partial(ebt, row, "s2", plain=True),
+        "s1, plain, input gradient": partial(ebt, row, "s1", plain=True, input_gradient=True),
     }
     return [Contestant(name, known[name]) for name in names]
 
 
-NAMES = ("transformer++", "llama", "s1", "s1, input gradient", "s1, central", "s1, compiled", "s2", "s1, plain", "s2, plain")
+NAMES = (
+    *("transformer++", "llama", "s1", "s1, input gradient", "s1, central", "s1, compiled", "s2"),
+    *("s1, plain", "s2, plain", "s1, plain, input gradient"),
+)
+"""The published code trains plainly and with the input gradient of its table."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ def load(name: str | PathLike[str], revision: str | None = None) -> Any:
     Raises:
         InputError: If the model does not exist, is damaged or belongs to another library.
     """
+    if not isinstance(name, str | PathLike) or not str(name):
+        raise InputError(f"name is {name!r}: give a bundled model, a model folder, a run folder or a model id")
     path = Path(name)
     if path.exists() or str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         return load_folder(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -222,3 +223,9 @@ def test_the_wheel_holds_the_models_and_is_found(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(shelf, "CHECKOUT", tmp_path / "none")
     assert shelf.where("sudoku-6x6") == ("package", tmp_path / "site" / "ebt_models" / "sudoku-6x6")
     assert ebt.load("sudoku-6x6").config.board == 6
+
+
+@pytest.mark.parametrize("name", [3, None, [], b"sudoku-6x6", ""])
+def test_what_is_no_name_is_refused(name: Any) -> None:
+    with pytest.raises(InputError, match=f"^name is {re.escape(repr(name))}"):
+        ebt.load(name)
