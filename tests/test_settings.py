@@ -342,6 +342,8 @@ RECIPE: dict[str, tuple[Any, Settings]] = {
     "replay_size": (1, REPLAY),
     "replay_fraction": (1.0, REPLAY),
     "warm_start": (0.5, {}),
+    "burn_in": (8, {}),
+    "burn_in_start": (0.5, {"burn_in": 8}),
     "ranking": (0.5, {}),
     "second_order": ("central", {}),
     "nudge": (0.3, {"second_order": "central"}),
@@ -424,14 +426,15 @@ def test_every_field_of_a_recipe_counts(network_class: type[Network], kind: str,
     if kind != "ebt":
         beside, plain = {}, {field.name: getattr(network.recipe, field.name) for field in fields(Recipe)}
         plain |= REPLAY if name.startswith("replay") else {"max_steps": 6} if name == "min_steps" else {}
-        plain |= {"second_order": "central"} if name == "nudge" else {}
+        plain |= {"second_order": "central"} if name == "nudge" else {"burn_in": 8} if name == "burn_in_start" else {}
     other = {**plain, **beside, name: value}
     try:
         changed = training(task_of(network, Recipe(**other)))
         first = next(changed)
     except InputError as error:
         assert name in str(error)  # noqa: PT017
-        refused = kind != "ebt" and not (kind in network.looping and name in ("min_steps", "max_steps", "loss"))
+        looping = ("min_steps", "max_steps", "loss", "burn_in", "burn_in_start")
+        refused = kind != "ebt" and not (kind in network.looping and name in looping)
         assert refused or name in network.unused_recipe or (name == "warm_start" and not TASKS[network_class].warm_starts)
     else:
         before = plainly_trained(network_class, kind, tuple({**plain, **beside}.items()))

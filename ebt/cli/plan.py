@@ -153,12 +153,18 @@ class Rehearsals:
         return round(whole.weights * gathered / self.parameters)
 
     def operations_per_token(self) -> float:
-        """Return the executed operations per new token, averaged over the numbers of steps and the warm start."""
+        """Return the executed operations per new token, averaged over the numbers of steps, the warm start and the burn-in."""
         recipe, rows, words = self.run.task.recipe, self.run.rows(4), self.run.vocabulary
-        found = [
-            self._rehearsal(rows, rows, words, drawn, count=True).operations for drawn in {recipe.min_steps, recipe.max_steps}
-        ]
-        mean = (1 - recipe.warm_start) * sum(found) / len(found)
+
+        def executed(drawn: int, burn_in: int = 0) -> int:
+            return self._rehearsal(rows, rows, words, drawn, count=True, burn_in=burn_in).operations
+
+        found = {drawn: executed(drawn) for drawn in (recipe.min_steps, recipe.max_steps)}
+        mean = (1 - recipe.warm_start) * sum(found.values()) / len(found)
+        if most := recipe.burn_in:
+            one, two = (executed(recipe.min_steps, steps) for steps in (1, 2))
+            step, again = two - one, one - found[recipe.min_steps] - (two - one)  # the context is encoded again
+            mean += 2 * recipe.mean_burn_in / most * (step * most / 2 + again * most / (most + 1))
         if recipe.warm_start:  # without replayed rows
             mean += recipe.warm_start * self._rehearsal(4, 4, words, 1, count=True, warm=True).operations
         return mean / (4 * self.run.context)
@@ -193,16 +199,18 @@ class Rehearsals:
         together = rows if alone else rows_together(rows, numbers, self.run.device)
         return min(rows, self._rows_at_once or together)
 
-    def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False) -> Rehearsal:
+    def _rehearsal(
+        self, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False, burn_in: int = 0
+    ) -> Rehearsal:
         """Rehearse the full network, extrapolated from two and three layers so that depth costs no time."""
         layers = self._model.network.config.layers
         if layers <= 3:
-            return self.rehearsed(layers, rows, group, vocabulary, drawn, count, warm)
-        two, three = (self.rehearsed(few, rows, group, vocabulary, drawn, count, warm) for few in (2, 3))
+            return self.rehearsed(layers, rows, group, vocabulary, drawn, count, warm, burn_in)
+        two, three = (self.rehearsed(few, rows, group, vocabulary, drawn, count, warm, burn_in) for few in (2, 3))
         return extended(two, three, layers - 3)
 
     def rehearsed(
-        self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False
+        self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False, burn_in: int = 0
     ) -> Rehearsal:
         """Rehearse an update with ``drawn`` steps and ``layers`` layers, ``group`` rows at once, in or after the warm start."""
         run, task = self.run, self.run.task
@@ -213,7 +221,7 @@ class Rehearsals:
                 task.model = network.build(vocabulary, run.context, task.recipe, task.steps)
             task.recipe = replace(task.recipe, rows_at_once=group)
             task.checkpoint_blocks()
-            task.draw_schedule = lambda: schedule  # type: ignore[method-assign]
+            task.draw_schedule, task.draw_burn_in = lambda: schedule, lambda: burn_in  # type: ignore[method-assign]
             task.budget = lambda: 0.0 if warm else 1.0
             words = torch.zeros(rows, run.context, dtype=torch.long)
             inputs = {"input_ids": words, "targets": words}

@@ -162,25 +162,28 @@ class CellsTransformer(Cells, HubModel):
         """Return answers (B, C) after the last iteration."""
         return self.fill(context, self(context, iterations)[-1].argmax(-1))
 
-    def forward(self, context: Tensor, iterations: int = 1) -> list[Tensor]:
-        """Return the logits (B, C, V) after each iteration. Without a loop there is only one."""
-        given = self.embedding(context)
-        if self.config.loop == "recursive":
-            return self._recurse(given, iterations)
-        free, table = self.free(context).unsqueeze(-1), getattr(self, self.TABLE)
-        carried, logits = torch.zeros_like(given), []
-        for _ in range(iterations if self.config.loop != "none" else 1):
-            hidden = self.network(given + carried)
-            logits.append(self.head(hidden))
-            carried = hidden if table is None else free * (logits[-1].softmax(-1) @ table.weight)
-        return logits
+    def forward(self, context: Tensor, iterations: int = 1, burn_in: int = 0) -> list[Tensor]:
+        """Return the logits (B, C, V) after each iteration, ``burn_in`` others without gradients first. Without a loop there is
+        only one."""
+        given, loop = self.embedding(context), self.config.loop
+        carried = [torch.zeros_like(given)] * (2 if loop == "recursive" else 1)
+        logits, learns = [], torch.is_grad_enabled()
+        for index in range(burn_in + iterations if loop != "none" else 1):
+            with torch.set_grad_enabled(learns and index >= burn_in):
+                output, *carried = (
+                    self._recurse(given, *carried) if loop == "recursive" else self._loop(context, given, *carried)
+                )
+            logits.append(output)
+        return logits[burn_in:]
 
-    def _recurse(self, given: Tensor, iterations: int) -> list[Tensor]:
-        answer, latent, logits = torch.zeros_like(given), torch.zeros_like(given), []
-        for _ in range(iterations):
-            answer, latent = answer.detach(), latent.detach()
-            for _ in range(self.config.inner):
-                latent = self.network(given + answer + latent)
-            answer = self.network(answer + latent)
-            logits.append(self.head(answer))
-        return logits
+    def _loop(self, context: Tensor, given: Tensor, carried: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.network(given + carried)
+        logits, table = self.head(hidden), getattr(self, self.TABLE)
+        return logits, hidden if table is None else self.free(context).unsqueeze(-1) * (logits.softmax(-1) @ table.weight)
+
+    def _recurse(self, given: Tensor, answer: Tensor, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        answer, latent = answer.detach(), latent.detach()
+        for _ in range(self.config.inner):
+            latent = self.network(given + answer + latent)
+        answer = self.network(answer + latent)
+        return self.head(answer), answer, latent

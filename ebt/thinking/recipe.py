@@ -56,7 +56,7 @@ class StepSize(nn.Module):
 
 LIMITS = {
     **dict.fromkeys(("min_steps", "max_steps", "landscapes", "step_size_spread", "rows_at_once"), (1, math.inf)),
-    **dict.fromkeys(("noise", "start_std", "replay_size", "ranking"), (0, math.inf)),
+    **dict.fromkeys(("noise", "start_std", "replay_size", "burn_in", "ranking"), (0, math.inf)),
     "replay_fraction": (0, 1),
 }
 """Smallest and largest allowed value of fields of ``Recipe``."""
@@ -94,6 +94,11 @@ class Recipe:
     """Number of records in the replay buffer. 0: no buffer."""
     replay_fraction: float = 0.0
     """Number of replayed rows added to a batch, as a fraction of the batch size."""
+    burn_in: int = 0
+    """Largest number of steps without gradients in front of the trained ones. The number is drawn for each batch, from 0. So
+    late states are trained, too, at the cost of the passes (as in recurrent networks, Kapturowski et al. 2019)."""
+    burn_in_start: float = 0.0
+    """Fraction of training after which the burn-in begins. Early descents are not worth following."""
     warm_start: float = 0.0
     """Initial fraction of training during which the blocks do not see the candidates. Its one step is a pass of the
     feed-forward twin (autoregressive: two passes, one of them for the context). Not for linear energy heads."""
@@ -115,6 +120,7 @@ class Recipe:
         rules = {
             "gradients": (self.gradients != "none", "choose detached, truncated or full for training"),
             "warm_start": (0 <= self.warm_start < 1, "give a fraction of training, at least 0 and below 1"),
+            "burn_in_start": (0 <= self.burn_in_start < 1, "give a fraction of training, at least 0 and below 1"),
             "nudge": (self.nudge is None or 0 < self.nudge < 1, "give a number above 0 and below 1, or null for the default"),
             "clamp": (self.clamp is None or self.clamp > 0, "give a positive bound, or null for none"),
         }
@@ -128,6 +134,13 @@ class Recipe:
         if (replay[0] > 0) != (replay[1] > 0):
             remedy = "set both (fraction in (0, 1]) or neither"
             raise ValueError("replay_size {} with replay_fraction {}: {}".format(*replay, remedy))
+        if self.burn_in_start and not self.burn_in:
+            raise ValueError(
+                f"burn_in_start is {self.burn_in_start}, but burn_in is 0: set burn_in, or leave burn_in_start out"
+            )
+        if self.burn_in and self.landscapes is not None:
+            remedy = "schedules of several landscapes have no burn-in, so set burn_in to 0, or landscapes to null"
+            raise ValueError(f"burn_in is {self.burn_in} and landscapes {self.landscapes}: {remedy}")
         if self.gradients == "detached" and (self.noise > 0 or self.replay_size > 0 or self.step_size_spread > 1):
             raise ValueError(
                 "gradients: detached is the S1 recipe, which has no noise, replay buffer or random step size: "
@@ -171,6 +184,11 @@ class Recipe:
             return mean
         return self.landscapes * mean if self.repeated == "all" else self.landscapes - 1 + mean
 
+    @property
+    def mean_burn_in(self) -> float:
+        """Mean number of burn-in steps of a batch, over the whole training."""
+        return self.burn_in / 2 * (1 - max(self.burn_in_start, self.warm_start))
+
     def on(self, device: str) -> Recipe:
         """The recipe on a type of device (``cpu``, ``cuda``), with ``second_order`` resolved."""
         return replace(self, second_order=way_on(device, self.second_order))
@@ -186,6 +204,10 @@ class Recipe:
         last = self.landscapes - 1
         repeats = [count() if self.repeated == "all" or i == last else 1 for i in range(self.landscapes)]
         return tuple(i for i, number in enumerate(repeats) for _ in range(number))
+
+    def draw_burn_in(self, generator: torch.Generator | None = None) -> int:
+        """Draw the number of burn-in steps of one batch."""
+        return draw_integer(0, self.burn_in + 1, generator) if self.burn_in else 0
 
 
 @dataclass(frozen=True)
@@ -218,8 +240,8 @@ def loss(
     Args:
         energy: See ``descend``.
         target: Target of the candidates: vectors (N, *P, K), or vocabulary indices (N, *P) with a suitable ``geometry``.
-        recipe: Training recipe. Default: ``Recipe()``. The caller handles ``replay_size`` and ``warm_start``; a ``UserWarning``
-            says so.
+        recipe: Training recipe. Default: ``Recipe()``. The caller handles ``replay_size``, ``warm_start`` and
+            ``burn_in_start``; a ``UserWarning`` says so.
         start: Starting states, for example from a ``ReplayBuffer``. Default: normal draws with ``recipe.start_std``.
         step_size: Step size alpha, a learnable ``StepSize`` or a scalar.
         geometry: See ``descend``.
@@ -248,6 +270,9 @@ def loss(
     if recipe.warm_start:
         remedy = "set it to 0, and pass landscape.unseen() during the warm start"
         warnings.warn(f"recipe.warm_start is {recipe.warm_start}, but loss() ignores it: {remedy}", stacklevel=2)
+    if recipe.burn_in_start:
+        remedy = "set it to 0, and burn_in to 0 until then"
+        warnings.warn(f"recipe.burn_in_start is {recipe.burn_in_start}, but loss() ignores it: {remedy}", stacklevel=2)
     if start is None:
         parts = target.shape[: -len(geometry.shape) or None] if isinstance(geometry, Euclidean) else target.shape
         start = geometry.start(tuple(parts), recipe.start_std, generator)
@@ -269,6 +294,7 @@ def supervise(
     steps: int | tuple[int, ...] | None = None,
     noise: Draws | None = None,
     backend: str = "auto",
+    burn_in: int | None = None,
 ) -> Supervised:
     """Think according to a recipe and compare the candidates with the target (paper, section 3.2).
 
@@ -286,9 +312,10 @@ def supervise(
         backend: ``plain`` back-propagates through the whole descent. ``auto`` computes gradients during the descent if the
             landscape is ``Separable`` (``ebt.thinking.fast.adjoint``). ``accumulate`` is for sharded weights: like ``plain``,
             but each step adds the gradients of weights to ``grad`` in backward passes of its own (``Nudge.accumulating``).
+        burn_in: Number of steps without gradients before ``steps``. Default: drawn by the recipe.
 
     Returns:
-        The loss, and the record of the descent.
+        The loss, and the record of the descent after the burn-in.
 
     Raises:
         ValueError: If ``backend`` is ``accumulate`` and gradients of gradients are exact or ``recipe.ranking`` is set, or if
@@ -298,6 +325,9 @@ def supervise(
     alpha = draw_step_size(step_size, start.shape[: geometry.prediction_dims], recipe.step_size_spread, generator, start)
     if noise is None and recipe.noise:
         noise = Rows(draw_integer(0, 2**62, generator))
+    if before := recipe.draw_burn_in(generator) if burn_in is None else burn_in:
+        start = _burn_in(energy, geometry, update, start, alpha.detach(), recipe, before, generator)
+        schedule = tuple(before + step for step in schedule)
     own = own_slope(energy) is not None
     if own and recipe.second_order == "central":
         raise ValueError(
@@ -311,6 +341,22 @@ def supervise(
         return found
     ranking = rank(energy, geometry, found.thought, target, schedule[-1], generator)
     return replace(found, loss=found.loss + recipe.ranking * ranking, ranking=ranking.detach())
+
+
+def _burn_in(
+    energy: Energy,
+    geometry: Geometry,
+    update: Update,
+    start: Tensor,
+    alpha: Tensor,
+    recipe: Recipe,
+    steps: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The states after ``steps`` steps without gradients. Arguments as in ``supervise``."""
+    noise = Rows(draw_integer(0, 2**62, generator)) if recipe.noise else None
+    how: dict[str, Any] = {"noise": recipe.noise, "clamp": recipe.clamp, "generator": noise, "final_energy": False}
+    return descend(energy, start, steps=steps, step_size=alpha, geometry=geometry, update=update, **how).state.detach()
 
 
 def _supervise(

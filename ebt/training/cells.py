@@ -55,7 +55,7 @@ class CellsTask(ModelTask):
     """Predict the free cells of contexts. The loss is in nats per free cell.
 
     Batches have a context and an answer (B, C), named in ``NAMES``. Loops train with a random number of iterations and a loss
-    at each one, as set by the recipe's ``min_steps``, ``max_steps`` and ``loss``.
+    at each one, as set by the recipe's ``min_steps``, ``max_steps``, ``loss`` and ``burn_in``.
 
     Also logged, in [0, 1]: exact, the share of answers without a wrong cell, and cells, the share of right free cells. Energies
     are sums over an answer.
@@ -82,8 +82,8 @@ class CellsTask(ModelTask):
         context, answer = (batch[name] for name in self.NAMES)
         return torch.where(self.CELLS.free(context), self.CELLS.classes(answer), IGNORED)
 
-    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
-        return self.model(self.context(batch), iterations)
+    def passes(self, batch: Batch, iterations: int, burn_in: int = 0) -> list[Tensor]:
+        return self.model(self.context(batch), iterations, burn_in)
 
     def measure(self, batch: Batch, state: Tensor) -> Sums:
         target = self.target(batch)

@@ -21,7 +21,7 @@ from ebt.training.sharding import Sharded
 from ebt.training.task import RECIPE, Batch, Outcome, ThinkingTask
 
 _SIZES = ("size", "layers", "dim", "heads", "kv_heads", "ffn_dim")
-_LOOPING = ("min_steps", "max_steps", "loss")
+_LOOPING = ("min_steps", "max_steps", "loss", "burn_in", "burn_in_start")
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,9 @@ class ModelTask(ThinkingTask):
             )
         return [getattr(data, name) for name in names]
 
-    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
-        """Return the logits of a model without an energy, after each iteration."""
-        raise NotImplementedError(f"{type(self).__name__} must implement passes(batch, iterations)")
+    def passes(self, batch: Batch, iterations: int, burn_in: int = 0) -> list[Tensor]:
+        """Return the logits of a model without an energy after each iteration, ``burn_in`` others without gradients first."""
+        raise NotImplementedError(f"{type(self).__name__} must implement passes(batch, iterations, burn_in)")
 
     def context(self, batch: Batch) -> Tensor:
         """Return the context of a batch."""
@@ -258,7 +258,8 @@ class ModelTask(ThinkingTask):
         if self.thinks:
             return super().learn(batch, replayed)
         geometry, target = self.geometry(), self.target(batch)
-        losses = torch.stack([mean_loss(geometry, logits, target) for logits in self.passes(batch, len(self.draw_schedule()))])
+        outputs = self.passes(batch, len(self.draw_schedule()), self.draw_burn_in())
+        losses = torch.stack([mean_loss(geometry, logits, target) for logits in outputs])
         return Outcome(losses.mean() if self.recipe.loss == "every" else losses[-1], losses.detach())
 
     def log_training(self, outcome: Outcome) -> None:

@@ -70,11 +70,11 @@ def floor(sizes: Sizes, recipe: Recipe | None, steps: float) -> Operations:
 
     Transformer++ takes 6 operations per weight. An EBT takes 6 per weight for each encoding of the context, plus 12 for a step
     with an exact gradient (2 forward, 2 for the descent, 8 for the gradient of both), 16 for one with central differences (4
-    for the descent, two passes of 6), 4 for other steps, and 6 for ``ranking``. What is computed again is not counted (below 1
-    for central differences without ``checkpoint_activations``; 6 for ``ranking``). ``second_order: auto`` counts as exact (see
-    ``Recipe.on``). Per output weight (V D), it takes 6 for a candidate with a loss, 4 for one without, and 4 more for each
-    candidate but the first with full gradients. Replayed rows come on top. In the warm start, without replay, the numbers are
-    12 and 6.
+    for the descent, two passes of 6), 4 for other steps and those of a burn-in, and 6 for ``ranking``. What is computed again
+    is not counted (below 1 for central differences without ``checkpoint_activations``; 6 for ``ranking``). ``second_order:
+    auto`` counts as exact (see ``Recipe.on``). Per output weight (V D), it takes 6 for a candidate with a loss, 4 for one
+    without, and 4 more for each candidate but the first with full gradients. Replayed rows come on top. In the warm start,
+    without replay, the numbers are 12 and 6.
     """
     if recipe is None:
         return Operations(6.0 * sizes.network, 6.0 * sizes.attention, 6.0 * sizes.words)
@@ -86,6 +86,7 @@ def floor(sizes: Sizes, recipe: Recipe | None, steps: float) -> Operations:
         word += 4 * (steps - 1)
     warm, rows = recipe.warm_start, 1 + recipe.replay_fraction
     weight, word = warm * 12 + (1 - warm) * rows * weight, warm * 6 + (1 - warm) * rows * word
+    weight, word = (cost + 4 * rows * recipe.mean_burn_in for cost in (weight, word))
     return Operations(weight * sizes.network, weight * sizes.attention, word * sizes.words)
 
 

@@ -181,7 +181,7 @@ class ThinkingTask(L.LightningModule):
             start = torch.zeros_like(start)  # the noise of an unseen start would stay in the prediction
         thinking = self.geometry(), self.update(), start, self.target(batch), self.alpha, recipe
         backend = "auto" if not self.sharded else "plain" if self.starts_warm() else "accumulate"
-        outcome = supervise(landscape, *thinking, generator, schedule, backend=backend)
+        outcome = supervise(landscape, *thinking, generator, schedule, backend=backend, burn_in=self.draw_burn_in())
         return Outcome(outcome.loss, outcome.losses, outcome.thought, outcome.ranking)
 
     def explore(self, batch: Batch, steps: Sequence[int]) -> Explored | Sequence[Tensor]:
@@ -201,10 +201,11 @@ class ThinkingTask(L.LightningModule):
 
     def starts_warm(self) -> bool:
         """Whether training is in the warm start, in which the network does not see the candidates (``Recipe.warm_start``)."""
-        if not self.recipe.warm_start:
-            return False
-        done = self.global_step / self.trainer.estimated_stepping_batches if self.budget is None else self.budget()
-        return done < self.recipe.warm_start
+        return self.recipe.warm_start > 0 and self.progress() < self.recipe.warm_start
+
+    def progress(self) -> float:
+        """The completed share of the training, from 0 to 1."""
+        return self.global_step / self.trainer.estimated_stepping_batches if self.budget is None else self.budget()
 
     # Random draws
 
@@ -223,6 +224,13 @@ class ThinkingTask(L.LightningModule):
     def draw_schedule(self) -> tuple[int, ...]:
         """Draw the step indices of a training batch. All processes draw the same, so that none waits for another."""
         return self.recipe.draw_schedule(self.generator(_SHARED))
+
+    def draw_burn_in(self) -> int:
+        """Draw the number of burn-in steps of a training batch, equal in all processes. None before ``burn_in_start``."""
+        recipe = self.recipe
+        if not recipe.burn_in or self.starts_warm() or (recipe.burn_in_start and self.progress() < recipe.burn_in_start):
+            return 0
+        return recipe.draw_burn_in(self.generator(_SHARED))
 
     # Training
 
@@ -258,11 +266,11 @@ class ThinkingTask(L.LightningModule):
                 f"recipe.rows_at_once is {self.recipe.rows_at_once}, which sharded weights do not support: leave it out, and "
                 "use smaller batches with trainer.accumulate_grad_batches."
             )
-        if sharded and self.recipe.ranking:
-            raise InputError(
-                f"recipe.ranking is {self.recipe.ranking}, which sharded weights do not support: set it to 0, or "
-                "trainer.strategy to ddp."
-            )
+        for name in ("ranking", "burn_in"):
+            if sharded and (value := getattr(self.recipe, name)):
+                raise InputError(
+                    f"recipe.{name} is {value}, which sharded weights do not support: set it to 0, or trainer.strategy to ddp."
+                )
 
     def choose_second_order(self, trainer: L.Trainer) -> None:
         """Choose how training takes gradients of gradients with a trainer (``ebt.training.second_order.choose``)."""

@@ -157,6 +157,8 @@ def test_the_recipe_is_that_of_the_training(tmp_path: Path, monkeypatch: pytest.
         "replay_size": 192,
         "replay_fraction": 0.5,
         "warm_start": 0.0,
+        "burn_in": 0,
+        "burn_in_start": 0.0,
         "ranking": 0.0,
     }
 

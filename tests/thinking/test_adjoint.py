@@ -24,6 +24,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "full": {"gradients": "full", "step_size_spread": 2.0},
     "full, last": {"gradients": "full", "loss": "last", "noise": 0.1},
     "ranked": {"gradients": "detached", "ranking": 0.7},
+    "burned in": {"gradients": "truncated", "noise": 0.1, "burn_in": 3},
 }
 
 

@@ -96,6 +96,18 @@ def test_parameters_are_counted_at_any_size(tiny: tuple[str, PlannedRun], size: 
 
 
 @pytest.mark.slow
+def test_a_burn_in_costs_its_passes() -> None:
+    """Its steps have a forward and a backward pass, and the context is encoded again."""
+    few = [*FEW, "--model.network.dim=32", "--model.network.heads=2", "--data.context_length=32"]
+    plain, burned = (rehearsals("s1", 300, *few, f"--model.recipe.burn_in={steps}") for steps in (0, 4))
+    sizes, recipe = plain.sizes(), burned.run.recipe
+    least = floor(sizes, recipe, 2).total - floor(sizes, plain.run.recipe, 2).total
+    assert least == 8 * (sizes.network + sizes.attention + sizes.words)
+    again = 2 * (sizes.network + sizes.attention) * 4 / 5
+    assert burned.operations_per_token() - plain.operations_per_token() == pytest.approx(least + again, rel=0.1)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "way"),
     [*((kind, way) for kind in ("ebt", "s1", "s2") for way in ("exact", "central")), ("transformer_pp", None)],

@@ -16,7 +16,7 @@ from ebt.thinking import Recipe
 RECIPES = {
     "own": Recipe(),
     "s1": Recipe.s1(),
-    "s2": Recipe.s2(replay_size=12, replay_fraction=0.5, ranking=0.3),
+    "s2": Recipe.s2(replay_size=12, replay_fraction=0.5, ranking=0.3, burn_in=2, burn_in_start=0.3),
     "warm start": Recipe(warm_start=0.5, replay_size=12, replay_fraction=0.5),
 }
 

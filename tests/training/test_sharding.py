@@ -200,6 +200,7 @@ def test_a_task_refuses_a_strategy_that_shards(tmp_path: Path) -> None:
         (Recipe(second_order="exact"), r"second_order is exact.*central or auto"),
         (Recipe(rows_at_once=1), "rows_at_once is 1"),
         (Recipe(ranking=0.5), r"ranking is 0\.5.*ddp"),
+        (Recipe(burn_in=2), "burn_in is 2.*ddp"),
     ],
 )
 def test_recipes_that_sharding_does_not_support_are_refused(recipe: Recipe, reason: str, tmp_path: Path) -> None:

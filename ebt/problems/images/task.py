@@ -127,7 +127,7 @@ class DenoisingTask(ModelTask):
         loss = (square + bound).mean()
         return Outcome(loss, loss.detach().view(1))
 
-    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
+    def passes(self, batch: Batch, iterations: int, burn_in: int = 0) -> list[Tensor]:
         noisy, t = self.context(batch), self._levels(batch)
         return [self.schedule.clean(noisy, self.model(noisy, t).chunk(2, 1)[0], t)]
 

@@ -163,7 +163,7 @@ class LanguageTask(ModelTask):
     def target(self, batch: Batch) -> Tensor:
         return batch["targets"]
 
-    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
+    def passes(self, batch: Batch, iterations: int, burn_in: int = 0) -> list[Tensor]:
         return [self.model(batch["input_ids"]).logits]
 
     def summarise(self, metrics: dict[str, Tensor]) -> dict[str, Tensor]:

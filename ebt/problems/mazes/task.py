@@ -33,7 +33,7 @@ class MazeTask(CellsTask):
     """Mark the shortest path of mazes. The loss is in nats per open square, start and goal not counted.
 
     Batches have ``maze`` and ``path`` (B, C). Loops train with a random number of iterations and a loss at each one, as set by
-    the recipe's ``min_steps``, ``max_steps`` and ``loss``.
+    the recipe's ``min_steps``, ``max_steps``, ``loss`` and ``burn_in``.
 
     Args:
         network: The model.

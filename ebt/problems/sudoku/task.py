@@ -39,7 +39,7 @@ class SudokuTask(CellsTask):
 
     Batches have ``puzzle`` and ``solution`` (B, C), 0 where empty. The size of the board is that of the trainer's data module
     (``size``). Loops train with a random number of iterations and a loss at each one, as set by the recipe's ``min_steps``,
-    ``max_steps`` and ``loss``.
+    ``max_steps``, ``loss`` and ``burn_in``.
 
     Args:
         network: The model.

@@ -95,7 +95,7 @@ class VideoTask(ModelTask):
     def target(self, batch: Batch) -> Tensor:
         return batch["frames"][:, 1:]
 
-    def passes(self, batch: Batch, iterations: int) -> list[Tensor]:
+    def passes(self, batch: Batch, iterations: int, burn_in: int = 0) -> list[Tensor]:
         return [self.model(self.context(batch))]
 
     def measure(self, batch: Batch, state: Tensor) -> Sums:
