@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -103,7 +104,7 @@ def test_unknown_tokenizer(spec: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     Path("malformed.json").write_text("{}")
     Path("tokenizers").mkdir()
-    with pytest.raises(InputError, match=spec) as refusal:
+    with pytest.raises(InputError, match=f"(The tokenizer '|no such file or folder: ){re.escape(spec)}") as refusal:
         load_tokenizer(spec)
     assert Path(spec).exists() or str(refusal.value).startswith("no such f")
 
