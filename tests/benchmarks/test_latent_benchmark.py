@@ -23,6 +23,7 @@ def test_it_trains_measures_and_goes_on_where_it_stopped(
     options = [
         "--quick",
         "--seeds=1",
+        "--burn-in=2",
         f"--out={tmp_path}",
         f"--json={tmp_path / 'all.json'}",
         f"--collection={tmp_path / 'few.csv'}",
@@ -39,6 +40,9 @@ def test_it_trains_measures_and_goes_on_where_it_stopped(
         assert bool(one["best"]) == (one["kind"] == "latent" and one["set"] != "size_9")
         assert [len(each) for each in one["visited"]] == ([2] if one["best"] else [])  # with one candidate and with several
         assert one["updates"][0] > 0
+    for file in tmp_path.glob("*-0-*.json"):
+        recipe = json.loads(file.read_text())["settings"]["recipe"]
+        assert recipe["burn_in"] == (2 if "latent" in file.name else 0)
     capsys.readouterr()
     next(tmp_path.glob("mazes-latent-0-*.json")).unlink()
     assert latent.main(options) == 0
