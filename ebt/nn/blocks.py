@@ -61,9 +61,16 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, S, d), keys and values (B, H or fewer, S, d) of x (B, S, D)."""
-        layers = (self.query, self.key, self.value)
-        q, k, v = (layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for layer in layers)
-        return (rotate(q, rotary), rotate(k, rotary), v) if rotary is not None else (q, k, v)
+        q = self._heads(self.query, x)
+        return q if rotary is None else rotate(q, rotary), *self.project_context(x, rotary)
+
+    def project_context(self, x: Tensor, rotary: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H or fewer, S, d) of x (B, S, D)."""
+        k, v = self._heads(self.key, x), self._heads(self.value, x)
+        return k if rotary is None else rotate(k, rotary), v
+
+    def _heads(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        return layer(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def merge(self, x: Tensor) -> Tensor:
         return self.output(x.transpose(-3, -2).flatten(-2))
@@ -235,13 +242,14 @@ class Block(nn.Module):
         self.modulation = Modulation(config, 6) if config.conditioning == "modulation" else None
 
     def forward(
-        self, x: Tensor, attend: Attend, rotary: Tensor | None = None, condition: Tensor | None = None
+        self, x: Tensor, attend: Attend | None, rotary: Tensor | None = None, condition: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """Output of the block, followed by what ``attend`` returns besides the outputs of the heads.
 
         Args:
             x: Input (B, S, D).
-            attend: Computes attention from queries, keys and values.
+            attend: Computes attention from queries, keys and values. None: only the keys and values of ``x`` are computed and
+                returned, (B, H or fewer, S, d).
             rotary: Rotations of queries and keys, see ``rotation``.
             condition: Condition of the adaptive norms.
         """
@@ -253,11 +261,13 @@ class Block(nn.Module):
                 return self._run(x, attend, rotary, condition)
         return self._run(x, attend, rotary, condition)
 
-    def _run(self, x: Tensor, attend: Attend, rotary: Tensor | None, condition: Tensor | None) -> tuple[Tensor, ...]:
+    def _run(self, x: Tensor, attend: Attend | None, rotary: Tensor | None, condition: Tensor | None) -> tuple[Tensor, ...]:
         adapted = None if self.modulation is None or condition is None else self.modulation(condition)
         normed = self.attention_norm(x)
-        projected = self.attention.project(normed if adapted is None else adapt(normed, *adapted[:2]), rotary)
-        attended, *more = attend(*projected)
+        normed = normed if adapted is None else adapt(normed, *adapted[:2])
+        if attend is None:
+            return self.attention.project_context(normed, rotary)
+        attended, *more = attend(*self.attention.project(normed, rotary))
         return self._finish(x, attended, adapted), *more
 
     def _finish(self, x: Tensor, attended: Tensor, adapted: tuple[Tensor, ...] | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -89,11 +89,18 @@ class CausalTransformer(nn.Module):
     def stream(self, x: Tensor, mask: Tensor | None = None, cache: KeyValueCache | None = None) -> list[Tensor]:
         """Output of each block. Arguments as in ``forward``."""
         positions = Positions.of(x.shape[1], cache.get_seq_length() if cache is not None else 0, mask, x.device)
-        return [hidden for hidden, _, _ in observe(self.blocks, self.config, x, positions, cache)]
+        return [layer.output for layer in observe(self.blocks, self.config, x, positions, cache)]
 
 
-Layer = tuple[Tensor, Tensor, Tensor]
-"""Output of a block (B, S, D), and its keys and values (B, H, K, d) for all visible positions."""
+class Layer(NamedTuple):
+    """What a block makes of the observed tokens."""
+
+    output: Tensor
+    """Output (B, S, D). Where nobody reads it, the input."""
+    keys: Tensor
+    """Keys (B, H, K, d) of all visible positions."""
+    values: Tensor
+    """Values (B, H, K, d) of all visible positions."""
 
 
 def observe(
@@ -105,6 +112,7 @@ def observe(
     first_layer: int = 0,
     condition: Tensor | None = None,
     front: list[Layer] | None = None,
+    last_output: bool = True,
 ) -> list[Layer]:
     """Run the observed stream with causal attention, and return one ``Layer`` per block.
 
@@ -117,23 +125,33 @@ def observe(
         first_layer: Index of the cache layer that belongs to the first block.
         condition: Condition of the adaptive norms.
         front: Layers of the prefix token, which is not cached.
+        last_output: Whether the output of the last block is read. Otherwise only its keys and values are computed.
     """
     rotary, layers = rotation(positions.index, config.dim // config.heads, config.rope_theta, x), []
+
+    def visible(i: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all visible positions of a block, those of the cache and of the prefix token included."""
+        if cache is not None:
+            k, v = cache.update(k, v, first_layer + i)
+        if front is None:
+            return k, v
+        token = [part.expand(len(k), -1, -1, -1) for part in (front[i].keys, front[i].values)]
+        return torch.cat((token[0], k), 2), torch.cat((token[1], v), 2)
+
     for i, block in enumerate(blocks):
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, i: int = i) -> Layer:
-            if cache is not None:
-                k, v = cache.update(k, v, first_layer + i)
-            if front is not None:
-                token = (part.expand(len(q), -1, -1, -1) for part in front[i][1:])
-                k, v = (torch.cat(pair, 2) for pair in zip(token, (k, v), strict=True))
+        def attend(q: Tensor, k: Tensor, v: Tensor, i: int = i) -> tuple[Tensor, Tensor, Tensor]:
+            k, v = visible(i, k, v)
             keys, values = for_all_heads(q, k, v)
             if positions.plain:
                 return F.scaled_dot_product_attention(q, keys, values, is_causal=True), k, v
             return F.scaled_dot_product_attention(q, keys, values, attn_mask=positions.visible), k, v
 
-        x, keys, values = block(x, attend, rotary, condition)
-        layers.append((x, keys, values))
+        if i == len(blocks) - 1 and not last_output:
+            layers.append(Layer(x, *visible(i, *block(x, None, rotary, condition))))
+            continue
+        layers.append(Layer(*block(x, attend, rotary, condition)))
+        x = layers[-1].output
     return layers
 
 
@@ -256,19 +274,22 @@ class EBTDecoder(EnergyNetwork):
         token, condition, front = self.token(step, "prefix"), self.token(step, "modulation"), None
         if token is not None:
             alone = Positions.of(1, 0, None, x.device)
-            front = observe(self.blocks, self.config, token.expand(1, 1, -1), alone, None)
+            front = observe(self.blocks, self.config, token.expand(1, 1, -1), alone, None, last_output=False)
         first_layer = self.own_step(step) * self.config.layers
         past = cache.get_seq_length(first_layer) if cache is not None else 0
         positions = Positions.of(x.shape[1], past, mask, x.device).behind(token=front is not None)
-        layers = observe(self.blocks, self.config, x, positions, cache, first_layer, condition, front)
+        read = states or self.config.anchor == "hidden"
+        layers = observe(self.blocks, self.config, x, positions, cache, first_layer, condition, front, read)
         index = positions.index[..., -predictions:] + 1  # a prediction takes the position of the token it predicts
         rotary = rotation(index, self.config.dim // self.config.heads, self.config.rope_theta, x)
         anchor = None
         if self.config.anchor != "none":
-            stream = x if self.config.anchor == "token" else F.rms_norm(layers[-1][0], x.shape[-1:], eps=self.config.norm_eps)
+            stream = (
+                x if self.config.anchor == "token" else F.rms_norm(layers[-1].output, x.shape[-1:], eps=self.config.norm_eps)
+            )
             anchor = stream[:, -predictions:]
-        visible, horizon = positions.last(predictions, observed=layers[0][1].shape[2])
-        seen, hidden = [(k, v) for _, k, v in layers], tuple(layer[0] for layer in layers) if states else ()
+        visible, horizon = positions.last(predictions, observed=layers[0].keys.shape[2])
+        seen, hidden = [(k, v) for _, k, v in layers], tuple(layer.output for layer in layers) if states else ()
         few = predictions == 1 and not torch.is_grad_enabled() and all(map(written_out, self.blocks))
         return Context(seen, visible, rotary, anchor, condition, horizon, hidden, few)
 

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from toys import DECODERS, WIDTH, conditioning, make_network, make_simplex, make_table, normal, seeded
 from transformers import DynamicCache
 
-from ebt.nn import Anchor, CausalTransformer, EBTDecoder, NetworkConfig
+from ebt.nn import Anchor, CausalTransformer, Conditioning, EBTDecoder, NetworkConfig
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -293,3 +294,25 @@ def test_the_context_is_encoded_once_for_all_steps_that_share_it_and_without_a_g
     contexts = 2 if conditioning(variant) in PER_STEP else 1  # two steps are told apart
     tokens = 2 if conditioning(variant) == "prefix" else 0  # each in front of all rows
     assert sorted(passes) == [(1, False)] * tokens + [(ROWS, False)] * contexts + [(3 * ROWS, True)] * 4
+
+
+@pytest.mark.parametrize("conditioning", ["none", *PER_STEP])
+def test_the_last_block_of_a_context_computes_only_what_is_read(conditioning: Conditioning) -> None:
+    """Candidates read its keys and values. Its output is for anchors, and for those who ask for hidden states."""
+
+    def encoded(anchor: Anchor, states: bool) -> tuple[int, Tensor]:
+        config = NetworkConfig(layers=1, dim=WIDTH, heads=2, anchor=anchor, conditioning=conditioning, conditioned_steps=2)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = EBTDecoder(config)
+        cache = DynamicCache()
+        with FlopCounterMode(display=False) as counter:
+            network.encode(context(), cache=cache, states=states)
+        return counter.get_total_flops(), torch.stack([part for layer in cache.layers for part in (layer.keys, layer.values)])
+
+    read, expected = encoded("none", states=True)
+    for anchor in ("none", "token"):
+        operations, found = encoded(anchor, states=False)
+        assert operations < 0.5 * read
+        assert torch.equal(found, expected)
+    assert encoded("hidden", states=False)[0] == read

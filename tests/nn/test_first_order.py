@@ -105,7 +105,7 @@ def test_a_block_written_out_is_the_block(case: dict[str, int]) -> None:
 @pytest.mark.parametrize("part", ["", "up", "attention.value", "ffn_norm"])
 def test_hooks_of_a_block_are_called(part: str) -> None:
     network, start, calls = EBTDecoder(NetworkConfig(2, 16, 2)), torch.randn(1, 1, 16), list[int]()
-    network.blocks[1].get_submodule(part).register_forward_hook(lambda *_: calls.append(1))
+    network.blocks[0].get_submodule(part).register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         descend(network.encode(torch.randn(1, 5, 16), predictions=1), start, steps=2, step_size=0.1)
     assert len(calls) == 4  # for the context, two steps and the final energy
