@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the code of a notebook in an empty folder, compares its outputs with those that the notebook shows, and returns its
     variables. Of pictures, the number is compared."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ebt.cli.progress.QUIET_SECONDS", math.inf)  # a slow machine would print lines between validations
     drawn: list[None] = []
     monkeypatch.setattr(plt, "show", lambda: drawn.append(plt.close("all")))
 
