@@ -454,12 +454,12 @@ def test_rows_at_once_needs_an_update_without_a_memory() -> None:
 def test_every_field_of_a_network_counts(network_class: type[Network], kind: str, name: str, tmp_path: Path) -> None:
     value, beside = OTHER.get(name, (None, {}))
     if name == "pretrained":
-        if kind != "ebt":
-            return
-        recipe = Recipe()
-        value = save_folder(task_of(base(network_class, layers=2), recipe).model, tmp_path / "model")
-        found = network_class(pretrained=str(value)).build(7, 6, recipe, 3)  # type: ignore[attr-defined]
-        assert found.config.layers == 2
+        recipe = base(network_class, kind=kind).recipe
+        begun = task_of(base(network_class, kind=kind, layers=2), recipe).model
+        draw(begun)
+        found = task_of(network_class(pretrained=str(save_folder(begun, tmp_path / "model"))), recipe).model
+        assert found.training
+        assert alike(begun.state_dict().values(), found.state_dict().values())
         return
     value = {"kind": TWINS[network_class] if kind == "ebt" else "ebt", "space": NETWORK_SPACE[network_class]}.get(name, value)
     if name == "head":

@@ -18,6 +18,7 @@ from ebt.cli.run import Run
 from ebt.cli.terminal import print_table, say
 from ebt.cli.training import TrainingCLI, configure
 from ebt.errors import InputError
+from ebt.problems.folder import find_folder
 from ebt.training.loop import quiet
 from ebt.training.model_task import ModelTask
 from ebt.training.second_order import not_twice, once_only
@@ -67,6 +68,8 @@ def _train(cli: TrainingCLI, run: Run, resume: bool) -> int:
     check_hyperparameters(cli.model, cli.datamodule)
     cli.model.check_strategy(cli.trainer.strategy)
     cli.model.choose_second_order(cli.trainer)  # refuses what does not fit together
+    if (pretrained := getattr(getattr(cli.model, "network", None), "pretrained", None)) is not None:
+        find_folder(pretrained)  # before the data are prepared, which may take minutes
     if hasattr(cli.datamodule, "prepare"):
         cli.datamodule.prepare()  # check the data before the run folder is created
     kept = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run

@@ -30,8 +30,11 @@ def _around(folder: str, source: str | None) -> list[str]:
     model = load_folder(folder, ("ebt", "ebt_transformer_pp"))
     config = model.config
     recipe = Path(folder) / RECIPE
-    steps = [f"--model.init_args.steps={model.thinking.steps}"] if config.model_type == "ebt" else []
-    start = [f"--model.init_args.recipe.start_std={model.thinking.start_std}"] if config.model_type == "ebt" else []
+    how = model.thinking if config.model_type == "ebt" else None
+    steps = [f"--model.init_args.steps={how.steps}"] if how else []
+    start = [f"--model.init_args.recipe.start_std={how.start_std}"] if how else []
+    if how and how.clamp is not None:
+        start.append(f"--model.init_args.recipe.clamp={how.clamp}")
     return [
         *([f"--config={recipe}"] if recipe.is_file() else ["--model=LanguageTask", "--data=TextDataModule", *start]),
         *steps,

@@ -15,7 +15,8 @@ from ebt.thinking import IGNORED, Recipe
 from ebt.training.model_task import ModelTask, Network
 from ebt.training.task import RECIPE, Batch, Sums
 
-_LOOPS = {"feed_forward": "none", "looped_prediction": "prediction", "looped_hidden": "hidden", "recursive": "recursive"}
+LOOPS = {"feed_forward": "none", "looped_prediction": "prediction", "looped_hidden": "hidden", "recursive": "recursive"}
+"""``loop`` of the configuration of each kind of model without an energy."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class CellsNetwork(Network):
     inner: int | None = None
     """Updates of the latent state per update of the answer, for kind recursive (6 by default)."""
     unused: ClassVar = ("anchor",)
-    looping: ClassVar = tuple(_LOOPS)[1:]
+    looping: ClassVar = tuple(LOOPS)[1:]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,7 +49,7 @@ class CellsNetwork(Network):
         """Return the fields of the model's configuration."""
         if self.kind == "ebt":
             return {"latent": self.latent, **self.sizes(), **self.thinking(recipe, steps)}
-        return {"loop": _LOOPS[self.kind], **({} if self.inner is None else {"inner": self.inner}), **self.sizes()}
+        return {"loop": LOOPS[self.kind], **({} if self.inner is None else {"inner": self.inner}), **self.sizes()}
 
 
 class CellsTask(ModelTask):
@@ -74,6 +75,11 @@ class CellsTask(ModelTask):
             self.second_order = None  # the energy gives its own slope
         else:
             super().choose_second_order(trainer)
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if getattr(self.model.config, "latent", False):
+            self.second_order = None  # it may be pretrained, and known only now
 
     def context(self, batch: Batch) -> Tensor:
         return batch[self.NAMES[0]]

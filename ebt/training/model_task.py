@@ -64,6 +64,9 @@ class Network:
     """Energy head."""
     head_init: HeadInit | None = None
     """Initialisation of the energy head."""
+    pretrained: str | None = None
+    """Model to start from instead of fresh weights: a model or run folder, or the name of a bundled model. It determines the
+    network; settings that are given beside it must agree with it."""
 
     spaces: ClassVar[Collection[str]] = tuple(SPACES)
     unused: ClassVar[tuple[str, ...]] = ()

@@ -16,6 +16,7 @@ from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.metrics import psnr
 from ebt.problems.images.models import DiTForImages, EBTForImages
+from ebt.problems.pretrained import start_from
 from ebt.thinking import Euclidean, Geometry, Recipe
 from ebt.training.model_task import ModelTask, Network
 from ebt.training.optimisation import Optimisation
@@ -40,7 +41,15 @@ class DenoisingNetwork(Network):
     unused_recipe: ClassVar = ("start_std", "rows_at_once")
 
     def build(self, size: int, channels: int, level: float, steps: int, recipe: Recipe = RECIPE) -> HubModel:
-        """Build the model with fresh weights."""
+        """Build the model, with fresh weights unless it is pretrained.
+
+        Raises:
+            InputError: If a pretrained model does not fit, see ``ebt.problems.pretrained.start_from``.
+        """
+        if self.pretrained is not None:
+            kinds = {"ebt": EBTForImages, "dit": DiTForImages}
+            data = {"image_size": size, "num_channels": channels, "noise_level": level}
+            return start_from(self, recipe, kinds, lambda fresh: fresh.build(size, channels, level, steps, recipe), **data)
         own: dict[str, Any] = {"image_size": size, "num_channels": channels, "patch_size": self.patch_size, **self.sizes()}
         if self.kind == "dit":
             return DiTForImages(DiTImagesConfig(level, **own))

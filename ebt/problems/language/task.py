@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from torch import Tensor
 
-from ebt.errors import InputError
 from ebt.models.base import HubModel
-from ebt.problems.folder import load_folder
 from ebt.problems.language.configuration import EBTConfig, TransformerPPConfig
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.tokenizers import encode
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
+from ebt.problems.pretrained import start_from
 from ebt.thinking import Recipe
 from ebt.training.model_task import ModelTask, Network
 from ebt.training.optimisation import Optimisation
@@ -28,43 +27,21 @@ class LanguageNetwork(Network):
     """A language model: ``ebt``, or its feed-forward twin ``transformer_pp``."""
 
     kind: Literal["ebt", "transformer_pp"] = "ebt"
-    pretrained: str | None = None
-    """Model folder to start from instead of fresh weights. It determines all other fields."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        given = [f"network.{field.name}" for field in fields(self) if getattr(self, field.name) != field.default]
-        if self.pretrained is not None and (extra := [name for name in given if name != "network.pretrained"]):
-            raise InputError(f"network.pretrained determines {', '.join(extra)}: leave it out")
 
     def build(self, vocab_size: int, context_length: int, recipe: Recipe, steps: int) -> HubModel:
         """Build the model, with fresh weights unless it is pretrained.
 
         Raises:
-            InputError: If a pretrained model has another vocabulary, a shorter context, or starts that differ from the recipe.
+            InputError: If a pretrained model does not fit, see ``ebt.problems.pretrained.start_from``.
         """
         if self.pretrained is not None:
-            return self._load(vocab_size, context_length, recipe)
+            kinds = {"ebt": EBTForCausalLM, "transformer_pp": TransformerPPForCausalLM}
+            data = {"vocab_size": vocab_size, "context_length": context_length}
+            return start_from(self, recipe, kinds, lambda fresh: fresh.build(**data, recipe=recipe, steps=steps), **data)
         sizes = {"vocab_size": vocab_size, "context_length": context_length, **self.sizes()}
         if self.kind == "ebt":
             return EBTForCausalLM(EBTConfig(**sizes, **self.thinking(recipe, steps), mean_from=recipe.min_steps))
         return TransformerPPForCausalLM(TransformerPPConfig(**sizes))
-
-    def _load(self, vocab_size: int, context_length: int, recipe: Recipe) -> HubModel:
-        model: HubModel = load_folder(self.pretrained or "", ("ebt", "ebt_transformer_pp"))
-        config = model.config
-        if config.vocab_size != vocab_size or config.context_length < context_length:
-            raise InputError(
-                f"network.pretrained {self.pretrained} has {config.vocab_size} tokens and contexts of {config.context_length}, "
-                f"the data {vocab_size} and {context_length}: use its tokenizer and contexts that are not longer"
-            )
-        if not isinstance(model, EBTForCausalLM):
-            self.check(recipe, "transformer_pp")
-        elif recipe.start_std != model.thinking.start_std:
-            raise InputError(
-                f"recipe.start_std is {recipe.start_std} and the model's is {model.thinking.start_std}: make them equal"
-            )
-        return model.train()
 
 
 class TextSamples(L.Callback):

@@ -9,8 +9,9 @@ from typing import Any
 from ebt.models.base import HubModel
 from ebt.problems.mazes.configuration import EBTMazesConfig, MazeTransformerConfig
 from ebt.problems.mazes.models import EBTForMazes, Mazes, MazeTransformer
+from ebt.problems.pretrained import start_from
 from ebt.thinking import Recipe
-from ebt.training.cells import CellsNetwork, CellsTask
+from ebt.training.cells import LOOPS, CellsNetwork, CellsTask
 from ebt.training.optimisation import Optimisation
 from ebt.training.task import OPTIMISATION, RECIPE
 
@@ -21,7 +22,14 @@ class MazeNetwork(CellsNetwork):
     same blocks with their last prediction or hidden state; or ``recursive``, a tiny recursive model."""
 
     def build(self, recipe: Recipe, steps: int) -> HubModel:
-        """Build the model with fresh weights."""
+        """Build the model, with fresh weights unless it is pretrained.
+
+        Raises:
+            InputError: If a pretrained model does not fit, see ``ebt.problems.pretrained.start_from``.
+        """
+        if self.pretrained is not None:
+            kinds: dict[str, type[HubModel]] = {"ebt": EBTForMazes, **dict.fromkeys(LOOPS, MazeTransformer)}
+            return start_from(self, recipe, kinds, lambda fresh: fresh.build(recipe, steps))
         fields = self.fields(recipe, steps)
         return EBTForMazes(EBTMazesConfig(**fields)) if self.kind == "ebt" else MazeTransformer(MazeTransformerConfig(**fields))
 

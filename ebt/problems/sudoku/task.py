@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ebt.models.base import HubModel
+from ebt.problems.pretrained import start_from
 from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformerConfig
 from ebt.problems.sudoku.models import Boards, EBTForSudoku, SudokuTransformer
 from ebt.thinking import Recipe
-from ebt.training.cells import CellsNetwork, CellsTask
+from ebt.training.cells import LOOPS, CellsNetwork, CellsTask
 from ebt.training.optimisation import Optimisation
 from ebt.training.task import OPTIMISATION, RECIPE
 
@@ -24,7 +25,14 @@ class SudokuNetwork(CellsNetwork):
     """Whether attention knows which cells share a row, a column or a box."""
 
     def build(self, board: int, recipe: Recipe, steps: int) -> HubModel:
-        """Build the model with fresh weights."""
+        """Build the model, with fresh weights unless it is pretrained.
+
+        Raises:
+            InputError: If a pretrained model does not fit, see ``ebt.problems.pretrained.start_from``.
+        """
+        if self.pretrained is not None:
+            kinds: dict[str, type[HubModel]] = {"ebt": EBTForSudoku, **dict.fromkeys(LOOPS, SudokuTransformer)}
+            return start_from(self, recipe, kinds, lambda fresh: fresh.build(board, recipe, steps), board=board)
         fields = {"board": board, "rules": self.rules, **self.fields(recipe, steps)}
         if self.kind == "ebt":
             return EBTForSudoku(EBTSudokuConfig(**fields))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ebt.errors import InputError
 from ebt.models.base import HubModel
+from ebt.problems.pretrained import start_from
 from ebt.problems.video.configuration import EBTVideoConfig, VideoTransformerConfig
 from ebt.problems.video.metrics import repeat_loss
 from ebt.problems.video.models import EBTForVideo, VideoTransformer
@@ -38,8 +39,15 @@ class VideoNetwork(Network):
             raise InputError(f"network.tied_candidates is for kind ebt, but kind is {self.kind}: leave it out.")
 
     def build(self, frame_dim: int, context_length: int, encoding: dict[str, Any], recipe: Recipe, steps: int) -> HubModel:
-        """Build the model with fresh weights."""
+        """Build the model, with fresh weights unless it is pretrained.
+
+        Raises:
+            InputError: If a pretrained model does not fit, see ``ebt.problems.pretrained.start_from``.
+        """
         shape: dict[str, Any] = {"frame_dim": frame_dim, "context_length": context_length, "encoding": encoding}
+        if self.pretrained is not None:
+            kinds = {"ebt": EBTForVideo, "transformer_pp": VideoTransformer}
+            return start_from(self, recipe, kinds, lambda fresh: fresh.build(**shape, recipe=recipe, steps=steps), **shape)
         if self.kind == "transformer_pp":
             return VideoTransformer(VideoTransformerConfig(**shape, **self.sizes()))
         fields = {"head": "quadratic", "anchor": "hidden", **self.thinking(recipe, steps)}
