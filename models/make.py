@@ -149,8 +149,8 @@ MODELS = {
             trainer__val_check_interval=500,
             trainer__callbacks=LATE_AVERAGE,
         ),
-        "It was trained on generated puzzles with at least 24 givens. Of 100 with 17 givens, the fewest that a puzzle can have, from "
-        "a public collection, it solves 87 %, best of 8, 79 % with one candidate.",
+        "It was trained on generated puzzles with at least 24 givens. Of 100 with 17 givens, the fewest that a puzzle can have,"
+        " from a public collection, it solves 87 %, best of 8, 79 % with one candidate.",
         [
             Ask("28 givens, best of 8", {"givens": 28, "limit": 100}, 8, goal=0.95),
             Ask("24 givens, best of 8", {"givens": 24, "limit": 100}, 8, goal=0.60),
