@@ -77,8 +77,12 @@ class Network:
     """Recipe fields that EBTs of this problem do not use."""
     looping: ClassVar[tuple[str, ...]] = ()
     """Kinds of looped models, which take the number of iterations from the recipe."""
+    loads_pretrained: ClassVar[bool] = False
+    """Whether the network is built from ``pretrained``, as by ``ebt.problems.pretrained.start_from``."""
 
     def __post_init__(self) -> None:
+        if self.pretrained is not None and not self.loads_pretrained:
+            raise InputError(f"network.pretrained: {type(self).__name__} builds fresh weights only. Leave it out.")
         for name in self.unused:
             if getattr(self, name) is not None:
                 raise InputError(f"network.{name}: {type(self).__name__} has no use for it. Leave it out.")
@@ -132,7 +136,7 @@ class Network:
 
 def _thinking() -> list[str]:
     """Return the names of the thinking fields."""
-    return [field.name for field in fields(Network) if field.name not in _SIZES]
+    return [field.name for field in fields(Network) if field.name not in (*_SIZES, "pretrained")]
 
 
 class ModelTask(ThinkingTask):

@@ -23,6 +23,7 @@ from ebt.problems.mazes.task import MazeNetwork
 from ebt.problems.sudoku.task import SudokuNetwork, SudokuTask
 from ebt.problems.video.task import VideoNetwork
 from ebt.thinking import Recipe
+from ebt.training.model_task import Network
 
 SIZES: dict[str, Any] = {"layers": 2, "dim": 8, "heads": 2}
 BOARDS = SudokuNetwork(**SIZES, head="bilinear", candidates=3, candidate_noise=0.5)
@@ -83,7 +84,7 @@ def test_a_recipe_that_a_rival_does_not_use_is_refused(kind: str, tmp_path: Path
     folder = boards(tmp_path / "model", SudokuNetwork(**SIZES, kind=kind))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"recipe\.noise"):
         SudokuNetwork(pretrained=folder).build(4, Recipe(noise=0.1), 2)
-    with_depths = SudokuNetwork(pretrained=folder)
+    with_depths = SudokuTask(SudokuNetwork(**SIZES, kind=kind, pretrained=folder)).network  # type: ignore[arg-type]
     if kind == "feed_forward":
         with pytest.raises(InputError, match=r"recipe\.max_steps"):
             with_depths.build(4, Recipe(max_steps=7), 2)
@@ -121,6 +122,11 @@ def test_models_of_other_data_are_refused(tmp_path: Path) -> None:
     frames = VideoNetwork(**small).build(6, 4, {"encoder": "pixels"}, VideoNetwork.recipe, 2)
     with pytest.raises(InputError, match="encoding"):
         VideoNetwork(pretrained=str(save_folder(frames, tmp_path / "frames"))).build(6, 4, {}, VideoNetwork.recipe, 2)
+
+
+def test_a_network_that_builds_fresh_weights_refuses_it() -> None:
+    with pytest.raises(InputError, match=r"network\.pretrained"):
+        Network(pretrained="sudoku-9x9")
 
 
 def test_bundled_models_are_found_by_name() -> None:

@@ -39,6 +39,7 @@ class DenoisingNetwork(Network):
     unused: ClassVar = ("anchor", "input_gradient")
     recipe: ClassVar = RECIPE
     unused_recipe: ClassVar = ("start_std", "rows_at_once")
+    loads_pretrained: ClassVar = True
 
     def build(self, size: int, channels: int, level: float, steps: int, recipe: Recipe = RECIPE) -> HubModel:
         """Build the model, with fresh weights unless it is pretrained.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -27,6 +27,7 @@ class LanguageNetwork(Network):
     """A language model: ``ebt``, or its feed-forward twin ``transformer_pp``."""
 
     kind: Literal["ebt", "transformer_pp"] = "ebt"
+    loads_pretrained: ClassVar = True
 
     def build(self, vocab_size: int, context_length: int, recipe: Recipe, steps: int) -> HubModel:
         """Build the model, with fresh weights unless it is pretrained.

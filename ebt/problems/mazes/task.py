@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ebt.models.base import HubModel
 from ebt.problems.mazes.configuration import EBTMazesConfig, MazeTransformerConfig
@@ -20,6 +20,8 @@ from ebt.training.task import OPTIMISATION, RECIPE
 class MazeNetwork(CellsNetwork):
     """A model of mazes: ``ebt``; ``feed_forward``, one pass; ``looped_prediction`` and ``looped_hidden``, which repeat the
     same blocks with their last prediction or hidden state; or ``recursive``, a tiny recursive model."""
+
+    loads_pretrained: ClassVar = True
 
     def build(self, recipe: Recipe, steps: int) -> HubModel:
         """Build the model, with fresh weights unless it is pretrained.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ebt.models.base import HubModel
 from ebt.problems.pretrained import start_from
@@ -23,6 +23,7 @@ class SudokuNetwork(CellsNetwork):
 
     rules: bool = False
     """Whether attention knows which cells share a row, a column or a box."""
+    loads_pretrained: ClassVar = True
 
     def build(self, board: int, recipe: Recipe, steps: int) -> HubModel:
         """Build the model, with fresh weights unless it is pretrained.

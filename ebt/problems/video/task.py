@@ -32,6 +32,7 @@ class VideoNetwork(Network):
     spaces: ClassVar[Collection[str]] = EBTVideoConfig.spaces
     unused: ClassVar = ("input_gradient",)
     recipe: ClassVar = RECIPE
+    loads_pretrained: ClassVar = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
