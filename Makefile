@@ -52,7 +52,7 @@ BENCH ?= --quick
 
 bench: $(INSTALLED)  ## all benchmarks, small (in full, hours: make bench BENCH=): runs/bench/*.json
 	$(BIN)/ebt study stability $(BENCH) --out runs/bench/stability
-	for name in train contexts second_order memory generate think; do \
+	for name in train boards contexts second_order memory generate think; do \
 		$(BIN)/python benchmarks/$$name.py $(BENCH) --json runs/bench/$$name.json || exit 1; done
 
 clean:  ## remove the environment and caches; results in runs/ stay

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import boards
 import contexts
 import memory
 import pytest
@@ -64,3 +65,14 @@ def test_long_contexts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixtur
     results, table = read(tmp_path / "found.json"), capsys.readouterr().out
     assert results[0]["times_twin"] == 1
     assert all(one["seconds"] > 0 and one["name"] in table for one in results)
+
+
+def test_boards_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert boards.main([*QUICK, f"--json={tmp_path / 'found.json'}", "--only=latent; feed-forward"]) == 0
+    results, table = read(tmp_path / "found.json"), capsys.readouterr().out
+    assert [one["name"] for one in results] == ["loop", "latent", "feed-forward"]
+    assert results[0]["times_loop"] == 1
+    for one in results:
+        assert one["times_loop"] == pytest.approx(results[0]["updates_per_second"] / one["updates_per_second"])
+        assert one["name"] in table
+    assert results[2]["times_loop"] < 1
