@@ -1,6 +1,8 @@
 # Two commands do everything on a fresh machine with Python 3.11+, git and make: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+TORCH := .venv/.torch
+USED := .venv/.used
 INSTALLED := .venv/.installed
 THREADS ?= 3
 
@@ -9,17 +11,29 @@ THREADS ?= 3
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-$(INSTALLED): pyproject.toml constraints.txt
+# Python compiles the modules that are imported, at their first import: a tenth of those that are installed.
+export PYTHONDONTWRITEBYTECODE :=
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+
+$(TORCH): constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) torch
 	touch $@
 
-demo: $(INSTALLED)  ## train, think and report in minutes: runs/demo/report.html
+$(USED): $(TORCH) pyproject.toml
+	$(INSTALL) --editable '.[train,images,video,serve]'
+	$(BIN)/ebt fit --help-all > /dev/null  # once, or all processes of a command would compile at the same time
+	touch $@
+
+$(INSTALLED): $(USED)
+	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+demo: $(USED)  ## train, think and report in minutes: runs/demo/report.html
 	$(BIN)/ebt demo --out runs/demo
 
-models: $(INSTALLED)  ## train the bundled models that are missing (hours)
+models: $(USED)  ## train the bundled models that are missing (hours)
 	$(BIN)/python models/make.py
 
 lint: $(INSTALLED)  ## style and types
