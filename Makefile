@@ -11,7 +11,7 @@ THREADS ?= 3
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-# Python compiles the modules that are imported, at their first import: a tenth of those that are installed.
+# Python compiles a module at its first import. Compiling all that are installed took a third of an installation.
 export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 

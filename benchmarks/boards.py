@@ -4,15 +4,15 @@
 
 Each contestant trains on batches of 32 boards of 9x9 (quick: 4 of 4x4) with random cells, forward, backward and AdamW, in its
 own process, by turns. A turn has updates of 2, 3 and 4 thinking steps with a loss after each. Networks have 4 layers of width
-64, and attention that knows rows, columns and boxes. Compiled contestants compile before they are measured. An EBT without a
-latent vector is differentiated twice, which cannot be compiled.
+64, and attention that knows rows, columns and boxes. Compiled contestants compile before they are measured. The EBT without a
+latent vector takes exact second derivatives, which cannot be compiled.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,15 @@ class Size:
 QUICK = Size(4, 4, 1)
 
 
+def steps_of(name: str) -> tuple[int, ...]:
+    """Numbers of steps, one for each update of a turn."""
+    return (1,) if name == "feed-forward" else STEPS
+
+
 def contestant(name: str, size: Size) -> tuple[Turn, Turn]:
     """One update, and one for each number of steps. All have whole batches, for compiled graphs are of one shape."""
-    kind = KINDS[name.removesuffix(COMPILED)]
-    thinks, steps = kind["kind"] == "ebt", STEPS if kind["kind"] != "feed_forward" else (1,)
-    recipe = Recipe(min(STEPS), max(STEPS)) if steps == STEPS else Recipe()
+    kind, steps = KINDS[name.removesuffix(COMPILED)], steps_of(name)
+    thinks, recipe = kind["kind"] == "ebt", Recipe(min(STEPS), max(STEPS)) if steps == STEPS else Recipe()
     model = SudokuNetwork(size="nano", layers=size.layers, rules=True, **kind).build(size.board, recipe, max(steps)).train()
     if name.endswith(COMPILED):
         compile_parts(model)
@@ -105,19 +109,15 @@ def show(found: Sequence[Result], size: Size, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = options(__doc__)
-    parser.add_argument("--only", metavar="A;B;..", help=f"contestants beside the loop, from {'; '.join(NAMES[1:])}")
-    args, console = parser.parse_args(argv), Console()
+    args, console = options(__doc__, NAMES).parse_args(argv), Console()
     size = QUICK if args.quick else Size()
-    names = NAMES if args.only is None else (NAMES[0], *(name.strip() for name in args.only.split(";")))
-    known = [Contestant(name, partial(contestant, name, size)) for name in names]
+    known = [Contestant(name, partial(contestant, name, size)) for name in args.only]
     measured = race(known, args.rounds or (2 if args.quick else 5), args.threads)
-    base = seconds(measured[NAMES[0]], args.clock)
-    found = []
-    for name, one in measured.items():
-        took = seconds(one, args.clock)
-        updates = len(STEPS) if not name.startswith("feed") else 1
-        found.append(Result(name, one, updates / took, took / updates * len(STEPS) / base))
+    took = {name: seconds(one, args.clock) / len(steps_of(name)) for name, one in measured.items()}
+    found = [
+        Result(name, replace(one, memory=None), 1 / took[name], took[name] / took[NAMES[0]])  # warm-up took as much memory
+        for name, one in measured.items()
+    ]
     show(found, size, console)
     write(args.json, args, [asdict(one) for one in found], console)
     return 0

@@ -126,8 +126,15 @@ def _forget_peak() -> None:
         return
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
-    """Command-line options shared by the benchmarks."""
+def options(description: str | None, contestants: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Command-line options shared by the benchmarks, and ``--only`` for ``contestants``, of which the first always runs."""
+
+    def chosen(text: str) -> tuple[str, ...]:
+        names = [name.strip() for name in text.split(";")]
+        if wrong := [name for name in names if name not in contestants]:
+            raise argparse.ArgumentTypeError(f"no contestant {wrong[0]!r}: give some of {'; '.join(contestants)}")
+        return (contestants[0], *(name for name in names if name != contestants[0]))
+
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: minutes")
     parser.add_argument("--rounds", type=int, metavar="N", help="measured turns per contestant (default: 5; quick: 2)")
@@ -136,6 +143,9 @@ def options(description: str | None) -> argparse.ArgumentParser:
         "--clock", choices=("wall", "cpu"), default="wall", help="clock for ratios; on a busy machine use cpu with --threads 1"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the numbers into this file")
+    if contestants:
+        what = f"contestants next to {contestants[0]}, from {'; '.join(contestants[1:])}"
+        parser.add_argument("--only", type=chosen, default=tuple(contestants), metavar="A;B;..", help=what)
     return parser
 
 

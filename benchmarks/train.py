@@ -197,15 +197,13 @@ def show(found: Sequence[Result], console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = options(__doc__)
-    parser.add_argument("--only", metavar="A;B;..", help=f"contestants next to transformer++, from {'; '.join(NAMES[1:])}")
+    parser = options(__doc__, NAMES)
     parser.add_argument("--row", type=int, choices=range(len(ROWS)), metavar="0..3", help="run only one of the sizes")
     args, console = parser.parse_args(argv), Console()
     rows = SMALL if args.quick else ROWS if args.row is None else (ROWS[args.row],)
-    names = NAMES if args.only is None else ("transformer++", *(name.strip() for name in args.only.split(";")))
     found: list[Result] = []
     for row in rows:
-        measured = race(contestants(row, names), args.rounds or (2 if args.quick else 5), args.threads)
+        measured = race(contestants(row, args.only), args.rounds or (2 if args.quick else 5), args.threads)
         found += results(row, measured, args.clock)
     show(found, console)
     write(args.json, args, [asdict(one) for one in found], console)

@@ -76,3 +76,10 @@ def test_boards_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert one["times_loop"] == pytest.approx(results[0]["updates_per_second"] / one["updates_per_second"])
         assert one["name"] in table
     assert results[2]["times_loop"] < 1
+
+
+@pytest.mark.parametrize("benchmark", [boards, train])
+def test_an_unknown_contestant_is_named(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        benchmark.main([*QUICK, "--only=nobody"])
+    assert "no contestant 'nobody'" in capsys.readouterr().err
