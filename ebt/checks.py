@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
 from types import UnionType
@@ -51,8 +51,8 @@ def as_tensor(name: str, value: Any, like: Tensor | None = None) -> Tensor:
 
 
 @cache  # evaluating hints takes longer than checking them, and every call of a model checks its options
-def type_hints(kind: type) -> dict[str, Any]:
-    """Type hints of a class."""
+def type_hints(kind: Callable[..., Any]) -> dict[str, Any]:
+    """Type hints of a class or a function."""
     return get_type_hints(kind)
 
 

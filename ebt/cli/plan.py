@@ -157,7 +157,7 @@ class Rehearsals:
         recipe, rows, words = self.run.task.recipe, self.run.rows(4), self.run.vocabulary
 
         def executed(drawn: int, burn_in: int = 0) -> int:
-            return self._rehearsal(rows, rows, words, drawn, count=True, burn_in=burn_in).operations
+            return self._rehearsal(rows, rows, words, drawn, burn_in=burn_in).operations
 
         found = {drawn: executed(drawn) for drawn in (recipe.min_steps, recipe.max_steps)}
         mean = (1 - recipe.warm_start) * sum(found.values()) / len(found)
@@ -166,7 +166,7 @@ class Rehearsals:
             step, again = two - one, one - found[recipe.min_steps] - (two - one)  # the context is encoded again
             mean += 2 * recipe.mean_burn_in / most * (step * most / 2 + again * most / (most + 1))
         if recipe.warm_start:  # without replayed rows
-            mean += recipe.warm_start * self._rehearsal(4, 4, words, 1, count=True, warm=True).operations
+            mean += recipe.warm_start * self._rehearsal(4, 4, words, 1, warm=True).operations
         return mean / (4 * self.run.context)
 
     def sizes(self) -> Sizes:
@@ -188,8 +188,8 @@ class Rehearsals:
         group = self._rows_together(rows)
         unit = group if group < rows else -(-CHUNK // (self.run.context * vocabulary))
         if rows <= 2 * unit:
-            return self._rehearsal(rows, group, vocabulary, drawn, count=False)
-        one, two = (self._rehearsal(few * unit, min(group, few * unit), vocabulary, drawn, count=False) for few in (1, 2))
+            return self._rehearsal(rows, group, vocabulary, drawn)
+        one, two = (self._rehearsal(few * unit, min(group, few * unit), vocabulary, drawn) for few in (1, 2))
         return extended(one, two, rows / unit - 2)
 
     def _rows_together(self, rows: int) -> int:
@@ -199,18 +199,16 @@ class Rehearsals:
         together = rows if alone else rows_together(rows, numbers, self.run.device)
         return min(rows, self._rows_at_once or together)
 
-    def _rehearsal(
-        self, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False, burn_in: int = 0
-    ) -> Rehearsal:
+    def _rehearsal(self, rows: int, group: int, vocabulary: int, drawn: int, warm: bool = False, burn_in: int = 0) -> Rehearsal:
         """Rehearse the full network, extrapolated from two and three layers so that depth costs no time."""
         layers = self._model.network.config.layers
         if layers <= 3:
-            return self.rehearsed(layers, rows, group, vocabulary, drawn, count, warm, burn_in)
-        two, three = (self.rehearsed(few, rows, group, vocabulary, drawn, count, warm, burn_in) for few in (2, 3))
+            return self.rehearsed(layers, rows, group, vocabulary, drawn, warm, burn_in)
+        two, three = (self.rehearsed(few, rows, group, vocabulary, drawn, warm, burn_in) for few in (2, 3))
         return extended(two, three, layers - 3)
 
     def rehearsed(
-        self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, count: bool, warm: bool = False, burn_in: int = 0
+        self, layers: int, rows: int, group: int, vocabulary: int, drawn: int, warm: bool = False, burn_in: int = 0
     ) -> Rehearsal:
         """Rehearse an update with ``drawn`` steps and ``layers`` layers, ``group`` rows at once, in or after the warm start."""
         run, task = self.run, self.run.task
@@ -227,7 +225,7 @@ class Rehearsals:
             inputs = {"input_ids": words, "targets": words}
             return Update(task, task.optimisation.optimiser(task), lambda: task.learn(inputs).loss, task.optimisation.clip)
 
-        return rehearse(make, precision.forward_context(), count)
+        return rehearse(make, precision.forward_context())
 
 
 def main(args: argparse.Namespace) -> int:

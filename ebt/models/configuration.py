@@ -7,12 +7,12 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
 from functools import wraps
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 import torch
 from transformers import PretrainedConfig
 
-from ebt.checks import check_range, check_type
+from ebt.checks import check_range, check_type, type_hints
 from ebt.errors import InputError
 from ebt.models.thinking import SPACES, UPDATES, Thinking, named
 from ebt.nn import PAPER, NetworkConfig, network_config
@@ -63,12 +63,13 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 
 def _typed(init: Callable[..., None]) -> Callable[..., None]:
     """Decorate a constructor to check the types and ranges of its arguments."""
+    signature = inspect.signature(init)
 
     @wraps(init)
     def checked(self: Any, *args: Any, **kwargs: Any) -> None:
-        hints = get_type_hints(init)
+        hints = type_hints(init)
         try:
-            for name, value in inspect.signature(init).bind(self, *args, **kwargs).arguments.items():
+            for name, value in signature.bind(self, *args, **kwargs).arguments.items():
                 check_value(name, value, hints.get(name, Any))
         except ValueError as error:
             raise InputError(str(error)) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Rehearsal:
     peak: int
     """Peak memory of an update after the first: ``gradients``, ``optimiser`` and temporary tensors, without ``weights``."""
     operations: int
-    """Operations of matrix products and attention, by PyTorch's counter; 0 if not counted."""
+    """Operations of matrix products and attention, by the formulas of PyTorch's counter."""
 
     @property
     def activations(self) -> int:
@@ -51,7 +51,7 @@ class Update:
     clip: float | None = None
 
 
-def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any], count: bool) -> Rehearsal:
+def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any]) -> Rehearsal:
     """Run an update after the first on fake tensors, which have shapes but no storage.
 
     The actual training code runs. Assumptions: kernels are those of the CPU; workspace of kernels and fragmentation are not
@@ -60,9 +60,8 @@ def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any],
     Args:
         make: Builds module, optimiser and batch. Called in fake tensor mode.
         precision: Context in which the loss is computed, for example autocast.
-        count: Whether to count operations, which takes longer.
     """
-    with FakeTensorMode(), FlopCounterMode(display=False, custom_mapping=_FUSED) if count else nullcontext() as counter:
+    with FakeTensorMode():
         update = make()
         parameters = list(update.module.parameters())
         with _Alive(tensor.untyped_storage() for tensor in (*parameters, *update.module.buffers())) as alive:
@@ -84,7 +83,7 @@ def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any],
         gradients=_bytes(parameter.grad for parameter in parameters if parameter.grad is not None),
         optimiser=_bytes(states),
         peak=alive.peak,
-        operations=0 if counter is None else counter.get_total_flops(),
+        operations=alive.operations,
     )
 
 
@@ -94,11 +93,11 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of all live storages created inside the mode. Views of ``others`` create none."""
+    """Counts the bytes of all live storages created inside the mode, and operations. Views of ``others`` create none."""
 
     def __init__(self, others: Iterable[torch.UntypedStorage]) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.operations = 0
         self._others = {id(storage): storage for storage in others}
         self._known: dict[int, weakref.ref[Any]] = {}
 
@@ -109,7 +108,9 @@ class _Alive(TorchDispatchMode):
             result = func(*args, **(kwargs or {}))
         except DataDependentOutputException:
             return 1
-        for leaf in tree_leaves(result):
+        if (formula := _FORMULAS.get(func._overloadpacket)) is not None:
+            self.operations += formula(*args, **(kwargs or {}), out_val=result)
+        for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note(leaf.untyped_storage())
         return result
@@ -129,8 +130,11 @@ class _Alive(TorchDispatchMode):
 
 
 _ATEN = torch.ops.aten
-_FUSED: dict[Any, Callable[..., int]] = {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *all, **_: sdpa_flop_count(*all[:3]),
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *all, **_: sdpa_backward_flop_count(*all[:4]),
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda *all, **_: sdpa_flop_count(*(one.shape for one in all[:3])),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda *all, **_: sdpa_backward_flop_count(
+        *(one.shape for one in all[:4])
+    ),
 }
-"""CPU attention, which PyTorch's counter does not support."""
+"""The formulas of PyTorch's counter, and those of CPU attention, which it lacks."""

@@ -24,6 +24,7 @@ def test_it_trains_measures_and_goes_on_where_it_stopped(
         "--quick",
         "--seeds=1",
         "--burn-in=2",
+        "--minutes=0.001",
         f"--out={tmp_path}",
         f"--json={tmp_path / 'all.json'}",
         f"--collection={tmp_path / 'few.csv'}",

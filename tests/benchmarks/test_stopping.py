@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import think
 
+from ebt.lab.demo.jobs import Settings
 
-def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+
+def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(Settings.quick(0), sudoku_updates=1, sudoku_puzzles=8, text_updates=1)
+    monkeypatch.setattr(Settings, "quick", lambda seed: few)
     quick = ["--quick", "--models", str(tmp_path / "models")]
     assert think.main([*quick, "--json", str(tmp_path / "all.json")]) == 0
     first = capsys.readouterr()
-    assert "training sudoku: 4 of 4" in first.err
+    assert "training sudoku: 1 of 1" in first.err
     assert "sudoku, test data" in first.out
     results = json.loads((tmp_path / "all.json").read_text())["results"]
     assert [result["task"] for result in results] == ["text", "sudoku"]

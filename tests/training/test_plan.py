@@ -71,7 +71,7 @@ def test_the_way_of_gradients_is_that_of_the_planned_device(accelerator: str, ch
 @pytest.mark.slow
 def test_many_layers_follow_from_two_and_three() -> None:
     planned = rehearsals("s1", 300, "--data.context_length=16")
-    two, three, four = (planned.rehearsed(layers, 1, 1, 300, 2, count=True) for layers in (2, 3, 4))
+    two, three, four = (planned.rehearsed(layers, 1, 1, 300, 2) for layers in (2, 3, 4))
     found = extended(two, three, 1)
     assert found.peak == pytest.approx(four.peak, rel=0.01)
     assert replace(found, peak=four.peak) == four

@@ -184,18 +184,16 @@ def _sudoku_pictures(made: dict[str, Any], out: Path, seed: int) -> list[Picture
 
 
 def _draw_board(out: Path, seed: int, givens: int) -> None:
-    """Draw the first test board that is solved after more than one step, or else the first board."""
-    model, settings = load_folder(out / "models" / "sudoku-ebt"), jobs.Settings(seed, sudoku_puzzles=1, sudoku_tests=16)
+    """Draw the first of a few test boards that is solved, or else the last."""
+    model, settings = load_folder(out / "models" / "sudoku-ebt"), jobs.Settings(seed, sudoku_puzzles=1, sudoku_tests=8)
     data = settings.boards()
     data.prepare()
     boards = data.sets[f"givens_{givens}"]
-    seen = [
-        watch_board(model, torch.as_tensor(puzzle), steps=max(jobs.SUDOKU_STEPS), candidates=1, seed=seed)
-        for puzzle in boards.puzzles
-    ]
-    right = [thinking.boards[-1] == solution.tolist() for thinking, solution in zip(seen, boards.solutions, strict=True)]
-    chosen = right.index(True) if any(right) else 0
-    board_strip(to_json(seen[chosen]), out / "sudoku-board.png", (0, 1, 2, 3, 4, 8, 16), boards.solutions[chosen].tolist())
+    for puzzle, solution in zip(boards.puzzles, boards.solutions.tolist(), strict=True):
+        seen = watch_board(model, torch.as_tensor(puzzle), steps=max(jobs.SUDOKU_STEPS), candidates=1, seed=seed)
+        if seen.boards[-1] == solution:
+            break
+    board_strip(to_json(seen), out / "sudoku-board.png", (0, 1, 2, 3, 4, 8, 16), solution)
 
 
 def _text_pictures(made: dict[str, Any], out: Path, seed: int) -> list[Picture]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
+from ebt.checks import type_hints
 from ebt.errors import InputError
 from ebt.models.configuration import TWINS, NetworkFields, ThinkingFields, check_value
 from ebt.thinking import Recipe
@@ -50,7 +51,7 @@ class EBTConfig(ThinkingFields):
         Raises:
             InputError: If fields are unknown or contradict each other, or ask for a replay buffer or a warm start.
         """
-        hints = get_type_hints(Recipe)
+        hints = type_hints(Recipe)
         try:
             for name, value in (self.recipe or {}).items():
                 check_value(name, value, hints.get(name, Any))

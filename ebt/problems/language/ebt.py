@@ -210,7 +210,8 @@ class EBTForCausalLM(LanguageModel, ThinkingModel):
         generator: torch.Generator | None,
     ) -> EBTOutput:
         """Think about S - 1 positions: the token after the last one is not known."""
-        recipe, geometry, target = self.config.training_recipe(), self.geometry(), labels[:, 1:]
+        recipe = torch.compiler.disable(self.config.training_recipe)()
+        geometry, target = self.geometry(), labels[:, 1:]
         if self._checkpoints and recipe.second_order == "auto":
             recipe = replace(recipe, second_order="central")
         landscape = self.landscape(given[:, :-1], None if attention_mask is None else attention_mask[:, :-1])

@@ -14,7 +14,7 @@ from ebt.cli.main import main
 from ebt.lab.studies.video import KNOWS, MOVES, OVER
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-OPTIONS = ["study", "video", "--quick", "--seeds", "2", "--jobs", "1", "--minutes", "0.02", "--clips", "4", "--steps", "1,2"]
+OPTIONS = ["study", "video", "--quick", "--seeds", "2", "--jobs", "1", "--minutes", "0.002", "--clips", "4", "--steps", "1,2"]
 
 
 @pytest.fixture(scope="module")
