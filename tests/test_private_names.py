@@ -23,6 +23,7 @@ READ = {
     "torch._subclasses.fake_tensor": "rehearsals: shapes without memory",
     "torch.utils._python_dispatch": "rehearsals: every operation of a training step",
     "torch.utils._pytree": "rehearsals: tensors of an operation",
+    "_overloadpacket": "rehearsals: the operation that a formula of PyTorch's counter is of",
     "_cdata": "rehearsals: whether two tensors share memory",
     "_scaled_dot_product_flash_attention_for_cpu": "first-order attention: a kernel that returns the log-sum-exp",
     "_scaled_dot_product_flash_attention_for_cpu_backward": "first-order attention: its backward pass, as below",

@@ -159,7 +159,7 @@ class Rehearsals:
         def executed(drawn: int, burn_in: int = 0) -> int:
             return self._rehearsal(rows, rows, words, drawn, burn_in=burn_in).operations
 
-        found = {drawn: executed(drawn) for drawn in (recipe.min_steps, recipe.max_steps)}
+        found = {drawn: executed(drawn) for drawn in {recipe.min_steps, recipe.max_steps}}
         mean = (1 - recipe.warm_start) * sum(found.values()) / len(found)
         if most := recipe.burn_in:
             one, two = (executed(recipe.min_steps, steps) for steps in (1, 2))

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ebt.cli.main import main
 from ebt.lab.studies import STUDIES
 from ebt.lab.studies.command import told
 from ebt.lab.studies.page import listed, shown
+from ebt.lab.studies.sets import BRACKETS, PYTHON_SOURCE
 
 PICTURES = {
     "stability": {"final-ours.png", "losses-ours.png", "final-reference.png", "losses-reference.png"},
@@ -26,9 +28,17 @@ PICTURES = {
     "uncertainty": {"steps.png", "risk.png", "texts.png", "tokens.png"},
     "verifiers": {"rules.png"},
 }
-RUNS = {"stability": (8, 0), "ablation": (20, 0), "ood": (75, 1), "uncertainty": (8, 4), "verifiers": (6, 3)}
+RUNS = {"stability": (8, 0), "ablation": (20, 0), "ood": (63, 1), "uncertainty": (8, 4), "verifiers": (6, 3)}
 """With one seed (stability: two): how many there are, and how many were made by the studies before."""
 SHORT = ["--quick", "--jobs", "1", "--updates", "1", "--context-length", "16"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_sets() -> Iterator[None]:
+    """All built-in sets are tested by themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ebt.lab.studies.ood.BUILT_IN", (PYTHON_SOURCE, BRACKETS))
+        yield
 
 
 @pytest.fixture(scope="module")
