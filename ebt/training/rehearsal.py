@@ -64,12 +64,12 @@ def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any])
     with FakeTensorMode():
         update = make()
         parameters = list(update.module.parameters())
-        with _Alive(tensor.untyped_storage() for tensor in (*parameters, *update.module.buffers())) as alive:
+        with _Count(tensor.untyped_storage() for tensor in (*parameters, *update.module.buffers())) as counted:
             for parameter in parameters:  # the state after a first update
                 if parameter.requires_grad:
                     parameter.grad = torch.zeros_like(parameter)
             update.optimiser.step()
-            alive.peak = alive.now
+            counted.peak = counted.now
             with precision:
                 loss = update.loss()
             update.optimiser.zero_grad()  # the trainer, too, frees the old gradients after the forward pass
@@ -82,8 +82,8 @@ def rehearse(make: Callable[[], Update], precision: AbstractContextManager[Any])
         weights=_bytes([*parameters, *update.module.buffers()]),
         gradients=_bytes(parameter.grad for parameter in parameters if parameter.grad is not None),
         optimiser=_bytes(states),
-        peak=alive.peak,
-        operations=alive.operations,
+        peak=counted.peak,
+        operations=counted.operations,
     )
 
 
@@ -92,8 +92,8 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(storages.values())
 
 
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of all live storages created inside the mode, and operations. Views of ``others`` create none."""
+class _Count(TorchDispatchMode):
+    """Counts operations, and the bytes of all live storages created inside the mode. Views of ``others`` create none."""
 
     def __init__(self, others: Iterable[torch.UntypedStorage]) -> None:
         super().__init__()
@@ -104,12 +104,13 @@ class _Alive(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
             return args[0].fake_device  # more than half of all calls; answering them here saves a sixth of the time
+        kwargs = kwargs or {}
         try:
-            result = func(*args, **(kwargs or {}))
+            result = func(*args, **kwargs)
         except DataDependentOutputException:
             return 1
         if (formula := _FORMULAS.get(func._overloadpacket)) is not None:
-            self.operations += formula(*args, **(kwargs or {}), out_val=result)
+            self.operations += formula(*args, **kwargs, out_val=result)
         for leaf in (result,) if isinstance(result, Tensor) else tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note(leaf.untyped_storage())

@@ -47,8 +47,8 @@ def build(run: PlannedRun, vocabulary: int, dim: int | None = None) -> torch.opt
     return optimiser
 
 
-def packed(run: PlannedRun, vocabulary: int) -> None:
-    """Let the library of matrix products take what it packs the largest of the run's into, and keeps."""
+def fill_buffers(run: PlannedRun, vocabulary: int) -> None:
+    """Multiply matrices of the run's largest shapes: the BLAS library allocates buffers for them, and keeps these."""
     dim = run.task.network.dim
     assert dim is not None
     states, words = torch.ones(run.rows(run.batch) * run.context, dim), torch.ones(dim, vocabulary)
@@ -67,7 +67,7 @@ def main(arguments: list[str], vocabulary: int) -> None:
     run = planned_run(arguments, vocabulary)
     optimiser = build(run, 8, dim=8)  # whatever libraries take at their first call
     update(run, optimiser, 1)
-    packed(run, vocabulary)
+    fill_buffers(run, vocabulary)
     before = resident()
     optimiser = build(run, vocabulary)
     update(run, optimiser, 1)

@@ -122,15 +122,15 @@ def test_a_warm_start_is_a_share_of_the_budget() -> None:
     data = SudokuDataModule(size=4, train_count=20, train_givens=(6, 9), validation_count=1, test_count=1, test_givens=(6,))
     network = SudokuNetwork("nano", layers=1, dim=8, heads=2, head="bilinear")
     task = Note(network, Recipe(min_steps=2, max_steps=2, warm_start=0.5), Optimisation(warmup_steps=2))
-    train_for(task, data, 0.005, lambda *_: None)
+    train_for(task, data, 0.01, lambda *_: None)
     first = steps.index(2)
     assert 0 < first < len(steps)
     assert steps == [1] * first + [2] * (len(steps) - first)
 
 
 def test_training_ends_with_its_budget_of_processor_time() -> None:
-    made, told = trained(0.005)
+    made, told = trained(0.01)
     assert made["updates"] == len(told) > 3
-    assert 0.3 <= made["seconds"] < 10
+    assert 0.6 <= made["seconds"] < 10
     assert told[-1] == (1000, 1000)
     assert 0.001 <= made["lr"] < 0.003  # the schedule has gone its way
