@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +31,8 @@ from ebt.cli.probe import probe_model
 from ebt.cli.terminal import out_folder, plain_table, print_table, say_written
 from ebt.errors import InputError
 from ebt.evaluation.style import COLOURS, GREY, picture
+from ebt.files import write_json
+from ebt.lab.studies.runs import machine
 from ebt.problems.folder import save_folder
 from ebt.problems.images.data import Crops, ImageDataModule
 from ebt.problems.images.diffusion import NoiseSchedule
@@ -137,13 +138,13 @@ def main(argv: list[str] | None = None) -> int:
             if not file.is_file():
                 console.print(f"{kind}, seed {seed}: training for {args.minutes:g} minutes", highlight=False)
                 result = run(kind, seed, args, folder)
-                write(asdict(result), file)
+                write_json(asdict(result), file)
             results.append(read(file, args))
     summary = summarise(results, *classical(args))
     _print(console, summary)
     if args.json is not None:
         out = Path(args.json)
-        write({"machine": machine(args), "summary": summary, "runs": results}, out)
+        write_json({"machine": machine() | {"threads": args.threads}, "summary": summary, "runs": results}, out)
         draw(results, summary, out.with_suffix(".png"))
         say_written(console, [out, out.with_suffix(".png")])
     return 0
@@ -414,17 +415,6 @@ def draw(results: list[dict[str, Any]], summary: dict[str, Any], path: Path) -> 
             axes.set_title(f"noise level {level}" + (" (trained)" if float(level) == LEVELS[0] else " (out of distribution)"))
         figure.axes[0].set_ylabel("PSNR (dB)")
         figure.axes[0].legend()
-
-
-def machine(args: argparse.Namespace) -> dict[str, Any]:
-    return {"processor": platform.processor() or platform.machine(), "threads": args.threads, "torch": torch.__version__}
-
-
-def write(value: dict[str, Any], file: Path) -> None:
-    """Write a JSON file atomically."""
-    fresh = file.with_name(f".{file.name}.new")
-    fresh.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    fresh.replace(file)
 
 
 if __name__ == "__main__":

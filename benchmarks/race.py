@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import multiprocessing
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +17,9 @@ from typing import Any
 
 import torch
 from rich.console import Console
+
+from ebt.files import write_json
+from ebt.lab.studies.runs import machine
 
 Turn = Callable[[], None]
 PRELOAD = ["lightning", "transformers.modeling_utils", "transformers.generation.utils"]
@@ -154,15 +155,14 @@ def seconds(measured: Measured, clock: str) -> float:
 
 
 def write(path: str | None, settings: argparse.Namespace, results: Sequence[Any], console: Console) -> None:
-    """Write settings, results, machine and versions as one JSON object."""
+    """Write settings, results and the machine with its versions as one JSON object."""
     if path is None:
         return
     content = {
         "settings": {name: value for name, value in vars(settings).items() if name != "json"},
         "results": [result if isinstance(result, dict) else asdict(result) for result in results],
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": machine(),
     }
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(content, path)
     console.print(f"wrote {path}", highlight=False)

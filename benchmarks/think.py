@@ -12,14 +12,13 @@ ratio, and ("the best loss") the one with the fewest evaluations and a loss with
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import race
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -75,7 +74,7 @@ def trained(task: str, folder: Path, quick: bool) -> Any:
     if not (folder / "config.json").exists():
         if task == "text":
             optimisation = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
-            made: Any = LanguageTask(LanguageNetwork("nano", dim=96), TEXT, optimisation, sample_every=0, seed=0)
+            made: Any = LanguageTask(LanguageNetwork("nano", dim=96), TEXT, optimisation=optimisation, sample_every=0, seed=0)
             work, updates = text_of(settings), settings.text_updates
         else:
             made, work, updates = settings.sudoku_task("ebt"), boards_of(settings), settings.sudoku_updates
@@ -227,16 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, console = parser.parse_args(argv), Console()
     torch.set_num_threads(args.threads)
     results = [run(task, args, console) for task in (("text", "sudoku") if args.only is None else (args.only,))]
-    if args.json:
-        content = {
-            "settings": {name: value for name, value in vars(args).items() if name != "json"},
-            "results": results,
-            "versions": {"torch": torch.__version__},
-        }
-        content["versions"]["python"] = platform.python_version()
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.json).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        console.print(f"wrote {args.json}", highlight=False)
+    race.write(args.json, args, results, console)
     return 0
 
 

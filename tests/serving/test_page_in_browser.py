@@ -53,7 +53,7 @@ def browser() -> Iterator[Any]:
     if BROWSER is None:
         pytest.skip("needs Chromium: install the package chromium")
     with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
 
 
 @contextmanager

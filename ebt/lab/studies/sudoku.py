@@ -246,6 +246,7 @@ def report(plan: SudokuPlan, results: Results) -> Page:
         for test, found in lines.items():
             found.insert(1, _line(plan, results, "ebt", test, plan.candidates))
     title = f"{plan.size}x{plan.size} Sudoku"
+    puzzles = _puzzles(plan, results)
     effort_lines(_panels(plan, lines, lambda line: line.exact), plan.out / "sudoku.png", "boards solved (%)", title)
     effort_lines(_panels(plan, lines, lambda line: line.cell), plan.out / "cells.png", "empty cells right (%)", title)
     judged = _verdicts(plan, lines)
@@ -255,7 +256,7 @@ def report(plan: SudokuPlan, results: Results) -> Page:
         *([_stopping(plan, lines, results)] if "ebt" in plan.kinds else []),
     ]
     return Page(
-        title=f"{plan.size}x{plan.size} Sudoku by thinking",
+        title=f"{title} by thinking, {puzzles:,} puzzles, {plan.minutes:g} minutes ({plan.device})",
         question="Boards with few givens need search. How many does a model solve, and does thinking longer than in training "
         "help, for an EBT and for the same blocks without an energy?",
         setting=_setting(plan, results),
@@ -322,7 +323,7 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         f"(Jolicoeur-Martineau 2025); an iteration is {INNER + 1} passes of half the layers."
     )
     recursive = recursive if RECURSIVE in plan.kinds else ""
-    puzzles = made[plan.kinds[0]][0].get("puzzles", plan.puzzles)
+    puzzles = _puzzles(plan, results)
     source = "generated" if plan.collection is None else f"of {Path(plan.collection).name}, further cells revealed at random"
     return [
         f"Trained on {puzzles:,} puzzles, {source}, with {plan.givens[0]} to {plan.givens[1]} givens, digits "
@@ -342,6 +343,12 @@ def _setting(plan: SudokuPlan, results: Results) -> list[str]:
         "Published, with other data and far more compute: EBT 29.7 % out of distribution, its feed-forward twin 0.03 % "
         "(Gladstone et al., ICLR 2026, table 5); on Sudoku-Extreme TRM 87.4 %, HRM 55 % (Jolicoeur-Martineau 2025).",
     ]
+
+
+def _puzzles(plan: SudokuPlan, results: Results) -> int:
+    """How many puzzles the models were trained on. A collection may have fewer than asked for."""
+    count: int = results[plan.model(plan.kinds[0], 0).key].values.get("puzzles", plan.puzzles)
+    return count
 
 
 def _hard(plan: SudokuPlan) -> str:
