@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -96,7 +97,9 @@ def write_text(text: str, path: str | Path) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Prepare a value for JSON: tuples become lists, and non-finite numbers become None."""
+    """Prepare a value for JSON: results become objects, tuples become lists, and non-finite numbers become None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -22,12 +22,12 @@ UPDATES, FAST = 60, Optimisation(lr=1e-2, warmup_steps=10)
 
 def text(seed: int, folder: Path) -> tuple[ThinkingTask, TextDataModule]:
     trainings.write_text(folder)
-    task = LanguageTask(LanguageNetwork(layers=1, dim=32, heads=2), Recipe(), FAST, sample_every=0, seed=seed)
+    task = LanguageTask(LanguageNetwork(layers=1, dim=32, heads=2), Recipe(), optimisation=FAST, sample_every=0, seed=seed)
     return task, TextDataModule(str(folder / "text.txt"), context_length=16, batch_size=8, fractions=(1, 0, 0), seed=seed)
 
 
 def boards(seed: int, folder: Path) -> tuple[ThinkingTask, SudokuDataModule]:
-    task = SudokuTask(SudokuNetwork(layers=1, dim=32, heads=2), Recipe(), FAST, seed=seed)
+    task = SudokuTask(SudokuNetwork(layers=1, dim=32, heads=2), Recipe(), optimisation=FAST, seed=seed)
     data = SudokuDataModule(
         size=4,
         train_count=256,

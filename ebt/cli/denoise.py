@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
             bar(index + 1, None)
     _print(console, args, results)
     if folder is not None:
-        write_json({"level": args.noise, "images": [asdict(result) for result in results]}, folder / "denoise.json")
+        write_json({"level": args.noise, "images": results}, folder / "denoise.json")
     if written := beside or folder:
         say_written(console, [written])
     else:
@@ -78,6 +78,8 @@ def _check_options(args: argparse.Namespace, model: Any) -> None:
             raise InputError(f"--{option} needs a model with an energy, and {args.checkpoint} is a Diffusion Transformer.")
     if args.mask is not None and (args.noise is not None or args.clean is not None):
         raise InputError("--mask fills in a clean image: leave out --noise and --clean.")
+    if args.mask is not None and args.tolerance is not None:
+        raise InputError("--tolerance stops denoising, and --mask fills in with all steps: leave one of them out.")
     if args.noise is not None and args.clean is not None:
         raise InputError("--noise adds noise to the given images, which are the clean ones: leave out --clean.")
 

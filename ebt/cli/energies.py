@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ebt.cli.terminal import numbers, out_folder, plain_table, print_table, say, say_written, text_of, warn
-from ebt.evaluation.results import write_json
 from ebt.evaluation.style import HEAT
+from ebt.files import write_json
 from ebt.problems.folder import load_folder, load_tokenizer_of
 from ebt.problems.language.energies import TokenEnergies, token_energies
 from ebt.problems.language.pictures import token_heat_map, visible

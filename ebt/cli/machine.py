@@ -108,7 +108,7 @@ _PARTS = (
     (r"/torch/distributed/fsdp", "the gathered weights of a block", f"{_SIZE}, or set trainer.precision bf16-mixed"),
     (r"/ebt/training/sharding", "the gathered tables of words", f"{_SIZE}, or train a tokenizer with fewer tokens"),
     (r":configure_model$", "the model's weights", f"{_SIZE}, or trainer.precision bf16-true"),
-    (r"/ebt/problems/\w+/(data|corpora|packing|sources|clips|features)", "the data", "give less data, or set data.streaming"),
+    (r"/ebt/problems/\w+/(data|corpora|packing|sources|clips|encoders)", "the data", "give less data, or set data.streaming"),
     (r"/torch/autograd/|:backward$", "the backward passes", _STEPS),
     (r"/ebt/(nn|thinking|models|problems)/|:training_step$", "the activations of thinking", _STEPS),
 )

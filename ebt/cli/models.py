@@ -22,10 +22,5 @@ def main(args: argparse.Namespace) -> int:
     for name, model in shelf.shelf().items():
         size = f"{model.size / 1e6:.1f}"
         table.add_row(name, model.problem, f"{model.parameters:,}", size, model.quality, FOUND[shelf.where(name)[0]])
-    print_table(
-        Console(),
-        "Bundled models",
-        table,
-        "quality: on held-out data; intervals are in the model's README.md",
-    )
+    print_table(Console(), "Bundled models", table, "quality: on held-out data; intervals are in the model's README.md")
     return 0

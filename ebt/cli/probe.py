@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,7 @@ def main(args: argparse.Namespace) -> int:
         table.add_row(Path(name).resolve().name, accuracy, f"{100 * probe.top5:.2f}", f"{probe.train} + {probe.test}")
     print_table(console, f"linear probe on {Path(args.data).name}: {len(data.classes)} classes", table)
     if (folder := out_folder(args.out)) is not None:
-        plain = {name: asdict(probe) for name, probe in probes.items()}
-        write_json({"data": args.data, "classes": data.classes, "probes": plain}, folder / "probe.json")
+        write_json({"data": args.data, "classes": data.classes, "probes": probes}, folder / "probe.json")
         say_written(console, [folder / "probe.json"])
     return 0
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ebt.cli.terminal import numbers, out_folder, plain_table, print_table, progress_bar, say, say_written, scaled_and_noisy
 from ebt.errors import InputError
 from ebt.evaluation.measure import thinks
-from ebt.evaluation.results import write_json
+from ebt.files import write_json
 from ebt.problems.folder import load_folder
 from ebt.problems.images.pictures import film_strip
 from ebt.problems.images.sources import to_picture
@@ -70,8 +70,8 @@ class Results:
 
 def _check(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Check the options, and return the thinking options."""
-    if not thinks(model) and (args.steps, args.candidates) != (None, None):
-        raise InputError("--steps and --candidates need a model with an energy: Transformer++ answers in one pass.")
+    if not thinks(model) and (args.steps, args.candidates, args.rule) != (None, None, None):
+        raise InputError("--steps, --candidates and --rule need a model with an energy: Transformer++ answers in one pass.")
     many = args.candidates or (model.thinking.candidates if thinks(model) else 1)
     options: dict[str, Any] = scaled_and_noisy(args, [model], many)
     if args.mp4 and (args.out is None or args.no_pictures):

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def _solve_file(args: argparse.Namespace, console: Console, model: Any, folder: 
         result.energy, result.board_auroc = float(energies.mean()), auroc(torch.from_numpy(energies), torch.from_numpy(~valid))
     _print_file(console, Path(args.csv).name, model.config.board, result, args)
     if folder is not None:
-        write_json(asdict(result), folder / "solve.json")
+        write_json(result, folder / "solve.json")
         _write_solutions(folder / "solutions.csv", puzzles, found, valid, energies)
         say_written(console, [folder / "solve.json", folder / "solutions.csv"])
 
@@ -238,7 +238,7 @@ def _solve_board(args: argparse.Namespace, console: Console, model: Any, folder:
         from ebt.problems.sudoku.pictures import board_strip
 
         written = [folder / "solve.json", folder / "board.png"]
-        plain = finite(asdict(best))
+        plain = finite(best)
         write_json({**plain, "solution": truth.tolist(), "solved": solved, "attempts": number}, written[0])
         title = f"{'Solved' if solved else 'Not solved'} after {best.steps} steps"
         board_strip(plain, written[1], solution=truth.tolist(), title=title)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
-
-from ebt import files
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
 
 Progress = Callable[[int, int | None], None]
 """Called after each batch with the number of rows done and the total number of rows (None if unknown)."""
@@ -91,13 +88,3 @@ class Curve(Generic[P]):
         if not found:
             raise KeyError(f"{steps} steps with {candidates} candidates were not measured: choose one of points")
         return found[0]
-
-
-def to_json(result: Any) -> dict[str, Any]:
-    """Convert a result to a JSON object. Non-finite numbers become null."""
-    return dict(files.finite(asdict(result)))
-
-
-def write_json(result: Any, path: str | Path) -> None:
-    """Write a result as a JSON file."""
-    files.write_json(asdict(result), path)

@@ -165,8 +165,7 @@ class ThinkingModel(HubModel):
 
     def update(self) -> Update:
         """How candidates move."""
-        update: Update = self.config.make_update()
-        return update
+        return self.config.make_update()
 
     def parts(self, *context: Any, **more: Any) -> tuple[int, ...]:
         """Shape (B, *P) of the predictions for a context."""

@@ -6,23 +6,7 @@ from ebt.nn.encoder import EBTEncoder, EncoderLandscape, Transformer
 from ebt.nn.patches import PatchEmbedding, fixed_positions, patchify, unpatchify
 
 __all__ = [
-    "PAPER",
-    "SIZES",
-    "Anchor",
-    "CausalTransformer",
-    "Conditioning",
-    "DecoderLandscape",
-    "EBTDecoder",
-    "EBTEncoder",
-    "EncoderLandscape",
-    "Head",
-    "HeadInit",
-    "KeyValueCache",
-    "NetworkConfig",
-    "PatchEmbedding",
-    "Transformer",
-    "fixed_positions",
-    "network_config",
-    "patchify",
-    "unpatchify",
-]
+    "PAPER", "SIZES", "Anchor", "CausalTransformer", "Conditioning", "DecoderLandscape", "EBTDecoder", "EBTEncoder",
+    "EncoderLandscape", "Head", "HeadInit", "KeyValueCache", "NetworkConfig", "PatchEmbedding", "Transformer",
+    "fixed_positions", "network_config", "patchify", "unpatchify",
+]  # fmt: skip

@@ -254,8 +254,7 @@ class Block(nn.Module):
             condition: Condition of the adaptive norms.
         """
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            found: tuple[Tensor, ...] = self._gradient_checkpointing_func(self._run, x, attend, rotary, condition)
-            return found
+            return self._gradient_checkpointing_func(self._run, x, attend, rotary, condition)
         if saving.saves_less():
             with saving.block():
                 return self._run(x, attend, rotary, condition)
@@ -385,8 +384,6 @@ class Landscape:
     """Base class of landscapes, see ``ebt.thinking.Energy``."""
 
     network: Any
-    x: Tensor
-    """The input (B, S, D)."""
     blind: bool = field(default=False, kw_only=True)
     """Whether candidates are hidden from the blocks."""
     differentiated_once: bool = field(default=False, kw_only=True)
@@ -395,8 +392,7 @@ class Landscape:
     @property
     def passes(self) -> Passes | None:
         """See ``EnergyNetwork.passes``."""
-        found: Passes | None = self.network.passes
-        return found
+        return self.network.passes
 
     def once(self) -> Self:
         """The same landscape with first derivatives only."""

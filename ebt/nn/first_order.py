@@ -132,8 +132,7 @@ def run_once(block: Any, x: Tensor, keys: Tensor, values: Tensor, visible: Tenso
     attention, norms = block.attention, (block.attention_norm, block.ffn_norm)
     layers = attention.query, attention.key, attention.value, attention.output, block.gate, block.up, block.down
     weights = tuple(layer.weight for layer in (*norms, *layers))
-    found: Tensor = _RunOnce.apply(x, keys, values, visible, rotary, norms[0].eps, weights)
-    return found
+    return _RunOnce.apply(x, keys, values, visible, rotary, norms[0].eps, weights)
 
 
 class _RunOnce(torch.autograd.Function):

@@ -104,8 +104,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = _SwiGLUSlope.apply(gradient, *ctx.saved_tensors)
-        return found
+        return _SwiGLUSlope.apply(gradient, *ctx.saved_tensors)
 
 
 class _SwiGLUSlope(torch.autograd.Function):

@@ -19,11 +19,7 @@ N = TypeVar("N", bound=Network)
 
 
 def start_from(
-    network: N,
-    recipe: Recipe,
-    kinds: Mapping[str, type[HubModel]],
-    build: Callable[[N], HubModel],
-    **data: Any,
+    network: N, recipe: Recipe, kinds: Mapping[str, type[HubModel]], build: Callable[[N], HubModel], **data: Any
 ) -> HubModel:
     """Load the model that a network starts from (``network.pretrained``), in training mode.
 

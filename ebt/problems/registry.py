@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import transformers
+import yaml
 
 from ebt.checks import as_tensor
 from ebt.errors import InputError, unknown
 from ebt.evaluation.results import Curve, Measure, Progress
 from ebt.models.base import HubModel
+from ebt.shelf import located
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule
@@ -172,8 +174,7 @@ def problems() -> dict[str, Problem]:
 
 
 def _built_in(name: str) -> Problem:
-    problem: Problem = _imported(f"ebt.problems.{name}.problem:PROBLEM")
-    return problem
+    return _imported(f"ebt.problems.{name}.problem:PROBLEM")
 
 
 @cache
@@ -257,3 +258,24 @@ def same(what: str, values: Collection[Any]) -> None:
 def unknown_data(folder: str) -> InputError:
     """Return the error for a model folder whose data are unknown."""
     return InputError(f"{folder} is not part of a run folder, so its data are unknown: give them with --data.")
+
+
+def run_data(checkpoint: str, module: type[Any]) -> dict[str, Any] | None:
+    """Return the data settings of the run that a folder is or belongs to, or ``None`` if there is no run.
+
+    Raises:
+        InputError: If the run's configuration cannot be read, or its data module is not a ``module``.
+    """
+    folder = located(checkpoint).resolve()
+    config = next((path for path in (folder / "config.yaml", folder.parent / "config.yaml") if path.is_file()), None)
+    if config is None:
+        return None
+    try:
+        read = yaml.safe_load(config.read_text(encoding="utf-8"))
+        kind, settings = read["data"]["class_path"].rpartition(".")[2], read["data"].get("init_args") or {}
+        settings = {"seed": read["seed_everything"], **settings}  # `ebt fit` passes its seed to the data module
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise InputError(f"{config} has no readable data settings ({error!r}): give the data with --data.") from error
+    if kind != module.__name__:
+        raise InputError(f"{config} has data of class {kind}, not {module.__name__}: give the data with --data.")
+    return settings

@@ -30,10 +30,7 @@ class Format:
         """The answer to a request that does not stream."""
         joined = [
             Piece(
-                i,
-                "".join(piece.text for piece in own),
-                tuple(token for piece in own for token in piece.tokens),
-                own[-1].finish,
+                i, "".join(piece.text for piece in own), tuple(token for piece in own for token in piece.tokens), own[-1].finish
             )
             for i, own in enumerate(pieces)
         ]

@@ -223,3 +223,14 @@ class Simplex(Geometry):
 
     def _p(self, state: Tensor) -> Tensor:
         return precise(self.logits(state)).softmax(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class FreeVector(Simplex):
+    """Logits without a softmax: the network sees ``e = W^T l`` (published code without ``normalize_initial_condition``)."""
+
+    def view(self, state: Tensor) -> Tensor:
+        return state.to(self.table.dtype) @ self.seen
+
+    def jacobian(self, state: Tensor, dual: Tensor) -> Tensor:
+        return dual

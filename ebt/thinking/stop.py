@@ -125,8 +125,7 @@ class Everyone:
         source = generator if generator is None or isinstance(generator, torch.Generator) else generator.at(step)
 
         def draw(like: Tensor) -> Tensor:
-            drawn: Tensor = self.part(draw_normal((*self.predictions, *like.shape[len(self.predictions) :]), like, source))
-            return drawn
+            return self.part(draw_normal((*self.predictions, *like.shape[len(self.predictions) :]), like, source))
 
         return draw
 

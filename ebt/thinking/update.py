@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebt.thinking.geometry import Geometry
+from ebt.thinking.geometry import Geometry, Simplex
 
 Moved = tuple[Tensor, Tensor | None]
 
@@ -79,3 +79,18 @@ class Momentum(Update):
         assert memory is not None
         memory = self.beta * memory - alpha * direction
         return (memory if self.restart else state + memory), memory
+
+
+class Published(Update):
+    """``l' = p - alpha W g``, where the next logits start from the probabilities.
+
+    Fixed points are stationary for ``E - (H(p) + |p|^2 / 2) / alpha``.
+    """
+
+    def move(self, state: Tensor, direction: Tensor, alpha: Tensor, memory: Tensor | None) -> Moved:
+        return state.softmax(-1) - alpha * direction, memory
+
+    def objective(self, geometry: Geometry, energies: Tensor, state: Tensor, alpha: Tensor) -> Tensor:
+        assert isinstance(geometry, Simplex)
+        square = geometry.logits(state).softmax(-1).square().sum(-1)
+        return energies - (geometry.entropy(state) + square / 2) / alpha

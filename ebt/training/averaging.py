@@ -14,16 +14,9 @@ class WeightAverage(EMAWeightAveraging):
     """Average the weights exponentially, and validate and keep the average.
 
     Before averaging starts, the weights themselves are validated and kept. With Lightning's callback, these are the random
-    ones of the start, so a short run, or one that ends early, leaves an untrained model.
-
-    Args:
-        decay: Share of the average that stays at each update.
-        update_starting_at_step: Update, counted from 0, with which averaging starts. None: the first.
-        **settings: See Lightning's ``EMAWeightAveraging``.
+    ones of the start, so a short run, or one that ends early, leaves an untrained model. Settings are those of Lightning's
+    ``EMAWeightAveraging``.
     """
-
-    def __init__(self, decay: float = 0.999, update_starting_at_step: int | None = None, **settings: Any) -> None:
-        super().__init__(decay=decay, update_starting_at_step=update_starting_at_step, **settings)
 
     @torch.no_grad()
     def _follow(self, task: L.LightningModule) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -62,13 +63,15 @@ class CellsTask(ModelTask):
     are sums over an answer.
     """
 
-    network: Any
     CELLS: ClassVar[type[Cells]]
     """What the problem knows about its cells."""
     NAMES: ClassVar[tuple[str, str]]
     """Names of the context and the answer in batches."""
     warm_starts = True
     bidirectional = True
+
+    def __init__(self, validation_steps: Sequence[int] = (1, 2, 4, 8, 16), **settings: Any) -> None:
+        super().__init__(validation_steps=validation_steps, **settings)
 
     def choose_second_order(self, trainer: L.Trainer) -> None:
         if getattr(self.network if self.model is None else self.model.config, "latent", False):

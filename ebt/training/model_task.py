@@ -150,10 +150,11 @@ class ModelTask(ThinkingTask):
     bidirectional = False
     """Whether the parts of a prediction see each other."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.model = None
-        self._compiled = False
+    def __init__(self, network: Any = None, recipe: Recipe = RECIPE, **settings: Any) -> None:
+        if network is not None:
+            network.check(recipe)
+        super().__init__(recipe=recipe, **settings)
+        self.network, self.model, self._compiled = network, None, False
 
     @classmethod
     def around(cls, model: HubModel, **settings: Any) -> Any:

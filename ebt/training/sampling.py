@@ -80,9 +80,14 @@ class VariedDataset(Dataset[dict[str, Tensor]]):
             raise InputError(f"epoch = {epoch} is negative: give 0 or more.")
         self._epoch.fill_(epoch)
 
+    @property
+    def epoch(self) -> int:
+        """The epoch, which determines the draws."""
+        return int(self._epoch)
+
     def generator(self, index: int) -> torch.Generator:
         """Return the source of the draws of an example."""
-        key = np.random.SeedSequence((self.seed, int(self._epoch), index % len(self))).generate_state(1, np.uint64)
+        key = np.random.SeedSequence((self.seed, self.epoch, index % len(self))).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(key[0] >> 1))
 
 

@@ -47,13 +47,7 @@ class SecondOrder:
 
 
 def choose(
-    recipe: Recipe,
-    device: str,
-    dtype: torch.dtype,
-    *,
-    compiles: bool = False,
-    sharded: bool = False,
-    checkpoints: bool = False,
+    recipe: Recipe, device: str, dtype: torch.dtype, *, compiles: bool = False, sharded: bool = False, checkpoints: bool = False
 ) -> SecondOrder:
     """Choose how to take gradients of gradients.
 

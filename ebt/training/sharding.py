@@ -109,8 +109,7 @@ class Sharded(ModelParallelStrategy):
         return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        state: dict[str, Any] = getattr(optimizer, "optimizer", optimizer).state_dict()
-        return state
+        return getattr(optimizer, "optimizer", optimizer).state_dict()
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         assert self.lightning_module is not None

@@ -183,6 +183,7 @@ def test_masked_pixels_are_filled_in_and_others_kept(model: str, photos: str, as
         (["--mask", "10,10,8,2"], "is not inside an image of 16 x 16"),
         (["--mask", "nothing.png"], "is neither a file nor a box"),
         (["--mask", "1,1,2,2", "--noise", "0.1"], "leave out --noise and --clean"),
+        (["--mask", "1,1,2,2", "--tolerance", "1"], "--tolerance"),
         (["--noise", "0.1", "--clean", "x"], "leave out --clean"),
         (["--noise", "1.5"], "not a number above 0 and at most 1"),
         (["--clean", "nowhere"], "nowhere does not exist"),

@@ -67,8 +67,9 @@ def test_a_twin_rolls_out_without_energies(folders: dict[str, str], tmp_path: Pa
     assert main(["rollout", "--checkpoint", folders["twin"], *options]) == 0
     assert sorted(path.name for path in tmp_path.glob("roll*")) == ["rollout-00.gif", "rollout-00.png", "rollout.json"]
     assert "energy" not in capsys.readouterr().out
-    assert main(["rollout", "--checkpoint", folders["twin"], "--data", "digits", "--steps", "3"]) == 2
-    assert "Transformer++ answers in one pass" in capsys.readouterr().err
+    for option in (["--steps", "3"], ["--candidates", "2"], ["--rule", "lowest"]):
+        assert main(["rollout", "--checkpoint", folders["twin"], "--data", "digits", *option]) == 2
+        assert "Transformer++ answers in one pass" in capsys.readouterr().err
 
 
 def test_videos_of_ones_own(folders: dict[str, str], tmp_path: Path, capsys: Captured) -> None:

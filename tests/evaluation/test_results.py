@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ebt.evaluation.results import Curve, to_json, write_json
+from ebt.evaluation.results import Curve
+from ebt.files import finite, write_json
 from ebt.problems.language.metrics import MEASURE, LanguagePoint
 
 
@@ -22,7 +23,7 @@ def test_json_is_standard_and_holds_everything(tmp_path: Path) -> None:
     written = curve(point(1, 2.5), point(2, math.inf, perplexity=math.nan))
     write_json(written, tmp_path / "curve.json")
     read = json.loads((tmp_path / "curve.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert read == to_json(written)
+    assert read == finite(written)
     assert read["points"][0] == vars(written.points[0])
     assert (read["points"][1]["nats"], read["points"][1]["perplexity"], read["alarms"]) == (None, None, ["too hot"])
 

@@ -96,3 +96,21 @@ def test_workers_that_are_started_afresh_make_the_same_batches(tmp_path: Path) -
     batches = list(loader)
     assert len(batches) == len(alone) > 0
     assert all(torch.equal(one["image"], other["image"]) for one, other in zip(batches, alone, strict=True))
+
+
+@pytest.mark.parametrize("make", [photos, videos, digits])
+def test_workers_see_each_epoch(make: Any, tmp_path: Path) -> None:
+    """They are forked before the sampler tells the epoch, so the data set has to share it with them."""
+    epochs = []
+    for workers in (0, 1):
+        data = make(tmp_path)
+        data.num_workers = workers
+        loader = data.train_dataloader()
+        found = []
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            found.append(torch.cat([next(iter(batch.values())) for batch in loader]))
+        epochs.append(found)
+    assert all(map(torch.equal, *epochs))
+    first, second = (found.flatten(1).sum(1).sort().values for found in epochs[0])
+    assert not torch.equal(first, second)

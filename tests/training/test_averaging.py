@@ -46,7 +46,7 @@ def test_before_its_start_nothing_differs(tmp_path: Path) -> None:
 
 def test_a_training_resumed_before_the_start_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     def averaged(**settings: Any) -> Weights:
-        task, _ = train("own", tmp_path, updates=6, callbacks=[WeightAverage(0.5, 4)], **settings)
+        task, _ = train("own", tmp_path, updates=6, callbacks=[WeightAverage(decay=0.5, update_starting_at_step=4)], **settings)
         return task.state_dict()
 
     whole = averaged(save_at=2, file=tmp_path / "early.ckpt", **VALIDATED)

@@ -95,8 +95,7 @@ def check(folder: Path, case: str, run: str) -> list[Row]:
 def _info(folder: Path, case: str) -> dict[str, Any]:
     path = folder / f"{case}.json"
     try:
-        info: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return info
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): it must contain the case's hyper-parameters") from error
 

@@ -16,10 +16,7 @@ def _options() -> Options:
     options.add_argument("--out", metavar="DIR", default="runs/demo", help="output folder (default: runs/demo)")
     options.add_argument("--quick", action="store_true", help="tiny run of a few seconds, to check that everything works")
     options.add_argument(
-        "--processes",
-        type=count_from(1),
-        metavar="N",
-        help="number of parallel processes (default: one per core)",
+        "--processes", type=count_from(1), metavar="N", help="number of parallel processes (default: one per core)"
     )
     options.seed("weights, puzzles, batches and random starts")
     return options

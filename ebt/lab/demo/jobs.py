@@ -11,7 +11,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from ebt.evaluation.results import to_json
+from ebt.files import finite
 from ebt.problems.folder import load_folder, save_folder
 from ebt.problems.language.data import TextDataModule
 from ebt.problems.language.metrics import language_curve
@@ -102,13 +102,15 @@ class Settings:
         recipe = Recipe(min_steps=2, max_steps=4) if kind != "feed_forward" else Recipe()
         optimisation = Optimisation(lr=3e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
         thinking: dict[str, Any] = {"step_size_scale": 0.35, "candidate_noise": 0.3} if kind == "ebt" else {}
-        return SudokuTask(SudokuNetwork("nano", layers=4, kind=kind, **thinking), recipe, optimisation, seed=self.seed)
+        return SudokuTask(
+            SudokuNetwork("nano", layers=4, kind=kind, **thinking), recipe, optimisation=optimisation, seed=self.seed
+        )
 
     def text_task(self, kind: Any) -> LanguageTask:
         recipe = Recipe.warm() if kind == "ebt" else Recipe()
         optimisation = Optimisation(lr=4e-3, betas=(0.9, 0.98), min_lr_ratio=0.05)
         network = LanguageNetwork("nano", dim=96, kind=kind)
-        return LanguageTask(network, recipe, optimisation, sample_every=0, seed=self.seed)
+        return LanguageTask(network, recipe, optimisation=optimisation, sample_every=0, seed=self.seed)
 
 
 @cache
@@ -189,7 +191,7 @@ def solve(settings: Settings, folder: Path, givens: int, candidates: int, report
         seed=settings.seed,
         progress=lambda done, total: report(done, total or done, f"{givens} givens"),
     )
-    return to_json(curve)
+    return finite(curve)
 
 
 def train_text(settings: Settings, folder: Path, kind: str, seconds: float | None, report: Report) -> dict[str, Any]:
@@ -210,8 +212,7 @@ def train_text(settings: Settings, folder: Path, kind: str, seconds: float | Non
 
 def best_steps(curve: dict[str, Any]) -> int:
     """Return the number of thinking steps with the lowest cross entropy."""
-    steps: int = min(curve["points"], key=lambda point: point["nats"])["steps"]
-    return steps
+    return min(curve["points"], key=lambda point: point["nats"])["steps"]
 
 
 def _read(settings: Settings, model: Any, loader: Any, split: str, report: Report) -> dict[str, Any]:
@@ -222,4 +223,4 @@ def _read(settings: Settings, model: Any, loader: Any, split: str, report: Repor
     def progress(done: int, _: int | None) -> None:
         report(done, total, split)
 
-    return to_json(language_curve(model, batches, TEXT_STEPS, seed=settings.seed, progress=progress))
+    return finite(language_curve(model, batches, TEXT_STEPS, seed=settings.seed, progress=progress))

@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ebt.evaluation.curves import energy_curve, thinking_curve
-from ebt.evaluation.results import to_json
-from ebt.files import write_json, write_text
+from ebt.files import finite, write_json, write_text
 from ebt.lab.demo import jobs
 from ebt.problems.folder import load_folder, load_tokenizer_of
 from ebt.problems.language.energies import token_energies
@@ -140,8 +139,7 @@ def findings(results: dict[str, Any]) -> list[str]:
 
 def _best(quality: dict[str, Any]) -> float:
     """Return the fraction of boards solved after the best number of iterations."""
-    fraction: float = quality["exact"] if "exact" in quality else max(point["exact"] for point in quality.values())
-    return fraction
+    return quality["exact"] if "exact" in quality else max(point["exact"] for point in quality.values())
 
 
 def _compared(gap: float) -> str:
@@ -193,7 +191,7 @@ def _draw_board(out: Path, seed: int, givens: int) -> None:
         seen = watch_board(model, torch.as_tensor(puzzle), steps=max(jobs.SUDOKU_STEPS), candidates=1, seed=seed)
         if seen.boards[-1] == solution:
             break
-    board_strip(to_json(seen), out / "sudoku-board.png", (0, 1, 2, 3, 4, 8, 16), solution)
+    board_strip(finite(seen), out / "sudoku-board.png", (0, 1, 2, 3, 4, 8, 16), solution)
 
 
 def _text_pictures(made: dict[str, Any], out: Path, seed: int) -> list[Picture]:
@@ -202,14 +200,10 @@ def _text_pictures(made: dict[str, Any], out: Path, seed: int) -> list[Picture]:
     thinking_curve(curves, out / "text.png", title="Documentation of Python, bytes")
     folder = out / "models" / "text-ebt"
     energies = token_energies(load_folder(folder), load_tokenizer_of(folder), TEXT, max(jobs.TEXT_STEPS[:4]), seed)
-    token_heat_map(to_json(energies), out / "text-energies.png", title="Energy of each byte's prediction while thinking")
+    token_heat_map(finite(energies), out / "text-energies.png", title="Energy of each byte's prediction while thinking")
     return [
         ("Text", "text.png", "Cross entropy against thinking steps, on test documents."),
-        (
-            "Text",
-            "text-energies.png",
-            "Lower energy: the model is surer of what comes next (after the paper's figure 8).",
-        ),
+        ("Text", "text-energies.png", "Lower energy: the model is surer of what comes next (after the paper's figure 8)."),
     ]
 
 

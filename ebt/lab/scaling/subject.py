@@ -70,5 +70,4 @@ class Subject(ABC):
 
 def subject(name: str) -> Subject:
     """Return the subject of a task."""
-    found: Subject = importlib.import_module(f"ebt.lab.scaling.{name}").SUBJECT
-    return found
+    return importlib.import_module(f"ebt.lab.scaling.{name}").SUBJECT

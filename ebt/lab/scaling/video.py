@@ -60,11 +60,7 @@ class Video(Subject):
         "evaluation_windows": 16,
     }
     train = DIGITS
-    recipes: ClassVar = {
-        "ebt": RECIPE,
-        "ebt-s1": Recipe.s1(start_std=START),
-        "ebt-s2": Recipe.s2(start_std=START, noise=0.01),
-    }
+    recipes: ClassVar = {"ebt": RECIPE, "ebt-s1": Recipe.s1(start_std=START), "ebt-s2": Recipe.s2(start_std=START, noise=0.01)}
     paper: ClassVar = {"width": 33.66, "parameters": 34.28}
 
     def grid(self, axis: str, quick: bool) -> Grid:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ebt.evaluation.results import to_json
+from ebt.files import finite
 from ebt.lab.studies.pool import Report
 from ebt.lab.studies.runs import Json
 from ebt.lab.studies.trained import train_from_settings
@@ -58,7 +58,7 @@ def measure_boards(settings: Json, places: Json, report: Report) -> dict[str, An
         report(done, total or done, "")
 
     how: dict[str, Any] = {"tolerance": settings.get("tolerance"), "progress": progress}
-    return {**to_json(sudoku_curve(model, puzzles, solutions, settings["steps"], settings["candidates"], **how)), **chosen}
+    return {**finite(sudoku_curve(model, puzzles, solutions, settings["steps"], settings["candidates"], **how)), **chosen}
 
 
 @cache

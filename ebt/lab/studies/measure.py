@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ebt.errors import InputError
 from ebt.evaluation.measure import thinks
-from ebt.evaluation.results import to_json
+from ebt.files import finite
 from ebt.lab.studies import sets
 from ebt.lab.studies.models import training_data
 from ebt.lab.studies.pool import Report
@@ -35,7 +35,7 @@ def measure_curve(settings: Json, places: Json, report: Report) -> dict[str, Any
         report(done, settings["contexts"], "")
 
     rule = settings.get("rule", "lowest")
-    return to_json(language_curve(model, batches, settings["steps"], settings["candidates"], rule=rule, progress=progress))
+    return finite(language_curve(model, batches, settings["steps"], settings["candidates"], rule=rule, progress=progress))
 
 
 @torch.no_grad()
@@ -82,8 +82,7 @@ def contexts_of(settings: Json, places: Json) -> list[dict[str, Tensor]]:
 
 def evenly(first: int, last: int, count: int) -> list[int]:
     """Return ``count`` evenly spaced integers in [first, last)."""
-    chosen: list[int] = np.linspace(first, last - 1, count).round().astype(int).tolist()
-    return chosen
+    return np.linspace(first, last - 1, count).round().astype(int).tolist()
 
 
 @functools.lru_cache(maxsize=16)
@@ -99,5 +98,4 @@ def _dataset(shape: tuple[tuple[str, Any], ...], where: tuple[tuple[str, Any], .
 @functools.lru_cache(maxsize=1)
 def _held_out(shape: tuple[tuple[str, Any], ...], where: tuple[tuple[str, Any], ...]) -> Dataset[Any]:
     loader: Any = training_data(dict(shape), dict(where), seed=0).val_dataloader()
-    dataset: Dataset[Any] = loader.dataset
-    return dataset
+    return loader.dataset

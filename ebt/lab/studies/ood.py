@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ebt.errors import InputError
-from ebt.evaluation.results import to_json
 from ebt.evaluation.statistics import Estimate, over_seeds, slope_over
+from ebt.files import finite
 from ebt.lab.plots.studies import fitted_points, grouped_bars, step_lines
 from ebt.lab.studies.measure import CHOOSING, MEASURED
 from ebt.lab.studies.models import EBTS, MORE, RECIPES, TIMES, TITLES, TRANSFORMER
@@ -262,7 +262,7 @@ def _of(way: str, many: int) -> str:
 
 
 def _numbers(slopes: Slopes) -> dict[str, dict[str, Any]]:
-    return {way: {kind: to_json(slope) for kind, slope in of.items()} for way, of in slopes.items()}
+    return {way: {kind: finite(slope) for kind, slope in of.items()} for way, of in slopes.items()}
 
 
 def _slope_table(over: dict[str, Slopes], many: int) -> Table:
@@ -328,7 +328,7 @@ def _draw(plan: OodPlan, results: Results, found: Nats, slopes: Slopes) -> dict[
     order = sorted(plan.sets, key=lambda name: over_seeds(shift[name]).mean)
     for way, name in GAINS.items():
         points = {TITLES[kind]: {name: (shift[name], gains(found, kind, way)[name]) for name in order} for kind in EBTS}
-        fits = {TITLES[kind]: to_json(slopes[way][kind]) for kind in EBTS}
+        fits = {TITLES[kind]: finite(slopes[way][kind]) for kind in EBTS}
         title = f"Gain against shift: {_of(way, many)}"
         fitted_points(points, fits, out / name, ("shift (nats)", "gain by thinking (%)"), title)
     label = "nats per token over those of Transformer++: left is better"

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ebt.evaluation.measure import thinks
-from ebt.evaluation.results import to_json
 from ebt.evaluation.statistics import Estimate, auroc, correlation, over_seeds, pearson, risk_coverage, spearman
+from ebt.files import finite
 from ebt.lab.plots.studies import histograms, line_panels, step_lines
 from ebt.lab.studies.measure import MEASURED, contexts_of, open_model
 from ebt.lab.studies.models import EBTS, RECIPES, TITLES, TRANSFORMER
@@ -99,7 +99,7 @@ def measure(settings: Json, places: Json, report: Report) -> dict[str, Any]:
     if thinks(model):
         tokenizer = load_tokenizer_of(places["model"])
         sample = tokenizer.decode(real[0, 1 : SAMPLE + 1])
-        found["sample"] = to_json(token_energies(model, tokenizer, sample, min(8, settings["most"])))
+        found["sample"] = finite(token_energies(model, tokenizer, sample, min(8, settings["most"])))
     return found
 
 

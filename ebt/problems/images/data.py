@@ -9,30 +9,19 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ebt.errors import InputError
 from ebt.problems.images.models import pad_to
 from ebt.problems.images.sources import PHOTOS, Images, open_images, to_tensor
-from ebt.problems.language.corpora import SPLITS, check_fractions
-from ebt.problems.skipped import OnError
-from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader
+from ebt.problems.language.corpora import SPLITS, OnError, check_fractions
+from ebt.training.sampling import EpochSampler, ResumableData, ResumableLoader, VariedDataset
 
 KEPT = 512
 """Number of decoded images kept in memory."""
 
 
-class Varied(Dataset[dict[str, Tensor]]):
-    """Examples that differ from epoch to epoch."""
-
-    epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which determines the examples."""
-        self.epoch = epoch
-
-
-class Crops(Varied):
+class Crops(VariedDataset):
     """Square crops, a function of (seed, epoch, index): dict(``image`` (C, size, size)).
 
     Images smaller than ``size`` are extended by reflection. Each is cropped ``each`` times per epoch. With ``flip`` a random
@@ -42,7 +31,8 @@ class Crops(Varied):
     def __init__(
         self, images: Images, size: int, channels: int, each: int, seed: int, flip: bool = False, level: float | None = None
     ) -> None:
-        self.images, self.size, self.channels, self.each, self.seed = images, size, channels, each, seed
+        super().__init__(seed)
+        self.images, self.size, self.channels, self.each = images, size, channels, each
         self.flip, self.level = flip, level
 
     def __len__(self) -> int:
@@ -111,7 +101,7 @@ class SplitData(ResumableData):
         self.sources = {"train": source, "validation": validation_source, "test": test_source}
         self.sets, self.skipped = dict[str, Any](), dict[str, str]()
 
-    def examples(self, name: str) -> Varied:
+    def examples(self, name: str) -> VariedDataset:
         """Return the examples of a set: a split, or one of ``test_names``."""
         raise NotImplementedError
 

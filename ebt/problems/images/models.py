@@ -19,10 +19,10 @@ from ebt.errors import InputError
 from ebt.models.base import HubModel, Prediction, ThinkingModel, batch
 from ebt.models.thinking import Thinking
 from ebt.nn import EBTEncoder, PatchEmbedding, Transformer, unpatchify
+from ebt.nn.blocks import Landscape
 from ebt.problems.images.configuration import DiTImagesConfig, EBTImagesConfig
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.thinking import Geometry, StepSize, Thought
-from ebt.thinking.fast.central import Passes
 
 FREQUENCIES = 256
 """Number of sines and cosines that encode a noise level."""
@@ -51,7 +51,7 @@ class EBTForImages(ThinkingModel):
 
     def landscape(self, pixel_values: Tensor, free: Tensor | None = None) -> ImageLandscape:
         """Return the energy of images (N, C, H, W). Where ``free`` (B, 1, H, W) is False, the network sees the given pixels."""
-        return ImageLandscape(self, None if free is None else pixel_values.to(self.patches.positions), free)
+        return ImageLandscape(self.network, self, None if free is None else pixel_values.to(self.patches.positions), free)
 
     def prepared(self, context: Any) -> Tensor:
         """Convert images (B, C, H, W) to a tensor."""
@@ -114,28 +114,18 @@ class EBTForImages(ThinkingModel):
         return torch.where(free, mean + std * noise, pixel_values)
 
 
-@dataclass(frozen=True)
-class ImageLandscape:
+@dataclass(frozen=True, eq=False)
+class ImageLandscape(Landscape):
     """Energy of images, with or without known pixels. See ``ebt.thinking.Energy``."""
 
     model: EBTForImages
     known: Tensor | None = None
     free: Tensor | None = None
-    differentiated_once: bool = False
 
     @property
     def learning(self) -> tuple[Tensor, ...]:
         """The tensors that the energies depend on and that get gradients."""
         return tuple(parameter for parameter in self.model.parameters() if parameter.requires_grad)
-
-    @property
-    def passes(self) -> Passes | None:
-        """See ``ebt.nn.blocks.EnergyNetwork.passes``."""
-        return self.model.network.passes
-
-    def once(self) -> ImageLandscape:
-        """Return the same landscape with first derivatives only."""
-        return replace(self, differentiated_once=True)
 
     def __call__(self, candidate: Tensor, step: int) -> Tensor:
         """Energies (N, S) of images (N, C, H, W), divided by the number of patches of the training size, so that a step moves

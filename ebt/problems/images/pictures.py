@@ -11,8 +11,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ebt.evaluation.results import write_json
 from ebt.evaluation.style import COLOURS, HEAT, picture
+from ebt.files import write_json
 from ebt.problems.images.metrics import EnergyErrors, energy_errors
 from ebt.problems.images.models import EBTForImages
 from ebt.problems.images.sources import to_picture

@@ -17,7 +17,7 @@ from torch import Tensor
 from ebt.errors import InputError, naming_extras
 from ebt.problems.images import sources
 from ebt.problems.images.sources import Images, to_array, to_square, to_tensor
-from ebt.problems.skipped import OnError
+from ebt.problems.language.corpora import OnError
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Regularisation strengths: ``mean cross entropy + strength * sum of squares``. Held-out training data choose one."""

@@ -15,8 +15,7 @@ from ebt.models.base import batch
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.metrics import MEASURE, ImagePoint, image_curve
 from ebt.problems.images.models import DiTForImages, EBTForImages
-from ebt.problems.registry import HeldOut, Problem, Request, late, same, tensors, unknown_data
-from ebt.problems.runs import run_data
+from ebt.problems.registry import HeldOut, Problem, Request, late, run_data, same, tensors, unknown_data
 
 
 class Images(Problem):

@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from operator import itemgetter
@@ -17,13 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Subset
 
 from ebt.errors import InputError, naming_extras
-from ebt.problems.language.corpora import SPLITS
-from ebt.problems.skipped import OnError
+from ebt.problems.language.corpora import SPLITS, OnError
 
 PHOTOS = "photos"
 """Name of the embedded photos."""
@@ -37,8 +37,6 @@ EMBEDDED = {
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 _PLAIN = ("1", "L", "RGB", "P", "CMYK", "YCbCr", "HSV", "LAB")
 _ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")
-_TURNS = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"]
-"""Transpositions that bring images with EXIF orientations 2 to 8 upright."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +67,9 @@ class Images:
         except Exception as error:  # each decoder raises its own exceptions
             reason = str(error).partition(" <")[0]
             raise InputError(f"{self.names[index]} cannot be read as an image ({reason}): replace or remove it.") from error
-        try:
-            orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-        except Exception:  # only the EXIF data are broken
-            return image
-        return image.transpose(Image.Transpose[_TURNS[orientation - 2]]) if 2 <= orientation <= 8 else image
+        with suppress(Exception):  # only the EXIF data are broken
+            ImageOps.exif_transpose(image, in_place=True)
+        return image
 
     def read(self, index: int, channels: int = 3) -> np.ndarray:
         """Read one image (C, H, W), uint8. See ``picture`` and ``to_array``."""

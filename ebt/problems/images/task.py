@@ -19,9 +19,8 @@ from ebt.problems.images.models import DiTForImages, EBTForImages
 from ebt.problems.pretrained import start_from
 from ebt.thinking import Euclidean, Geometry, Recipe
 from ebt.training.model_task import ModelTask, Network
-from ebt.training.optimisation import Optimisation
 from ebt.training.sharding import gathered
-from ebt.training.task import OPTIMISATION, Batch, Outcome, Sums
+from ebt.training.task import Batch, Outcome, Sums
 
 RECIPE = Recipe(min_steps=1, max_steps=2)
 EVALUATION_SEED = 20_250_702
@@ -71,7 +70,7 @@ class DenoisingTask(ModelTask):
         network: The model.
         level: Noise level to remove, as a share of the linear schedule. 0.1 leaves 90 % of the signal's power.
         picture_every: Number of validations between pictures in TensorBoard. 0 disables them.
-        recipe, optimisation, validation_steps, settings: See ``ThinkingTask``.
+        recipe, validation_steps, settings: See ``ThinkingTask``.
 
     Also logged: psnr, in dB. Energies are means over the patches of an image.
     """
@@ -83,18 +82,16 @@ class DenoisingTask(ModelTask):
         network: DenoisingNetwork = NETWORK,
         level: float = 0.1,
         recipe: Recipe = RECIPE,
-        optimisation: Optimisation = OPTIMISATION,
         validation_steps: Sequence[int] = (1, 2, 3, 4, 6),
         picture_every: int = 1,
         **settings: Any,
     ) -> None:
-        network.check(recipe)
         if not 0 < level <= 1:
             raise InputError(f"level is {level}: give a share of the noise schedule, above 0 and at most 1")
-        super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
+        super().__init__(network=network, recipe=recipe, validation_steps=validation_steps, **settings)
         self.noises: torch.Generator | None = None
         """Generator of the noise in evaluation."""
-        self.network, self.level, self.pictures = network, level, ImageSamples(picture_every)
+        self.level, self.pictures = level, ImageSamples(picture_every)
         self.schedule = NoiseSchedule.linear()
 
     def configure_callbacks(self) -> list[L.Callback]:

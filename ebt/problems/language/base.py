@@ -75,12 +75,7 @@ class LanguageModel(HubModel, GenerationMixin):
     """``Trainer`` passes ``forward`` the number of scored tokens in all batches of an optimiser update."""
 
     def observed(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        mask: Tensor | None,
-        cache: Any,
-        others: dict[str, Any],
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, mask: Tensor | None, cache: Any, others: dict[str, Any]
     ) -> Tensor:
         """Check the inputs of ``forward`` and return the tokens (B, S), or their embeddings (B, S, D).
 

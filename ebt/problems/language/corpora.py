@@ -23,13 +23,14 @@ import fsspec  # type: ignore[import-untyped]
 from ebt.errors import InputError
 from ebt.files import separator
 from ebt.problems.language.python_docs import documentation_texts
-from ebt.problems.skipped import OnError
 
 PYTHON_DOCS = "python-docs"
 SPLITS = ("train", "validation", "test")
 NAMED = 3
 """Maximum number of bad parts named in the warning."""
 BLOCK_SIZE = 4096  # characters: approximate size of the documents that a single text file is cut into
+OnError = Literal["skip", "refuse"]
+"""How bad parts (files, lines, rows) are handled: skipped with one warning, or with an error for the first."""
 Message = Mapping[str, Any]
 Reader = Callable[[], Iterable["Document | InputError"]]
 _SPLIT_NAMES = {"train": "train", **dict.fromkeys(("dev", "val", "valid", "validation"), "validation"), "test": "test"}

@@ -21,6 +21,7 @@ from ebt.problems.language.corpora import (
     Document,
     Documents,
     Fields,
+    OnError,
     check_fractions,
     documents_sha256,
     drawn_documents,
@@ -29,7 +30,6 @@ from ebt.problems.language.corpora import (
 )
 from ebt.problems.language.packing import IGNORED, Example, PackedExamples, StreamedExamples, encoded
 from ebt.problems.language.tokenizers import load_tokenizer, render_chat, vocabulary_size
-from ebt.problems.skipped import OnError
 from ebt.training.sampling import ResumableData, ResumableLoader, drawn
 
 

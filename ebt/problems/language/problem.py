@@ -17,8 +17,7 @@ from ebt.problems.folder import find_folder, load_tokenizer_of
 from ebt.problems.language.ebt import EBTForCausalLM
 from ebt.problems.language.metrics import MEASURE, LanguagePoint, check_batch, language_curve
 from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
-from ebt.problems.registry import HeldOut, Problem, Request, late, unknown_data
-from ebt.problems.runs import run_data
+from ebt.problems.registry import HeldOut, Problem, Request, late, run_data, unknown_data
 
 
 class Language(Problem):

@@ -17,9 +17,8 @@ from ebt.problems.language.transformer_pp import TransformerPPForCausalLM
 from ebt.problems.pretrained import start_from
 from ebt.thinking import Recipe
 from ebt.training.model_task import ModelTask, Network
-from ebt.training.optimisation import Optimisation
 from ebt.training.sharding import gathered
-from ebt.training.task import OPTIMISATION, RECIPE, Batch
+from ebt.training.task import RECIPE, Batch
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class LanguageTask(ModelTask):
 
     Args:
         network: The model.
-        recipe, optimisation, settings: See ``ThinkingTask``.
+        recipe, settings: See ``ThinkingTask``.
         sample_every: Number of validations between generated samples. 0 disables them.
         sample_prompt: Text that samples continue. A new document by default.
         sample_tokens: Number of tokens of a sample.
@@ -117,15 +116,12 @@ class LanguageTask(ModelTask):
         self,
         network: LanguageNetwork = NETWORK,
         recipe: Recipe = RECIPE,
-        optimisation: Optimisation = OPTIMISATION,
         sample_every: int = 1,
         sample_prompt: str = "",
         sample_tokens: int = 60,
         **settings: Any,
     ) -> None:
-        network.check(recipe)
-        super().__init__(recipe=recipe, optimisation=optimisation, **settings)
-        self.network = network
+        super().__init__(network=network, recipe=recipe, **settings)
         self.samples = TextSamples(sample_every, sample_prompt, sample_tokens)
 
     def build(self) -> HubModel:

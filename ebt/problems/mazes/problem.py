@@ -17,8 +17,7 @@ from ebt.problems.mazes.generator import generate
 from ebt.problems.mazes.grids import MazeSet, read_mazes
 from ebt.problems.mazes.metrics import MEASURE, maze_curve, rows_at_once, watch_maze
 from ebt.problems.mazes.models import EBTForMazes, MazeTransformer
-from ebt.problems.registry import HeldOut, Problem, Request, late, tensors
-from ebt.problems.runs import run_data
+from ebt.problems.registry import HeldOut, Problem, Request, late, run_data, tensors
 
 
 class MazeProblem(Problem):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,8 +11,7 @@ from ebt.problems.mazes.models import EBTForMazes, Mazes, MazeTransformer
 from ebt.problems.pretrained import start_from
 from ebt.thinking import Recipe
 from ebt.training.cells import LOOPS, CellsNetwork, CellsTask
-from ebt.training.optimisation import Optimisation
-from ebt.training.task import OPTIMISATION, RECIPE
+from ebt.training.task import RECIPE
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class MazeTask(CellsTask):
 
     Args:
         network: The model.
-        recipe, optimisation, validation_steps, settings: See ``ThinkingTask``.
+        recipe, settings: See ``ThinkingTask``.
 
     Also logged, in [0, 1]: exact, the share of mazes without a wrong square, and cells, the share of right open squares.
     Energies are sums over a maze.
@@ -56,17 +54,8 @@ class MazeTask(CellsTask):
     CELLS = Mazes
     NAMES = ("maze", "path")
 
-    def __init__(
-        self,
-        network: MazeNetwork = NETWORK,
-        recipe: Recipe = RECIPE,
-        optimisation: Optimisation = OPTIMISATION,
-        validation_steps: Sequence[int] = (1, 2, 4, 8, 16),
-        **settings: Any,
-    ) -> None:
-        network.check(recipe)
-        super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
-        self.network = network
+    def __init__(self, network: MazeNetwork = NETWORK, recipe: Recipe = RECIPE, **settings: Any) -> None:
+        super().__init__(network=network, recipe=recipe, **settings)
 
     def build(self) -> HubModel:
         return self.network.build(self.recipe, self.steps)

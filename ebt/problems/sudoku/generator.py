@@ -172,8 +172,7 @@ class _Solver:
 
     def board(self, x: int) -> list[int]:
         """Return the digits of a solved `x`."""
-        digits: list[int] = self.boards([x])[0].tolist()
-        return digits
+        return self.boards([x])[0].tolist()
 
     def boards(self, found: Sequence[int]) -> Boards:
         """Return the digits (k, cells) of `found`, k solved integers."""
@@ -265,8 +264,7 @@ def _block(size: int, number: int) -> list[list[int]]:
     """Return the canonical full grids of a 4x4 or 6x6 board with a second row."""
     second = _second_rows(size)[0][number]
     given = [*range(1, size + 1), *second]
-    found: list[list[int]] = solutions(given + [0] * (size * size - len(given)), size, limit=None).tolist()
-    return found
+    return solutions(given + [0] * (size * size - len(given)), size, limit=None).tolist()
 
 
 def _class(size: int, number: int) -> list[int]:
@@ -290,11 +288,6 @@ def _numbers(size: int, block: int) -> dict[bytes, int]:
     """Return the numbers of the grids of a block."""
     grids, end = _block(size, block), _second_rows(size)[1][block]
     return {bytes(grid): number for number, grid in enumerate(grids, end - len(grids))}
-
-
-def _all_classes(size: int) -> list[list[int]]:
-    """Return every canonical full grid of a 4x4 or 6x6 board."""
-    return [_class(size, number) for number in range(GRID_CLASSES[size])]
 
 
 def _classes(size: int, rng: random.Random, excluded: set[bytes]) -> Iterator[list[int]]:
@@ -394,11 +387,7 @@ def _puzzle(
 
 
 def make_splits(
-    size: int,
-    train: tuple[int, Givens],
-    tests: Mapping[str, Wanted],
-    seed: int,
-    validation: tuple[int, Givens] | None = None,
+    size: int, train: tuple[int, Givens], tests: Mapping[str, Wanted], seed: int, validation: tuple[int, Givens] | None = None
 ) -> dict[str, SudokuSet]:
     """Generate sets of puzzles that share no solution grid, in any labelling of the digits.
 
@@ -437,7 +426,7 @@ def _share_out(size: int, counts: dict[str, int], seed: int) -> dict[str, Boards
         )
     if total <= GRID_CLASSES[size]:
         return {}
-    grids = np.array(_all_classes(size), dtype=np.int8)
+    grids = np.array([_class(size, number) for number in range(GRID_CLASSES[size])], dtype=np.int8)
     order = random.Random(f"{seed}/share").sample(range(len(grids)), len(grids))
     others, start = {}, 0
     for name, count in counts.items():

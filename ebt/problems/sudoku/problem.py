@@ -12,8 +12,7 @@ from torch import Tensor
 from ebt.errors import InputError
 from ebt.evaluation.cells import CellsPoint
 from ebt.evaluation.results import Curve, Progress
-from ebt.problems.registry import HeldOut, Problem, Request, late, same, tensors
-from ebt.problems.runs import run_data
+from ebt.problems.registry import HeldOut, Problem, Request, late, run_data, same, tensors
 from ebt.problems.sudoku.boards import read_csv
 from ebt.problems.sudoku.generator import SudokuSet, check_boards, generate
 from ebt.problems.sudoku.metrics import MEASURE, sudoku_curve

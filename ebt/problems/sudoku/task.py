@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,8 +11,7 @@ from ebt.problems.sudoku.configuration import EBTSudokuConfig, SudokuTransformer
 from ebt.problems.sudoku.models import Boards, EBTForSudoku, SudokuTransformer
 from ebt.thinking import Recipe
 from ebt.training.cells import LOOPS, CellsNetwork, CellsTask
-from ebt.training.optimisation import Optimisation
-from ebt.training.task import OPTIMISATION, RECIPE
+from ebt.training.task import RECIPE
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class SudokuTask(CellsTask):
 
     Args:
         network: The model.
-        recipe, optimisation, validation_steps, settings: See ``ThinkingTask``.
+        recipe, settings: See ``ThinkingTask``.
 
     Also logged, in [0, 1]: exact, the share of boards without a wrong cell, and cells, the share of right empty cells. Energies
     are sums over a board.
@@ -61,17 +59,8 @@ class SudokuTask(CellsTask):
     CELLS = Boards
     NAMES = ("puzzle", "solution")
 
-    def __init__(
-        self,
-        network: SudokuNetwork = NETWORK,
-        recipe: Recipe = RECIPE,
-        optimisation: Optimisation = OPTIMISATION,
-        validation_steps: Sequence[int] = (1, 2, 4, 8, 16),
-        **settings: Any,
-    ) -> None:
-        network.check(recipe)
-        super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
-        self.network = network
+    def __init__(self, network: SudokuNetwork = NETWORK, recipe: Recipe = RECIPE, **settings: Any) -> None:
+        super().__init__(network=network, recipe=recipe, **settings)
 
     def build(self) -> HubModel:
         (board,) = self.of_data("size")

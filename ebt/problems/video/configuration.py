@@ -27,7 +27,7 @@ class EBTVideoConfig(_FrameFields, ThinkingFields):
     """Continuous autoregressive EBT over frames.
 
     If ``frame_dim`` differs from ``dim``, a linear map projects frames to the network. Candidates have a separate map unless
-    ``tied_candidates``. ``space``: restart or euclidean (``ebt.thinking.RestartProjected``, ``Projected``). ``noise_in``:
+    ``tied_candidates``. ``space``: restart or euclidean (``ebt.models.thinking.VECTOR_SPACES``). ``noise_in``:
     whether Langevin noise is added to the candidate (state) or only to its view (view, as in the published code).
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ebt.errors import InputError
-from ebt.problems.images.data import SplitData, Varied
+from ebt.problems.images.data import SplitData
 from ebt.problems.video.clips import Clips, open_videos
 from ebt.problems.video.encoders import Encoded, Encoder, FeatureCache, encode_clips, encode_frames, open_encoder
 from ebt.problems.video.moving_digits import DIGITS, SIDE, MovingDigits
-from ebt.training.sampling import EpochSampler, ResumableLoader, ResumableSampler, drawn
+from ebt.training.sampling import EpochSampler, ResumableLoader, ResumableSampler, VariedDataset, drawn
 
 
-class Windows(Varied):
+class Windows(VariedDataset):
     """Windows of encoded videos: dict(``frames`` (length, E)).
 
     A video has ``each`` windows per epoch, or fewer if it has fewer distinct ones. Their positions depend on (seed, epoch,
@@ -27,7 +27,8 @@ class Windows(Varied):
     """
 
     def __init__(self, videos: Encoded, length: int, each: int, seed: int | None = None) -> None:
-        self.videos, self.length, self.seed = videos, length, seed
+        super().__init__(seed or 0)
+        self.videos, self.length, self.fixed = videos, length, seed is None
         self.counts = [min(each, len(features) - length + 1) for features in videos.features]
         self.ends = np.cumsum(self.counts)
 
@@ -38,21 +39,19 @@ class Windows(Varied):
         video = int(np.searchsorted(self.ends, index, side="right"))
         features, count = self.videos.features[video], self.counts[video]
         room = len(features) - self.length
-        if self.seed is None:
+        if self.fixed:
             start = round(room * (index - int(self.ends[video]) + count) / max(1, count - 1))
         else:
             start = int(np.random.default_rng((self.seed, self.epoch, index)).integers(room + 1))
         return {"frames": torch.from_numpy(np.array(features[start : start + self.length]))}
 
 
-@dataclass(eq=False)
-class DigitWindows(Varied):
+class DigitWindows(VariedDataset):
     """Encoded moving digits: dict(``frames`` (length, E)). ``count`` clips, which differ from epoch to epoch."""
 
-    digits: MovingDigits
-    encoder: Encoder
-    length: int
-    count: int
+    def __init__(self, digits: MovingDigits, encoder: Encoder, length: int, count: int) -> None:
+        super().__init__()
+        self.digits, self.encoder, self.length, self.count = digits, encoder, length, count
 
     def __len__(self) -> int:
         return self.count

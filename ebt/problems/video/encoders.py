@@ -30,7 +30,7 @@ from ebt.errors import InputError
 from ebt.files import write_whole
 from ebt.nn.patches import patchify
 from ebt.problems.images.sources import tell_faults, to_tensor
-from ebt.problems.skipped import OnError
+from ebt.problems.language.corpora import OnError
 from ebt.problems.video.clips import Clips
 
 AT_ONCE = 16

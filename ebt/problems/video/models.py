@@ -77,8 +77,7 @@ class VideoTransformer(HubModel):
     def forward(self, frames: Tensor) -> Tensor:
         """Return the next frame (B, S, E) after each of (B, S, E)."""
         frames = frames.to(self.head.weight.dtype)
-        prediction: Tensor = self.head(self.network(frames if self.projection is None else self.projection(frames)))
-        return prediction
+        return self.head(self.network(frames if self.projection is None else self.projection(frames)))
 
     predict = forward
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
 from ebt.models.base import batch
-from ebt.problems.registry import HeldOut, Problem, Request, late, same
-from ebt.problems.runs import run_data
+from ebt.problems.registry import HeldOut, Problem, Request, late, run_data, same
 from ebt.problems.video.data import VideoDataModule, held_out_frames
 from ebt.problems.video.metrics import MEASURE, VideoPoint, repeat_loss, video_curve
 from ebt.problems.video.models import EBTForVideo, VideoTransformer

@@ -16,8 +16,7 @@ from ebt.problems.video.metrics import repeat_loss
 from ebt.problems.video.models import EBTForVideo, VideoTransformer
 from ebt.thinking import Euclidean, Geometry, Recipe
 from ebt.training.model_task import ModelTask, Network
-from ebt.training.optimisation import Optimisation
-from ebt.training.task import OPTIMISATION, Batch, Sums
+from ebt.training.task import Batch, Sums
 
 RECIPE = Recipe(min_steps=1, max_steps=2, start_std=0.3)
 
@@ -67,7 +66,7 @@ class VideoTask(ModelTask):
 
     Args:
         network: The model.
-        recipe, optimisation, validation_steps, settings: See ``ThinkingTask``.
+        recipe, validation_steps, settings: See ``ThinkingTask``.
 
     Also logged: repeat, the loss of repeating the previous frame.
     """
@@ -79,13 +78,10 @@ class VideoTask(ModelTask):
         self,
         network: VideoNetwork = NETWORK,
         recipe: Recipe = RECIPE,
-        optimisation: Optimisation = OPTIMISATION,
         validation_steps: Sequence[int] = (1, 2, 4, 8),
         **settings: Any,
     ) -> None:
-        network.check(recipe)
-        super().__init__(recipe=recipe, optimisation=optimisation, validation_steps=validation_steps, **settings)
-        self.network = network
+        super().__init__(network=network, recipe=recipe, validation_steps=validation_steps, **settings)
 
     def build(self) -> HubModel:
         frame_dim, context_length, encoding = self.of_data("frame_dim", "context_length", "encoding")

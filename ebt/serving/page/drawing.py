@@ -17,6 +17,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from ebt.evaluation.slices import Slice
+from ebt.problems.language.pictures import visible
 from ebt.problems.sudoku.configuration import BOXES
 
 Values = Sequence[Any] | npt.NDArray[Any]
@@ -191,12 +192,6 @@ def words_by_step(rows: Sequence[tuple[float, Sequence[tuple[str, float]]]], cap
     head = '<tr><th scope="col">step</th><th scope="col">energy</th><th scope="col">most probable next tokens</th></tr>'
     table = f"<caption>{escape(caption)}</caption><thead>{head}</thead><tbody>{''.join(body)}</tbody>"
     return f'<table class="ebt-words">{table}</table>'
-
-
-def visible(word: str) -> str:
-    """A token with its white space and control characters made visible."""
-    named = {" ": "␣", "\n": "⏎", "\t": "⇥", "": "∅"}
-    return "".join(named.get(letter, letter if letter.isprintable() else "�") for letter in word) or named[""]
 
 
 def data_uri(image: Image.Image) -> str:

@@ -12,6 +12,7 @@ import gradio as gr
 import torch
 
 from ebt.errors import InputError
+from ebt.problems.language.pictures import visible
 from ebt.problems.language.tokenizers import encode
 from ebt.serving.engine import Piece, Row, Served
 from ebt.serving.page import drawing
@@ -115,7 +116,7 @@ def look(shown: Shown, record: Record, index: int) -> tuple[str, str]:
         for energy, tokens, chances in zip(energies, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
     every = thought.candidates.energies[:, :, 0].T.tolist()
-    word = drawing.visible(record.words[index])
+    word = visible(record.words[index])
     curve = drawing.curve(every, int(thought.winner), len(energies) - 1, f"Energy of the prediction of token {index + 1}")
     return drawing.words_by_step(rows, f"Token {index + 1}, {word}: what the winning candidate held at each step"), curve
 

@@ -280,13 +280,7 @@ class _Rows:
         return self._think(state, index, (self.batch.schedule[index],), gradients, view, note).state
 
     def _think(
-        self,
-        state: Tensor,
-        index: int,
-        schedule: tuple[int, ...],
-        gradients: Gradients,
-        view: Views | None,
-        note: bool = True,
+        self, state: Tensor, index: int, schedule: tuple[int, ...], gradients: Gradients, view: Views | None, note: bool = True
     ) -> Thought:
         """Continue the descent. ``view`` is the view of the state if known; with noise it is not used."""
         alpha, batch = self.batch.step_size, self.batch

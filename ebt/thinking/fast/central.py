@@ -114,15 +114,13 @@ class Nudge:
         # the parts of a row may see each other in an energy of one's own, so they are nudged together
         nudge = replace(self, prediction_dims=1) if isinstance(energy, Repeated) else self
         shared = known is None or (self.accumulates and not self.cut)  # passes go through a graph that they did not make
-        found: Tensor = _Central.apply(view, gradient, energy, told, nudge, learning, shared, anchor, *behind)
-        return found
+        return _Central.apply(view, gradient, energy, told, nudge, learning, shared, anchor, *behind)
 
     def known(self, energy: Any) -> tuple[Tensor, ...] | None:
         """``learning``, by default that of the energy."""
         if self.accumulates:
             return tuple(leaf for leaf, _ in self.cut)
-        found: tuple[Tensor, ...] | None = getattr(energy, "learning", None) if self.learning is None else self.learning
-        return found
+        return getattr(energy, "learning", None) if self.learning is None else self.learning
 
     def accumulating(self, leaves: Sequence[Tensor], sources: Sequence[Tensor]) -> Nudge:
         """The nudge whose passes are backward passes of their own, which add the gradients of weights to ``grad``.
@@ -165,14 +163,7 @@ class Passes(Protocol):
         ...
 
     def ends(
-        self,
-        energy: Any,
-        told: int,
-        view: Tensor,
-        step: Tensor,
-        factor: Tensor,
-        learning: tuple[Tensor, ...],
-        shared: bool,
+        self, energy: Any, told: int, view: Tensor, step: Tensor, factor: Tensor, learning: tuple[Tensor, ...], shared: bool
     ) -> list[Tensor | None]:
         """Gradients of ``factor (E(view + step) - E(view - step))`` with respect to the view and ``learning``. ``factor`` has
         one value per prediction. The graph behind the energy stays if it is ``shared`` with others."""

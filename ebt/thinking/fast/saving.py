@@ -62,8 +62,7 @@ def _unpack(packed: Any) -> Tensor:
     if isinstance(packed, Tensor):
         return packed
     compute, shape = packed
-    found: Tensor = compute().view(shape)
-    return found
+    return compute().view(shape)
 
 
 def _place(tensor: Tensor) -> tuple[Any, Any]:
@@ -81,5 +80,4 @@ def input_alone(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a function. The graph of a ``block`` that waits keeps only the input, and applies the function again."""
     if torch.compiler.is_compiling() or _known.get() is None or not _waits.get():
         return function(x)
-    found: Tensor = checkpoint(function, x, use_reentrant=False)
-    return found
+    return checkpoint(function, x, use_reentrant=False)

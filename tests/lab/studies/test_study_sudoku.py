@@ -107,7 +107,7 @@ def trained(minutes: float) -> tuple[dict[str, Any], list[tuple[int, int]]]:
     told: list[tuple[int, int]] = []
     data = SudokuDataModule(size=4, train_count=20, train_givens=(6, 9), validation_count=1, test_count=1, test_givens=(6,))
     optimisation = Optimisation(lr=0.01, warmup_steps=2, min_lr_ratio=0.1)
-    task = SudokuTask(SudokuNetwork("nano", layers=1, dim=8, heads=2), Recipe(), optimisation)
+    task = SudokuTask(SudokuNetwork("nano", layers=1, dim=8, heads=2), Recipe(), optimisation=optimisation)
     return train_for(task, data, minutes, lambda done, total, _: told.append((done, total))), told
 
 
