@@ -87,6 +87,7 @@ OTHER: dict[str, tuple[Any, Settings]] = {
     "candidates": (3, {}),
     "rule": ("highest", {}),
     "noise": (0.7, {}),
+    "noise_steps": (1, {}),
     "step_size_scale": (0.5, {}),
     "clamp": (1e-3, {}),
     "tolerance": (1e9, {}),

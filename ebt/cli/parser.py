@@ -95,12 +95,14 @@ class Options(argparse.ArgumentParser):
         return group.add_argument
 
     def scale_and_noise(self, group: argparse._ArgumentGroup) -> None:
-        """Add --step-size-scale, --candidate-noise and --stop. ``scaled_and_noisy`` reads them."""
+        """Add the options that ``scaled_and_noisy`` reads."""
         add, positive = group.add_argument, number_in(0)
         factor = "factor on the learned step size alpha"
         add("--step-size-scale", type=positive, metavar="X", help=factor)
         noise = "standard deviation of Langevin noise, for all candidates except the first"
         add("--candidate-noise", type=positive, metavar="X", help=noise)
+        first = "number of steps with noise, the first ones (default: the model's, or all)"
+        add("--candidate-noise-steps", type=count_from(1), metavar="N", help=first)
         own = "stopping rule: change(X), energy(X), budget(N) or your own my_module.MyStop(...)"
         add("--stop", metavar="NAME", help=own)
 

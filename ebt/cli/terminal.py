@@ -16,6 +16,14 @@ from rich.table import Column, Table
 
 from ebt.errors import InputError
 
+OPTIONS = {
+    "step_size_scale": "step_size_scale",
+    "candidate_noise": "noise",
+    "candidate_noise_steps": "noise_steps",
+    "stop": "stop",
+}
+"""Thinking options by the name of their argument on the command line."""
+
 
 def given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     """Return the named options that were given."""
@@ -23,23 +31,25 @@ def given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 
 
 def scaled_and_noisy(args: argparse.Namespace, models: Sequence[Any], candidates: int) -> dict[str, Any]:
-    """Return the thinking options for ``--step-size-scale``, ``--candidate-noise`` and ``--stop``, as far as given.
+    """Return the thinking options for ``OPTIONS``, as far as given.
 
     Raises:
-        InputError: No model thinks, or ``--candidate-noise`` is given for a single candidate.
+        InputError: No model thinks, or an option of the noise is given for a single candidate, or without noise.
     """
-    found = dict[str, Any]()
-    for name, option in (("step_size_scale", "step_size_scale"), ("candidate_noise", "noise"), ("stop", "stop")):
+    found, thinking = dict[str, Any](), [model for model in models if hasattr(model, "landscape")]
+    for name, option in OPTIONS.items():
         if (value := getattr(args, name)) is None:
             continue
         flag = f"--{name.replace('_', '-')}"
-        if not any(hasattr(model, "landscape") for model in models):
+        if not thinking:
             raise InputError(f"{flag} needs a model that thinks, and {args.checkpoint} does not: leave it out.")
-        if name == "candidate_noise" and candidates < 2:
+        if name.startswith("candidate_noise") and candidates < 2:
             raise InputError(
                 f"{flag} applies to all candidates but the first, and there is only one: raise --candidates, or leave it out."
             )
         found[option] = value
+    if "noise_steps" in found and not any(found.get("noise", model.thinking.noise) for model in thinking):
+        raise InputError("--candidate-noise-steps needs noise: give --candidate-noise, or leave it out.")
     return found
 
 

@@ -9,11 +9,21 @@ from typing import Any
 
 from rich.console import Console
 
-from ebt.cli.terminal import given, out_folder, plain_table, print_table, progress_bar, say, say_written, scaled_and_noisy, warn
+from ebt.cli.terminal import (
+    OPTIONS,
+    given,
+    out_folder,
+    plain_table,
+    print_table,
+    progress_bar,
+    say,
+    say_written,
+    scaled_and_noisy,
+    warn,
+)
 from ebt.errors import InputError
 from ebt.evaluation.curves import energy_curve, thinking_curve
-from ebt.evaluation.results import to_json
-from ebt.files import write_json
+from ebt.files import finite, write_json
 from ebt.problems.folder import load_folder
 from ebt.problems.registry import Problem, Request, problem_of
 
@@ -45,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     if held_out.note:
         say(console, held_out.note, "dim")
     if folder is not None:
-        told = {"step_size_scale": args.step_size_scale, "candidate_noise": args.candidate_noise}
+        told = {name: getattr(args, name) for name in OPTIONS if name != "stop"}
         written = _write(folder, curves, {"data": held_out.name, "note": held_out.note, **told})
         say_written(console, [*written, *problem.pictures(folder, request, held_out, max(args.steps))])
     return 0
@@ -107,7 +117,7 @@ def _say_best(console: Console, problem: Problem, curves: Curves) -> None:
 
 
 def _write(folder: Path, curves: Curves, about: dict[str, Any]) -> list[Path]:
-    plain = {name: to_json(curve) for name, curve in curves.items()}
+    plain = {name: finite(curve) for name, curve in curves.items()}
     written = [folder / "thinking.json", folder / "thinking.png"]
     write_json({**about, "curves": plain}, written[0])
     thinking_curve(plain, written[1], title=about["data"])

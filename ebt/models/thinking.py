@@ -77,7 +77,7 @@ STOPS = {"change": Change, "energy": EnergyChange, "budget": Budget}
 DISCRETE = ("decided", "visited", "majority")
 """Rules that need discrete answers."""
 LIMITS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("steps", "candidates", "mean_from"), (1, 100_000)),
+    **dict.fromkeys(("steps", "candidates", "noise_steps", "mean_from"), (1, 100_000)),
     **dict.fromkeys(("noise", "start_std"), (0, 1e6)),
     "step_size_scale": (1e-12, 1e12),
     "clamp": (1e-30, 1e30),
@@ -134,6 +134,8 @@ class Thinking:
     """How the winner is chosen, see ``ebt.thinking.Rule``."""
     noise: float = 0.0
     """Standard deviation of the Langevin noise. The first candidate has none, so it equals a single candidate."""
+    noise_steps: int | None = None
+    """Number of steps with noise, the first ones. None: all. Without noise, the last steps descend to the end."""
     step_size_scale: float = 1.0
     """Factor on the learned step size."""
     clamp: float | None = None
@@ -248,6 +250,7 @@ def think(
         update=update,
         stop=how.stops(),
         noise=noise.flatten(),
+        noise_steps=how.noise_steps,
         clamp=how.clamp,
         generator=draws if generator is None else generator,
         final_energy=(final_energy or count > 1) and how.rule != "visited",

@@ -88,6 +88,7 @@ class Asked(BaseModel):
     candidates: int | None = None
     rule: str | None = None
     noise: Real | None = None
+    noise_steps: int | None = None
     step_size_scale: Real | None = None
     clamp: Real | None = None
     tolerance: Real | None = None
@@ -220,6 +221,8 @@ def check_thinking(asked: Asked, model: Any, limits: Limits) -> dict[str, Any]:
         raise Refused(400, str(error)) from None
     if "noise" in options and options["noise"] > 0 and how.candidates < 2:
         raise Refused(400, "noise applies to all candidates but the first, and there is only one: raise candidates", "noise")
+    if "noise_steps" in options and not how.noise:
+        raise Refused(400, "noise_steps needs noise: give noise above 0, or leave it out", "noise_steps")
     if (need := how.candidates * model.config.context_length) > limits.positions:
         raise Refused(400, f"candidates x context is {need}, and this server takes at most {limits.positions}", "candidates")
     return options

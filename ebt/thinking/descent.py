@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ebt.checks import as_tensor, check_kind
 from ebt.thinking.fast.central import Nudge, passes_of, repeatable
+from ebt.thinking.fast.leaving import Leaving
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, broadcastable
 from ebt.thinking.stop import Everyone, Stop
@@ -49,6 +50,7 @@ def descend(
     update: Update | None = None,
     stop: Stop | None = None,
     noise: Tensor | float = 0.0,
+    noise_steps: int | None = None,
     clamp: float | None = None,
     gradients: Gradients = "none",
     generator: torch.Generator | Draws | None = None,
@@ -70,6 +72,7 @@ def descend(
         update: How candidates move. Default: ``Gradient``.
         stop: When a prediction stops. For inference only.
         noise: Standard deviation of the Langevin noise added before each step, a scalar or one value per prediction.
+        noise_steps: Number of steps of the whole descent that have noise, the first ones. Default: all.
         clamp: Largest absolute value of an element of the direction.
         gradients: How gradients flow through the descent, see ``Gradients``.
         generator: Source of the noise.
@@ -88,6 +91,7 @@ def descend(
         NonFiniteError: If an energy, a gradient or a candidate is not finite.
     """
     check(steps, noise, clamp, gradients, stop, schedule, backend)
+    check_noise_steps(noise_steps)
     check_start(start)
     check_parts(energy, geometry, update, stop, generator)
     geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:]), like=start) if geometry is None else geometry
@@ -99,12 +103,13 @@ def descend(
         start = start.clone() if start.is_inference() else start
         alpha = per_prediction("step_size", step_size() if callable(step_size) else step_size, start)
         std = per_prediction("noise", noise, start) if torch.as_tensor(noise).any() else None
-        rows = everyone(backend)(with_step(energy), geometry, start, stop)
+        rows = (Everyone if backend == "plain" else Leaving)(with_step(energy), geometry, start, stop)
         state, memory, states, energies = start, update.begin(start), list[Tensor](), list[Tensor]()
         for i in range(steps):
             y, kept = rows.part(state), rows.part(memory)
             y = y.detach() if gradients in ("none", "detached") else y
-            y, view = geometry.look(y, rows.part(std), rows.source(generator, first + i))  # y[i] + noise
+            noisy = rows.part(std if noise_steps is None or first + i < noise_steps else None)
+            y, view = geometry.look(y, noisy, rows.source(generator, first + i))  # y[i] + noise
             second = gradients in ("detached", "full") or (gradients == "truncated" and i == steps - 1)
             e, g = slope(rows.energy, view, first + i, second, index[i], nudge, watch)  # E(x, y[i]) and dE/dview
             direction = update.direction(geometry, y, g).to(y.dtype)
@@ -342,6 +347,12 @@ def check_start(start: Any) -> None:
         raise ValueError(f"start has shape {tuple(start.shape)}, which has no candidate: give (N, *P, K) with at least one")
 
 
+def check_noise_steps(noise_steps: Any) -> None:
+    """Raise ``ValueError`` if a number of steps with noise is outside its range."""
+    if noise_steps is not None and not (isinstance(noise_steps, int) and noise_steps >= 0):
+        raise ValueError(f"noise_steps is {noise_steps!r}: give the number of steps with noise, or null for all")
+
+
 def check_parts(energy: Any, geometry: Any, update: Any, stop: Any = None, generator: Any = None) -> None:
     """Raise ``ValueError`` if a component of a descent is something else."""
     if not callable(energy):
@@ -353,15 +364,6 @@ def check_parts(energy: Any, geometry: Any, update: Any, stop: Any = None, gener
         raise ValueError(f"generator is {generator!r}: give a torch.Generator")
     if isinstance(stop, type) or not (stop is None or callable(stop)):
         raise ValueError(f"stop is {stop!r}: give an object such as ebt.Change(0.01)")
-
-
-def everyone(backend: str) -> type[Everyone]:
-    """The class that tracks which predictions have stopped."""
-    if backend == "plain":
-        return Everyone
-    from ebt.thinking.fast.leaving import Leaving
-
-    return Leaving
 
 
 def with_step(energy: Energy) -> Energy:
@@ -376,8 +378,7 @@ def with_step(energy: Energy) -> Energy:
         return energy
 
     def of_view(view: Tensor, _: int) -> Tensor:
-        found: Tensor = energy(view)
-        return found
+        return energy(view)
 
     of_view.__qualname__ = getattr(energy, "__qualname__", type(energy).__name__)  # for errors
     if (own := own_slope(energy)) is not None:

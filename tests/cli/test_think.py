@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from small_models import CONTEXT, close, language_ebt, language_folder, language_twin, sudoku_ebt, sudoku_folder, sudoku_rival
 
 from ebt.cli.main import main
-from ebt.evaluation.results import to_json
+from ebt.files import finite
 from ebt.problems.folder import save_folder
 from ebt.problems.language.corpora import Document
 from ebt.problems.language.data import TextDataModule
@@ -67,7 +67,7 @@ def test_a_process_compares_language_models_on_all_of_a_text(tmp_path: Path) -> 
         language_curve(language_ebt(), batches, [1, 3], [1, 2], seed=4),
         language_curve(language_twin(), batches, [1], seed=4),
     )
-    assert close(curves(tmp_path / "out"), dict(zip(("ebt", "twin"), map(to_json, expected), strict=True)))
+    assert close(curves(tmp_path / "out"), dict(zip(("ebt", "twin"), map(finite, expected), strict=True)))
     assert all(imread(tmp_path / "out" / name).size for name in ("thinking.png", "energy.png"))
     for point in (*expected[0].points, *expected[1].points):
         assert f"{point.nats:.4f} ±{point.nats_error:.3f}" in done.stdout
@@ -92,7 +92,7 @@ def test_a_run_knows_its_held_out_text(split: str, tmp_path: Path) -> None:
     assert main(["think", "--checkpoint", run, "--steps", "2", "--split", split, "--limit", "999", "--out", str(tmp_path)]) == 0
     data = TextDataModule(**{**settings, "context_length": CONTEXT, "seed": 3, "batch_size": 8})  # type: ignore[arg-type]
     loader = data.test_dataloader() if split == "test" else data.val_dataloader()
-    assert close(curves(tmp_path)["run"], to_json(language_curve(language_ebt(), loader, [2])))
+    assert close(curves(tmp_path)["run"], finite(language_curve(language_ebt(), loader, [2])))
 
 
 def test_boards_of_a_file_with_all_models(
@@ -125,10 +125,10 @@ def test_boards_of_a_file_with_all_models(
     boards = [torch.from_numpy(array[:8]) for array in read_csv(tmp_path / "boards.csv", 4)]
     ebt = sudoku_curve(sudoku_ebt(), *boards, [1, 2, 5], [1, 3], rule="highest", tolerance=0.05, seed=2)
     rivals = {
-        name: to_json(sudoku_curve(sudoku_rival(loop), *boards, [1, 2, 5]))
+        name: finite(sudoku_curve(sudoku_rival(loop), *boards, [1, 2, 5]))
         for name, loop in (("loop", "hidden"), ("ff", "none"))
     }
-    assert close(curves(tmp_path), {"ebt": to_json(ebt), **rivals})
+    assert close(curves(tmp_path), {"ebt": finite(ebt), **rivals})
     shown = capsys.readouterr().out
     for point in ebt.points:
         assert f"{100 * point.exact:.1f} ±{100 * point.exact_error:.1f}" in shown
@@ -144,7 +144,7 @@ def test_the_rule_is_that_of_the_model(tmp_path: Path) -> None:
     for rule, options in (("decided", []), ("visited", ["--rule", "visited"]), ("lowest", ["--rule", "lowest"])):
         assert main(["think", "--checkpoint", folder, *sizes, *options, "--out", str(tmp_path / rule)]) == 0
         found = curves(tmp_path / rule)["ebt"]
-        assert close(found, to_json(sudoku_curve(model, *boards, [2], [4], rule=rule)))
+        assert close(found, finite(sudoku_curve(model, *boards, [2], [4], rule=rule)))
         assert found["points"][0]["forward"] == 4 * (2 + 1 + {"decided": 1, "visited": 2, "lowest": 0}[rule])
 
 
@@ -170,7 +170,7 @@ def test_a_run_knows_its_test_boards_and_makes_new_ones_that_were_not_trained_on
         return found
 
     def expected(boards: Any) -> dict[str, Any]:
-        return to_json(sudoku_curve(sudoku_ebt(), *map(torch.from_numpy, boards), [2]))
+        return finite(sudoku_curve(sudoku_ebt(), *map(torch.from_numpy, boards), [2]))
 
     assert close(think(), expected(data.sets["givens_6"]))
     assert close(think("--split", "validation"), expected(data.sets["validation"]))
@@ -181,13 +181,13 @@ def test_a_run_knows_its_test_boards_and_makes_new_ones_that_were_not_trained_on
 
 def test_step_size_and_noise_are_chosen_for_one_call(folders: dict[str, str], tmp_path: Path) -> None:
     options = ["--givens", "8", "--limit", "3", "--steps", "3", "--candidates", "2", "--out", str(tmp_path)]
-    softer = ["--step-size-scale", "0.3", "--candidate-noise", "0.5"]
+    softer = ["--step-size-scale", "0.3", "--candidate-noise", "0.5", "--candidate-noise-steps", "1"]
     assert main(["think", "--checkpoint", folders["sudoku"], *options, *softer]) == 0
     boards = map(torch.from_numpy, generate(4, 8, 3, 0))
-    model = sudoku_ebt(step_size_scale=0.3, candidate_noise=0.5)
-    assert close(curves(tmp_path)["sudoku"], to_json(sudoku_curve(model, *boards, [3], [2])))
+    model = sudoku_ebt(step_size_scale=0.3, candidate_noise=0.5, noise_steps=1)
+    assert close(curves(tmp_path)["sudoku"], finite(sudoku_curve(model, *boards, [3], [2])))
     told = json.loads((tmp_path / "thinking.json").read_text())
-    assert (told["step_size_scale"], told["candidate_noise"]) == (0.3, 0.5)
+    assert [told[name] for name in ("step_size_scale", "candidate_noise", "candidate_noise_steps")] == [0.3, 0.5, 1]
 
 
 def test_alarms_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,6 +231,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("sudoku", ["--data", "a.csv", "--givens", "8"], "--data and --givens both choose the boards"),
         ("sudoku", ["--givens", "8", "--split", "validation"], "--givens and --split validation both choose the boards"),
         ("sudoku", ["--givens", "8", "--candidate-noise", "1"], "--candidate-noise applies to all candidates but the first"),
+        ("sudoku", ["--givens", "8", "--candidates", "2", "--candidate-noise-steps", "1"], "-steps needs noise"),
         ("twin", ["--data", "x", "--step-size-scale", "2"], "--step-size-scale needs a model that thinks"),
         ("text", ["--givens", "8"], "--givens is not for language"),
         ("text", ["--tolerance", "0.1", "--data", "x"], "--tolerance is not for language"),

@@ -176,6 +176,7 @@ BASE: dict[str, Any] = {"model": "tiny", "prompt": "x", "max_tokens": 1}
         ({"candidates": 65}, 400, "candidates is 65"),
         ({"rule": "best"}, 400, "rule is 'best'"),
         ({"noise": 1.0}, 400, "raise candidates"),
+        ({"noise_steps": 1, "candidates": 2}, 400, "noise_steps needs noise"),
         ({"thinking_stop": "os.system('x')"}, 400, "choose one of change, energy, budget"),
         ({"model": "twin", "steps": 2}, 400, "does not think: leave out steps"),
         ({"model": "twin", "energies": True}, 400, "does not think: leave out energies"),

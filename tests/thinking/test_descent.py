@@ -22,6 +22,8 @@ pytestmark = pytest.mark.usefixtures("float64")
         ({"steps": 0}, "steps is 0"),
         ({"steps": 1, "noise": -0.1}, "noise is -0.1"),
         ({"steps": 1, "noise": torch.tensor([0.1, -0.1])}, "noise is tensor"),
+        ({"steps": 1, "noise_steps": -1}, "noise_steps is -1"),
+        ({"steps": 1, "noise_steps": 0.5}, "noise_steps is 0.5"),
         ({"steps": 1, "clamp": 0}, "clamp is 0"),
         ({"steps": 1, "gradients": "some"}, "gradients is 'some': choose one of none, detached, truncated, full"),
         ({"steps": 1.5}, "steps is 1.5"),

@@ -26,7 +26,7 @@ from toys import (
     view_of,
 )
 
-from ebt.thinking import IGNORED, Gradient, Projected, mean_loss
+from ebt.thinking import IGNORED, Change, Gradient, Projected, mean_loss
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -111,6 +111,23 @@ def test_noise_comes_from_the_generator_before_each_step(name: str, std: float |
         state = state + each * torch.randn(state.shape, generator=generator)
         state = updated(name, state, table, landscape, 0.7)
         torch.testing.assert_close(thought.states[i], state)
+
+
+@pytest.mark.parametrize("backend", ["plain", "auto"])
+@pytest.mark.parametrize("stop", [None, Change(1e-3)])
+@pytest.mark.parametrize("name", SPACES)
+def test_noise_of_the_first_steps_is_followed_by_a_descent_without(name: str, stop: Change | None, backend: str) -> None:
+    landscape, space = Waves(ROWS, PARTS), make_space(name, make_table())
+    start, how = space.start((ROWS, PARTS), source=seeded(3)), {"stop": stop, "backend": backend}
+    whole = space.descend(landscape, start, 0.7, 6, noise=0.3, noise_steps=2, generator=seeded(11), **how)
+    noisy = space.descend(landscape, start, 0.7, 2, noise=0.3, generator=seeded(11), **how)
+    assert all(map(torch.equal, whole.states[:2], noisy.states))
+    if stop is None:
+        rest = space.descend(landscape, noisy.state, 0.7, 4, first=2)
+        assert all(map(torch.equal, whole.states[2:], rest.states))
+        continued = space.descend(landscape, start, 0.7, 3, noise=0.3, noise_steps=2, first=2, generator=seeded(11))
+        assert torch.equal(continued.state, space.descend(landscape, start, 0.7, 3, first=2).state)
+    assert not torch.equal(noisy.state, space.descend(landscape, start, 0.7, 2).state)
 
 
 @pytest.mark.parametrize("name", SPACES)

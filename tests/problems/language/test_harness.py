@@ -21,6 +21,7 @@ OPTIONS: dict[str, Any] = {
     "candidates": 2,
     "rule": "mean",
     "noise": 0.1,
+    "noise_steps": 2,
     "step_size_scale": 0.5,
     "clamp": 2.0,
     "tolerance": 0.001,
