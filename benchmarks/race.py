@@ -18,9 +18,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ebt.files import write_json
-from ebt.lab.studies.runs import machine
-
 Turn = Callable[[], None]
 PRELOAD = ["lightning", "transformers.modeling_utils", "transformers.generation.utils"]
 """Slow imports, done once by the server that forks all contestants. Importing this library takes 0.1 s."""
@@ -156,6 +153,9 @@ def seconds(measured: Measured, clock: str) -> float:
 
 def write(path: str | None, settings: argparse.Namespace, results: Sequence[Any], console: Console) -> None:
     """Write settings, results and the machine with its versions as one JSON object."""
+    from ebt.files import write_json  # imported here so that contestants begin without the library
+    from ebt.lab.studies.runs import machine
+
     if path is None:
         return
     content = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ebt.errors import InputError, naming_extras
@@ -67,13 +69,26 @@ def think(model: Any, context: Any, thinking: Thinking | None = None, **options:
 
 
 @naming_extras("train")
-def train(configuration: str, name: str | None = None, **settings: Any) -> Any:
+def train(
+    configuration: str,
+    name: str | None = None,
+    *,
+    out: str | None = None,
+    resume: bool = False,
+    compile: bool = False,
+    **settings: Any,
+) -> Any:
     """Train a model from a configuration, like ``ebt fit``, and show progress in the terminal.
 
     Args:
         configuration: Name of a configuration of the library (``sudoku/ebt``), or path to a YAML file.
         name: Name of the run, which is stored in ``runs/NAME``. Default: derived from the configuration.
-        settings: Configuration keys, with ``__`` for each dot: ``trainer__max_steps=500, data__source="my.txt"``.
+        out: Folder of the run, instead of ``name``.
+        resume: Whether to resume the run of that name or folder from its last checkpoint. ``configuration`` is then that of the
+            run.
+        compile: Whether to compile the model with ``torch.compile``.
+        settings: Configuration keys, with ``__`` for each dot: ``trainer__max_steps=500, data__source="my.txt"``. Values are
+            those of YAML: None is null, and tuples are lists.
 
     Returns:
         The model with the lowest validation loss.
@@ -84,10 +99,13 @@ def train(configuration: str, name: str | None = None, **settings: Any) -> Any:
     from ebt.cli.main import run as command
     from ebt.cli.run import Run
 
-    run = Run.new(None, name, [configuration])
-    given = [f"--{key.replace('__', '.')}={value}" for key, value in settings.items()]
-    if code := command(["fit", f"--config={configuration}", f"--out={run.folder}", *given]):
-        raise InputError(f"training was stopped (exit code {code}): continue it with ebt fit --resume --out {run.folder}")
+    run = Run.existing(out, name) if resume else Run.new(out, name, [configuration])
+    begin = ["--resume"] if resume else [f"--config={configuration}"]
+    words = {key: str(value) if isinstance(value, str | PathLike) else json.dumps(value) for key, value in settings.items()}
+    given = [f"--{key.replace('__', '.')}={value}" for key, value in words.items()]
+    if code := command(["fit", *begin, f"--out={run.folder}", *["--compile"] * compile, *given]):
+        again = f"ebt fit --resume --out {quote(str(run.folder))}"
+        raise InputError(f"training was stopped (exit code {code}): continue it with {again}")
     return load(run.folder)
 
 
@@ -116,13 +134,17 @@ def evaluate(
         A curve with ``points``, ``best()`` and ``at(steps, candidates)``.
 
     Raises:
-        InputError: If ``data`` is missing or not supported, or a number of steps or candidates is below 1.
+        InputError: If ``data`` is missing or not supported, a number of steps or candidates is below 1, or options of thinking
+            are given for a model without an energy.
     """
     named = isinstance(model, (str, PathLike))
     if data is None and not named:
         raise InputError("data is missing: give data, or name a run folder to use the data that it held out")
     folder, model = (str(model), load(model)) if named else (model.name_or_path, model)
     problem = problem_of(model.config.model_type)
+    given = [*options, *["candidates"] * (list(candidates) != [1])]
+    if given and not hasattr(model, "landscape"):
+        raise InputError(f"{type(model).__name__} has no energy and does not think: leave out {', '.join(given)}")
     if data is None or isinstance(data, (str, PathLike)):
         held_out = problem.held_out(Request(folder, {folder: model}, None if data is None else str(data)))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     if note:
         say(console, note, "yellow")
     if converted.tokenizer is not None:
-        say(console, f"Next: ebt validate --checkpoint {out} --data FILE")
+        say(console, f"Next: ebt validate --checkpoint {shlex.quote(str(out))} --data FILE")
     return 0
 
 

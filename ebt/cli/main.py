@@ -109,6 +109,8 @@ def run(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS, "ebt")
+    if os.getcwd() not in sys.path:  # noqa: PTH109 (a string); to import the user's own tasks, updates and stops
+        sys.path.append(os.getcwd())  # noqa: PTH109
     given = rest if name in LAB else options_of(name).read(rest)
     if name == "serve":
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN)

@@ -138,7 +138,7 @@ def beginning(trainer: L.Trainer, task: L.LightningModule) -> Table:
     table.add_row("model", f"{getattr(task, 'kind_name', type(task).__name__)}{kind}, {parameters(task):,} parameters")
     data = statistics(trainer)
     sizes = [str(data["source"])] if "source" in data else []
-    for unit in ("documents", "tokens", "puzzles", "images", "videos", "clips"):
+    for unit in ("documents", "tokens", "puzzles", "mazes", "images", "videos", "clips"):
         if isinstance(count := data.get(unit), dict) and "train" in count:
             held_out = f" ({count['validation']:,} for validation)" if "validation" in count else ""
             sizes.append(f"{count['train']:,} {unit}{held_out}")

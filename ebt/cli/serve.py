@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def main(args: argparse.Namespace) -> int:
     from ebt.serving.engine import TEXT, Served
     from ebt.serving.protocol import Limits
 
+    check_address(args.host, args.port)
     folders, missing = named(args.checkpoint or []), dict[str, str]()
     models: dict[str, Any] = {name: load_folder(folder) for name, folder in folders.items()}
     if not models:
@@ -42,6 +44,17 @@ def main(args: argparse.Namespace) -> int:
     print(f"page: {address}/  API: {address}/v1  models: {', '.join(models) or 'none'}  (Ctrl-C ends)", flush=True)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning", timeout_keep_alive=5)
     return 0
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise ``InputError`` if a server cannot listen at an address."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((address[0], port))
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--host {host} --port {port} is not free ({error}): choose another port or host.") from error
 
 
 def named(checkpoints: list[str]) -> dict[str, str]:

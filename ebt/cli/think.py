@@ -23,6 +23,7 @@ from ebt.cli.terminal import (
 )
 from ebt.errors import InputError
 from ebt.evaluation.curves import energy_curve, thinking_curve
+from ebt.evaluation.measure import thinks
 from ebt.files import finite, write_json
 from ebt.problems.folder import load_folder
 from ebt.problems.registry import Problem, Request, problem_of
@@ -38,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     if len(models) != 1 + len(args.baseline) or len(kinds) > 1:
         raise InputError("--baseline must name other folders than --checkpoint, each with a model of the same problem.")
     problem = problem_of(models[args.checkpoint].config.model_type)
-    _refuse(args, problem)
+    _refuse(args, problem, any(map(thinks, models.values())))
     options = scaled_and_noisy(args, list(models.values()), max(args.candidates))
     options |= given(args, ("rule", "tolerance", "seed", "batch_size"))
     folder = out_folder(args.out)
@@ -55,14 +56,14 @@ def main(args: argparse.Namespace) -> int:
     if held_out.note:
         say(console, held_out.note, "dim")
     if folder is not None:
-        told = {name: getattr(args, name) for name in OPTIONS if name != "stop"}
+        told = {name: getattr(args, name) for name in OPTIONS}
         written = _write(folder, curves, {"data": held_out.name, "note": held_out.note, **told})
         say_written(console, [*written, *problem.pictures(folder, request, held_out, max(args.steps))])
     return 0
 
 
-def _refuse(args: argparse.Namespace, problem: Problem) -> None:
-    """Refuse options that do not apply to the problem.
+def _refuse(args: argparse.Namespace, problem: Problem, thinking: bool) -> None:
+    """Refuse options that do not apply to the problem, or that need a model with an energy.
 
     Raises:
         InputError: Such an option is given.
@@ -73,6 +74,8 @@ def _refuse(args: argparse.Namespace, problem: Problem) -> None:
     if wrong := [name for name, there in used.items() if there and name not in problem.options]:
         named = "--split shifted" if wrong[0] == "shifted" else f"--{wrong[0]}"
         raise InputError(f"{named} is not for {problem.name}: leave it out.")
+    if not thinking and (wrong := [name for name in ("candidates", "rule", "tolerance") if used[name]]):
+        raise InputError(f"--{wrong[0]} needs a model that thinks, and {args.checkpoint} does not: leave it out.")
     if args.rule is not None and args.rule not in problem.rules:
         raise InputError(f"--rule {args.rule} is not for {problem.name}: choose one of {', '.join(problem.rules)}.")
 
@@ -101,10 +104,10 @@ def _print(console: Console, problem: Problem, curves: Curves, title: str) -> No
 
 
 def _row(problem: Problem, curve: Any, point: Any) -> list[str]:
-    thinks = curve.kind == "ebt"
-    counts = [str(point.steps) if curve.kind != "feed-forward" else "-", str(point.candidates) if thinks else "-"]
+    energies = curve.kind == "ebt"
+    counts = [str(point.steps) if curve.kind != "feed-forward" else "-", str(point.candidates) if energies else "-"]
     energy = [f"{value:.4g}" if value is not None else "-" for value in (point.energy, point.objective)]
-    passes = f"{point.forward:.3g} + {point.backward:.3g}" if thinks else f"{point.forward:.0f}"
+    passes = f"{point.forward:.3g} + {point.backward:.3g}" if energies else f"{point.forward:.0f}"
     return [*counts, *problem.cells(point), *energy, passes]
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
+import json
 import pydoc
 import re
-import sys
 from contextlib import suppress
 from inspect import signature
 from types import NoneType
@@ -46,6 +45,11 @@ DEFAULTS = {
 }
 
 
+_SOURCE = ' in "<unicode string>",'
+"""Where a text came from, in the messages of YAML."""
+_NESTED = re.compile(r"--(model|data)\.(?:init_args\.)?(\w+\.[\w.]+)")
+
+
 class TrainingCLI(LightningCLI):
     """Reads configurations and creates the task, the data module and the trainer. Runs nothing itself."""
 
@@ -53,8 +57,6 @@ class TrainingCLI(LightningCLI):
         self.run_folder = run
         for problem in problems().values():
             _ = problem.task, problem.data  # imports the classes, which configurations name without their modules
-        if os.getcwd() not in sys.path:  # noqa: PTH109 (a string); to import the user's own tasks
-            sys.path.append(os.getcwd())  # noqa: PTH109
         super().__init__(
             ThinkingTask,
             L.LightningDataModule,
@@ -130,6 +132,8 @@ def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingC
         name, equals, value = argument.partition("=")
         if option == "--config":
             found.append(_configuration(argument))
+        elif (key := _NESTED.fullmatch(name if equals else option)) and (value if equals else argument) == "null":
+            found[len(found) - (not equals) :] = [f"--config={_nothing(*key.groups())}"]
         else:
             found.append(f"--config={_configuration(value)}" if name == "--config" and equals else _short(argument))
         option = argument
@@ -138,6 +142,14 @@ def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingC
             return kind(found, run)
         except (ArgumentError, MisconfigurationException, ValueError) as error:
             raise InputError(explain(error)) from error
+
+
+def _nothing(part: str, key: str) -> str:
+    """Return the configuration that sets a key of the model or the data to null, which as an option is read as a word."""
+    settings: Any = None
+    for name in reversed(key.split(".")):
+        settings = {name: settings}
+    return json.dumps({part: {"init_args": settings}})
 
 
 def _short(text: str) -> str:
@@ -149,9 +161,15 @@ def _configuration(name: str) -> str:
     """Return the path of a configuration, or its text with short class names if it was saved with module paths."""
     path = find_configuration(name)
     text = read_text(str(path))
+    try:
+        read = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).replace(_SOURCE, '').split())}.") from error
+    if not read or not isinstance(read, dict):
+        raise InputError(f"{path} has no settings: write keys such as `trainer:` with their values below them.")
     for part in ("model", "data"):  # the parser silently ignores these seeds
-        with suppress(yaml.YAMLError, KeyError, TypeError):
-            if "seed" in yaml.safe_load(text)[part]["init_args"]:
+        with suppress(KeyError, TypeError):
+            if "seed" in read[part]["init_args"]:
                 raise InputError(f"{path}: {part}.init_args.seed is set: set seed_everything instead, the one seed of a run.")
     short = _short(text)
     return str(path) if short == text else short
@@ -204,8 +222,6 @@ _UNKNOWN = (
 """Messages of jsonargparse about unknown settings."""
 _REASONS = (
     (r"Expected a dot import path string: (.*)", r"there is no class \1: give its name, or module.name for your own class."),
-    (r"Unexpected config: (.*)", r"a configuration has no settings: \1"),
-    (r"(while (?:parsing|scanning) .*)", r"a configuration is not valid YAML: \1"),
     (r"File does not exist: '?([^']*)'?", r"the file \1 does not exist: check the path."),
 )
 """Its other messages, and their replacements."""

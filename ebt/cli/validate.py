@@ -15,6 +15,7 @@ from ebt.cli.terminal import print_table, say
 from ebt.cli.training import configure
 from ebt.errors import InputError
 from ebt.problems.folder import load_folder
+from ebt.problems.registry import problem_of
 from ebt.shelf import located
 from ebt.training.loop import quiet
 
@@ -25,10 +26,12 @@ def _around(folder: str, source: str | None) -> list[str]:
     Raises:
         InputError: The folder has no language model, or no data is given.
     """
+    model = load_folder(folder)
+    config = model.config
+    if problem_of(config.model_type).name != "language":
+        raise InputError(f"{folder} is a model folder, of which only language models are validated: use `ebt think`.")
     if source is None:
         raise InputError(f"{folder} is a model folder, which has no data: give a text with --data.")
-    model = load_folder(folder, ("ebt", "ebt_transformer_pp"))
-    config = model.config
     recipe = Path(folder) / RECIPE
     how = model.thinking if config.model_type == "ebt" else None
     steps = [f"--model.init_args.steps={how.steps}"] if how else []

@@ -147,6 +147,8 @@ def find_folder(directory: str | PathLike[str]) -> Path:
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
             return folder
+    if (path / "checkpoints").is_dir():
+        raise InputError(f"{path} is a run without a model folder, as runs of own tasks are: `ebt validate` measures it.")
     raise InputError(f"neither {path} nor {path / 'model'} has a config.json: give a model or run folder")
 
 

@@ -17,6 +17,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import yaml
 from forked import begin, program
 from small_models import full_disk
 
@@ -287,6 +288,23 @@ def test_wrong_settings_are_told_in_a_line(case: str, empty: Path, capsys: Captu
     assert not (empty / "runs").exists()
 
 
+def test_settings_are_turned_off_by_null(empty: Path, capsys: Captured) -> None:
+    """After a value, in the same call or in a configuration; in both forms of an option."""
+    for off in (["--model.recipe.clamp", "null"], ["--model.recipe.clamp=null"], ["--model.init_args.recipe.clamp=null"]):
+        options = ["--model.recipe.clamp=3", "--model.network.dim=8", *off, "--model.network.dim", "null", "--print_config"]
+        with pytest.raises(SystemExit, match="0"):
+            main(["fit", "--config=language/ebt", *options])
+        read = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+        assert (read["recipe"]["clamp"], read["network"]["dim"], read["network"]["size"]) == (None, None, "micro")
+
+
+@pytest.mark.parametrize("option", ["--model.sample_prompt=longer than the context of 16", "--model.sample_tokens=1"])
+def test_a_sample_of_any_length_is_written(option: str, text: list[str], capsys: Captured) -> None:
+    few = ["--config=language/ebt", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    assert main(["fit", *few, *text, option]) == 0
+    assert capsys.readouterr().out.count("sample: ") == 1
+
+
 def test_an_interval_longer_than_the_epochs_that_it_divides_is_told(empty: Path, capsys: Captured) -> None:
     assert main(["fit", *SUDOKU, "--out=run", "--loggers=[]", "--trainer.check_val_every_n_epoch=1"]) == 2
     error = capsys.readouterr().err
@@ -312,8 +330,9 @@ def test_memory_that_runs_out_is_told_with_its_part(empty: Path, capsys: Capture
         ("model: {init_args: {recipe: {max_stepz: 3}}}", ["no setting model.recipe.max_stepz"]),
         ("trainer: {max_stepz: 3}", ["no setting trainer.max_stepz"]),
         ("trainr: {max_steps: 3}", ["no setting trainr"]),
-        ("model: [1, 2", ["not valid YAML"]),
-        ("only words", ["no settings"]),
+        ("model: [1, 2", ["mine.yaml is not valid YAML"]),
+        ("only words", ["mine.yaml has no settings"]),
+        ("", ["mine.yaml has no settings"]),
         ("data: {init_args: {seed: 3}}", ["data.init_args.seed", "seed_everything"]),
     ],
 )

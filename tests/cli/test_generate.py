@@ -111,7 +111,7 @@ def test_a_feed_forward_model_writes_but_does_not_think(tmp_path: Path, capsys: 
         (["--prompt", "x", "--temperature", "0"], "--temperature: 0 .*--greedy"),
         (["--prompt", "x", "--temperature", "-1"], "--temperature: '-1' is not a number above 0"),
         (["--prompt", "x", "--top-p", "1.5"], "--top-p: '1.5' is not a number above 0 and at most 1"),
-        (["--prompt", "x", "--tolerance", "nan"], "--tolerance: 'nan' is not a number above 0"),
+        (["--prompt", "x", "--tolerance", "nan"], "--tolerance: 'nan' is not a number of at least 0"),
         (["--prompt", "x", "--rule", "best"], "--rule: invalid choice: 'best'"),
         (["--prompt", "x", "--step", "3"], r"unrecognized arguments: --step 3. Did you mean --steps\?"),
     ],

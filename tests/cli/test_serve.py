@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ def test_what_cannot_be_served_is_named(tmp_path: Path, started: list[Any], caps
     assert "'ebt_video', which cannot be served" in capsys.readouterr().err
     assert main(["serve", "--checkpoint", str(tmp_path / "a/same"), "--checkpoint", str(tmp_path / "b/same")]) == 2
     assert "two models are named same" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for port in (taken.getsockname()[1], 65536 + 80):
+            assert main(["serve", "--checkpoint", "text-python", "--port", str(port)]) == 2
+            assert f"--port {port} is not free" in capsys.readouterr().err
+    assert not started
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -237,7 +237,7 @@ def test_a_puzzle_from_a_file(folder: str, tmp_path: Path) -> None:
         (["nowhere.sdk"], "nowhere.sdk cannot be read"),
         ([PUZZLE, "--steps", "2", "--budget", "3"], "--budget"),
         ([PUZZLE, "--steps", "2", "--candidate-noise", "0.1"], "--candidates"),
-        ([PUZZLE, "--tolerance", "0"], "--tolerance: '0' is not a number above 0"),
+        ([PUZZLE, "--tolerance", "-1"], "--tolerance: '-1' is not a number of at least 0"),
     ],
 )
 def test_bad_input_is_named_with_its_remedy(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,34 @@ def test_bad_input_is_named_with_its_remedy(
     options = [folders[option.removeprefix("BASE:")] if option.startswith("BASE:") else option for option in options]
     assert main(["think", "--checkpoint", folders[checkpoint], *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_stop_of_ones_own_is_found_in_the_working_folder(
+    folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "stops_of_a_user.py").write_text("class Always:\n    def __call__(self, step):\n        return True\n")
+    options = ["--givens", "8", "--limit", "3", "--steps", "3", "--stop", "stops_of_a_user.Always()", "--out", "out"]
+    assert main(["think", "--checkpoint", folders["sudoku"], *options]) == 0
+    assert json.loads((tmp_path / "out" / "thinking.json").read_text())["stop"] == "stops_of_a_user.Always()"
+    assert curves(tmp_path / "out")["sudoku"]["points"][0]["steps_taken"] == 1
+
+
+def test_options_of_thinking_need_a_model_that_thinks(folders: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--candidates", "2"], ["--rule", "lowest"]):
+        assert main(["think", "--checkpoint", folders["twin"], "--data", "x", *option]) == 2
+        assert f"{option[0]} needs a model that thinks" in capsys.readouterr().err
+
+
+def test_noise_and_tolerance_of_a_model_can_be_turned_off(tmp_path: Path) -> None:
+    noisy = save_folder(sudoku_ebt(candidate_noise=2.0, tolerance=9.0), tmp_path / "noisy")
+    calm = save_folder(sudoku_ebt(), tmp_path / "calm")
+    options = ["--givens", "8", "--limit", "3", "--steps", "3", "--candidates", "2"]
+    zero = ["--candidate-noise", "0", "--tolerance", "0"]
+    assert main(["think", "--checkpoint", str(noisy), *options, *zero, "--out", str(tmp_path / "one")]) == 0
+    assert main(["think", "--checkpoint", str(calm), *options, "--out", str(tmp_path / "other")]) == 0
+    assert close(curves(tmp_path / "one")["noisy"]["points"], curves(tmp_path / "other")["calm"]["points"])
 
 
 def test_tokens_of_different_tokenisers_are_not_compared(

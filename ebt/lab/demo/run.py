@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     report.write(results, made, out, settings.seed)
     report.show(results, console)
     say_written(console, [out / "report.html", out / "results.json"])
-    console.print(f"Next: ebt solve --checkpoint {out}/models/sudoku-ebt --givens 10", highlight=False)
+    console.print(f"Next: ebt solve --checkpoint {shlex.quote(f'{out}/models/sudoku-ebt')} --givens 10", highlight=False)
     return 0
 
 

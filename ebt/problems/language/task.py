@@ -72,11 +72,11 @@ class TextSamples(L.Callback):
 
     def sample(self, task: Any, tokenizer: Any) -> str:
         """Generate one continuation with a fixed seed."""
-        begin = [] if self.prompt else [tokenizer.eos_token_id]
-        ids = torch.tensor([[*begin, *encode(tokenizer, [self.prompt])[0]]], device=task.device)
+        begin, room = [] if self.prompt else [tokenizer.eos_token_id], task.model.config.context_length
+        ids = torch.tensor([[*begin, *encode(tokenizer, [self.prompt])[0]][: room - 1]], device=task.device)
         with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
             torch.manual_seed(0)
-            tokens = min(self.tokens, task.model.config.context_length - ids.shape[1])
+            tokens = min(self.tokens, room - ids.shape[1])
             output = task.model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=True, temperature=0.8, top_k=50,
                 pad_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
