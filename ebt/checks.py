@@ -50,6 +50,18 @@ def as_tensor(name: str, value: Any, like: Tensor | None = None) -> Tensor:
         raise InputError(f"{name} is {reprlib.repr(value)}, which cannot be made a tensor: {error}") from error
 
 
+def name_of(given: Any) -> str:
+    """Name of a function, or of the class of an object, for errors."""
+    return str(getattr(given, "__qualname__", type(given).__name__))
+
+
+def shown(value: Any) -> str:
+    """What a value is, for errors: dtype and shape of tensors, also in a tuple; else the type."""
+    if isinstance(value, tuple):
+        return f"({', '.join(shown(each) for each in value)})"
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
 @cache  # evaluating hints takes longer than checking them, and every call of a model checks its options
 def type_hints(kind: Callable[..., Any]) -> dict[str, Any]:
     """Type hints of a class or a function."""

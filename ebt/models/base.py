@@ -83,6 +83,10 @@ class HubModel(PreTrainedModel):
         check_weights(Path(str(pretrained_model_name_or_path)) / kwargs.get("subfolder", ""))
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
+    def prepared(self, context: Any) -> Any:
+        """Check a context that a user gave, and convert it to a batch."""
+        return context
+
     @classmethod
     def _shim(cls) -> str:
         """Source of the module in a saved folder. It imports library classes from ``ebt.problems`` only."""
@@ -178,10 +182,6 @@ class ThinkingModel(HubModel):
     def first(self, *context: Any, **more: Any) -> Tensor | None:
         """Starting states (B, *P, K). None: random."""
         return None
-
-    def prepared(self, context: Any) -> Any:
-        """Convert a context to a batch."""
-        return context
 
     def positions(self, *context: Any, **more: Any) -> Tensor | None:
         """Positions of the predictions (B, *P), which make random draws independent of batching. None: from 0."""

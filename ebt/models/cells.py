@@ -158,13 +158,15 @@ class CellsTransformer(Cells, HubModel):
         """Number of forward passes of the blocks per iteration."""
         return self.config.inner + 1 if self.config.loop == "recursive" else 1
 
-    def predict(self, context: Tensor, iterations: int = 1) -> Tensor:
+    def predict(self, context: Any, iterations: int = 1) -> Tensor:
         """Return answers (B, C) after the last iteration."""
+        context = self.prepared(context)
         return self.fill(context, self(context, iterations)[-1].argmax(-1))
 
     def forward(self, context: Tensor, iterations: int = 1, burn_in: int = 0) -> list[Tensor]:
         """Return the logits (B, C, V) after each iteration, ``burn_in`` others without gradients first. Without a loop there is
-        only one."""
+        only one. In training mode, contexts are not checked."""
+        context = context if self.training else self.prepared(context)
         given, loop = self.embedding(context), self.config.loop
         carried = [torch.zeros_like(given)] * (2 if loop == "recursive" else 1)
         logits, learns = [], torch.is_grad_enabled()

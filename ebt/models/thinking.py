@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
@@ -103,9 +104,9 @@ def named(text: str, known: dict[str, Any], what: str, make: bool = True) -> Any
     try:
         if opened and not rest.endswith(")"):
             raise ValueError("the closing parenthesis is missing")
-        arguments = ast.literal_eval(f"({rest[:-1]},)") if rest.strip(" )") else ()
+        arguments = _arguments(rest[:-1]) if rest.strip(" )") else ()
         if name in known:
-            return known[name](*arguments) if make else known[name]
+            return _made(known[name], arguments) if make else known[name]
         module, dot, attribute = name.rpartition(".")
         if not dot:
             raise ValueError(f"choose one of {', '.join(known)}, or module.Class of your own")
@@ -116,6 +117,21 @@ def named(text: str, known: dict[str, Any], what: str, make: bool = True) -> Any
         return kind(*arguments) if make else kind
     except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"{what} is {text!r}: {error}") from error
+
+
+def _arguments(text: str) -> tuple[Any, ...]:
+    try:
+        return tuple(ast.literal_eval(f"({text},)"))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError("its arguments must be numbers or texts in Python syntax") from error
+
+
+def _made(kind: Any, arguments: tuple[Any, ...]) -> Any:
+    try:
+        return kind(*arguments)
+    except TypeError as error:
+        names = ", ".join(inspect.signature(kind).parameters) or "none"
+        raise ValueError(f"its arguments do not fit, it takes {names}") from error
 
 
 @dataclass(frozen=True)
@@ -165,6 +181,11 @@ class Thinking:
         if unknown := [name for name in options if name not in known]:
             raise ValueError(f"there is no thinking option {unknown[0]!r}: choose from {', '.join(known)}")
         return replace(self, **{name: value for name, value in options.items() if value is not None})
+
+    @property
+    def winner(self) -> Rule:
+        """The rule that chooses the record: with ``mean``, ``lowest``."""
+        return "lowest" if self.rule == "mean" else self.rule
 
     def stops(self) -> Stop | None:
         """The stop of ``tolerance`` and ``stop``. None: all steps are taken."""
@@ -262,4 +283,4 @@ def think(
         thought = judge(energy, thought)
     elif how.rule == "visited":
         thought = revisit(energy, thought)
-    return choose(thought, count, how.rule) if thought.final_energy else replace(thought, candidates=thought)
+    return choose(thought, count, how.winner) if thought.final_energy else replace(thought, candidates=thought)

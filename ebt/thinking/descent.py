@@ -12,14 +12,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ebt.checks import as_tensor, check_kind
+from ebt.checks import as_tensor, check_kind, name_of
 from ebt.thinking.fast.central import Nudge, passes_of, repeatable
 from ebt.thinking.fast.leaving import Leaving
 from ebt.thinking.geometry import Euclidean, Geometry
 from ebt.thinking.noise import Draws, broadcastable
 from ebt.thinking.stop import Everyone, Stop
 from ebt.thinking.thought import Evaluations, Thought
-from ebt.thinking.update import Gradient, Update
+from ebt.thinking.update import Gradient, Update, moved
 
 Gradients = Literal["none", "detached", "truncated", "full"]
 """How gradients flow through a descent. none: inference. detached (S1): the candidate is detached before each step. truncated
@@ -94,6 +94,7 @@ def descend(
     check_noise_steps(noise_steps)
     check_start(start)
     check_parts(energy, geometry, update, stop, generator)
+    check_step_size(step_size)
     geometry = Euclidean(max(1, start.dim() - 1), tuple(start.shape[-1:]), like=start) if geometry is None else geometry
     watch = gradients == "none" or start.device.type == "cpu"  # training on a device does not wait for it at every step
     update, index = Gradient() if update is None else update, range(first, first + steps) if schedule is None else schedule
@@ -115,7 +116,7 @@ def descend(
             direction = update.direction(geometry, y, g).to(y.dtype)
             direction = direction if second else direction.detach()  # constant, so y depends on alpha only
             direction = direction if clamp is None else direction.clamp(-clamp, clamp)
-            y, kept = update.move(y, direction, rows.part(alpha), kept)  # y[i+1] = y[i] - alpha dE/dy
+            y, kept = moved(update, y, direction, rows.part(alpha), kept)  # y[i+1] = y[i] - alpha dE/dy
             energies.append(rows.put(energies[-1] if energies else None, e.detach()))
             memory = rows.put(memory, kept)
             state = rows.advance(state, finite(y, "candidate", first + i) if watch else y, e.detach())
@@ -301,7 +302,7 @@ def evaluated(energy: Energy, told: int, view: Tensor) -> Tensor:
 
 
 def _gradient(energy: Energy, energies: Tensor, view: Tensor, create_graph: bool) -> Tensor:
-    name, gradient = getattr(energy, "__qualname__", type(energy).__name__), None
+    name, gradient = name_of(energy), None
     if energies.requires_grad:
         try:
             (gradient,) = torch.autograd.grad(energies.sum(), view, create_graph=create_graph, allow_unused=True)
@@ -347,6 +348,12 @@ def check_start(start: Any) -> None:
         raise ValueError(f"start has shape {tuple(start.shape)}, which has no candidate: give (N, *P, K) with at least one")
 
 
+def check_step_size(step_size: Any) -> None:
+    """Raise ``ValueError`` if a step size is negative, on the CPU: elsewhere the host would wait for the device."""
+    if not callable(step_size) and (alpha := as_tensor("step_size", step_size)).device.type == "cpu" and not alpha.ge(0).all():
+        raise ValueError(f"step_size is {step_size}: give a number of at least 0")
+
+
 def check_noise_steps(noise_steps: Any) -> None:
     """Raise ``ValueError`` if a number of steps with noise is outside its range."""
     if noise_steps is not None and not (isinstance(noise_steps, int) and noise_steps >= 0):
@@ -380,7 +387,7 @@ def with_step(energy: Energy) -> Energy:
     def of_view(view: Tensor, _: int) -> Tensor:
         return energy(view)
 
-    of_view.__qualname__ = getattr(energy, "__qualname__", type(energy).__name__)  # for errors
+    of_view.__qualname__ = name_of(energy)  # for errors
     if (own := own_slope(energy)) is not None:
         of_view.slope = own  # type: ignore[attr-defined]
     return of_view

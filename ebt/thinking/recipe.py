@@ -12,10 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from ebt.checks import as_tensor, check_fields, check_kind
-from ebt.thinking.descent import Energy, Gradients, check_parts, check_start, descend, leave_inference_mode, own_slope
+from ebt.thinking.descent import (
+    Energy,
+    Gradients,
+    check_parts,
+    check_start,
+    check_step_size,
+    descend,
+    leave_inference_mode,
+    own_slope,
+)
 from ebt.thinking.fast.central import Nudge, Way, way_on
 from ebt.thinking.fast.draws import Rows, draw_integer
-from ebt.thinking.geometry import Euclidean, Geometry
+from ebt.thinking.geometry import IGNORED, Euclidean, Geometry, Simplex
 from ebt.thinking.noise import Draws, precise
 from ebt.thinking.ranking import rank
 from ebt.thinking.thought import Thought
@@ -241,7 +250,8 @@ def loss(
         energy: See ``descend``.
         target: Target of the candidates: vectors (N, *P, K), or vocabulary indices (N, *P) with a suitable ``geometry``.
         recipe: Training recipe. Default: ``Recipe()``. The caller handles ``replay_size``, ``warm_start`` and
-            ``burn_in_start``; a ``UserWarning`` says so.
+            ``burn_in_start``. ``rows_at_once`` is for landscapes of this library's models, and updates without a memory. A
+            ``UserWarning`` says so.
         start: Starting states, for example from a ``ReplayBuffer``. Default: normal draws with ``recipe.start_std``.
         step_size: Step size alpha, a learnable ``StepSize`` or a scalar.
         geometry: See ``descend``.
@@ -253,12 +263,13 @@ def loss(
         A scalar to back-propagate.
 
     Raises:
-        ValueError: If ``target`` holds indices and ``geometry`` is missing.
+        ValueError: If ``target`` holds indices and ``geometry`` is missing, or an argument does not fit the others.
     """
     check_kind("recipe", recipe, Recipe, "give an ebt.Recipe, for example ebt.Recipe.s1()")
     if not isinstance(target, Tensor):
         raise ValueError(f"target is {target!r}: give a tensor of vectors (N, *P, K) or indices (N, *P)")
     check_parts(energy, geometry, update, generator=generator)
+    check_step_size(step_size)
     recipe = Recipe() if recipe is None else recipe
     if geometry is None:
         if not target.is_floating_point():
@@ -277,9 +288,31 @@ def loss(
         parts = target.shape[: -len(geometry.shape) or None] if isinstance(geometry, Euclidean) else target.shape
         start = geometry.start(tuple(parts), recipe.start_std, generator)
     check_start(start)
+    check_target(target, start, geometry)
     update = Gradient() if update is None else update
+    if recipe.rows_at_once and not _by_rows(energy, update, start, backend):
+        remedy = "set it to null, and give fewer rows to each call"
+        warnings.warn(f"recipe.rows_at_once is {recipe.rows_at_once}, but loss() ignores it here: {remedy}", stacklevel=2)
     with leave_inference_mode():
         return supervise(energy, geometry, update, start, target, step_size, recipe, generator, backend=backend).loss
+
+
+def check_target(target: Tensor, start: Tensor, geometry: Geometry) -> None:
+    """Raise ``ValueError`` if a target has indices outside the vocabulary (on the CPU: elsewhere the host would wait for the
+    device), or does not fit the starting states."""
+    if isinstance(geometry, Simplex):
+        words = len(geometry.table)
+        if target.dtype != torch.long:
+            raise ValueError(f"target has dtype {target.dtype}: give vocabulary indices (torch.int64)")
+        wrong = (target != IGNORED) & ((target < 0) | (target >= words)) if target.device.type == "cpu" else None
+        if wrong is not None and wrong.any():
+            found = f"target has the index {target[wrong][0]}"
+            raise ValueError(f"{found}: give 0 to {words - 1}, or {IGNORED} for parts without a loss")
+    elif not isinstance(geometry, Euclidean):
+        return
+    wanted = (*target.shape, geometry.width) if isinstance(geometry, Simplex) else tuple(target.shape)
+    if tuple(start.shape) != wanted:
+        raise ValueError(f"start has shape {tuple(start.shape)}, but the target needs {wanted}: give one that fits the other")
 
 
 def supervise(
@@ -375,11 +408,10 @@ def _supervise(
     """The losses of the states of a descent. Arguments as in ``supervise``, with all draws made."""
     if backend == "accumulate" and own_slope(energy) is None:
         energy, nudge = _accumulating(energy, nudge)
-    if backend == "auto" and torch.is_grad_enabled() and not start.requires_grad and update.begin(start) is None:
+    if _by_rows(energy, update, start, backend):
         from ebt.thinking.fast import adjoint
 
-        if adjoint.separable(energy):
-            return adjoint.train(cast(Any, energy), geometry, update, start, target, alpha, recipe, schedule, noise, nudge)
+        return adjoint.train(cast(Any, energy), geometry, update, start, target, alpha, recipe, schedule, noise, nudge)
     thought = descend(
         energy,
         start,
@@ -398,6 +430,15 @@ def _supervise(
     )
     losses = torch.stack([mean_loss(geometry, state, target) for state in thought.states])
     return Supervised(losses.mean() if recipe.loss == "every" else losses[-1], losses.detach(), thought)
+
+
+def _by_rows(energy: Energy, update: Update, start: Tensor, backend: str) -> bool:
+    """Whether gradients are computed during the descent, some rows at a time (``ebt.thinking.fast.adjoint``)."""
+    if backend != "auto" or not torch.is_grad_enabled() or start.requires_grad or update.begin(start) is not None:
+        return False
+    from ebt.thinking.fast import adjoint
+
+    return adjoint.separable(energy)
 
 
 def _accumulating(energy: Energy, nudge: Nudge | None) -> tuple[Energy, Nudge]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ebt.checks import name_of, shown
 from ebt.thinking.geometry import Geometry
 from ebt.thinking.noise import Source, broadcastable, draw_normal
 
@@ -92,8 +93,21 @@ class Either:
     def __call__(self, step: Step, /) -> Tensor | bool:
         found: Tensor | bool = False
         for stop in self.stops:
-            found = torch.as_tensor(stop(step)).to(step.after.device) | found
+            found = flags(stop, step) | found
         return found
+
+
+def flags(stop: Stop, step: Step) -> Tensor:
+    """Which predictions a stop stops: one bool per prediction, or one for all. Raises ``ValueError`` if it returned others."""
+    found, predictions = stop(step), step.after.shape[: step.geometry.prediction_dims]
+    try:
+        given = torch.as_tensor(found, device=step.after.device)
+    except (TypeError, ValueError, RuntimeError):
+        given = None
+    if given is None or given.dtype != torch.bool or given.shape not in (predictions, ()):
+        shape = f"one bool per prediction, {tuple(predictions)}, or one for all"
+        raise ValueError(f"the stop {name_of(stop)} returned {shown(found)}: return {shape}")
+    return given
 
 
 class Everyone:
@@ -139,7 +153,7 @@ class Everyone:
         here = torch.where(broadcastable(moving, here.dim()), here, before)
         self.steps += self.moving
         judged = Step(self.geometry, before, here, energies, self.part(self.previous), self.passes)
-        stays = ~torch.as_tensor(self.stop(judged), device=here.device)
+        stays = ~flags(self.stop, judged)
         whole: Tensor = self.put(state, here)
         self.previous, self.moving = self.put(self.previous, energies), self.put(self.moving, moving & stays)
         self.done = not bool(self.moving.any())

@@ -178,8 +178,9 @@ def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
         The record of the B winning rows, with ``winner`` (B, *predictions). Its evaluations count all M candidates.
 
     Raises:
-        ValueError: If M does not divide the rows, the rule is unknown, the final energy is missing, the rule is 'settled' and
-            the path was not kept, 'decided' or 'visited' without their energies, or 'majority' and answers are not discrete.
+        ValueError: If M does not divide the rows, the rule is unknown or 'mean', the final energy is missing, the rule is
+            'settled' and the path was not kept, 'decided' or 'visited' without their energies, or 'majority' and answers are
+            not discrete.
     """
     check_kind("thought", thought, Thought, "give the record of a descent")
     rows = thought.start.shape[0]
@@ -201,7 +202,7 @@ def choose(thought: Thought, candidates: int, rule: str = "lowest") -> Thought:
 def _winner(thought: Thought, candidates: int, rule: str) -> Tensor:
     geometry = thought.geometry
     first, last = (geometry.per_prediction(thought.energies[i]).unflatten(0, (candidates, -1)) for i in (0, -1))
-    if rule in ("lowest", "mean"):
+    if rule == "lowest":
         return last.argmin(0)
     if rule == "highest":
         return last.argmax(0)
@@ -214,8 +215,11 @@ def _winner(thought: Thought, candidates: int, rule: str) -> Tensor:
             way = "revisit" if rule == "visited" else "judge"
             raise ValueError(f"the energies of the discrete answers are missing: call ebt.thinking.{way} on the record first")
         return geometry.per_prediction(thought.decided).unflatten(0, (candidates, -1)).argmin(0)
+    if rule == "mean":
+        raise ValueError("rule is 'mean', which averages instead of choosing: call ebt.mean on the record")
     if rule != "majority":
-        raise ValueError(f"rule is {rule!r}: choose one of {', '.join(get_args(Rule))}")
+        known = ", ".join(known for known in get_args(Rule) if known != "mean")
+        raise ValueError(f"rule is {rule!r}: choose one of {known}")
     answers = geometry.decide(thought.state).unflatten(0, (candidates, -1))
     same = answers.unsqueeze(0) == answers.unsqueeze(1)
     if answers.dim() > 1 + geometry.prediction_dims:  # all parts of a prediction must agree

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ebt.checks import shown
 from ebt.thinking.geometry import Geometry, Simplex
 
 Moved = tuple[Tensor, Tensor | None]
@@ -31,6 +32,15 @@ class Update(ABC):
     def objective(self, geometry: Geometry, energies: Tensor, state: Tensor, alpha: Tensor) -> Tensor:
         """The function per part that the update descends, given the energies (N, *P) of states and one alpha per part."""
         return energies
+
+
+def moved(update: Update, state: Tensor, direction: Tensor, alpha: Tensor, memory: Tensor | None) -> Moved:
+    """``Update.move``. Raises ``ValueError`` if the update returned something else than a next state and a memory."""
+    found = update.move(state, direction, alpha, memory)
+    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Tensor) and found[0].shape == state.shape:
+        return found
+    wanted = f"the next state, of shape {tuple(state.shape)}, and the memory, or None"
+    raise ValueError(f"the update {type(update).__name__} returned {shown(found)}: return {wanted}")
 
 
 class Mirror(Update):

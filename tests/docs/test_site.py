@@ -110,7 +110,7 @@ def test_faults_fail_the_build() -> None:
 def test_the_paper_in_code_shows_the_code(site: Path) -> None:
     page = (site / "how-it-works/index.html").read_text(encoding="utf-8")
     shown = html.unescape(re.sub(r"<[^>]+>", "", page))
-    assert "y, kept = update.move(y, direction, rows.part(alpha), kept)  # y[i+1] = y[i] - alpha dE/dy" in shown
+    assert "y, kept = moved(update, y, direction, rows.part(alpha), kept)  # y[i+1] = y[i] - alpha dE/dy" in shown
     assert "return -alpha * direction, memory" in shown
     assert "@source" not in shown
     assert '"""' not in shown

@@ -18,6 +18,7 @@ from ebt.problems.sudoku.generator import generate
 
 WORDS = torch.zeros(2, 5, dtype=torch.long)
 EMPTY, FULL = torch.zeros(2, 36, dtype=torch.long), torch.ones(2, 36, dtype=torch.long)
+BYTES = torch.zeros(2, 1, 3, 32, 32, dtype=torch.uint8).unbind()
 WRONG: dict[str, list[Any]] = {
     "sudoku-6x6": [
         3,
@@ -50,7 +51,7 @@ WRONG: dict[str, list[Any]] = {
         {"input_ids": WORDS, "targets": WORDS - 1},
         {"input_ids": WORDS, "targets": WORDS - 100},
     ],
-    "photos": [3, "nowhere.png", [], torch.zeros(3, 3, 32, 32), (torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8))],
+    "photos": [3, "nowhere.png", [], torch.zeros(3, 3, 32, 32), (torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)), BYTES],
     "digits": [3, "nowhere.mp4", [1], [], torch.zeros(1, 2, 3), torch.zeros(2, 196)],
 }
 

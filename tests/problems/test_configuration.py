@@ -123,6 +123,15 @@ def test_thinking_options_stand_beside_the_others_and_in_files_of_earlier_versio
         ({"rule": "foo"}, "rule is 'foo'"),
         ({"update": "sideways"}, "update is 'sideways'"),
         ({"stop": "never"}, "stop is 'never'"),
+        *(
+            ({"stop": text}, r"stop is '.*\)': its arguments must be numbers or texts in Python syntax$")
+            for text in ("change(x)", "change(nan)", "change(0.1 0.2)", "change(--)")
+        ),
+        *(
+            ({"stop": text}, r": its arguments do not fit, it takes tolerance$")
+            for text in ("energy()", "change('x')", "change(1, 2)")
+        ),
+        ({"update": "mirror(3)"}, "its arguments do not fit, it takes none$"),
         ({"update": "os.system('false')"}, "update is .*ebt.thinking.Update"),
         ({"space": "subprocess.Popen"}, "space is .*ebt.thinking.Geometry"),
         ({"stop": "subprocess.Popen('false')"}, "stop is .*__call__"),

@@ -16,7 +16,7 @@ WRONG: tuple[Any, ...] = ("x", [], {}, object())
 RIGHT: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("geometry", "update", "stop", "generator"), (None,)),
     "steps": (True,),
-    "step_size": (True, -1, 2.5),
+    "step_size": (True, 2.5),
     "noise": (True, 2.5),
     "clamp": (None, True, 2.5),
 }

@@ -113,6 +113,7 @@ def test_a_plain_loop_learns_by_the_papers_recipes(recipe: ebt.Recipe) -> None:
         (ebt.Recipe.s2(), True, None),
         (ebt.Recipe.warm(), False, "recipe.warm_start is 0.5.*set it to 0"),
         (ebt.Recipe.s2(**NO_BUFFER), False, None),
+        (ebt.Recipe.s1(1, rows_at_once=1), False, "recipe.rows_at_once is 1.*set it to null"),
     ],
 )
 def test_what_a_loop_of_ones_own_must_do_itself_is_told_once(recipe: ebt.Recipe, start: bool, named: str | None) -> None:
@@ -130,6 +131,28 @@ def test_what_a_loop_of_ones_own_must_do_itself_is_told_once(recipe: ebt.Recipe,
 def test_words_need_a_geometry() -> None:
     with pytest.raises(ValueError, match=r"target has dtype torch.int64.*geometry"):
         ebt.loss(lambda y: y.square().sum(-1), torch.zeros(2, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"start": normal(1, WIDTH)}, rf"start has shape \(1, {WIDTH}\), but the target needs \(2, {WIDTH}\)"),
+        ({"start": normal(2, WIDTH - 1)}, rf"start has shape \(2, {WIDTH - 1}\)"),
+        ({"step_size": -0.1}, "step_size is -0.1"),
+        *(
+            (
+                {"target": torch.tensor([0, 5, wrong]), "geometry": ebt.Simplex(1, normal(6, WIDTH))},
+                f"target has the index {wrong}",
+            )
+            for wrong in (-1, 6)
+        ),
+        ({"target": torch.zeros(2), "geometry": ebt.Simplex(1, normal(6, WIDTH))}, "target has dtype torch.float32"),
+        ({"target": torch.tensor([0, -100]), "geometry": ebt.Simplex(1, normal(6, WIDTH)), "start": normal(2, 5)}, r"\(2, 6\)"),
+    ],
+)
+def test_what_does_not_fit_the_target_is_refused(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        ebt.loss(**{"energy": lambda y: y.square().sum(-1), "target": normal(2, WIDTH), **given})
 
 
 def test_a_record_shows_what_the_docstring_says() -> None:

@@ -190,6 +190,61 @@ def test_passes_that_are_saved_serve_those_that_go_on() -> None:
     assert auto.steps.max() > plain.steps.max() == 4
 
 
+class Odd:
+    """A stop or an update that returns what it was told."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+
+    def __call__(self, step: Step, /) -> Any:
+        return self.given
+
+
+class OddUpdate(Odd, Update):
+    def move(self, state: torch.Tensor, direction: torch.Tensor, alpha: torch.Tensor, memory: Any) -> Any:
+        return self.given(state)
+
+
+@pytest.mark.parametrize("backend", ["auto", "plain"])
+@pytest.mark.parametrize("wrap", [lambda stop: stop, lambda stop: Either((Change(0.1), stop))], ids=["alone", "either"])
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (torch.zeros(ROWS, PARTS), r"torch.float32 of shape \(4, 3\)"),
+        (None, "NoneType"),
+        (torch.zeros(ROWS + 1, PARTS, dtype=torch.bool), r"torch.bool of shape \(5, 3\)"),
+        (torch.zeros(ROWS, PARTS, WIDTH, dtype=torch.bool), r"torch.bool of shape"),
+        (1, "int"),
+        ("yes", "str"),
+    ],
+)
+def test_a_stop_that_returns_something_else_is_named(given: Any, named: str, wrap: Any, backend: str) -> None:
+    start = normal(ROWS, PARTS, WIDTH)
+    with pytest.raises(ValueError, match=rf"the stop Odd returned {named}.*: return one bool per prediction, \(4, 3\)"):
+        descend(Bowl(start), start, steps=3, step_size=ALPHA, stop=wrap(Odd(given)), backend=backend)
+
+
+@pytest.mark.parametrize("given", [True, torch.tensor(True), torch.ones(ROWS, PARTS, dtype=torch.bool)], ids=str)
+def test_a_stop_gives_one_flag_per_prediction_or_one_for_all(given: Any) -> None:
+    start = normal(ROWS, PARTS, WIDTH)
+    assert descend(Bowl(start), start, steps=3, step_size=ALPHA, stop=Odd(given)).steps.eq(1).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (lambda state: (state[..., :2], None), r"\(torch.float64 of shape \(4, 3, 2\), NoneType\)"),
+        (lambda state: state, r"torch.float64 of shape \(4, 3, 5\)"),
+        (lambda state: (state, None, None), "\\(torch.float64"),
+        (lambda state: None, "NoneType"),
+    ],
+)
+def test_an_update_that_returns_something_else_is_named(given: Any, named: str) -> None:
+    start = normal(ROWS, PARTS, 5)
+    with pytest.raises(ValueError, match=rf"the update OddUpdate returned {named}.*: return .* \(4, 3, 5\), and the memory"):
+        descend(Bowl(start), start, steps=1, step_size=ALPHA, update=OddUpdate(given))
+
+
 def test_either_stops_what_one_of_them_stops() -> None:
     step = Step(Euclidean(2, (1,)), torch.zeros(2, 1, 1), torch.tensor([[[0.0]], [[1.0]]]), torch.zeros(2, 1), None, 1.0)
     assert torch.as_tensor(Either((Change(0.1), EnergyChange(0.1)))(step)).flatten().tolist() == [True, False]

@@ -170,6 +170,8 @@ def test_bad_input_is_named() -> None:
         ValueError, match="rule is 'best': choose one of lowest, highest, largest_drop, settled, decided, visited, majority"
     ):
         choose(thought, 2, "best")
+    with pytest.raises(ValueError, match=r"rule is 'mean', .*: call ebt\.mean on the record"):
+        choose(thought, 2, "mean")
     with pytest.raises(ValueError, match="choose a rule that needs none"):
         choose(replace(thought, geometry=Euclidean(2, (WIDTH,))), 2, "majority")
     with pytest.raises(ValueError, match="choose a rule that needs none"):

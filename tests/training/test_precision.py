@@ -49,7 +49,9 @@ class Checked(LanguageTask):
 def losses(recipe: Recipe, precision: Any, folder: Path) -> list[float]:
     text = folder / "text.txt"
     text.write_text("\n\n".join(f"{i} quick brown foxes jump over {i * i} lazy dogs." for i in range(200)))
-    task = Checked(LanguageNetwork(layers=1, dim=32, heads=2), recipe, Optimisation(lr=4e-3, warmup_steps=2), sample_every=0)
+    task = Checked(
+        LanguageNetwork(layers=1, dim=32, heads=2), recipe, optimisation=Optimisation(lr=4e-3, warmup_steps=2), sample_every=0
+    )
     watch, quiet = Watch(), {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = L.Trainer(
         max_steps=18, accelerator="cpu", precision=precision, logger=False, limit_val_batches=1, callbacks=[watch], **quiet

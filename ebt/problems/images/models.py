@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ebt.checks import as_tensor, shown
 from ebt.errors import InputError
 from ebt.models.base import HubModel, Prediction, ThinkingModel, batch
 from ebt.models.thinking import Thinking
@@ -28,6 +29,27 @@ FREQUENCIES = 256
 """Number of sines and cosines that encode a noise level."""
 SHARE = 0.75
 """Share of a tile that lies before the next one."""
+
+
+def pixels(given: Any, name: str, channels: int) -> Tensor:
+    """Images as a batch (B, C, H, W) of floating point numbers.
+
+    Raises:
+        InputError: If they have another shape, numbers that are not finite, or whole numbers, which are of another scale.
+    """
+    found = as_tensor(name, given)
+    if not found.is_floating_point():
+        raise InputError(f"{name} has dtype {found.dtype}: give floating point numbers in [-1, 1], such as bytes / 127.5 - 1")
+    return batch(found, name, channels, None, None)
+
+
+def check_mask(free: Any, images: Tensor) -> None:
+    """Raise ``InputError`` if a mask of images (B, C, H, W) is no bool tensor (B, 1, H, W)."""
+    if not isinstance(free, Tensor) or free.dtype != torch.bool:
+        raise InputError(f"free is {shown(free)}: give a bool tensor, True at the pixels to fill in")
+    if free.shape != (len(images), 1, *images.shape[-2:]):
+        shapes = f"the mask has shape {tuple(free.shape)}, the images have {tuple(images.shape)}"
+        raise InputError(f"{shapes}: make their sizes equal")
 
 
 class EBTForImages(ThinkingModel):
@@ -51,11 +73,13 @@ class EBTForImages(ThinkingModel):
 
     def landscape(self, pixel_values: Tensor, free: Tensor | None = None) -> ImageLandscape:
         """Return the energy of images (N, C, H, W). Where ``free`` (B, 1, H, W) is False, the network sees the given pixels."""
+        if free is not None:
+            check_mask(free, pixel_values)
         return ImageLandscape(self.network, self, None if free is None else pixel_values.to(self.patches.positions), free)
 
     def prepared(self, context: Any) -> Tensor:
         """Convert images (B, C, H, W) to a tensor."""
-        return batch(context, "pixel_values", self.config.num_channels, None, None)
+        return pixels(context, "pixel_values", self.config.num_channels)
 
     def geometry(self) -> Geometry:
         """Images, one prediction per row."""
@@ -88,8 +112,9 @@ class EBTForImages(ThinkingModel):
         """Fill in the pixels of images (B, C, H, W) at ``free`` (B, 1, H, W). The other pixels are unchanged.
 
         Raises:
-            InputError: If the mask has another size or leaves no pixel known.
+            InputError: If the mask is no bool tensor, has another size or leaves no pixel known.
         """
+        pixel_values = self.prepared(pixel_values)
         start = self.emptied(pixel_values, free, generator)
         state = self.think(start, steps=steps, candidates=1, free=free).state
         return torch.where(free, state.to(pixel_values).clamp(-1, 1), pixel_values)
@@ -99,11 +124,10 @@ class EBTForImages(ThinkingModel):
         model was trained to remove.
 
         Raises:
-            InputError: If the mask has another size or leaves no pixel known.
+            InputError: If the mask is no bool tensor, has another size or leaves no pixel known.
         """
-        if free.shape != (len(pixel_values), 1, *pixel_values.shape[-2:]):
-            shapes = f"the mask has shape {tuple(free.shape)}, the images have {tuple(pixel_values.shape)}"
-            raise InputError(f"{shapes}: make their sizes equal")
+        pixel_values = self.prepared(pixel_values)
+        check_mask(free, pixel_values)
         counts = (~free).sum((2, 3), keepdim=True)
         if not counts.all():
             raise InputError("the mask leaves no pixel of an image known: mask only a part of it")
@@ -189,6 +213,10 @@ class DiTForImages(HubModel):
         rows, columns = (size // patch for size in pixel_values.shape[-2:])
         return unpatchify(self.head(self.network(x, self.level(t))), patch, rows, columns)
 
+    def prepared(self, context: Any) -> Tensor:
+        """Convert images (B, C, H, W) to a tensor."""
+        return pixels(context, "pixel_values", self.config.num_channels)
+
     @torch.no_grad()
     def denoise(
         self, pixel_values: Tensor, level: float | None = None, steps: int = 1, rounds: int = 1, trained_only: bool = False
@@ -211,7 +239,7 @@ class DiTForImages(HubModel):
         level = config.noise_level if level is None else level
         highest = schedule.level(min(level, config.noise_level) if trained_only else level)
         levels = torch.linspace((highest + 1) / steps - 1, highest, steps).round().clamp(min=0).long().unique()
-        sampler, x = schedule.respaced(levels).sampler("ddim"), pixel_values.to(self.head.weight)
+        sampler, x = schedule.respaced(levels).sampler("ddim"), self.prepared(pixel_values).to(self.head.weight)
         for _ in range(rounds):
             for i, t in reversed(list(enumerate(levels.tolist()))):
                 noise = self(x, torch.full((len(x),), t, device=x.device)).chunk(2, 1)[0]

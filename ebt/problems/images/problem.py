@@ -11,10 +11,9 @@ import torch
 
 from ebt.errors import InputError
 from ebt.evaluation.results import Curve, Progress
-from ebt.models.base import batch
 from ebt.problems.images.diffusion import NoiseSchedule
 from ebt.problems.images.metrics import MEASURE, ImagePoint, image_curve
-from ebt.problems.images.models import DiTForImages, EBTForImages
+from ebt.problems.images.models import DiTForImages, EBTForImages, pixels
 from ebt.problems.registry import HeldOut, Problem, Request, late, run_data, same, tensors, unknown_data
 
 
@@ -66,7 +65,7 @@ class Images(Problem):
         pair, level = (data[:2], data[2]) if isinstance(data, (tuple, list)) and len(data) == 3 else (data, None)
         names = "clean images", "noisy images"
         parts = tensors(pair, *names)
-        clean, noisy = (batch(*part, model.config.num_channels, None, None) for part in zip(parts, names, strict=True))
+        clean, noisy = (pixels(*part, model.config.num_channels) for part in zip(parts, names, strict=True))
         return clean, noisy, level
 
     def curve(

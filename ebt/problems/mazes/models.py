@@ -39,11 +39,11 @@ class Mazes(Cells):
         squares = as_tensor("maze", parse_maze(context) if isinstance(context, str) else context)
         if squares.dim() == 2 and len(squares) == squares.shape[1] <= LARGEST:  # rows of several mazes are longer
             squares = squares.unsqueeze(0)
-        if squares.dim() != 3:
-            size = math.isqrt(squares.shape[-1]) if squares.dim() else 0
-            if squares.dim() not in (1, 2) or size**2 != squares.shape[-1]:
-                raise InputError(f"maze has shape {tuple(squares.shape)}: give mazes of shape (n, n), (B, n, n) or (B, n * n)")
-            squares = squares.reshape(-1, size, size)
+        size = math.isqrt(squares.shape[-1]) if squares.dim() in (1, 2) else 0
+        if not squares.numel() or (squares.dim() != 3 and not (size and size**2 == squares.shape[-1])):
+            shapes = "(n, n), (B, n, n) or (B, n * n), and at least one"
+            raise InputError(f"maze has shape {tuple(squares.shape)}: give mazes of shape {shapes}")
+        squares = squares.reshape(-1, size, size) if size else squares
         return torch.from_numpy(check_mazes(squares.cpu().numpy())).long().flatten(1).to(self.device)
 
 

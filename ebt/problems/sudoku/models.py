@@ -58,13 +58,15 @@ class Boards(Cells):
     def prepared(self: Any, puzzle: Any) -> Tensor:
         """Convert puzzles to (B, C). A single one may be (C,), or text with 0 . _ or * at empty cells."""
         size = self.config.board
-        digits = as_tensor("puzzle", parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle).long().to(self.device)
-        if wrong := digits[(digits < 0) | (digits > size)].tolist():
-            raise InputError(f"puzzle has the digit {wrong[0]}: this model solves {size}x{size}, give 0 (empty) to {size}")
-        if digits.dim() == 0 or digits.shape[-1] != size**2:
-            shape = tuple(digits.shape)
-            raise InputError(f"puzzle has shape {shape}: this model solves {size}x{size}, give {size**2} cells per puzzle")
-        return digits.reshape(-1, size**2)
+        given = as_tensor("puzzle", parse_board(puzzle, size) if isinstance(puzzle, str) else puzzle)
+        digits, owner = given.long(), f"this model solves {size}x{size}"
+        if wrong := given[(digits != given) | (digits < 0) | (digits > size)].tolist():
+            raise InputError(f"puzzle has the digit {wrong[0]:.7g}: {owner}, give whole numbers from 0 (empty) to {size}")
+        if not digits.numel() or digits.dim() == 0 or digits.shape[-1] != size**2:
+            raise InputError(
+                f"puzzle has shape {tuple(digits.shape)}: {owner}, give {size**2} cells per puzzle, and at least one puzzle"
+            )
+        return digits.reshape(-1, size**2).to(self.device)
 
 
 fill = Boards.fill

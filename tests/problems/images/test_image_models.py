@@ -138,6 +138,19 @@ def test_masks_must_fit() -> None:
         model.infill(images(), masks()[:, :, :4])
     with pytest.raises(InputError, match="leaves no pixel of an image known"):
         model.infill(images(), torch.ones_like(masks()))
+    for free in (masks().float(), masks().byte(), masks().tolist()):
+        for ask in (model.infill, model.emptied, lambda image, free: model.think(image, free=free)):
+            with pytest.raises(InputError, match=r"free is .*: give a bool tensor"):
+                ask(images(), free)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.long])
+def test_images_of_whole_numbers_are_of_another_scale(dtype: torch.dtype) -> None:
+    model, dit, image = make_image_ebt(), make_dit(), images().to(dtype)
+    asks = (model.think, model.predict, model, lambda given: model.infill(given, masks()), dit.denoise)
+    for ask in asks:
+        with pytest.raises(InputError, match=rf"pixel_values has dtype {dtype}: .* in \[-1, 1\]"):
+            ask(image)
 
 
 def test_one_evaluation_is_the_direct_estimate() -> None:

@@ -99,6 +99,8 @@ def test_the_mean_of_all_that_was_thought_on_request(first: int) -> None:
     p = torch.stack([model.geometry().logits(state).softmax(-1).unflatten(0, (4, 2)).mean(0) for state in counted]).mean(0)
     torch.testing.assert_close(output.logits.exp(), p)
     assert torch.equal(output.energies, model(ids, steps=3, candidates=4).energies)
+    explored = model.explore(ids, [3], [4], rule="mean").at(3, 4)
+    assert torch.equal(explored.energy[-1], output.energies[-1])
 
 
 def test_energies_are_those_of_the_states() -> None:

@@ -113,8 +113,9 @@ def test_neighbours_keep_their_share_of_attention_at_all_sizes() -> None:
         assert int((framed[0, place + 1] != 0).sum()) == 5
 
 
-def test_mazes_come_as_text_grids_or_rows() -> None:
-    model, (mazes, _) = thinker(), drawn(7, 9)
+@pytest.mark.parametrize("make", [thinker, lambda: rival("none")])
+def test_mazes_come_as_text_grids_or_rows(make: Any) -> None:
+    model, (mazes, _) = make(), drawn(7, 9)
     expected = model.predict(mazes)
     assert torch.equal(model.predict(mazes.view(9, 7, 7)), expected)
     assert torch.equal(model.predict(mazes[0]), expected[:1])
@@ -131,12 +132,17 @@ def test_mazes_come_as_text_grids_or_rows() -> None:
         (torch.zeros(8, 8, dtype=torch.long), "size is 8: mazes have an odd number"),
         (torch.zeros(9, 9, dtype=torch.long), "has no start: give exactly one S"),
         (torch.full((1, 49), 7), "squares other than 0"),
+        (torch.full((1, 49), 0.5), "squares other than 0"),
+        (torch.zeros(0, 49), r"maze has shape \(0, 49\): give .* at least one"),
+        (torch.zeros(0, 7, 7), r"maze has shape \(0, 7, 7\)"),
+        (torch.tensor(1), r"maze has shape \(\)"),
         ("###\n# #\n###", "the maze has 3 rows"),
     ],
 )
 def test_bad_mazes_are_refused(context: Any, told: str) -> None:
-    with pytest.raises(InputError, match=told):
-        thinker().predict(context)
+    for ask in (thinker().predict, thinker(), rival("none").predict, rival("recursive")):
+        with pytest.raises(InputError, match=told):
+            ask(context)
 
 
 def test_settings_without_effect_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,41 @@ def test_models_that_know_the_rules_survive_saving(loop: str | None, config: dic
 
 def make_rival(loop: str, **config: Any) -> SudokuTransformer:
     return randomise(SudokuTransformer(SudokuTransformerConfig(4, loop, **TINY, **config)))
+
+
+TEXT = "1.....2........."
+PUZZLE = torch.tensor([[int(digit) for digit in TEXT.replace(".", "0")]])
+
+
+def asked() -> dict[str, Any]:
+    """All ways to ask models for boards."""
+    models = {"ebt": make_model(), "feed-forward": make_rival("none"), "recursive": make_rival("recursive")}
+    return {**models, **{f"{name} predict": model.predict for name, model in models.items()}}
+
+
+@pytest.mark.parametrize("puzzle", [TEXT, PUZZLE[0], PUZZLE.view(1, 1, 16), PUZZLE.float(), PUZZLE.tolist()])
+def test_all_models_take_the_same_puzzles(puzzle: Any) -> None:
+    for name, ask in asked().items():
+        if "predict" in name:
+            assert torch.equal(ask(puzzle), ask(PUZZLE)), name
+        elif name != "ebt":
+            assert torch.equal(ask(puzzle)[-1], ask(PUZZLE)[-1]), name
+
+
+@pytest.mark.parametrize(
+    ("puzzle", "told"),
+    [
+        *((torch.full((16,), digit), f"puzzle has the digit {digit}: .* 4x4, give whole") for digit in (-1, 5, 1.5, 0.9)),
+        *((torch.full((16,), digit), f"puzzle has the digit {digit}") for digit in (math.nan, math.inf)),
+        (torch.zeros(1, 15), r"puzzle has shape \(1, 15\): .* 4x4, give 16 cells"),
+        (torch.zeros(1, 4, 4), r"puzzle has shape \(1, 4, 4\)"),
+        (torch.zeros(0, 16), r"puzzle has shape \(0, 16\): .* at least one"),
+        (torch.tensor(1), r"puzzle has shape \(\)"),
+        ("12", "2 cells.*4x4: give 16"),
+        (object(), "cannot be made a tensor"),
+    ],
+)
+def test_all_models_refuse_the_same_puzzles(puzzle: Any, told: str) -> None:
+    for ask in asked().values():
+        with pytest.raises(InputError, match=told):
+            ask(puzzle)
