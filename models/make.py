@@ -93,8 +93,6 @@ class Made:
     """Factors on the step size that validation chooses from."""
     noises: Sequence[float] = ()
     """Candidate noises that validation chooses from."""
-    noise_steps: Sequence[int | None] = ()
-    """Numbers of steps with noise that validation chooses from."""
     rules: Sequence[str] = ()
     """Rules by which one of the candidates wins, that validation chooses from."""
     half: bool = False
@@ -301,12 +299,7 @@ def _choose(made: Made, folder: Path, model: Any) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     most = max(ask.candidates for ask in made.asks)
     measure = problem_of(model.config.model_type).measure
-    tries = (
-        ("step_size_scale", made.scales, 1),
-        ("noise", made.noises, most),
-        ("noise_steps", made.noise_steps, most),
-        ("rule", made.rules, most),
-    )
+    tries = (("step_size_scale", made.scales, 1), ("noise", made.noises, most), ("rule", made.rules, most))
     for option, values, candidates in tries:
         tried = {value: _tried(made, folder, model, [max(made.steps)], candidates, **{option: value}) for value in values}
         if tried:
