@@ -9,18 +9,26 @@ from typing import Any
 
 from ebt.evaluation.style import COLOURS, GREY, MARKERS, picture, step_axis
 
+LABELS = {"perplexity": "perplexity per token", "accuracy": "right tokens (%)", "cell": "empty cells right (%)"}
+"""Axis labels of secondary measures."""
+PERCENT = ("accuracy", "cell")
 
-def thinking_curve(curves: Mapping[str, Mapping[str, Any]], path: str | Path, title: str | None = None) -> None:
+
+def thinking_curve(
+    curves: Mapping[str, Mapping[str, Any]], path: str | Path, measure: str | None = None, title: str | None = None
+) -> None:
     """Plot quality against thinking steps: a line per number of candidates, and a dashed level for a feed-forward model.
 
     Args:
         curves: Results of ``ebt.evaluation.measure.measure`` as JSON objects, by model name. All must be of one problem.
         path: PNG file to write.
+        measure: Default: the measure of the problem. Also perplexity and accuracy for text, cell for boards.
         title: Title of the plot.
     """
     own = next(iter(curves.values()))["measure"]
+    measure = measure or own["name"]
     lines = [line for name, curve in curves.items() for line in _lines(name, curve)]
-    measure, scale = own["name"], 100 if own["percent"] else 1
+    scale = 100 if own["percent"] or measure in PERCENT else 1
     with picture(path) as figure:
         axes = figure.subplots()
         for (name, points, level), colour, marker in zip(lines, cycle(COLOURS), cycle(MARKERS), strict=False):
@@ -39,7 +47,7 @@ def thinking_curve(curves: Mapping[str, Mapping[str, Any]], path: str | Path, ti
         steps = [point["steps"] for _, points, level in lines for point in points if not level]
         looped = any(curve["kind"] == "looped" for curve in curves.values())
         step_axis(axes, steps or [1], "thinking steps, or iterations" if looped else "thinking steps")
-        axes.set_ylabel(own["label"])
+        axes.set_ylabel(own["label"] if measure == own["name"] else LABELS[measure])
         if title:
             axes.set_title(title)
         if len(lines) > 3:

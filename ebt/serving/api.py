@@ -55,7 +55,13 @@ def create_app(
     app.add_api_route("/v1/models/{name:path}", server.one_model, methods=["GET"])
     app.add_api_route("/v1/completions", server.completions, methods=["POST"], response_model=None)
     app.add_api_route("/v1/chat/completions", server.chat, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/{rest:path}", _unknown, methods=["GET", "POST", "PUT", "PATCH", "DELETE"], response_model=None)
     return app
+
+
+async def _unknown(request: Request) -> None:
+    """Refuse other requests here: behind them, the page would answer in its own format."""
+    raise Refused(404, f"there is no {request.method} {request.url.path}")
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -135,6 +136,13 @@ def paints(page: Any) -> None:
     button(page, "Think").click()
     status(page, "^2 steps$")
     page.locator(".ebt-picture figcaption", has_text="Photo after step 2").wait_for()
+
+
+def test_the_page_does_not_answer_for_the_api(address: str) -> None:
+    answer = httpx.get(f"{address}v1/embeddings")
+    assert answer.status_code == 404
+    assert "GET /v1/embeddings" in answer.json()["error"]["message"]
+    assert httpx.get(f"{address}v1/models").json()["object"] == "list"
 
 
 def test_a_phone_opens_all_tabs_thinks_and_paints(browser: Any, address: str) -> None:

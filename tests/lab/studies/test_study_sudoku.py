@@ -121,7 +121,8 @@ def test_a_warm_start_is_a_share_of_the_budget() -> None:
 
     data = SudokuDataModule(size=4, train_count=20, train_givens=(6, 9), validation_count=1, test_count=1, test_givens=(6,))
     network = SudokuNetwork("nano", layers=1, dim=8, heads=2, head="bilinear")
-    task = Note(network, Recipe(min_steps=2, max_steps=2, warm_start=0.5), Optimisation(warmup_steps=2))
+    recipe = Recipe(min_steps=2, max_steps=2, warm_start=0.5)
+    task = Note(network, recipe, optimisation=Optimisation(warmup_steps=2))
     train_for(task, data, 0.01, lambda *_: None)
     first = steps.index(2)
     assert 0 < first < len(steps)
