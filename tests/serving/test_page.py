@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +19,13 @@ from ebt.problems.language.tokenizers import byte_tokenizer, encode
 
 pytest.importorskip("gradio")
 
+import gradio as gr
 from PIL import Image
 
 from ebt.serving import page
 from ebt.serving.engine import Engine, Served
 from ebt.serving.page import drawing, image, landscape, sudoku, text
-from ebt.serving.page.parts import VISITORS, Turns
+from ebt.serving.page.parts import VISITORS, Status, Turns, runs
 from ebt.serving.protocol import Limits
 from ebt.shelf import shelf
 
@@ -217,6 +219,26 @@ def test_tabs_without_models_say_what_to_do() -> None:
 
 def test_what_the_page_shows_comes_along() -> None:
     assert set(page.SHIPPED) <= set(shelf())
+
+
+def test_a_stop_is_told_after_all_that_was_on_its_way() -> None:
+    """The answer to Stop may overtake what the run has told before."""
+
+    def thinks(_: str) -> Any:
+        yield (status.says("Thinking ..."),)
+        yield (status.says("Thought"),)
+
+    with gr.Blocks() as blocks:
+        status = Status("")
+        runs(gr.Button(), gr.Button(), thinks, [gr.Textbox()], [status.html], status)
+    calls = {one.fn.__name__: one.fn for one in blocks.fns.values() if one.fn is not None}
+    visitor = SimpleNamespace(session_hash="one")
+    for after, told in ((lambda: calls["stop"](visitor), ["Stopped."]), (lambda: calls["begin"](visitor, "other"), [])):
+        name, _ = calls["begin"](visitor, "puzzle")
+        run = calls["call"]("puzzle", name)
+        assert "Thinking ..." in next(run)[0]
+        after()
+        assert [re.sub("<.*?>", "", shown) for (shown,) in run] == told
 
 
 def test_a_turn_ends_the_one_before_of_the_same_visitor_only() -> None:

@@ -62,6 +62,10 @@ class Turns:
         visitor, _, turn = name.rpartition(" ")
         return self._latest.get(visitor, (0, ()))[0] == int(turn)
 
+    def stopped(self, name: str) -> bool:
+        """Whether the latest turn of the visitor is a stop, which is given nothing."""
+        return not self._latest.get(name.rpartition(" ")[0], (0, ()))[1]
+
     def about(self, request: gr.Request, *given: Any) -> bool:
         """Whether the latest turn was given this first."""
         return self._latest.get(str(request.session_hash), (0, ()))[1][: len(given)] == given
@@ -82,17 +86,22 @@ def runs(
     """
     turns, turn = Turns(), gr.State("")
 
+    def only(told: str) -> tuple[Any, ...]:
+        return tuple(told if output is status.html else gr.skip() for output in outputs)
+
     def call(*given: Any) -> Iterator[Any]:
         *arguments, name = given
         with closing(function(*arguments)) as running:
             try:
                 for shown in running:
                     if not turns.current(name):
+                        if turns.stopped(name):  # again, for what was yielded before the stop may arrive after it
+                            yield only(status.says("Stopped."))
                         return
                     yield shown
             except InputError as error:
                 if turns.current(name):
-                    yield tuple(status.fails(error) if output is status.html else gr.skip() for output in outputs)
+                    yield only(status.fails(error))
 
     def stop(request: gr.Request) -> str:
         turns.next(request)
