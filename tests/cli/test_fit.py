@@ -366,6 +366,12 @@ def test_whole_numbers_stay_whole(empty: Path, capsys: Captured) -> None:
     assert "  limit_val_batches: 1\n" in done.stdout
 
 
+def test_model_folders_of_other_problems_are_measured_by_think(capsys: Captured) -> None:
+    for data in ([], ["--data=x.csv"]):
+        assert main(["validate", "--checkpoint=sudoku-6x6", *data]) == 2
+        assert "use `ebt think`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_evaluation_needs_a_run(command: str, empty: Path, capsys: Captured) -> None:
     assert main([command, "--checkpoint", "nowhere"]) == 2

@@ -247,6 +247,9 @@ def test_missing_folders_are_named(tmp_path: Path) -> None:
             load(tmp_path / "nowhere")
         with pytest.raises(InputError, match=r"neither .* nor .*model has a config.json"):
             load(tmp_path)
+    (tmp_path / "run of an own task" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"run of an own task is a run without a model folder.*ebt validate"):
+        load_folder(tmp_path / "run of an own task")
 
 
 def test_other_models_than_expected_are_refused(tmp_path: Path) -> None:
