@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from ebt.errors import InputError, naming_extras
@@ -70,7 +69,7 @@ def think(model: Any, context: Any, thinking: Thinking | None = None, **options:
 
 @naming_extras("train")
 def train(
-    configuration: str,
+    configuration: str | None,
     name: str | None = None,
     *,
     out: str | None = None,
@@ -81,11 +80,11 @@ def train(
     """Train a model from a configuration, like ``ebt fit``, and show progress in the terminal.
 
     Args:
-        configuration: Name of a configuration of the library (``sudoku/ebt``), or path to a YAML file.
+        configuration: Name of a configuration of the library (``sudoku/ebt``), or path to a YAML file. None for
+            that of a run to resume.
         name: Name of the run, which is stored in ``runs/NAME``. Default: derived from the configuration.
         out: Folder of the run, instead of ``name``.
-        resume: Whether to resume the run of that name or folder from its last checkpoint. ``configuration`` is then that of the
-            run.
+        resume: Whether to resume the run of that name or folder from its last checkpoint.
         compile: Whether to compile the model with ``torch.compile``.
         settings: Configuration keys, with ``__`` for each dot: ``trainer__max_steps=500, data__source="my.txt"``. Values are
             those of YAML: None is null, and tuples are lists.
@@ -99,13 +98,14 @@ def train(
     from ebt.cli.main import run as command
     from ebt.cli.run import Run
 
-    run = Run.existing(out, name) if resume else Run.new(out, name, [configuration])
-    begin = ["--resume"] if resume else [f"--config={configuration}"]
+    begin = [] if configuration is None else [f"--config={configuration}"]
+    if not begin and not resume:
+        raise InputError("configuration is None, which is for runs to resume: name one, for example language/ebt")
+    run = Run.existing(out, name) if resume else Run.new(out, name, [str(configuration)])
     words = {key: str(value) if isinstance(value, str | PathLike) else json.dumps(value) for key, value in settings.items()}
     given = [f"--{key.replace('__', '.')}={value}" for key, value in words.items()]
-    if code := command(["fit", *begin, f"--out={run.folder}", *["--compile"] * compile, *given]):
-        again = f"ebt fit --resume --out {quote(str(run.folder))}"
-        raise InputError(f"training was stopped (exit code {code}): continue it with {again}")
+    if code := command(["fit", *begin, f"--out={run.folder}", *["--resume"] * resume, *["--compile"] * compile, *given]):
+        raise InputError(f"training was stopped (exit code {code}): continue it with {run.again}")
     return load(run.folder)
 
 

@@ -40,8 +40,11 @@ def test_a_run_is_trained_and_resumed_in_any_folder(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("EBT_RUN_FOLDER")
     with pytest.raises(InputError, match="already contains a run"):
         ebt.train("sudoku/ebt", out=out, trainer__max_steps=1, **TINY)
-    second = ebt.train("sudoku/ebt", out=out, resume=True, trainer__max_steps=2)
-    assert torch.load(tmp_path / out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    with pytest.raises(InputError, match="configuration is None"):
+        ebt.train(None, out=out)
+    ebt.train(None, out=out, resume=True, trainer__max_steps=2)
+    second = ebt.train("sudoku/ebt", out=out, resume=True, trainer__max_steps=3, **TINY)
+    assert torch.load(tmp_path / out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
     assert second.config.dim == first.config.dim == 8
     assert [path.name for path in tmp_path.iterdir()] == ["my runs"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import sys
 from contextlib import nullcontext
@@ -91,7 +90,7 @@ def _fit(cli: TrainingCLI, run: Run, resume: bool) -> int:
     try:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=run.last if resume else None, weights_only=True)
     except (Stopped, SystemExit) as stop:  # SystemExit: Lightning's answer to a second Ctrl-C
-        left = f"Stopped; {run.last} is intact. To continue: ebt fit --resume --out {shlex.quote(str(run.folder))}"
+        left = f"Stopped; {run.last} is intact. To continue: {run.again}"
         print(left if run.last.exists() else "Stopped before the first checkpoint: start again.", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
     except ValueError as error:
@@ -99,7 +98,7 @@ def _fit(cli: TrainingCLI, run: Run, resume: bool) -> int:
             raise InputError(str(error).strip()) from error
         if not isinstance(error, InputError) or not run.last.exists():
             raise
-        raise InputError(f"{error} Then continue: ebt fit --resume --out {shlex.quote(str(run.folder))}") from error
+        raise InputError(f"{error} Then continue: {run.again}") from error
     except (RuntimeError, MemoryError) as error:
         if told := out_of_memory(error):
             raise told from error

@@ -7,19 +7,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 
-from ebt.cli.parser import (
-    MODEL_HELP,
-    RULE_HELP,
-    RULES,
-    SEEDS,
-    SPLITS,
-    WORD_RULES,
-    Options,
-    count_from,
-    counts,
-    number_from,
-    number_in,
-)
+from ebt.cli.parser import MODEL_HELP, RULE_HELP, RULES, SEEDS, SPLITS, WORD_RULES, Options, count_from, counts, number_in
 from ebt.serving import LOCAL_HOSTS
 
 BUDGET = {"board": 10.0, "file": 60.0}
@@ -168,7 +156,7 @@ def think(options: Options) -> None:
     add("--candidates", type=counts, default=[1], metavar="M,M,..", help="numbers of candidates (default: 1)")
     add("--rule", choices=WORD_RULES, help=RULE_HELP)
     tolerance = "stop when probabilities or pixels change by less than T, for boards, mazes, images and videos"
-    add("--tolerance", type=number_from(0), metavar="T", help=tolerance)
+    add("--tolerance", type=number_in(0, including=True), metavar="T", help=tolerance)
     options.scale_and_noise(thinking)
     rows = "contexts (default: 8) or boards x candidates (default: 64) per batch"
     options.add_argument("--batch-size", type=WHOLE, metavar="B", help=rows)
@@ -232,7 +220,7 @@ def denoise(options: Options) -> None:
     noise = "add noise of this level first, for example 0.1, and report PSNR and SSIM"
     add("--noise", type=number_in(0, 1), metavar="LEVEL", help=noise)
     tolerance = "stop when pixels change by less than T (root mean square), for example 0.05"
-    add("--tolerance", type=number_from(0), metavar="T", help=tolerance)
+    add("--tolerance", type=number_in(0, including=True), metavar="T", help=tolerance)
     add("--clean", metavar="PATH", help="clean image or folder to compare with")
     add("--mask", metavar="PICTURE|X,Y,W,H", help="region to fill in: the white pixels of a picture, or a box")
     add("--limit", type=WHOLE, metavar="N", help="maximum number of images (default: all)")

@@ -90,7 +90,7 @@ class Options(argparse.ArgumentParser):
         group.add_argument("--rule", choices=rules, help=RULE_HELP if rules == WORD_RULES else RULE_HELP.partition(";")[0])
         if moves:
             what = f"stop when {moves} change by less than T"
-            group.add_argument("--tolerance", type=number_from(0), metavar="T", help=what)
+            group.add_argument("--tolerance", type=number_in(0, including=True), metavar="T", help=what)
         self.scale_and_noise(group)
         return group.add_argument
 
@@ -100,7 +100,7 @@ class Options(argparse.ArgumentParser):
         factor = "factor on the learned step size alpha"
         add("--step-size-scale", type=positive, metavar="X", help=factor)
         noise = "standard deviation of Langevin noise, for all candidates except the first"
-        add("--candidate-noise", type=number_from(0), metavar="X", help=noise)
+        add("--candidate-noise", type=number_in(0, including=True), metavar="X", help=noise)
         first = "number of steps with noise, the first ones (default: the model's, or all)"
         add("--candidate-noise-steps", type=count_from(1), metavar="N", help=first)
         own = "stopping rule: change(X), energy(X), budget(N) or your own my_module.MyStop(...)"
@@ -131,11 +131,6 @@ def count_from(least: int, most: int = sys.maxsize) -> Callable[[str], int]:
 def counts(text: str) -> list[int]:
     """Parse comma-separated positive integers, and sort them without duplicates."""
     return sorted({count_from(1)(part) for part in text.split(",")})
-
-
-def number_from(least: float) -> Callable[[str], float]:
-    """Return an option type for finite numbers of at least ``least``."""
-    return number_in(least, including=True)
 
 
 def number_in(above: float, most: float = math.inf, including: bool = False) -> Callable[[str], float]:

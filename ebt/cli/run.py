@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class Run:
         self.model = self.folder / "model"
         self.logs = self.folder / "logs"
         self.results = self.folder / "results.json"
+
+    @property
+    def again(self) -> str:
+        """The command that resumes the run."""
+        return f"ebt fit --resume --out {shlex.quote(str(self.folder))}"
 
     def make(self, config: str) -> None:
         """Create the folder and write the configuration to it.

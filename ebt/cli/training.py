@@ -48,6 +48,7 @@ DEFAULTS = {
 _SOURCE = ' in "<unicode string>",'
 """Where a text came from, in the messages of YAML."""
 _NESTED = re.compile(r"--(model|data)\.(?:init_args\.)?(\w+\.[\w.]+)")
+"""Options of settings within settings, such as ``--model.recipe.clamp``."""
 
 
 class TrainingCLI(LightningCLI):
@@ -133,7 +134,8 @@ def configure(arguments: list[str], run: Run | None = None, kind: type[TrainingC
         if option == "--config":
             found.append(_configuration(argument))
         elif (key := _NESTED.fullmatch(name if equals else option)) and (value if equals else argument) == "null":
-            found[len(found) - (not equals) :] = [f"--config={_nothing(*key.groups())}"]
+            found = found if equals else found[:-1]  # the option before its value
+            found.append(f"--config={_nothing(*key.groups())}")
         else:
             found.append(f"--config={_configuration(value)}" if name == "--config" and equals else _short(argument))
         option = argument

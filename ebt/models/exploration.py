@@ -60,7 +60,7 @@ class Explored:
     def at(self, steps: int, candidates: int = 1, rule: str | None = None) -> Thought:
         """The record of the winners after ``steps`` steps among the first ``candidates``, with their last state and with their
         first and last energies."""
-        states, rule = self.thought.states[:steps], rule or self.how.winner
+        states, rule = self.thought.states[:steps], rule or self.how.record_rule
         rows = torch.arange(self.rows * candidates, device=self.thought.start.device)
         cut = replace(
             self.thought,

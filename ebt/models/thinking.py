@@ -183,7 +183,7 @@ class Thinking:
         return replace(self, **{name: value for name, value in options.items() if value is not None})
 
     @property
-    def winner(self) -> Rule:
+    def record_rule(self) -> Rule:
         """The rule that chooses the record: with ``mean``, ``lowest``."""
         return "lowest" if self.rule == "mean" else self.rule
 
@@ -283,4 +283,4 @@ def think(
         thought = judge(energy, thought)
     elif how.rule == "visited":
         thought = revisit(energy, thought)
-    return choose(thought, count, how.winner) if thought.final_energy else replace(thought, candidates=thought)
+    return choose(thought, count, how.record_rule) if thought.final_energy else replace(thought, candidates=thought)

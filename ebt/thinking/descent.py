@@ -90,8 +90,7 @@ def descend(
         ValueError: If an argument is outside its range, or the energies do not match the candidates.
         NonFiniteError: If an energy, a gradient or a candidate is not finite.
     """
-    check(steps, noise, clamp, gradients, stop, schedule, backend)
-    check_noise_steps(noise_steps)
+    check(steps, noise, noise_steps, clamp, gradients, stop, schedule, backend)
     check_start(start)
     check_parts(energy, geometry, update, stop, generator)
     check_step_size(step_size)
@@ -318,9 +317,7 @@ def _gradient(energy: Energy, energies: Tensor, view: Tensor, create_graph: bool
     return gradient
 
 
-def check(
-    steps: int, noise: Any, clamp: Any, gradients: str, stop: Any = None, schedule: Any = None, backend: str = "auto"
-) -> None:
+def check(steps: int, noise: Any, noise_steps: Any, clamp: Any, gradients: str, stop: Any, schedule: Any, backend: str) -> None:
     """Raise ``ValueError`` if a setting of a descent is outside its range."""
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps}: give a whole number of at least 1")
@@ -328,6 +325,8 @@ def check(
         raise ValueError(f"schedule has {len(schedule)} entries for {steps} steps: give one step index per step")
     if not (std := as_tensor("noise", noise)).numel() or not std.ge(0).all():
         raise ValueError(f"noise is {noise}: give a standard deviation of at least 0; 0 turns it off")
+    if noise_steps is not None and not (isinstance(noise_steps, int) and noise_steps >= 0):
+        raise ValueError(f"noise_steps is {noise_steps!r}: give the number of steps with noise, or null for all")
     check_kind("clamp", clamp, int | float, "give a positive bound, or null for none")  # type: ignore[arg-type]
     if clamp is not None and not clamp > 0:
         raise ValueError(f"clamp is {clamp}: give a positive bound, or null for none")
@@ -352,12 +351,6 @@ def check_step_size(step_size: Any) -> None:
     """Raise ``ValueError`` if a step size is negative, on the CPU: elsewhere the host would wait for the device."""
     if not callable(step_size) and (alpha := as_tensor("step_size", step_size)).device.type == "cpu" and not alpha.ge(0).all():
         raise ValueError(f"step_size is {step_size}: give a number of at least 0")
-
-
-def check_noise_steps(noise_steps: Any) -> None:
-    """Raise ``ValueError`` if a number of steps with noise is outside its range."""
-    if noise_steps is not None and not (isinstance(noise_steps, int) and noise_steps >= 0):
-        raise ValueError(f"noise_steps is {noise_steps!r}: give the number of steps with noise, or null for all")
 
 
 def check_parts(energy: Any, geometry: Any, update: Any, stop: Any = None, generator: Any = None) -> None:
